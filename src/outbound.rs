@@ -1,0 +1,1 @@
+//! Connections that the gateway itself opens.

@@ -1,0 +1,272 @@
+//! What is known of a request so far.
+//!
+//! The values that pass from stop to stop prove that a check was made. The trail is not that: it is what the stops
+//! write down on the way, so that a request which ends early still has a receipt, a span and a line in the log.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use uuid::Uuid;
+
+use crate::clock::{Moment, micros_between};
+use crate::digest::Digest;
+
+/// The stops, in the order of the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "the names are the stops'")]
+pub enum Stop {
+    Accept,
+    Authenticate,
+    Authorize,
+    Budget,
+    Check,
+    Detect,
+    Infer,
+    Prove,
+    Record,
+}
+
+impl Stop {
+    /// Every stop, in order.
+    pub const ALL: [Self; 9] = [
+        Self::Accept,
+        Self::Authenticate,
+        Self::Authorize,
+        Self::Budget,
+        Self::Check,
+        Self::Detect,
+        Self::Infer,
+        Self::Prove,
+        Self::Record,
+    ];
+
+    /// The stop's name: its folder.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Authenticate => "authenticate",
+            Self::Authorize => "authorize",
+            Self::Budget => "budget",
+            Self::Check => "check",
+            Self::Detect => "detect",
+            Self::Infer => "infer",
+            Self::Prove => "prove",
+            Self::Record => "record",
+        }
+    }
+}
+
+/// How a stop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// The request went on.
+    Passed,
+    /// A rule in shadow mode would have refused it.
+    Shadowed,
+    /// The request ended here.
+    Refused,
+}
+
+impl Verdict {
+    /// The word for it in spans, metrics and statements.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Shadowed => "shadowed",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// One stop, passed or not.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Which stop.
+    pub stop: Stop,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// The rule that decided, where one did.
+    pub rule: Option<Arc<str>>,
+    /// When it began.
+    pub from: Instant,
+    /// How long it took, in microseconds.
+    pub micros: u32,
+}
+
+/// Who calls, as the logs name them. Shared by all requests of the same credential.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Who {
+    /// `api_key:ID`, `jwt:ISSUER#SUB` or `cert:SAN`.
+    pub caller: Arc<str>,
+    /// The tenant; `""` if none.
+    pub tenant: Arc<str>,
+    /// The tier; `""` if none.
+    pub tier: Arc<str>,
+    /// `api_key`, `jwt` or `certificate`.
+    pub method: &'static str,
+}
+
+/// How sure the gateway is of which model answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Assurance {
+    /// It ran here, and its bytes were verified before.
+    VerifiedInProcess,
+    /// It ran here, from a folder whose signature was verified.
+    SignedBundle,
+    /// An upstream says so.
+    UpstreamAsserted,
+}
+
+impl Assurance {
+    /// The word for it in statements.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::VerifiedInProcess => "verified-inprocess",
+            Self::SignedBundle => "signed-bundle",
+            Self::UpstreamAsserted => "upstream-asserted",
+        }
+    }
+}
+
+/// Which model, as the logs name it. Shared by all requests for it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Which {
+    /// The name that callers write.
+    pub name: Arc<str>,
+    /// Its version; `""` if none.
+    pub version: Arc<str>,
+    /// The digest of its bytes; none behind an upstream.
+    pub digest: Option<Digest>,
+    /// `onnx`, `safetensors`, or the protocol of the upstream.
+    pub format: Arc<str>,
+    /// How sure that is.
+    pub assurance: Assurance,
+}
+
+/// A W3C trace context that this gateway made or was allowed to continue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// The trace.
+    pub trace_id: [u8; 16],
+    /// This request's span in it.
+    pub span_id: [u8; 8],
+    /// Whether the spans are exported.
+    pub sampled: bool,
+}
+
+/// Tokens, as the answer's `usage` tells them, or as estimated where it tells none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub input: u64,
+    /// Tokens of the answer.
+    pub output: u64,
+}
+
+/// A body, as far as receipts speak of it.
+#[derive(Clone, Debug, Default)]
+pub struct Content {
+    /// Its media type, without parameters.
+    pub media_type: Option<Arc<str>>,
+    /// Its length in bytes.
+    pub length: u64,
+    /// The digest of its bytes.
+    pub digest: Option<Digest>,
+}
+
+/// What is known of one request so far.
+#[derive(Debug)]
+pub struct Trail {
+    /// The receipt's id, a UUIDv7, made when the request arrived.
+    pub id: Uuid,
+    /// When it arrived.
+    pub arrived: Moment,
+    /// The peer's address.
+    pub address: IpAddr,
+    /// The request's method.
+    pub method: http::Method,
+    /// The template of the matched route, never the raw path; `""` until one matched.
+    pub route: Arc<str>,
+    /// `1.1` or `2`.
+    pub http_version: &'static str,
+    /// Who calls, once authenticated.
+    pub who: Option<Arc<Who>>,
+    /// Which model, once authorized.
+    pub which: Option<Arc<Which>>,
+    /// The action, once named.
+    pub action: Option<&'static str>,
+    /// Whether the answer is asked for as a stream.
+    pub streams: bool,
+    /// The digest of the compiled policy that judged it.
+    pub policy: Digest,
+    /// The request's body, once read.
+    pub request: Content,
+    /// Tokens, once known.
+    pub usage: Option<Usage>,
+    /// The trace it belongs to.
+    pub trace: Trace,
+    /// The stops so far.
+    pub steps: Vec<Step>,
+}
+
+impl Trail {
+    /// The beginning of a way.
+    #[must_use]
+    pub fn new(arrived: Moment, address: IpAddr, method: http::Method, http_version: &'static str, policy: Digest, trace: Trace) -> Self {
+        let since = arrived.unix_nanos();
+        let (seconds, nanos) = (since / 1_000_000_000, (since % 1_000_000_000) as u32);
+        Self {
+            id: Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanos)),
+            arrived,
+            address,
+            method,
+            route: "".into(),
+            http_version,
+            who: None,
+            which: None,
+            action: None,
+            streams: false,
+            policy,
+            request: Content::default(),
+            usage: None,
+            trace,
+            steps: Vec::with_capacity(Stop::ALL.len()),
+        }
+    }
+
+    /// Writes down that `stop`, begun at `from`, ended with `verdict` at `now`.
+    pub fn step(&mut self, stop: Stop, verdict: Verdict, rule: Option<Arc<str>>, from: Instant, now: Instant) {
+        self.steps.push(Step { stop, verdict, rule, from, micros: micros_between(from, now) });
+    }
+}
+
+/// What is known only once a streamed answer has ended. The adaptor that meters the stream fills it before it ends;
+/// the ones around it read it then.
+#[derive(Clone, Debug, Default)]
+pub struct Late(Arc<std::sync::OnceLock<End>>);
+
+/// How a streamed answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Tokens, where the stream told them or they could be estimated.
+    pub usage: Option<Usage>,
+    /// Whether it came to its own end: neither the caller nor the upstream broke it off.
+    pub complete: bool,
+}
+
+impl Late {
+    /// Writes down how the stream ended; the first word stands.
+    pub fn ended(&self, end: End) {
+        let _ = self.0.set(end);
+    }
+
+    /// How it ended, once it has.
+    #[must_use]
+    pub fn end(&self) -> Option<End> {
+        self.0.get().copied()
+    }
+}

@@ -1,0 +1,84 @@
+//! One body type for requests and answers, on both sides of the gateway.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+/// Whatever broke a body while it was passing.
+pub type Broken = Box<dyn std::error::Error + Send + Sync>;
+
+/// A body: nothing, whole bytes, what a socket delivers, or a stream made here.
+pub enum Body {
+    /// Nothing.
+    Empty,
+    /// Whole.
+    Whole(Bytes),
+    /// As it comes from a connection.
+    Incoming(hyper::body::Incoming),
+    /// Any other stream of frames.
+    Stream(Pin<Box<dyn http_body::Body<Data = Bytes, Error = Broken> + Send>>),
+}
+
+impl Body {
+    /// Wraps a stream of frames.
+    pub fn stream(body: impl http_body::Body<Data = Bytes, Error = Broken> + Send + 'static) -> Self {
+        Self::Stream(Box::pin(body))
+    }
+}
+
+impl std::fmt::Debug for Body {
+    /// Never the bytes.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "Body::Empty",
+            Self::Whole(_) => "Body::Whole(…)",
+            Self::Incoming(_) => "Body::Incoming(…)",
+            Self::Stream(_) => "Body::Stream(…)",
+        })
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        if bytes.is_empty() { Self::Empty } else { Self::Whole(bytes) }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = self.get_mut();
+        match this {
+            Self::Empty => Poll::Ready(None),
+            Self::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *this = Self::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Self::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+            Self::Stream(stream) => stream.as_mut().poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Whole(_) => false,
+            Self::Incoming(incoming) => incoming.is_end_stream(),
+            Self::Stream(stream) => stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Incoming(incoming) => incoming.size_hint(),
+            Self::Stream(stream) => stream.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The formats that several stops read and write: bodies, strict JSON, OpenAI, Anthropic, Open Inference Protocol
+//! (JSON, binary tensors, gRPC) and server-sent events.
+//!
+//! Nothing here decides anything about a caller. What cannot be read is an error with a static reason.
+
+pub mod asked;
+pub mod body;
+pub mod oip;
+pub mod tensor;
+
+pub use asked::Asked;
+pub use body::Body;
