@@ -36,11 +36,85 @@ impl Mistake {
     }
 }
 
+impl Mistake {
+    /// What the TOML parser or serde found, with the nearest known key where one was misspelt.
+    #[must_use]
+    pub fn of_toml(error: &toml::de::Error) -> Self {
+        Self { file: None, span: error.span(), what: with_nearest(error.message()) }
+    }
+
+    /// `FILE:LINE:COLUMN: what`, where `text` is the file's content.
+    #[must_use]
+    pub fn located(&self, file: &std::path::Path, text: &str) -> String {
+        let file = self.file.as_deref().unwrap_or(file).display();
+        match (&self.span, &self.file) {
+            (Some(span), None) => {
+                let before = text.get(..span.start).unwrap_or(text);
+                let line = before.matches('\n').count() + 1;
+                let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+                format!("{file}:{line}:{column}: {}", self.what)
+            }
+            _ => format!("{file}: {}", self.what),
+        }
+    }
+}
+
+/// serde says "unknown field `a`, expected one of `b`, `c`"; a person wants to hear which of them was meant.
+fn with_nearest(message: &str) -> String {
+    let Some(rest) = message.strip_prefix("unknown field `") else { return message.trim_end().to_owned() };
+    let Some((unknown, rest)) = rest.split_once('`') else { return message.to_owned() };
+    let known: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
+    match nearest(unknown, known.iter().copied()) {
+        Some(nearest) => format!("unknown key `{unknown}`; did you mean `{nearest}`?"),
+        None if known.is_empty() => format!("unknown key `{unknown}`; no keys are known here"),
+        None => format!("unknown key `{unknown}`; known here: {}", known.join(", ")),
+    }
+}
+
+/// The one of `known` that `word` was probably meant to be.
+#[must_use]
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // Below this two words are no more alike than any two words.
+    const ALIKE: f64 = 0.7;
+    known
+        .into_iter()
+        .map(|candidate| (strsim::jaro_winkler(&word.to_lowercase(), &candidate.to_lowercase()), candidate))
+        .filter(|(alike, _)| *alike >= ALIKE)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, candidate)| candidate)
+}
+
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.file {
             Some(file) => write!(f, "{}: {}", file.display(), self.what),
             None => f.write_str(&self.what),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only its keys matter")]
+    struct Keys {
+        listen: Option<String>,
+        max_body: Option<String>,
+    }
+
+    #[test]
+    fn a_misspelt_key_is_told_with_its_line_and_the_nearest_one() {
+        let text = "listen = \"a\"\n  max_bdy = \"1MiB\"\n";
+        let mistake = Mistake::of_toml(&toml::from_str::<Keys>(text).unwrap_err());
+        assert_eq!(mistake.located(Path::new("gateway.toml"), text), "gateway.toml:2:3: unknown key `max_bdy`; did you mean `max_body`?");
+        let mistake = Mistake::of_toml(&toml::from_str::<Keys>("zzz = 1").unwrap_err());
+        assert_eq!(mistake.what, "unknown key `zzz`; known here: listen, max_body");
     }
 }

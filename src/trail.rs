@@ -209,6 +209,10 @@ pub struct Trail {
     pub usage: Option<Usage>,
     /// The trace it belongs to.
     pub trace: Trace,
+    /// The rules of the access policy that permitted it.
+    pub rules: Option<Arc<str>>,
+    /// The rules in shadow mode that would have denied it, or permitted what was denied.
+    pub shadowed: Option<Arc<str>>,
     /// The stops so far.
     pub steps: Vec<Step>,
 }
@@ -234,6 +238,8 @@ impl Trail {
             request: Content::default(),
             usage: None,
             trace,
+            rules: None,
+            shadowed: None,
             steps: Vec::with_capacity(Stop::ALL.len()),
         }
     }

@@ -1,38 +1,106 @@
 //! The third stop: what is asked of which model, and whether this caller may.
 //!
 //! Its value is the [`Grant`]: the matched route, the named model and the terms of every later stop.
-//! The route that was judged is the route that is dispatched.
+//! The route that was judged is the route that is dispatched. Authorization does not know what the terms mean: it is
+//! generic over them and hands them through.
 
+mod decisions;
+pub mod policy;
+pub mod target;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::Value;
 
+use crate::accept::Peer;
 use crate::authenticate::Caller;
-use crate::trail::Which;
-use crate::wire::Body;
+use crate::digest::Digest;
+use crate::trail::{self, Trail, Which};
+use crate::wire::{Asked, Body, Shape, anthropic, grpc, json, openai, read};
 
-pub mod target;
+use decisions::Decisions;
+pub use policy::{Circumstances, Judgement, Policies, Resource};
+pub use target::{Action, OipAsks, ReceiptForm, Route, Routes, Unmatched};
 
-pub use target::{Action, OipAsks, Route};
+/// What a model's file says to this stop.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteConfig {
+    /// The path that the model is served at.
+    pub path: toml::Spanned<String>,
+    /// The methods it takes; `POST` alone can carry a body to be judged.
+    #[serde(default = "post")]
+    pub methods: Vec<String>,
+}
+
+fn post() -> Vec<String> {
+    vec!["POST".to_owned()]
+}
+
+/// Which routes lead to a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serves {
+    /// Chat completions, completions, responses and embeddings.
+    OpenAi,
+    /// Messages.
+    Anthropic,
+    /// The Open Inference Protocol v2 over HTTP and gRPC.
+    Oip,
+    /// The Open Inference Protocol v2 over HTTP alone.
+    OipHttp,
+    /// The path that its file declares.
+    Raw,
+}
+
+impl Serves {
+    /// Whether a request on `route` can be answered by such a model.
+    #[must_use]
+    pub const fn takes(self, route: &Route) -> bool {
+        match route {
+            Route::ChatCompletions | Route::Completions | Route::Responses | Route::Embeddings => matches!(self, Self::OpenAi),
+            Route::Messages => matches!(self, Self::Anthropic),
+            Route::Oip { .. } => matches!(self, Self::Oip | Self::OipHttp),
+            Route::Grpc(_) => matches!(self, Self::Oip),
+            Route::Raw { .. } => matches!(self, Self::Raw),
+            Route::Models(_) | Route::Receipt { .. } => true,
+        }
+    }
+}
+
+/// A model that can be asked for, with the terms under which.
+#[derive(Debug)]
+pub struct Model<T> {
+    /// What the logs call it.
+    pub which: Arc<Which>,
+    /// What policies may know of it.
+    pub resource: Resource,
+    /// Which routes lead to it.
+    pub serves: Serves,
+    /// The terms of the later stops.
+    pub terms: Arc<T>,
+}
 
 /// The body, read for the model's name or still on the socket.
 #[derive(Debug)]
 pub enum Content {
     /// Not read yet.
     Unread(Body),
-    /// Read to its end within the global cap and deadline, and parsed by the one strict parse where the route carries JSON.
-    Read(Bytes, Option<serde_json::Value>),
+    /// Read to its end, and parsed by the one strict parse where the route carries JSON.
+    Read(Bytes, Option<Value>),
 }
 
 /// A caller who may do this, with the terms under which.
 #[derive(Debug)]
 pub struct Grant<T = ()> {
     caller: Caller,
-    route: Arc<Route>,
-    action: Action,
+    route: Route,
     which: Option<Arc<Which>>,
     visible: Vec<Arc<Which>>,
     content: Content,
+    asked: Option<Asked>,
     terms: Arc<T>,
 }
 
@@ -45,14 +113,14 @@ impl<T> Grant<T> {
 
     /// The matched route.
     #[must_use]
-    pub fn route(&self) -> &Arc<Route> {
+    pub fn route(&self) -> &Route {
         &self.route
     }
 
     /// What is asked.
     #[must_use]
     pub fn action(&self) -> Action {
-        self.action
+        self.route.action()
     }
 
     /// The model; none for lists, server metadata and receipts.
@@ -65,6 +133,12 @@ impl<T> Grant<T> {
     #[must_use]
     pub fn visible(&self) -> &[Arc<Which>] {
         &self.visible
+    }
+
+    /// What is asked of a language model, where the route leads to one.
+    #[must_use]
+    pub fn asked(&self) -> Option<&Asked> {
+        self.asked.as_ref()
     }
 
     /// The body, as far as it was read.
@@ -87,7 +161,176 @@ impl<T> Grant<T> {
     /// The grant without its terms, for the values that are built on it.
     #[must_use]
     pub fn without_terms(self) -> Grant {
-        let Self { caller, route, action, which, visible, content, terms: _ } = self;
-        Grant { caller, route, action, which, visible, content, terms: Arc::new(()) }
+        let Self { caller, route, which, visible, content, asked, terms: _ } = self;
+        Grant { caller, route, which, visible, content, asked, terms: Arc::new(()) }
+    }
+}
+
+/// Why there is no grant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// Nothing is served at that path: `authorize.denied`, 404, like a model that is not there.
+    CallerAskedNoRoute,
+    /// Something is, with another method: `authorize.method`, 405.
+    CallerUsedMethod(&'static str),
+    /// No such model, or not for this caller, which look alike: `authorize.denied`, 404. The rules are for the security log.
+    Denied(Arc<str>),
+    /// A rule could not be evaluated, which denies: `authorize.denied`, 404. The reason is for the security log.
+    OperatorRuleErred(Arc<str>),
+    /// The body could not be read: `check.too_large`, `check.too_slow`, `check.broken_off`.
+    Body(read::Error),
+    /// The body is not acceptable JSON: `check.json`.
+    Json(json::Error),
+    /// The body is JSON and not a request of this route, which names its model among others: `check.shape`.
+    Shape(Shape),
+    /// The body is not a gRPC message: `check.grpc`.
+    CallerSentBadMessage(&'static str),
+}
+
+impl From<Unmatched> for Error {
+    fn from(unmatched: Unmatched) -> Self {
+        match unmatched {
+            Unmatched::Path => Self::CallerAskedNoRoute,
+            Unmatched::Method(expected) => Self::CallerUsedMethod(expected),
+        }
+    }
+}
+
+/// The third stop: route table, models and policies of one snapshot.
+#[derive(Debug)]
+pub struct Authorizer<T> {
+    routes: Routes,
+    policies: Policies,
+    models: HashMap<Arc<str>, Arc<Model<T>>>,
+    /// What holds for requests that name no model.
+    serverwide: Arc<T>,
+    body_cap: usize,
+    json: json::Limits,
+    decisions: Decisions,
+}
+
+/// What reading a body brought.
+struct Read {
+    content: Content,
+    asked: Option<Asked>,
+    named: Option<(String, Option<String>)>,
+}
+
+/// A message names its model and version, where it is about one.
+fn grpc_message(asks: OipAsks, bytes: Bytes) -> Result<Read, Error> {
+    let message = grpc::unframe(&bytes).map_err(Error::CallerSentBadMessage)?;
+    let named = match asks {
+        OipAsks::Live | OipAsks::Ready | OipAsks::Server => None,
+        OipAsks::Model | OipAsks::ModelReady | OipAsks::Infer => Some(grpc::named(&message).map_err(Error::CallerSentBadMessage)?),
+    };
+    Ok(Read { content: Content::Read(bytes, None), asked: None, named })
+}
+
+/// Past so many bytes of a body that is refused as too large, the connection is closed instead of read on.
+const DRAIN: usize = 64 * 1024;
+
+impl<T> Authorizer<T> {
+    /// A stop that judges by `policies`; `body_cap` is the largest body that any model takes.
+    pub fn new(routes: Routes, policies: Policies, models: Vec<Model<T>>, serverwide: T, body_cap: usize, json: json::Limits) -> Self {
+        let models = models.into_iter().map(|model| (model.resource.name.clone(), Arc::new(model))).collect();
+        Self { routes, policies, models, serverwide: Arc::new(serverwide), body_cap, json, decisions: Decisions::default() }
+    }
+
+    /// Every model, in the order of their names.
+    #[must_use]
+    pub fn models(&self) -> Vec<&Arc<Model<T>>> {
+        let mut models: Vec<_> = self.models.values().collect();
+        models.sort_by(|a, b| a.resource.name.cmp(&b.resource.name));
+        models
+    }
+
+    /// Names what is asked and judges whether this caller may.
+    ///
+    /// # Errors
+    /// See [`Error`]. What it could read of the request stands in `trail` all the same.
+    pub async fn authorize(&self, mut caller: Caller, trail: &mut Trail) -> Result<Grant<T>, Error> {
+        let (route, template) = self.routes.find(caller.peer().method(), caller.peer().uri().path())?;
+        trail.route = template;
+        trail.action = Some(route.action().as_str());
+        let body = caller.peer_mut().take_body();
+        let read = if route.names_its_model_in_the_body() {
+            self.read(&route, body, caller.peer(), trail).await?
+        } else {
+            let named = route.model_in_the_path().map(|(model, version)| (model.to_owned(), version.map(str::to_owned)));
+            Read { content: Content::Unread(body), asked: None, named }
+        };
+        let Read { content, asked, named } = read;
+        let Some((name, version)) = named else {
+            let visible = self.visible(&caller, &route)?;
+            return Ok(Grant { caller, route, which: None, visible, content, asked, terms: self.serverwide.clone() });
+        };
+        let denied = || Error::Denied("no such model".into());
+        let model = self.models.get(name.as_str()).ok_or_else(denied)?;
+        if version.is_some_and(|version| *version != *model.which.version) || !model.serves.takes(&route) {
+            return Err(denied());
+        }
+        let judgement = self.judge(&caller, route.action(), model)?;
+        if !judgement.allowed {
+            return Err(Error::Denied(if judgement.rules.is_empty() { "no rule permits".into() } else { judgement.rules.clone() }));
+        }
+        trail.which = Some(model.which.clone());
+        trail.rules = Some(judgement.rules.clone());
+        trail.shadowed = judgement.shadowed.clone();
+        let (which, terms) = (Some(model.which.clone()), model.terms.clone());
+        Ok(Grant { caller, route, which, visible: Vec::new(), content, asked, terms })
+    }
+
+    async fn read(&self, route: &Route, mut body: Body, peer: &Peer, trail: &mut Trail) -> Result<Read, Error> {
+        let bytes = match read::whole(&mut body, self.body_cap, peer.deadline()).await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                if error == read::Error::CallerSentTooMuch {
+                    read::drain(&mut body, DRAIN, peer.deadline()).await;
+                }
+                return Err(Error::Body(error));
+            }
+        };
+        trail.request = trail::Content { media_type: None, length: bytes.len() as u64, digest: Some(Digest::of(&bytes)) };
+        let kind = match route {
+            Route::Grpc(asks) => return grpc_message(*asks, bytes),
+            Route::Completions => openai::Kind::Completions,
+            Route::Responses => openai::Kind::Responses,
+            Route::Embeddings => openai::Kind::Embeddings,
+            _ => openai::Kind::Chat,
+        };
+        let value = json::parse(&bytes, &self.json).map_err(Error::Json)?;
+        let asked = if *route == Route::Messages { anthropic::asked(&value) } else { openai::asked(kind, &value) };
+        let asked = asked.map_err(Error::Shape)?;
+        trail.streams = asked.stream;
+        let named = Some((asked.model.clone(), None));
+        Ok(Read { content: Content::Read(bytes, Some(value)), asked: Some(asked), named })
+    }
+
+    /// For lists: the models whose metadata this caller may see.
+    fn visible(&self, caller: &Caller, route: &Route) -> Result<Vec<Arc<Which>>, Error> {
+        if !matches!(route, Route::Models(_)) {
+            return Ok(Vec::new());
+        }
+        let mut visible = Vec::new();
+        for model in self.models() {
+            if self.judge(caller, Action::Metadata, model)?.allowed {
+                visible.push(model.which.clone());
+            }
+        }
+        Ok(visible)
+    }
+
+    fn judge(&self, caller: &Caller, action: Action, model: &Model<T>) -> Result<Arc<Judgement>, Error> {
+        let connection = caller.peer().connection();
+        let circumstances = Circumstances {
+            authentication: caller.identity().who.method,
+            certificate: connection.certificate.is_some(),
+            address: connection.address.ip().to_canonical(),
+        };
+        self.decisions
+            .or_judge(caller.identity(), action, &model.resource.name, circumstances, || {
+                self.policies.judge(caller.identity(), action, &model.resource, circumstances)
+            })
+            .map_err(|policy::Unevaluated(why)| Error::OperatorRuleErred(why.into()))
     }
 }

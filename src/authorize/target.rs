@@ -1,4 +1,9 @@
-//! The route table: which request asks for what.
+//! The route table: which request asks for what. The matched [`Route`] is what is judged and what is dispatched.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::Method;
 
 /// What a caller may be allowed to do, as Cedar names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,7 +34,7 @@ impl Action {
 }
 
 /// What an Open Inference Protocol request asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OipAsks {
     /// Whether the server lives.
     Live,
@@ -58,8 +63,8 @@ pub enum Route {
     Embeddings,
     /// `POST /v1/messages`.
     Messages,
-    /// `GET /v1/models`.
-    Models,
+    /// `GET /v1/models`, and `GET /v1/models/{id}` with the id.
+    Models(Option<String>),
     /// The Open Inference Protocol v2 over HTTP: the question, and the model's name and version where the path has them.
     Oip {
         /// What is asked.
@@ -74,15 +79,239 @@ pub enum Route {
     /// A path that the operator declared.
     Raw {
         /// The path.
-        path: String,
+        path: Arc<str>,
         /// The model that declared it.
-        model: String,
+        model: Arc<str>,
     },
-    /// `GET /v1/receipts/{id}`, with the form that was asked for: `""` or `"cose"`.
+    /// `GET /v1/receipts/{id}`, with the form that was asked for.
     Receipt {
         /// The receipt's id.
         id: uuid::Uuid,
-        /// What follows the dot.
-        form: &'static str,
+        /// The form.
+        form: ReceiptForm,
     },
+}
+
+/// The forms of a receipt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReceiptForm {
+    /// The JSON view.
+    Json,
+    /// The signed statement itself, `COSE_Sign1`.
+    Statement,
+}
+
+impl Route {
+    /// What the route asks to be allowed.
+    #[must_use]
+    pub const fn action(&self) -> Action {
+        match self {
+            Self::ChatCompletions | Self::Responses | Self::Messages => Action::Chat,
+            Self::Completions => Action::Complete,
+            Self::Embeddings => Action::Embed,
+            Self::Oip { asks: OipAsks::Infer, .. } | Self::Grpc(OipAsks::Infer) | Self::Raw { .. } => Action::Infer,
+            Self::Models(_) | Self::Oip { .. } | Self::Grpc(_) | Self::Receipt { .. } => Action::Metadata,
+        }
+    }
+
+    /// Whether the body carries the model's name, so that it must be read before anyone can be judged.
+    #[must_use]
+    pub const fn names_its_model_in_the_body(&self) -> bool {
+        match self {
+            Self::ChatCompletions | Self::Completions | Self::Responses | Self::Embeddings | Self::Messages | Self::Grpc(_) => true,
+            Self::Models(_) | Self::Oip { .. } | Self::Raw { .. } | Self::Receipt { .. } => false,
+        }
+    }
+
+    /// The model that the path names, and its version where the path has one.
+    #[must_use]
+    pub fn model_in_the_path(&self) -> Option<(&str, Option<&str>)> {
+        match self {
+            Self::Oip { model: Some(model), version, .. } => Some((model, version.as_deref())),
+            Self::Models(Some(model)) => Some((model, None)),
+            Self::Raw { model, .. } => Some((model, None)),
+            _ => None,
+        }
+    }
+}
+
+/// Why no route matched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmatched {
+    /// Nothing is served at that path.
+    Path,
+    /// Something is, with the other method.
+    Method(&'static str),
+}
+
+/// A row of the table: the route, and its template for logs and spans.
+pub type Matched = (Route, Arc<str>);
+
+/// The route table: the fixed routes, and the paths that operators declared.
+#[derive(Clone, Debug, Default)]
+pub struct Routes {
+    raw: HashMap<Arc<str>, Arc<str>>,
+    /// The fixed templates, interned so that naming one costs no allocation.
+    fixed: Vec<(&'static str, Arc<str>)>,
+}
+
+/// What the contract serves, as method and template; the tests walk it.
+pub const FIXED: [(&str, &str); 23] = [
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/completions"),
+    ("POST", "/v1/responses"),
+    ("POST", "/v1/embeddings"),
+    ("POST", "/v1/messages"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/{model}"),
+    ("GET", "/v1/receipts/{id}"),
+    ("GET", "/v2"),
+    ("GET", "/v2/health/live"),
+    ("GET", "/v2/health/ready"),
+    ("GET", "/v2/models/{model}"),
+    ("GET", "/v2/models/{model}/ready"),
+    ("POST", "/v2/models/{model}/infer"),
+    ("GET", "/v2/models/{model}/versions/{version}"),
+    ("GET", "/v2/models/{model}/versions/{version}/ready"),
+    ("POST", "/v2/models/{model}/versions/{version}/infer"),
+    ("POST", "/inference.GRPCInferenceService/ServerLive"),
+    ("POST", "/inference.GRPCInferenceService/ServerReady"),
+    ("POST", "/inference.GRPCInferenceService/ServerMetadata"),
+    ("POST", "/inference.GRPCInferenceService/ModelReady"),
+    ("POST", "/inference.GRPCInferenceService/ModelMetadata"),
+    ("POST", "/inference.GRPCInferenceService/ModelInfer"),
+];
+
+/// Prefixes that belong to the contract: an operator's path may not lie under them.
+pub const RESERVED: [&str; 3] = ["/v1/", "/v2", "/inference."];
+
+impl Routes {
+    /// The fixed routes and `raw`, pairs of a path and the model that declared it.
+    pub fn new(raw: impl IntoIterator<Item = (Arc<str>, Arc<str>)>) -> Self {
+        Self { raw: raw.into_iter().collect(), fixed: FIXED.iter().map(|(_, template)| (*template, Arc::from(*template))).collect() }
+    }
+
+    /// The route of a request, and its template.
+    ///
+    /// # Errors
+    /// [`Unmatched`] where nothing is served at `path`, or only with another method.
+    pub fn find(&self, method: &Method, path: &str) -> Result<Matched, Unmatched> {
+        if let Some((path, model)) = self.raw.get_key_value(path) {
+            let route = Route::Raw { path: path.clone(), model: model.clone() };
+            return if method == Method::POST { Ok((route, path.clone())) } else { Err(Unmatched::Method("POST")) };
+        }
+        let (route, template) = fixed(path).ok_or(Unmatched::Path)?;
+        let expected = FIXED.iter().find(|(_, known)| *known == template).map_or("POST", |(method, _)| method);
+        if method.as_str() != expected {
+            return Err(Unmatched::Method(expected));
+        }
+        let template = self.fixed.iter().find(|(known, _)| *known == template).map_or_else(|| template.into(), |(_, shared)| shared.clone());
+        Ok((route, template))
+    }
+}
+
+fn fixed(path: &str) -> Option<(Route, &'static str)> {
+    match path {
+        "/v1/chat/completions" => Some((Route::ChatCompletions, "/v1/chat/completions")),
+        "/v1/completions" => Some((Route::Completions, "/v1/completions")),
+        "/v1/responses" => Some((Route::Responses, "/v1/responses")),
+        "/v1/embeddings" => Some((Route::Embeddings, "/v1/embeddings")),
+        "/v1/messages" => Some((Route::Messages, "/v1/messages")),
+        "/v1/models" => Some((Route::Models(None), "/v1/models")),
+        "/v2" | "/v2/" => Some((oip(OipAsks::Server, None, None), "/v2")),
+        "/v2/health/live" => Some((oip(OipAsks::Live, None, None), "/v2/health/live")),
+        "/v2/health/ready" => Some((oip(OipAsks::Ready, None, None), "/v2/health/ready")),
+        _ => {
+            if let Some(rest) = path.strip_prefix("/v2/models/") {
+                oip_model(rest)
+            } else if let Some(method) = path.strip_prefix("/inference.GRPCInferenceService/") {
+                grpc(method)
+            } else if let Some(id) = path.strip_prefix("/v1/receipts/") {
+                receipt(id)
+            } else {
+                let id = path.strip_prefix("/v1/models/")?;
+                Some((Route::Models(Some(segments(id)?)), "/v1/models/{model}"))
+            }
+        }
+    }
+}
+
+fn oip(asks: OipAsks, model: Option<String>, version: Option<String>) -> Route {
+    Route::Oip { asks, model, version }
+}
+
+fn oip_model(rest: &str) -> Option<(Route, &'static str)> {
+    let parts: Vec<&str> = rest.split('/').collect();
+    let model = Some(segment(parts.first()?)?);
+    let version = |index: usize| parts.get(index).and_then(|part| segment(part));
+    Some(match parts.as_slice() {
+        [_] => (oip(OipAsks::Model, model, None), "/v2/models/{model}"),
+        [_, "ready"] => (oip(OipAsks::ModelReady, model, None), "/v2/models/{model}/ready"),
+        [_, "infer"] => (oip(OipAsks::Infer, model, None), "/v2/models/{model}/infer"),
+        [_, "versions", _] => (oip(OipAsks::Model, model, Some(version(2)?)), "/v2/models/{model}/versions/{version}"),
+        [_, "versions", _, "ready"] => (oip(OipAsks::ModelReady, model, Some(version(2)?)), "/v2/models/{model}/versions/{version}/ready"),
+        [_, "versions", _, "infer"] => (oip(OipAsks::Infer, model, Some(version(2)?)), "/v2/models/{model}/versions/{version}/infer"),
+        _ => return None,
+    })
+}
+
+fn grpc(method: &str) -> Option<(Route, &'static str)> {
+    Some(match method {
+        "ServerLive" => (Route::Grpc(OipAsks::Live), "/inference.GRPCInferenceService/ServerLive"),
+        "ServerReady" => (Route::Grpc(OipAsks::Ready), "/inference.GRPCInferenceService/ServerReady"),
+        "ServerMetadata" => (Route::Grpc(OipAsks::Server), "/inference.GRPCInferenceService/ServerMetadata"),
+        "ModelReady" => (Route::Grpc(OipAsks::ModelReady), "/inference.GRPCInferenceService/ModelReady"),
+        "ModelMetadata" => (Route::Grpc(OipAsks::Model), "/inference.GRPCInferenceService/ModelMetadata"),
+        "ModelInfer" => (Route::Grpc(OipAsks::Infer), "/inference.GRPCInferenceService/ModelInfer"),
+        _ => return None,
+    })
+}
+
+fn receipt(id: &str) -> Option<(Route, &'static str)> {
+    let (id, form) = match id.strip_suffix(".statement") {
+        Some(id) => (id, ReceiptForm::Statement),
+        None => (id, ReceiptForm::Json),
+    };
+    // Only the hyphenated form that the gateway itself writes: one receipt, one URL.
+    let id = uuid::Uuid::try_parse(id).ok().filter(|parsed| id.len() == 36 && parsed.get_version_num() == 7)?;
+    Some((Route::Receipt { id, form }, "/v1/receipts/{id}"))
+}
+
+/// One path segment. Names in policies need no escapes, and `accept` has refused escapes that would matter, so a `%` names nothing.
+fn segment(text: &str) -> Option<String> {
+    (!text.is_empty() && !text.contains(['%', '/'])).then(|| text.to_owned())
+}
+
+/// The rest of a path, where a model's name may hold slashes.
+fn segments(text: &str) -> Option<String> {
+    (!text.is_empty() && !text.contains('%')).then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_template_of_the_table_leads_to_itself() {
+        let routes = Routes::new([]);
+        for (method, template) in FIXED {
+            let path = template
+                .replace("{model}", "digits")
+                .replace("{version}", "1")
+                .replace("{id}", "0192aaaa-bbbb-7ccc-8ddd-eeeeffff0000");
+            let (_, found) = routes.find(&method.parse().unwrap(), &path).unwrap();
+            assert_eq!(&*found, template);
+            let other = if method == "GET" { Method::POST } else { Method::GET };
+            assert_eq!(routes.find(&other, &path), Err(Unmatched::Method(method)));
+        }
+    }
+
+    #[test]
+    fn what_is_not_in_the_table_is_not_served() {
+        let routes = Routes::new([("/predict".into(), "scoring".into())]);
+        assert!(routes.find(&Method::POST, "/predict").is_ok());
+        for path in ["/", "/predict/", "/v1", "/v2/models/", "/v2/models//infer", "/v2/models/a/versions//infer", "/v2/models/a/b", "/v2/models/a%20b", "/v1/receipts/1", "/v1/receipts/0192aaaabbbb7ccc8dddeeeeffff0000", "/inference.GRPCInferenceService/RepositoryIndex"] {
+            assert_eq!(routes.find(&Method::POST, path), Err(Unmatched::Path), "{path}");
+        }
+    }
 }

@@ -6,6 +6,7 @@
 pub mod asked;
 pub mod body;
 pub mod oip;
+pub mod read;
 pub mod tensor;
 
 pub use asked::Asked;
