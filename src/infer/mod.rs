@@ -1,12 +1,54 @@
 //! The seventh stop: the answer, from an upstream or from a model in this machine.
 //!
-//! Its value is the [`Answer`]. A whole answer is in memory; a stream meters itself and settles the permit when it ends.
+//! Its value is the [`Answer`]. A whole answer is in memory, within the model's cap and the memory that all answers
+//! share; a stream meters itself. Either carries what the budget holds for it until its last byte.
+
+mod catalogue;
+mod language;
+mod memory;
+pub mod model;
+mod raw;
+mod reply;
+pub mod shape;
+mod tensors;
+pub mod upstream;
+
+use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use uuid::Uuid;
 
-use crate::trail::Late;
+use crate::authorize::{OipAsks, ReceiptForm, Route};
+use crate::budget::Hold;
+use crate::check::Request;
+use crate::detect::{Care, Cleared};
+use crate::trail::{Late, Trail};
 use crate::wire::Body;
+
+use memory::{Memory, Share};
+use upstream::Upstream;
+
+/// Who answers for one model, and in what shape.
+#[derive(Debug)]
+pub struct Terms {
+    /// Who answers.
+    pub backend: Backend,
+    /// In what shape.
+    pub shape: shape::Config,
+}
+
+/// Who answers.
+#[derive(Debug)]
+pub enum Backend {
+    /// Nobody: the request is about the gateway itself.
+    Nothing,
+    /// A verified model in this machine.
+    Model(Arc<model::Model>),
+    /// A model server.
+    Upstream(Arc<Upstream>),
+}
 
 /// The bytes of an answer.
 #[derive(Debug)]
@@ -17,6 +59,13 @@ pub enum Payload {
     Stream(Body, Late),
 }
 
+/// What an answer holds until its last byte has left: its place in the budget and its share of the memory.
+#[derive(Debug, Default)]
+pub struct Held {
+    _budget: Option<Hold>,
+    _memory: Option<Share>,
+}
+
 /// An answer to a cleared input, shaped as grant and detectors require.
 #[derive(Debug)]
 pub struct Answer {
@@ -24,6 +73,7 @@ pub struct Answer {
     headers: HeaderMap,
     payload: Payload,
     trailers: Option<HeaderMap>,
+    held: Held,
 }
 
 impl Answer {
@@ -33,9 +83,120 @@ impl Answer {
         self.status
     }
 
-    /// Its parts: status, headers, bytes, and trailers where the protocol has them (gRPC).
-    #[must_use]
-    pub fn into_parts(self) -> (StatusCode, HeaderMap, Payload, Option<HeaderMap>) {
-        (self.status, self.headers, self.payload, self.trailers)
+    /// Adds headers that an earlier stop has for the caller.
+    pub fn extend_headers(&mut self, more: impl IntoIterator<Item = (http::HeaderName, http::HeaderValue)>) {
+        self.headers.extend(more);
     }
+
+    /// Its parts: status, headers, bytes, trailers where the protocol has them (gRPC), and what it holds.
+    #[must_use]
+    pub fn into_parts(self) -> (StatusCode, HeaderMap, Payload, Option<HeaderMap>, Held) {
+        (self.status, self.headers, self.payload, self.trailers, self.held)
+    }
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// No replica, no place in a queue, no memory: `infer.unavailable`, 503. The reason is for the operator.
+    Unavailable(&'static str),
+    /// The upstream broke its protocol, or answered what cannot be passed on: `infer.upstream`, 502.
+    UpstreamBroke(&'static str),
+    /// The answer is larger than the model's `answer.max_body`: `infer.too_large`, 502.
+    TooLarge,
+    /// There was no answer in time: `infer.deadline`, 504.
+    Deadline,
+    /// The upstream refused the request as the caller wrote it: `infer.refused`, with its status and its words, shortened.
+    UpstreamRefused(StatusCode, Option<String>),
+    /// The model refused the input: `infer.input`, 400.
+    CallerSentUnfit(&'static str),
+    /// No such receipt, or not this caller's: `authorize.denied`, 404.
+    NoSuchReceipt,
+}
+
+/// Where receipts are looked up; the ledger, which stands behind this stop.
+pub trait Receipts: Send + Sync {
+    /// The receipt `id` in `form`, if it was made for `caller`.
+    fn find(&self, id: Uuid, form: ReceiptForm, caller: &str) -> Option<Bytes>;
+}
+
+/// The seventh stop.
+#[derive(Debug, Default)]
+pub struct Inference {
+    memory: Memory,
+}
+
+/// A cleared input in its parts, on its way to whoever answers.
+struct Call {
+    route: Route,
+    caller: Arc<str>,
+    /// The model's name as the caller wrote it; `""` where none was named.
+    name: Arc<str>,
+    version: Arc<str>,
+    visible: Vec<Arc<str>>,
+    headers: HeaderMap,
+    bytes: Bytes,
+    request: Request,
+    care: Care,
+    hold: Hold,
+    deadline: Instant,
+}
+
+impl Inference {
+    /// Gets the answer.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn answer(&self, cleared: Cleared, terms: &Terms, receipts: &dyn Receipts, trail: &mut Trail) -> Result<Answer, Error> {
+        let (input, care) = cleared.into_parts();
+        let (permit, bytes, request) = input.into_parts();
+        let (grant, hold) = permit.into_parts();
+        let peer = grant.caller().peer();
+        let (name, version) = grant.which().map(|which| (which.name.clone(), which.version.clone())).unwrap_or_default();
+        let call = Call {
+            route: grant.route().clone(),
+            caller: grant.caller().identity().who.caller.clone(),
+            name,
+            version,
+            visible: grant.visible().iter().map(|which| which.name.clone()).collect(),
+            headers: protocol_headers(peer.headers()),
+            bytes,
+            request,
+            care,
+            hold,
+            deadline: peer.deadline(),
+        };
+        match (&call.route, &terms.backend) {
+            (Route::Receipt { id, form }, _) => catalogue::receipt(&call, *id, *form, receipts),
+            (Route::Models(_), _) => Ok(catalogue::models(&call)),
+            (Route::Oip { asks: OipAsks::Live | OipAsks::Ready | OipAsks::Server, .. } | Route::Grpc(OipAsks::Live | OipAsks::Ready | OipAsks::Server), _) => {
+                Ok(catalogue::server(&call))
+            }
+            (_, Backend::Nothing) => Err(Error::Unavailable("nobody answers for it")),
+            (Route::Oip { .. } | Route::Grpc(_), Backend::Model(model)) => tensors::from_model(call, model, &terms.shape, trail).await,
+            (Route::Oip { .. }, Backend::Upstream(upstream)) => tensors::from_upstream(call, upstream, &terms.shape, &self.memory, trail).await,
+            (Route::Raw { .. }, Backend::Upstream(upstream)) => raw::from_upstream(call, upstream, &terms.shape, &self.memory, trail).await,
+            (_, Backend::Upstream(upstream)) => language::from_upstream(call, upstream, &terms.shape, &self.memory, trail).await,
+            (_, Backend::Model(_)) => Err(Error::Unavailable("a model in this machine speaks the Open Inference Protocol alone")),
+        }
+    }
+}
+
+/// The headers that belong to a protocol and are sent on; everything else of the caller's stays here.
+fn protocol_headers(from: &HeaderMap) -> HeaderMap {
+    const SENT_ON: [&str; 3] = ["anthropic-version", "anthropic-beta", "inference-header-content-length"];
+    let mut kept = HeaderMap::new();
+    for name in SENT_ON {
+        if let Some(value) = from.get(name) {
+            kept.insert(name, value.clone());
+        }
+    }
+    kept
+}
+
+/// A whole answer.
+fn whole(status: StatusCode, media_type: &'static str, bytes: Bytes, held: Held) -> Answer {
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(media_type));
+    Answer { status, headers, payload: Payload::Whole(bytes), trailers: None, held }
 }

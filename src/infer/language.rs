@@ -1,0 +1,322 @@
+//! Language models behind an upstream of protocol `openai` or `anthropic`.
+//!
+//! The body that was checked is the body that is sent: the gateway writes its own name of the model over the caller's
+//! where they differ, asks for `usage` on streams, and changes no other byte.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method};
+use http_body::{Body as _, Frame};
+use serde_json::Value;
+
+use super::memory::Memory;
+use super::upstream::{Incoming, Outgoing, Upstream};
+use super::{Answer, Call, Error, Held, Payload, reply, shape, whole};
+use crate::authorize::Route;
+use crate::budget::Hold;
+use crate::check::Request;
+use crate::trail::{End, Late, Trail, Usage};
+use crate::wire::body::Broken;
+use crate::wire::json::{self, Edit};
+use crate::wire::sse::{Block, Splitter};
+use crate::wire::{Asked, Body, anthropic, openai};
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
+
+/// The longest single event of a stream, in bytes: one chunk of an answer, with log-probabilities and all.
+const EVENT_MAX: usize = 1 << 20;
+
+pub(super) async fn from_upstream(
+    mut call: Call,
+    upstream: &Arc<Upstream>,
+    shape: &shape::Config,
+    memory: &Memory,
+    trail: &mut Trail,
+) -> Result<Answer, Error> {
+    let Request::Language(asked) = std::mem::replace(&mut call.request, Request::Nothing) else {
+        return Err(Error::Unavailable("the route carries no request to a language model"));
+    };
+    let theirs = upstream.model().filter(|theirs| **theirs != *call.name).map(str::to_owned);
+    let outgoing = Outgoing {
+        method: Method::POST,
+        path_and_query: path(&call.route),
+        headers: headers(&call, asked.stream),
+        body: body(&call, &asked, theirs.as_deref()),
+    };
+    call.hold.began();
+    let incoming = upstream.send(outgoing, call.deadline).await?;
+    if !incoming.status.is_success() {
+        return Err(reply::refused(incoming, call.deadline).await);
+    }
+    reply::uncoded(&incoming.headers)?;
+    let media_type = incoming.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    if asked.stream {
+        if !media_type.starts_with(b"text/event-stream") {
+            return Err(Error::UpstreamBroke("it was asked for a stream and sent none"));
+        }
+        return Ok(stream(call, &asked, incoming, theirs.is_some(), shape));
+    }
+    if !media_type.starts_with(b"application/json") {
+        return Err(Error::UpstreamBroke("its answer is not JSON"));
+    }
+    let (bytes, share) = reply::whole(incoming, shape.max_body(), memory, call.deadline).await?;
+    let limits = json::Limits::for_body(shape.max_body());
+    let mut document = json::parse(&bytes, &limits).map_err(|_| Error::UpstreamBroke("its answer is not strict JSON"))?;
+    let usage = usage_of(&call.route, &document);
+    call.hold.delivered(bytes.len() as u64);
+    trail.usage = Some(match usage {
+        Some(usage) => {
+            call.hold.settle(usage);
+            usage
+        }
+        None => call.hold.settle_by_bytes(),
+    });
+    let rounded = decimals(&call, shape).is_some_and(|decimals| openai::round_logprobs(&mut document, decimals));
+    let bytes = renamed(bytes, rounded.then_some(&mut document), &call.name, theirs.is_some());
+    Ok(whole(incoming_status(), "application/json", bytes, Held { _budget: Some(call.hold), _memory: Some(share) }))
+}
+
+/// Whatever success the upstream told, the caller hears the one that its protocol knows.
+const fn incoming_status() -> http::StatusCode {
+    http::StatusCode::OK
+}
+
+fn path(route: &Route) -> &'static str {
+    match route {
+        Route::Completions => "/v1/completions",
+        Route::Responses => "/v1/responses",
+        Route::Embeddings => "/v1/embeddings",
+        Route::Messages => "/v1/messages",
+        _ => "/v1/chat/completions",
+    }
+}
+
+fn headers(call: &Call, streams: bool) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(6);
+    headers.insert(CONTENT_TYPE, JSON);
+    headers.insert(ACCEPT, if streams { EVENTS } else { JSON });
+    if call.route == Route::Messages {
+        let version = call.headers.get("anthropic-version").cloned();
+        headers.insert("anthropic-version", version.unwrap_or(HeaderValue::from_static("2023-06-01")));
+        if let Some(beta) = call.headers.get("anthropic-beta") {
+            headers.insert("anthropic-beta", beta.clone());
+        }
+    }
+    headers
+}
+
+fn body(call: &Call, asked: &Asked, theirs: Option<&str>) -> Bytes {
+    let mut edits = Vec::new();
+    if let Some(theirs) = theirs {
+        edits.push(("model", Edit::set_text(theirs)));
+    }
+    if asks_for_usage(&call.route, asked) {
+        edits.push(("stream_options", Edit::SetIn("include_usage", "true".to_owned())));
+    }
+    if edits.is_empty() { call.bytes.clone() } else { json::edit(&call.bytes, &edits).unwrap_or_else(|| call.bytes.clone()) }
+}
+
+/// Whether the gateway asks for the `usage` chunk that the caller did not ask for, and takes it out again.
+fn asks_for_usage(route: &Route, asked: &Asked) -> bool {
+    asked.stream && matches!(route, Route::ChatCompletions | Route::Completions) && asked.include_usage != Some(true)
+}
+
+fn usage_of(route: &Route, document: &Value) -> Option<Usage> {
+    if *route == Route::Messages { anthropic::usage(document) } else { openai::usage(document) }
+}
+
+fn decimals(call: &Call, shape: &shape::Config) -> Option<u8> {
+    [shape.decimals, call.care.decimals].into_iter().flatten().min()
+}
+
+/// The answer with the caller's name of the model in it; byte for byte the upstream's where nothing had to change.
+fn renamed(bytes: Bytes, changed: Option<&mut Value>, name: &str, rename: bool) -> Bytes {
+    match changed {
+        Some(document) => {
+            if rename {
+                rename_in(document, name);
+            }
+            document.to_string().into()
+        }
+        None if rename => json::edit(&bytes, &[("model", Edit::replace_text(name))]).unwrap_or(bytes),
+        None => bytes,
+    }
+}
+
+/// The name stands at the top, in a responses event's `response`, or in a messages event's `message`.
+fn rename_in(document: &mut Value, name: &str) -> bool {
+    let mut renamed = false;
+    for pointer in ["/model", "/response/model", "/message/model"] {
+        if let Some(model) = document.pointer_mut(pointer) {
+            *model = name.into();
+            renamed = true;
+        }
+    }
+    renamed
+}
+
+fn stream(call: Call, asked: &Asked, incoming: Incoming, rename: bool, shape: &shape::Config) -> Answer {
+    let late = Late::default();
+    let decimals = decimals(&call, shape);
+    let metered = Metered {
+        upstream: Some(incoming.body),
+        splitter: Splitter::new(EVENT_MAX),
+        ready: VecDeque::new(),
+        takes_out_usage: asks_for_usage(&call.route, asked),
+        rename: rename.then(|| call.name.to_string()),
+        decimals,
+        usage: None,
+        said_it_is_done: false,
+        hold: call.hold,
+        late: late.clone(),
+        route: call.route,
+    };
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    Answer { status: http::StatusCode::OK, headers, payload: Payload::Stream(Body::stream(metered), late), trailers: None, held: Held::default() }
+}
+
+/// A stream of server-sent events that meters itself, and settles what the budget holds when it ends, however it ends.
+struct Metered {
+    /// Gone once the stream has ended, which cancels the upstream call where it had not.
+    upstream: Option<Body>,
+    splitter: Splitter,
+    ready: VecDeque<Bytes>,
+    takes_out_usage: bool,
+    rename: Option<String>,
+    decimals: Option<u8>,
+    usage: Option<Usage>,
+    said_it_is_done: bool,
+    hold: Hold,
+    late: Late,
+    route: Route,
+}
+
+impl Metered {
+    /// One event on its way through: byte for byte, unless something in it must change.
+    fn pass(&mut self, block: Block) {
+        let passed = self.passed(block);
+        if let Some(bytes) = passed {
+            self.hold.delivered(bytes.len() as u64);
+            self.ready.push_back(bytes);
+        }
+    }
+
+    fn passed(&mut self, block: Block) -> Option<Bytes> {
+        let Some(data) = block.data() else { return Some(block.into_raw()) };
+        if &*data == b"[DONE]" {
+            self.said_it_is_done = true;
+            return Some(block.into_raw());
+        }
+        let has = |word: &str| data.windows(word.len()).any(|window| window == word.as_bytes());
+        let wants = self.rename.is_some() || self.decimals.is_some() && has("logprob") || has("\"usage\"") || has("_stop\"") || has(".completed\"");
+        if !wants {
+            return Some(block.into_raw());
+        }
+        // What cannot be read is not ours to mend: it passes as it came, and is not counted.
+        let Ok(mut document) = serde_json::from_slice::<Value>(&data) else { return Some(block.into_raw()) };
+        if let Some(usage) = usage_of(&self.route, &document) {
+            let so_far = self.usage.unwrap_or_default();
+            self.usage = Some(Usage { input: so_far.input.max(usage.input), output: so_far.output.max(usage.output) });
+        }
+        let kind = document.get("type").and_then(Value::as_str);
+        if matches!(kind, Some("message_stop" | "response.completed" | "response.incomplete" | "response.failed")) {
+            self.said_it_is_done = true;
+        }
+        if self.takes_out_usage {
+            if openai::is_usage_only(&document) {
+                return None;
+            }
+            // Servers that were asked for usage write `"usage": null` into every other chunk, which the caller did not ask for either.
+            if document.get("usage").is_some_and(Value::is_null)
+                && let Some(chunk) = document.as_object_mut()
+            {
+                chunk.remove("usage");
+                self.change(&mut document);
+                return Some(block.with_data(document.to_string().as_bytes()));
+            }
+        }
+        if self.change(&mut document) { Some(block.with_data(document.to_string().as_bytes())) } else { Some(block.into_raw()) }
+    }
+
+    fn change(&self, document: &mut Value) -> bool {
+        let renamed = self.rename.as_deref().is_some_and(|name| rename_in(document, name));
+        let rounded = self.decimals.is_some_and(|decimals| openai::round_logprobs(document, decimals));
+        renamed || rounded
+    }
+
+    fn end(&mut self, complete: bool) {
+        self.upstream = None;
+        let usage = match self.usage {
+            Some(usage) => {
+                self.hold.settle(usage);
+                usage
+            }
+            None => self.hold.settle_by_bytes(),
+        };
+        self.late.ended(End { usage: Some(usage), complete });
+    }
+
+    fn feed(&mut self, data: &[u8]) -> Result<(), Broken> {
+        self.splitter.push(data);
+        while let Some(block) = self.splitter.next_block().map_err(|_| "the upstream sent an event that is too long")? {
+            self.pass(block);
+        }
+        Ok(())
+    }
+}
+
+impl http_body::Body for Metered {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(bytes) = this.ready.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+            let Some(upstream) = &mut this.upstream else { return Poll::Ready(None) };
+            match std::task::ready!(Pin::new(upstream).poll_frame(cx)) {
+                Some(Ok(frame)) => {
+                    let Ok(data) = frame.into_data() else { continue };
+                    if let Err(error) = this.feed(&data) {
+                        this.end(false);
+                        return Poll::Ready(Some(Err(error)));
+                    }
+                }
+                Some(Err(error)) => {
+                    this.end(false);
+                    return Poll::Ready(Some(Err(error)));
+                }
+                None => {
+                    let splitter = std::mem::replace(&mut this.splitter, Splitter::new(EVENT_MAX));
+                    if let Some(block) = splitter.finish() {
+                        this.pass(block);
+                    }
+                    let complete = this.said_it_is_done;
+                    this.end(complete);
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.upstream.is_none() && self.ready.is_empty()
+    }
+}
+
+impl Drop for Metered {
+    fn drop(&mut self) {
+        if self.upstream.is_some() {
+            self.end(false);
+        }
+    }
+}

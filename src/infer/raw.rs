@@ -1,0 +1,38 @@
+//! Model servers of no known protocol, at a path that the operator declared: JSON in, JSON out.
+
+use std::sync::Arc;
+
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+
+use super::memory::Memory;
+use super::upstream::{Outgoing, Upstream};
+use super::{Answer, Call, Error, Held, reply, shape, whole};
+use crate::authorize::Route;
+use crate::trail::Trail;
+use crate::wire::json;
+
+pub(super) async fn from_upstream(
+    mut call: Call,
+    upstream: &Arc<Upstream>,
+    shape: &shape::Config,
+    memory: &Memory,
+    trail: &mut Trail,
+) -> Result<Answer, Error> {
+    let Route::Raw { path, .. } = &call.route else { return Err(Error::Unavailable("the route declares no path")) };
+    let mut headers = HeaderMap::with_capacity(4);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    let outgoing = Outgoing { method: Method::POST, path_and_query: path.to_string().into(), headers, body: call.bytes.clone() };
+    call.hold.began();
+    let incoming = upstream.send(outgoing, call.deadline).await?;
+    if !incoming.status.is_success() {
+        return Err(reply::refused(incoming, call.deadline).await);
+    }
+    reply::uncoded(&incoming.headers)?;
+    let (bytes, share) = reply::whole(incoming, shape.max_body(), memory, call.deadline).await?;
+    json::parse(&bytes, &json::Limits::for_body(shape.max_body())).map_err(|_| Error::UpstreamBroke("its answer is not strict JSON"))?;
+    call.hold.delivered(bytes.len() as u64);
+    trail.usage = Some(call.hold.settle_by_bytes());
+    Ok(whole(StatusCode::OK, "application/json", bytes, Held { _budget: Some(call.hold), _memory: Some(share) }))
+}

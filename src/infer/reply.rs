@@ -1,0 +1,124 @@
+//! What an upstream's reply must be before anything of it is passed on.
+
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http::{HeaderMap, StatusCode};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use serde_json::Value;
+
+use super::Error;
+use super::memory::{Memory, Share};
+use super::upstream::Incoming;
+use crate::wire::{Body, read};
+
+/// The most of an upstream's error that is read.
+const ERROR_MAX: usize = 64 << 10;
+
+/// The most of an upstream's own words that a caller is told, in characters.
+const WORDS_MAX: usize = 400;
+
+/// Reads a whole answer of at most `most` bytes, out of the memory that all answers share.
+///
+/// # Errors
+/// [`Error::TooLarge`] past `most`, [`Error::Unavailable`] without memory, [`Error::Deadline`], or a broken body.
+pub(super) async fn whole(incoming: Incoming, most: usize, memory: &Memory, deadline: Instant) -> Result<(Bytes, Share), Error> {
+    let mut share = memory.share()?;
+    let announced = incoming.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > most) {
+        return Err(Error::TooLarge);
+    }
+    let reading = collect(incoming.body, most, &mut share);
+    let bytes = tokio::time::timeout_at(deadline.into(), reading).await.map_err(|_| Error::Deadline)??;
+    Ok((bytes, share))
+}
+
+async fn collect(mut body: Body, most: usize, share: &mut Share) -> Result<Bytes, Error> {
+    let mut first: Option<Bytes> = None;
+    let mut rest = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Error::UpstreamBroke("its answer broke off"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        let length = first.as_ref().map_or(rest.len(), Bytes::len) + data.len();
+        if length > most {
+            return Err(Error::TooLarge);
+        }
+        share.grow_to(length)?;
+        if rest.is_empty() && first.is_none() {
+            first = Some(data);
+            continue;
+        }
+        if let Some(one) = first.take() {
+            let to_come = usize::try_from(body.size_hint().lower()).unwrap_or(0).min(most);
+            rest.reserve(length + to_come);
+            rest.extend_from_slice(&one);
+        }
+        rest.extend_from_slice(&data);
+    }
+    Ok(first.unwrap_or_else(|| rest.freeze()))
+}
+
+/// Upstreams are asked for `identity`; a coded answer could not be checked, and is not passed on.
+///
+/// # Errors
+/// The answer is coded.
+pub(super) fn uncoded(headers: &HeaderMap) -> Result<(), Error> {
+    match headers.get(CONTENT_ENCODING) {
+        None => Ok(()),
+        Some(coding) if coding.as_bytes().eq_ignore_ascii_case(b"identity") => Ok(()),
+        Some(_) => Err(Error::UpstreamBroke("it sent a coded answer")),
+    }
+}
+
+/// What to make of a reply that is not a success.
+///
+/// Where the upstream says that the request itself is at fault, the caller needs its words to mend it; those are
+/// shortened and stripped of control characters. Everything else is between the gateway and the upstream.
+pub(super) async fn refused(mut incoming: Incoming, deadline: Instant) -> Error {
+    match incoming.status {
+        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
+            let words = match read::whole(&mut incoming.body, ERROR_MAX, deadline).await {
+                Ok(bytes) => words(&bytes),
+                Err(_) => None,
+            };
+            Error::UpstreamRefused(incoming.status, words)
+        }
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Error::Unavailable("the upstream is overloaded"),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::UpstreamBroke("it refuses the gateway's credential"),
+        StatusCode::NOT_FOUND => Error::UpstreamBroke("it does not know the model or the path"),
+        status if status.is_redirection() => Error::UpstreamBroke("it redirects, which is not followed"),
+        status if status.is_server_error() => Error::UpstreamBroke("it failed"),
+        _ => Error::UpstreamBroke("it answered with a status that means nothing here"),
+    }
+}
+
+fn words(bytes: &[u8]) -> Option<String> {
+    let document: Value = serde_json::from_slice(bytes).ok()?;
+    let text = ["/error/message", "/error", "/message", "/detail"].iter().find_map(|at| document.pointer(at)?.as_str())?;
+    Some(text.chars().filter(|c| !c.is_control()).take(WORDS_MAX).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstreams_words_are_found_and_shortened() {
+        assert_eq!(words(br#"{"error":{"message":"too\u0007 long"}}"#).unwrap(), "too long");
+        assert_eq!(words(br#"{"error":"bad shape"}"#).unwrap(), "bad shape");
+        assert_eq!(words(br#"{"detail":[{"loc":1}]}"#), None);
+        assert_eq!(words(b"<html>"), None);
+        let long = format!(r#"{{"message":"{}"}}"#, "x".repeat(5_000));
+        assert_eq!(words(long.as_bytes()).unwrap().len(), WORDS_MAX);
+    }
+
+    #[test]
+    fn a_coded_answer_is_not_passed_on() {
+        let coded = |coding: &'static str| HeaderMap::from_iter([(CONTENT_ENCODING, http::HeaderValue::from_static(coding))]);
+        assert!(uncoded(&HeaderMap::new()).is_ok());
+        assert!(uncoded(&coded("identity")).is_ok());
+        assert!(uncoded(&coded("gzip")).is_err());
+    }
+}
