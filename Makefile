@@ -1,0 +1,29 @@
+# `make demo` and `make test` do all the set-up they need.
+
+CARGO ?= cargo
+PYTHON ?= python3
+VENV ?= .venv
+
+.PHONY: demo test build runtime venv bench peers mlserver image-steps clean
+
+build:
+	$(CARGO) build --release --locked
+
+# ONNX Runtime 1.28.0, pinned and checked by hash, fetched once.
+runtime:
+	scripts/onnxruntime
+
+demo: runtime build
+	target/release/portcullis demo
+
+# The real clients, servers and collectors that the tests run against, pinned.
+venv: $(VENV)/.ready
+$(VENV)/.ready: tests/clients/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/clients/requirements.txt
+	touch $@
+
+# One profile for what is shipped and what is tested: dependencies are compiled once.
+test: runtime venv build
+	$(CARGO) test --release --locked
+	$(VENV)/bin/pytest -q tests/clients

@@ -1,0 +1,193 @@
+//! The commands. Exit code 0 is success, 1 says that the answer is no, 2 that the command was called wrongly.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::clock::Moment;
+use crate::config::{self, Engines, Made};
+use crate::infer::model;
+use crate::prove::verify;
+use crate::{authorize, demo, house, keys};
+
+/// A hardened gateway for inference.
+#[derive(Debug, Parser)]
+#[command(name = "portcullis", version, about, propagate_version = true, arg_required_else_help = true)]
+struct Command {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the gateway.
+    #[command(after_help = "Example:\n  portcullis serve --policies policies")]
+    Serve {
+        /// The policy folder.
+        #[arg(long, default_value = "policies", value_name = "DIR")]
+        policies: PathBuf,
+    },
+    /// Run it whole on this machine, with nothing prepared.
+    #[command(after_help = "Example:\n  portcullis demo --port 8443")]
+    Demo(DemoArgs),
+    /// Compile the policies and tell every mistake with its place.
+    #[command(after_help = "Example:\n  portcullis check policies")]
+    Check {
+        /// The policy folder.
+        #[arg(default_value = "policies", value_name = "DIR")]
+        dir: PathBuf,
+        /// Print the Cedar schema that policies are validated against.
+        #[arg(long)]
+        cedar_schema: bool,
+        /// One line of JSON: {"ok","policy","mistakes"}.
+        #[arg(long)]
+        json: bool,
+    },
+    /// API keys: the secret is shown once, the file keeps its digest.
+    #[command(subcommand)]
+    Key(keys::Verb),
+    /// Models.
+    #[command(subcommand)]
+    Model(ModelVerb),
+    /// The provenance log, offline.
+    #[command(subcommand)]
+    Log(LogVerb),
+    /// Ask a running gateway whether it is ready; for health checks of images without a shell.
+    #[command(after_help = "Example:\n  portcullis health 127.0.0.1:9443")]
+    Health {
+        /// The address of its admin listener, which speaks plain HTTP on loopback.
+        #[arg(default_value = "127.0.0.1:9443", value_name = "ADDRESS")]
+        admin: std::net::SocketAddr,
+    },
+}
+
+/// `portcullis demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// The port on 127.0.0.1; 0 takes a free one.
+    #[arg(long, default_value_t = 8443)]
+    pub port: u16,
+    /// Where to put policies, keys and the log; a new folder under the temporary one by default.
+    #[arg(long, value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+    /// Once ready, one line of JSON: {"url","admin_url","ca","api_key","policies","models"}.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum ModelVerb {
+    /// What a model file is: format, digest, inputs, outputs. Refuses formats that can run code.
+    #[command(after_help = "Example:\n  portcullis model inspect policies/models/digits.onnx")]
+    Inspect {
+        /// The file.
+        file: PathBuf,
+        /// One line of JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum LogVerb {
+    /// Verify every entry of a log folder.
+    #[command(after_help = "Example:\n  portcullis log verify data/log --key \"$(sed -n 1p data/log/keys.vkey)\"")]
+    Verify {
+        /// The log's folder.
+        dir: PathBuf,
+        /// A key to trust, as a line of `keys.vkey`; without one the log's own are used, which shows integrity only.
+        #[arg(long = "key", value_name = "VKEY")]
+        keys: Vec<String>,
+        /// One line of JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show entries, one line of JSON each.
+    #[command(after_help = "Example:\n  portcullis log show data/log 0192f5c4-7a5b-7cc0-8000-5f6b7f1d2a11")]
+    Show {
+        /// The log's folder.
+        dir: PathBuf,
+        /// A receipt's id or an entry's number; all entries without one.
+        which: Option<String>,
+    },
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn run() -> ExitCode {
+    let command = Command::parse();
+    let done = match command.verb {
+        Verb::Serve { policies } => house::serve(&policies),
+        Verb::Demo(arguments) => demo::run(&arguments),
+        Verb::Check { cedar_schema: true, .. } => {
+            print!("{}", authorize::policy::SCHEMA);
+            Ok(())
+        }
+        Verb::Check { dir, json, .. } => check(&dir, json),
+        Verb::Key(verb) => keys::run(verb),
+        Verb::Model(ModelVerb::Inspect { file, json }) => inspect(&file, json),
+        Verb::Log(LogVerb::Verify { dir, keys, json }) => log_verify(&dir, &keys, json),
+        Verb::Log(LogVerb::Show { dir, which }) => log_show(&dir, which.as_deref()),
+        Verb::Health { admin } => health(admin),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(No(lines)) => {
+            lines.iter().for_each(|line| eprintln!("{line}"));
+            ExitCode::from(1)
+        }
+    }
+}
+
+/// The answer is no, and why, a line each.
+#[derive(Debug)]
+pub struct No(pub Vec<String>);
+
+impl No {
+    /// A no of one line.
+    pub fn because(why: impl std::fmt::Display) -> Self {
+        Self(vec![format!("portcullis: {why}")])
+    }
+}
+
+fn check(dir: &Path, json: bool) -> Result<(), No> {
+    let checked = config::load(dir, Moment::now(), &Made::default(), Engines::None);
+    if json {
+        let (policy, mistakes) = match &checked {
+            Ok(loaded) => (Some(loaded.snapshot.digest.to_string()), &[] as &[String]),
+            Err(mistakes) => (None, mistakes.as_slice()),
+        };
+        println!("{}", serde_json::json!({ "ok": mistakes.is_empty(), "policy": policy, "mistakes": mistakes }));
+        return checked.map(drop).map_err(|_| No(Vec::new()));
+    }
+    match checked {
+        Ok(loaded) => {
+            let models = loaded.snapshot.authorizer.models().len();
+            println!("{}: {models} model(s), policy sha256:{}", dir.display(), loaded.snapshot.digest);
+            Ok(())
+        }
+        Err(mistakes) => {
+            let count = mistakes.len();
+            Err(No(mistakes.into_iter().chain([format!("{count} mistake(s)")]).collect()))
+        }
+    }
+}
+
+fn health(admin: std::net::SocketAddr) -> Result<(), No> {
+    use std::io::{Read, Write};
+    let ask = || -> std::io::Result<String> {
+        let limit = std::time::Duration::from_secs(2);
+        let mut socket = std::net::TcpStream::connect_timeout(&admin, limit)?;
+        socket.set_read_timeout(Some(limit))?;
+        socket.write_all(format!("GET /readyz HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n").as_bytes())?;
+        let mut head = [0; 64];
+        let read = socket.read(&mut head)?;
+        Ok(String::from_utf8_lossy(&head[..read]).lines().next().unwrap_or_default().to_owned())
+    };
+    match ask() {
+        Ok(status) if status.starts_with("HTTP/1.1 200") => Ok(()),
+        Ok(status) => Err(No::because(format!("{admin} is not ready: {status}"))),
+        Err(error) => Err(No::because(format!("{admin} does not answer: {error}"))),
+    }
+}

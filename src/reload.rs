@@ -1,0 +1,114 @@
+//! Policies reload on change and on SIGHUP: all or nothing, and the last good ones stay.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::clock::Moment;
+use crate::config::{self, Engines, Loaded, Made};
+use crate::event::{Event, Name};
+use crate::infer::model::Runtime;
+use crate::pipeline::House;
+
+/// How often the folder is looked at. Looking costs a few system calls a file, and works on every file system and
+/// with every way of swapping files, where notifications do not.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// How long the folder must have been still before it is read: a file that is being written is not read half.
+const STILL: Duration = Duration::from_millis(100);
+
+/// What is looked at: text that policies consist of, and what TLS needs. Logs and models are not; a model is named by
+/// its digest, so that a changed one shows in its policy file.
+const ENDINGS: [&str; 9] = ["toml", "cedar", "json", "pem", "crt", "crl", "key", "token", "onnxsig"];
+
+/// Reloads until the house is gone.
+pub async fn watch(house: Arc<House>, dir: PathBuf, runtime: Arc<Runtime>, mut made: Made, mut changed_tls: impl FnMut(&config::Gateway) -> Result<(), String>) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    let mut seen = Look::at(&dir);
+    loop {
+        let forced = tokio::select! {
+            () = tokio::time::sleep(EVERY) => false,
+            _ = hangup.recv() => true,
+        };
+        if forced {
+            house.recorder.reopen();
+        }
+        let mut look = Look::at(&dir);
+        if look == seen && !forced {
+            continue;
+        }
+        loop {
+            tokio::time::sleep(STILL).await;
+            let again = Look::at(&dir);
+            if again == look {
+                break;
+            }
+            look = again;
+        }
+        seen = look;
+        let (reading, engine, kept) = (dir.clone(), runtime.clone(), std::mem::take(&mut made));
+        let read = tokio::task::spawn_blocking(move || {
+            let loaded = config::load(&reading, Moment::now(), &kept, Engines::With(&engine));
+            (loaded, kept)
+        });
+        let Ok((loaded, kept)) = read.await else { return };
+        made = match loaded {
+            Ok(loaded) => match changed_tls(&loaded.gateway) {
+                Ok(()) => accept(&house, loaded),
+                Err(mistake) => refuse(&house, &[mistake], kept),
+            },
+            Err(mistakes) => refuse(&house, &mistakes, kept),
+        };
+    }
+}
+
+fn accept(house: &House, loaded: Loaded) -> Made {
+    let digest = loaded.snapshot.digest.to_string();
+    for which in &loaded.fresh {
+        house.tell_loaded(which);
+    }
+    house.replace(loaded.snapshot);
+    house.events.tell(Event::new(Name::PolicyReloaded, SystemTime::now()).with("policy", digest));
+    loaded.made
+}
+
+fn refuse(house: &House, mistakes: &[String], kept: Made) -> Made {
+    house.refused_policy();
+    mistakes.iter().for_each(|mistake| eprintln!("portcullis: policies refused, the last good ones stay: {mistake}"));
+    // The first few are enough to know what to mend; a folder can hold any number.
+    let told: Vec<&String> = mistakes.iter().take(8).collect();
+    house.events.tell(Event::new(Name::PolicyRefused, SystemTime::now()).with("mistakes", serde_json::json!(told)));
+    kept
+}
+
+/// What the folder looks like from outside: names, times, lengths and identities of its files.
+#[derive(PartialEq, Eq)]
+struct Look(Vec<(PathBuf, Option<SystemTime>, u64, u64)>);
+
+impl Look {
+    fn at(dir: &Path) -> Self {
+        let mut files = Vec::new();
+        Self::walk(dir, 0, &mut files);
+        files.sort();
+        Self(files)
+    }
+
+    fn walk(dir: &Path, depth: u8, files: &mut Vec<(PathBuf, Option<SystemTime>, u64, u64)>) {
+        use std::os::unix::fs::MetadataExt;
+        // Deeper than any policy folder is laid out, and more files than one has.
+        if depth > 4 || files.len() > 10_000 {
+            return;
+        }
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let Ok(meta) = std::fs::metadata(&path) else { continue };
+            if meta.is_dir() {
+                Self::walk(&path, depth + 1, files);
+            } else if path.extension().and_then(|ending| ending.to_str()).is_some_and(|ending| ENDINGS.contains(&ending)) {
+                files.push((path, meta.modified().ok(), meta.len(), meta.ino()));
+            }
+        }
+    }
+}

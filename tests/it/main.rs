@@ -1,0 +1,3 @@
+//! The integration tests: one binary, so that a clean clone links once.
+
+mod layers;
