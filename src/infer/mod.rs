@@ -16,6 +16,8 @@ pub mod upstream;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub mod model;
+
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use uuid::Uuid;

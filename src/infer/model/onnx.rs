@@ -1,0 +1,640 @@
+//! An ONNX file, read through before the engine sees it: a strict, bounded walk over the protobuf that allocates nothing by declared sizes.
+//!
+//! It is a closed schema, the one of ONNX 1.23 (IR version 13): a field that is not in it, or a single field that is written twice, is
+//! refused, so that no other parser can understand the same bytes otherwise. What it is *not*: a checker of the graph's meaning. The
+//! engine does that, and a run on zeros shows that it could.
+//!
+//! Refused on principle: data outside the file, operators of other domains than ONNX's own, sparse tensors (they become dense when they
+//! are loaded, so a few bytes may ask for any amount of memory), functions of the model's own (they expand when they are loaded, to any
+//! size), training graphs, and configuration for several devices.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use crate::wire::tensor::{Datatype, Port};
+
+/// The operator domains that are allowed. scikit-learn's models need `ai.onnx.ml`; `""` and `ai.onnx` are the same one.
+const DOMAINS: [&[u8]; 3] = [b"", b"ai.onnx", b"ai.onnx.ml"];
+
+/// The key by which a model would set options of its own session (`ORT_LOAD_CONFIG_FROM_MODEL`).
+const SESSION_OPTIONS: &[u8] = b"ort_config";
+
+/// What a file may hold at most. Everything counts across all nested graphs.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Nodes.
+    pub nodes: usize,
+    /// Tensors: initializers and attributes.
+    pub tensors: usize,
+    /// Inputs and outputs each.
+    pub ports: usize,
+    /// Graphs in graphs; 1 is a model without any. Types in types, too.
+    pub nesting: usize,
+    /// Dimensions of a tensor.
+    pub rank: usize,
+    /// Length of one dimension.
+    pub dimension: u64,
+    /// Elements of one tensor.
+    pub elements: u64,
+}
+
+impl Limits {
+    /// The default: several times what published models of 2 GiB, protobuf's own bound, have.
+    pub const DEFAULT: Self =
+        Self { nodes: 100_000, tensors: 100_000, ports: 256, nesting: 8, rank: 16, dimension: (1 << 31) - 1, elements: 1 << 31 };
+}
+
+/// Why a file is not loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is told in full by its text")]
+pub enum Fault {
+    NotOnnx(&'static str),
+    UnknownField { message: &'static str, number: u64 },
+    WrittenTwice { message: &'static str, number: u64 },
+    ExternalData,
+    MemoryAddress,
+    Domain(String),
+    SessionOptions,
+    Sparse,
+    Functions,
+    Training,
+    Devices,
+    Segment,
+    Past { what: &'static str, limit: u64 },
+    NegativeDimension,
+    DataLength,
+    DataType(u64),
+    NotABool,
+    Port { name: String, why: &'static str },
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotOnnx(why) => write!(f, "it is not an ONNX file: {why}"),
+            Self::UnknownField { message, number } => {
+                write!(f, "{message} has a field {number} that ONNX does not know: a newer format, or rubbish behind the model")
+            }
+            Self::WrittenTwice { message, number } => {
+                write!(f, "field {number} of {message} is written twice, and parsers differ on which one counts")
+            }
+            Self::ExternalData => f.write_str(
+                "it keeps tensors in other files, which its digest does not cover. Save it as one file: \
+                 onnx.save_model(model, path, save_as_external_data=False)",
+            ),
+            Self::MemoryAddress => f.write_str("a tensor names an address in memory as its data: this is an attack on ONNX Runtime"),
+            Self::Domain(domain) => write!(
+                f,
+                "it needs operators of the domain {domain:?}; only ai.onnx and ai.onnx.ml are loaded. Export it without custom \
+                 or engine-specific operators (an optimised file often has them: use the one it was made from)"
+            ),
+            Self::SessionOptions => f.write_str("its metadata sets options of the engine (ort_config). Save it without them"),
+            Self::Sparse => f.write_str("it has sparse tensors, which take any amount of memory when they are loaded. Save them dense"),
+            Self::Functions => f.write_str(
+                "it has functions of its own, which expand to any size when they are loaded. Save it with them inlined: \
+                 onnx.inliner.inline_local_functions",
+            ),
+            Self::Training => f.write_str("it has training graphs. Export it for inference"),
+            Self::Devices => f.write_str("it is laid out for several devices. Export it for one"),
+            Self::Segment => f.write_str("a tensor is stored in segments, which ONNX Runtime does not read"),
+            Self::Past { what, limit } => write!(f, "it has {what} past the limit of {limit}"),
+            Self::NegativeDimension => f.write_str("a dimension is negative. A free one has a name, or nothing"),
+            Self::DataLength => f.write_str("a tensor has more or less data than its shape says"),
+            Self::DataType(number) => write!(f, "a tensor has the element type {number}, which is not known"),
+            Self::NotABool => f.write_str("a tensor of BOOL holds other bytes than 0 and 1"),
+            Self::Port { name, why } => write!(f, "its input or output {name:?} {why}"),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// What a model takes and gives, as its file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// Inputs, without those that are initializers.
+    pub inputs: Vec<Port>,
+    /// Outputs.
+    pub outputs: Vec<Port>,
+}
+
+/// Reads the file through.
+///
+/// # Errors
+/// The first [`Fault`]. It takes time in proportion to the length of `bytes`.
+pub fn read(bytes: &[u8], limits: &Limits) -> Result<Signature, Fault> {
+    let mut walk = Walk { limits, nodes: 0, tensors: 0 };
+    let mut ir_version = false;
+    let mut opset = false;
+    let mut graph = None;
+    message("ModelProto", bytes, &[8, 14, 20, 25, 26], |number, value| {
+        match number {
+            1 => ir_version = value.varint()? > 0,
+            2 | 3 | 4 | 6 => drop(value.bytes()?),
+            5 => drop(value.varint()?),
+            7 => graph = Some(walk.graph(value.bytes()?, 1, true)?),
+            8 => {
+                walk.opset(value.bytes()?)?;
+                opset = true;
+            }
+            14 => walk.metadata(value.bytes()?)?,
+            20 => return Err(Fault::Training),
+            25 => return Err(Fault::Functions),
+            26 => return Err(Fault::Devices),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    if !ir_version || !opset {
+        return Err(Fault::NotOnnx("it names no version"));
+    }
+    graph.ok_or(Fault::NotOnnx("it has no graph"))
+}
+
+/// One value of the wire format.
+#[derive(Clone, Copy)]
+enum Value<'a> {
+    Varint(u64),
+    Fixed64,
+    Bytes(&'a [u8]),
+    Fixed32,
+}
+
+impl<'a> Value<'a> {
+    fn varint(self) -> Result<u64, Fault> {
+        if let Self::Varint(value) = self { Ok(value) } else { Err(OTHER_KIND) }
+    }
+
+    fn bytes(self) -> Result<&'a [u8], Fault> {
+        if let Self::Bytes(bytes) = self { Ok(bytes) } else { Err(OTHER_KIND) }
+    }
+
+    fn fixed32(self) -> Result<(), Fault> {
+        if let Self::Fixed32 = self { Ok(()) } else { Err(OTHER_KIND) }
+    }
+
+    /// How many numbers a repeated field adds, each `width` bytes long, packed or not.
+    fn fixed(self, width: usize) -> Result<u64, Fault> {
+        match (self, width) {
+            (Self::Fixed32, 4) | (Self::Fixed64, 8) => Ok(1),
+            (Self::Bytes(packed), _) if packed.len() % width == 0 => Ok((packed.len() / width) as u64),
+            _ => Err(OTHER_KIND),
+        }
+    }
+
+    /// Each number that a repeated field adds, packed or not.
+    fn each(self, mut take: impl FnMut(u64) -> Result<(), Fault>) -> Result<(), Fault> {
+        match self {
+            Self::Varint(value) => take(value),
+            Self::Bytes(mut packed) => {
+                while !packed.is_empty() {
+                    take(varint(&mut packed)?)?;
+                }
+                Ok(())
+            }
+            Self::Fixed64 | Self::Fixed32 => Err(OTHER_KIND),
+        }
+    }
+}
+
+const TRUNCATED: Fault = Fault::NotOnnx("it ends in the middle of a field");
+const OTHER_KIND: Fault = Fault::NotOnnx("a field is of another kind than ONNX says");
+
+fn varint(from: &mut &[u8]) -> Result<u64, Fault> {
+    let mut value = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = from.split_first().ok_or(TRUNCATED)?;
+        *from = rest;
+        if shift == 63 && *byte > 1 {
+            break;
+        }
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Ok(value);
+        }
+    }
+    Err(Fault::NotOnnx("a number is longer than 64 bits"))
+}
+
+fn take<'a>(from: &mut &'a [u8], length: u64) -> Result<&'a [u8], Fault> {
+    let length = usize::try_from(length).map_err(|_| TRUNCATED)?;
+    let (head, rest) = from.split_at_checked(length).ok_or(TRUNCATED)?;
+    *from = rest;
+    Ok(head)
+}
+
+/// Calls `field` for each field of the message; it answers whether it knows the number. All but `repeated` may stand there once.
+fn message<'a>(
+    name: &'static str,
+    mut bytes: &'a [u8],
+    repeated: &[u64],
+    mut field: impl FnMut(u64, Value<'a>) -> Result<bool, Fault>,
+) -> Result<(), Fault> {
+    let mut seen = 0_u64;
+    while !bytes.is_empty() {
+        let tag = varint(&mut bytes)?;
+        let number = tag >> 3;
+        // Field numbers of ONNX end at 26; one past 63 has no bit in `seen`.
+        if !(1..64).contains(&number) {
+            return Err(Fault::UnknownField { message: name, number });
+        }
+        if !repeated.contains(&number) {
+            if seen & (1 << number) != 0 {
+                return Err(Fault::WrittenTwice { message: name, number });
+            }
+            seen |= 1 << number;
+        }
+        let value = match tag & 7 {
+            0 => Value::Varint(varint(&mut bytes)?),
+            1 => take(&mut bytes, 8).map(|_| Value::Fixed64)?,
+            2 => {
+                let length = varint(&mut bytes)?;
+                Value::Bytes(take(&mut bytes, length)?)
+            }
+            5 => take(&mut bytes, 4).map(|_| Value::Fixed32)?,
+            _ => return Err(Fault::NotOnnx("a field is of a kind that protobuf does not have")),
+        };
+        if !field(number, value)? {
+            return Err(Fault::UnknownField { message: name, number });
+        }
+    }
+    Ok(())
+}
+
+/// A name from the file, fit to be shown.
+fn shown(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).chars().take(64).collect()
+}
+
+struct Walk<'l> {
+    limits: &'l Limits,
+    nodes: usize,
+    tensors: usize,
+}
+
+impl Walk<'_> {
+    /// `ports` asks for the graph's inputs and outputs; those of nested graphs are nobody's business.
+    fn graph(&mut self, bytes: &[u8], depth: usize, ports: bool) -> Result<Signature, Fault> {
+        if depth > self.limits.nesting {
+            return Err(Fault::Past { what: "graphs nested in graphs", limit: self.limits.nesting as u64 });
+        }
+        let (mut inputs, mut outputs, mut initializers) = (Vec::new(), Vec::new(), HashSet::new());
+        message("GraphProto", bytes, &[1, 5, 11, 12, 13, 14, 15, 16], |number, value| {
+            match number {
+                1 => self.node(value.bytes()?, depth)?,
+                2 | 10 => drop(value.bytes()?),
+                5 => {
+                    let name = self.tensor(value.bytes()?)?;
+                    if ports {
+                        initializers.insert(name);
+                    }
+                }
+                11 | 12 => {
+                    let to = if number == 11 { &mut inputs } else { &mut outputs };
+                    let value = self.value_info(value.bytes()?)?;
+                    if ports {
+                        to.push(value);
+                    }
+                }
+                13 => drop(self.value_info(value.bytes()?)?),
+                14 => self.annotation(value.bytes()?)?,
+                15 => return Err(Fault::Sparse),
+                16 => self.metadata(value.bytes()?)?,
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })?;
+        // Before IR version 4 initializers had to be listed as inputs too.
+        inputs.retain(|(name, _)| !initializers.contains(name));
+        Ok(Signature { inputs: self.ports(inputs)?, outputs: self.ports(outputs)? })
+    }
+
+    fn ports(&self, found: Vec<(&[u8], Type)>) -> Result<Vec<Port>, Fault> {
+        if found.len() > self.limits.ports {
+            return Err(Fault::Past { what: "inputs or outputs", limit: self.limits.ports as u64 });
+        }
+        let mut names = HashSet::new();
+        found
+            .into_iter()
+            .map(|(name, kind)| {
+                let refuse = |why| Fault::Port { name: shown(name), why };
+                let text = std::str::from_utf8(name).ok().filter(|text| (1..=256).contains(&text.len()) && !text.contains('\0'));
+                let text = text.ok_or_else(|| refuse("has no name of 1 to 256 bytes of UTF-8"))?;
+                if !names.insert(text) {
+                    return Err(refuse("is named twice"));
+                }
+                let Type::Tensor { element, shape } = kind else {
+                    return Err(refuse("is not a tensor. For scikit-learn's classifiers, export with options={'zipmap': False}"));
+                };
+                let datatype = datatype(element).ok_or_else(|| refuse("has elements that the Open Inference Protocol does not know"))?;
+                let shape = shape.ok_or_else(|| refuse("has no shape. Run onnx.shape_inference.infer_shapes, or export it with one"))?;
+                Ok(Port { name: text.to_owned(), datatype, shape })
+            })
+            .collect()
+    }
+
+    fn opset(&self, bytes: &[u8]) -> Result<(), Fault> {
+        message("OperatorSetIdProto", bytes, &[], |number, value| {
+            match number {
+                1 => allowed(value.bytes()?)?,
+                2 => drop(value.varint()?),
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })
+    }
+
+    fn node(&mut self, bytes: &[u8], depth: usize) -> Result<(), Fault> {
+        self.nodes += 1;
+        if self.nodes > self.limits.nodes {
+            return Err(Fault::Past { what: "nodes", limit: self.limits.nodes as u64 });
+        }
+        message("NodeProto", bytes, &[1, 2, 5, 9, 10], |number, value| {
+            match number {
+                1..=4 | 6 | 8 => drop(value.bytes()?),
+                5 => self.attribute(value.bytes()?, depth)?,
+                7 => allowed(value.bytes()?)?,
+                9 => self.metadata(value.bytes()?)?,
+                10 => return Err(Fault::Devices),
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })
+    }
+
+    fn attribute(&mut self, bytes: &[u8], depth: usize) -> Result<(), Fault> {
+        message("AttributeProto", bytes, &[7, 8, 9, 10, 11, 15, 23], |number, value| {
+            match number {
+                1 | 4 | 9 | 13 | 21 => drop(value.bytes()?),
+                2 => value.fixed32()?,
+                3 | 20 => drop(value.varint()?),
+                5 | 10 => drop(self.tensor(value.bytes()?)?),
+                6 | 11 => drop(self.graph(value.bytes()?, depth + 1, false)?),
+                7 => drop(value.fixed(4)?),
+                8 => value.each(|_| Ok(()))?,
+                14 | 15 => drop(self.kind(value.bytes()?, 1)?),
+                22 | 23 => return Err(Fault::Sparse),
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })
+    }
+
+    /// Answers with the tensor's name.
+    fn tensor<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], Fault> {
+        self.tensors += 1;
+        if self.tensors > self.limits.tensors {
+            return Err(Fault::Past { what: "tensors", limit: self.limits.tensors as u64 });
+        }
+        let mut shape = Shape::new(self.limits);
+        let (mut name, mut element, mut raw): (&[u8], _, _) = (b"", 0, None);
+        // How many numbers each of the typed fields holds, by field number.
+        let mut typed = [0_u64; 12];
+        message("TensorProto", bytes, &[1, 4, 5, 6, 7, 10, 11, 13, 16], |number, value| {
+            match number {
+                1 => value.each(|dimension| shape.add(dimension))?,
+                2 => element = value.varint()?,
+                3 => return Err(Fault::Segment),
+                4 => typed[4] += value.fixed(4)?,
+                5 | 7 | 11 => {
+                    let mut count = 0;
+                    value.each(|_| {
+                        count += 1;
+                        Ok(())
+                    })?;
+                    typed[number as usize] += count;
+                }
+                6 => {
+                    value.bytes()?;
+                    typed[6] += 1;
+                }
+                8 => name = value.bytes()?,
+                9 => raw = Some(value.bytes()?),
+                10 => typed[10] += value.fixed(8)?,
+                12 => drop(value.bytes()?),
+                13 => {
+                    let entry = value.bytes()?;
+                    let marker = b"_ORT_MEM_ADDR_";
+                    let marked = entry.windows(marker.len()).any(|window| window == marker);
+                    return Err(if marked { Fault::MemoryAddress } else { Fault::ExternalData });
+                }
+                // 0 is "in this file". Whatever else stands there is not.
+                14 if value.varint()? == 0 => {}
+                14 => return Err(Fault::ExternalData),
+                16 => self.metadata(value.bytes()?)?,
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })?;
+        let (bits, field) = storage(element).ok_or(Fault::DataType(element))?;
+        let elements = shape.elements;
+        let others = typed.iter().enumerate().any(|(number, count)| *count > 0 && (raw.is_some() || Some(number) != field));
+        let right = match (raw, field) {
+            (Some(raw), _) => element != STRING && raw.len() as u64 == (elements * bits).div_ceil(8),
+            (None, Some(field)) => typed[field] == elements,
+            (None, None) => elements == 0,
+        };
+        if others || !right {
+            return Err(Fault::DataLength);
+        }
+        if element == BOOL && raw.is_some_and(|raw| raw.iter().any(|byte| *byte > 1)) {
+            return Err(Fault::NotABool);
+        }
+        Ok(name)
+    }
+
+    fn value_info<'a>(&self, bytes: &'a [u8]) -> Result<(&'a [u8], Type), Fault> {
+        let (mut name, mut kind): (&[u8], _) = (b"", Type::Other);
+        message("ValueInfoProto", bytes, &[4], |number, value| {
+            match number {
+                1 => name = value.bytes()?,
+                2 => kind = self.kind(value.bytes()?, 1)?,
+                3 => drop(value.bytes()?),
+                4 => self.metadata(value.bytes()?)?,
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })?;
+        Ok((name, kind))
+    }
+
+    /// A `TypeProto`. Tensors are told apart; of sequences, maps, optional, sparse and opaque types only the bounds are held.
+    fn kind(&self, bytes: &[u8], depth: usize) -> Result<Type, Fault> {
+        if depth > self.limits.nesting {
+            return Err(Fault::Past { what: "types nested in types", limit: self.limits.nesting as u64 });
+        }
+        let mut kind = Type::Other;
+        let mut alternatives = 0;
+        message("TypeProto", bytes, &[], |number, value| {
+            alternatives += usize::from(number != 6);
+            match number {
+                1 => kind = self.tensor_type("TypeProto.Tensor", value.bytes()?)?,
+                8 => drop(self.tensor_type("TypeProto.SparseTensor", value.bytes()?)?),
+                4 | 5 | 9 => message("TypeProto.Sequence, Map or Optional", value.bytes()?, &[], |inner, value| {
+                    match (number, inner) {
+                        (5, 1) => drop(value.varint()?),
+                        (4 | 9, 1) | (5, 2) => drop(self.kind(value.bytes()?, depth + 1)?),
+                        _ => return Ok(false),
+                    }
+                    Ok(true)
+                })?,
+                6 => drop(value.bytes()?),
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })?;
+        if alternatives > 1 {
+            return Err(Fault::NotOnnx("a type is of two kinds at once"));
+        }
+        Ok(kind)
+    }
+
+    fn tensor_type(&self, name: &'static str, bytes: &[u8]) -> Result<Type, Fault> {
+        let (mut element, mut shape) = (0, None);
+        message(name, bytes, &[], |number, value| {
+            match number {
+                1 => element = value.varint()?,
+                2 => shape = Some(self.shape(value.bytes()?)?),
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })?;
+        Ok(Type::Tensor { element, shape })
+    }
+
+    fn shape(&self, bytes: &[u8]) -> Result<Vec<Option<u64>>, Fault> {
+        let mut known = Shape::new(self.limits);
+        let mut dimensions = Vec::new();
+        message("TensorShapeProto", bytes, &[1], |number, value| {
+            if number != 1 {
+                return Ok(false);
+            }
+            let mut length = None;
+            let mut alternatives = 0;
+            message("TensorShapeProto.Dimension", value.bytes()?, &[], |number, value| {
+                match number {
+                    1 => length = Some(value.varint()?),
+                    2 | 3 => drop(value.bytes()?),
+                    _ => return Ok(false),
+                }
+                alternatives += usize::from(number != 3);
+                Ok(true)
+            })?;
+            if alternatives > 1 {
+                return Err(Fault::NotOnnx("a dimension is fixed and free at once"));
+            }
+            known.add(length.unwrap_or(1))?;
+            dimensions.push(length);
+            Ok(true)
+        })?;
+        Ok(dimensions)
+    }
+
+    fn annotation(&self, bytes: &[u8]) -> Result<(), Fault> {
+        message("TensorAnnotation", bytes, &[2], |number, value| {
+            match number {
+                1 => drop(value.bytes()?),
+                2 => self.metadata(value.bytes()?)?,
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })
+    }
+
+    /// A `StringStringEntryProto`.
+    fn metadata(&self, bytes: &[u8]) -> Result<(), Fault> {
+        message("StringStringEntryProto", bytes, &[], |number, value| match number {
+            1 if value.bytes()? == SESSION_OPTIONS => Err(Fault::SessionOptions),
+            1 | 2 => value.bytes().map(|_| true),
+            _ => Ok(false),
+        })
+    }
+}
+
+enum Type {
+    Tensor { element: u64, shape: Option<Vec<Option<u64>>> },
+    Other,
+}
+
+/// Dimensions as they come: none is kept, so that a list of a million costs nothing.
+struct Shape<'l> {
+    limits: &'l Limits,
+    rank: usize,
+    elements: u64,
+}
+
+impl<'l> Shape<'l> {
+    fn new(limits: &'l Limits) -> Self {
+        Self { limits, rank: 0, elements: 1 }
+    }
+
+    /// `dimension` is an int64 as protobuf writes it: a negative one has the highest bit.
+    fn add(&mut self, dimension: u64) -> Result<(), Fault> {
+        self.rank += 1;
+        if self.rank > self.limits.rank {
+            return Err(Fault::Past { what: "a tensor with dimensions", limit: self.limits.rank as u64 });
+        }
+        if dimension > i64::MAX as u64 {
+            return Err(Fault::NegativeDimension);
+        }
+        if dimension > self.limits.dimension {
+            return Err(Fault::Past { what: "a dimension", limit: self.limits.dimension });
+        }
+        let elements = self.elements.checked_mul(dimension).filter(|elements| *elements <= self.limits.elements);
+        self.elements = elements.ok_or(Fault::Past { what: "a tensor with elements", limit: self.limits.elements })?;
+        Ok(())
+    }
+}
+
+fn allowed(domain: &[u8]) -> Result<(), Fault> {
+    if DOMAINS.contains(&domain) { Ok(()) } else { Err(Fault::Domain(shown(domain))) }
+}
+
+const STRING: u64 = 8;
+const BOOL: u64 = 9;
+
+/// Bits of one element, and the typed field that may hold the elements instead of `raw_data`: `TensorProto.DataType`.
+fn storage(element: u64) -> Option<(u64, Option<usize>)> {
+    Some(match element {
+        1 => (32, Some(4)),
+        2 | 3 | 9 => (8, Some(5)),
+        4 | 5 | 10 | 16 => (16, Some(5)),
+        6 => (32, Some(5)),
+        7 => (64, Some(7)),
+        STRING => (0, Some(6)),
+        11 => (64, Some(10)),
+        12 => (32, Some(11)),
+        13 => (64, Some(11)),
+        // Complex, 8-bit floats, and what is packed below a byte: as raw data only.
+        14 => (64, None),
+        15 => (128, None),
+        17..=20 | 24 => (8, None),
+        21..=23 => (4, None),
+        25 | 26 => (2, None),
+        _ => return None,
+    })
+}
+
+/// The protocol's name for a `TensorProto.DataType`.
+fn datatype(element: u64) -> Option<Datatype> {
+    Some(match element {
+        1 => Datatype::Fp32,
+        2 => Datatype::Uint8,
+        3 => Datatype::Int8,
+        4 => Datatype::Uint16,
+        5 => Datatype::Int16,
+        6 => Datatype::Int32,
+        7 => Datatype::Int64,
+        STRING => Datatype::Bytes,
+        BOOL => Datatype::Bool,
+        10 => Datatype::Fp16,
+        11 => Datatype::Fp64,
+        12 => Datatype::Uint32,
+        13 => Datatype::Uint64,
+        16 => Datatype::Bf16,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+pub(in crate::infer::model) mod tests;

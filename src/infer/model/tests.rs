@@ -1,0 +1,388 @@
+use std::future::Future;
+use std::task::Poll;
+
+use bytes::Bytes;
+
+use super::onnx::tests::{Build, forever, pass_through};
+use super::runtime::Places;
+use super::*;
+use crate::wire::tensor::Datatype;
+
+const DIGITS: &[u8] = include_bytes!("../../../models/digits/digits.onnx");
+const SAMPLES: &str = include_str!("../../../tests/data/digits.json");
+
+fn runtime() -> Runtime {
+    match Runtime::load(&Places::of_process(None)) {
+        Ok(runtime) => runtime,
+        Err(broken) => panic!("this test needs the real engine: {broken}"),
+    }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+fn start_with(bytes: &[u8], bounds: &Bounds) -> Result<Model, Refused> {
+    let verified = Verified::from_bytes(Bytes::copy_from_slice(bytes), Digest::of(bytes), bounds.size)?;
+    Model::from_verified("test", "1", &verified, bounds, &runtime())
+}
+
+fn start(bytes: &[u8]) -> Model {
+    start_with(bytes, &Bounds::default()).unwrap()
+}
+
+struct Samples {
+    inputs: Vec<Vec<f32>>,
+    probabilities: Vec<Vec<f64>>,
+    labels: Vec<i64>,
+}
+
+fn samples() -> Samples {
+    let read: serde_json::Value = serde_json::from_str(SAMPLES).unwrap();
+    let rows = read["samples"].as_array().unwrap();
+    let numbers = |row: &serde_json::Value, key: &str| row[key].as_array().unwrap().iter().map(|n| n.as_f64().unwrap()).collect::<Vec<_>>();
+    Samples {
+        inputs: rows.iter().map(|row| numbers(row, "input").into_iter().map(|n| n as f32).collect()).collect(),
+        probabilities: rows.iter().map(|row| numbers(row, "probabilities")).collect(),
+        labels: rows.iter().map(|row| row["label"].as_i64().unwrap()).collect(),
+    }
+}
+
+fn pixels(rows: &[Vec<f32>]) -> Tensor {
+    let data: Vec<u8> = rows.iter().flatten().flat_map(|n| n.to_le_bytes()).collect();
+    Tensor { name: "input".into(), datatype: Datatype::Fp32, shape: vec![rows.len() as u64, 64], data: data.into() }
+}
+
+fn floats(tensor: &Tensor) -> Vec<f32> {
+    tensor.data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+fn integers(tensor: &Tensor) -> Vec<i64> {
+    tensor.data.as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect()
+}
+
+fn one(value: f32) -> Tensor {
+    Tensor { name: "x".into(), datatype: Datatype::Fp32, shape: vec![1], data: value.to_le_bytes().to_vec().into() }
+}
+
+fn count(value: i64) -> Tensor {
+    Tensor { name: "times".into(), datatype: Datatype::Int64, shape: vec![], data: value.to_le_bytes().to_vec().into() }
+}
+
+/// The model that counts down `times`, as long as it is told to.
+async fn counting(model: &Model, times: i64, within: Duration) -> Result<Vec<Tensor>, Error> {
+    model.run(vec![count(times), one(1.0)], &[], Instant::now() + within).await
+}
+
+#[tokio::test]
+async fn digits_are_answered_as_the_reference_says_alone_and_together() {
+    let (model, samples) = (start(DIGITS), samples());
+    let answers = model.run(vec![pixels(&samples.inputs)], &[], soon()).await.unwrap();
+    assert_eq!(answers[0].name, "probabilities");
+    assert_eq!(answers[0].shape, [32, 10]);
+    assert_eq!(answers[1].shape, [32]);
+    assert_eq!(integers(&answers[1]), samples.labels);
+    for (got, wanted) in floats(&answers[0]).iter().zip(samples.probabilities.iter().flatten()) {
+        assert!((f64::from(*got) - wanted).abs() < 1e-5, "{got} is not {wanted}");
+    }
+    for (index, row) in samples.inputs.iter().enumerate() {
+        let alone = model.run(vec![pixels(std::slice::from_ref(row))], &["probabilities".into()], soon()).await.unwrap();
+        assert_eq!(alone.len(), 1);
+        for (got, wanted) in floats(&alone[0]).iter().zip(&samples.probabilities[index]) {
+            assert!((f64::from(*got) - wanted).abs() < 1e-5, "{got} is not {wanted}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_batch_of_none_is_answered_with_none() {
+    let answers = start(DIGITS).run(vec![pixels(&[])], &[], soon()).await.unwrap();
+    assert_eq!((answers[0].shape.as_slice(), answers[0].data.len()), ([0, 10].as_slice(), 0));
+}
+
+#[tokio::test]
+async fn the_model_says_what_it_is() {
+    let model = start(DIGITS);
+    let port = |name: &str, datatype, shape: &[Option<u64>]| Port { name: name.into(), datatype, shape: shape.into() };
+    let (inputs, outputs) = model.signature();
+    assert_eq!(inputs, [port("input", Datatype::Fp32, &[None, Some(64)])]);
+    assert_eq!(
+        outputs,
+        [port("probabilities", Datatype::Fp32, &[None, Some(10)]), port("label", Datatype::Int64, &[None])]
+    );
+    assert_eq!(model.which().digest, Some(Digest::of(DIGITS)));
+    assert_eq!(model.which().assurance, Assurance::VerifiedInProcess);
+    assert!(model.load_micros() > 0);
+}
+
+#[tokio::test]
+async fn outputs_come_in_the_order_asked_for_and_no_others() {
+    let model = start(DIGITS);
+    let input = pixels(&samples().inputs[..1]);
+    let both = model.run(vec![input.clone()], &["label".into(), "probabilities".into()], soon()).await.unwrap();
+    assert_eq!([both[0].name.as_str(), both[1].name.as_str()], ["label", "probabilities"]);
+    for wrong in [vec!["nothing".to_owned()], vec!["label".to_owned(), "label".to_owned()]] {
+        assert_eq!(model.run(vec![input.clone()], &wrong, soon()).await, Err(Error::CallerAskedForOtherOutputs));
+    }
+}
+
+#[tokio::test]
+async fn inputs_that_are_not_the_models_are_the_callers_fault() {
+    let model = start(DIGITS);
+    let good = pixels(&samples().inputs[..2]);
+    let wrong: Vec<Vec<Tensor>> = vec![
+        vec![],
+        vec![good.clone(), good.clone()],
+        vec![Tensor { name: "other".into(), ..good.clone() }],
+        vec![Tensor { datatype: Datatype::Int32, ..good.clone() }],
+        vec![Tensor { shape: vec![128], ..good.clone() }],
+        vec![Tensor { shape: vec![2, 63], ..good.clone() }],
+        vec![Tensor { shape: vec![3, 64], ..good.clone() }],
+        vec![Tensor { shape: vec![u64::MAX, 64], ..good.clone() }],
+        vec![Tensor { data: good.data.slice(1..), ..good.clone() }],
+    ];
+    for inputs in wrong {
+        let answer = model.run(inputs.clone(), &[], soon()).await;
+        assert!(matches!(answer, Err(Error::CallerSentOtherInputs(_))), "{inputs:?}: {answer:?}");
+    }
+    assert!(model.run(vec![good], &[], soon()).await.is_ok());
+}
+
+#[tokio::test]
+async fn every_datatype_passes_through_unchanged() {
+    // Two elements of each; for numbers bytes that are no NaN and not symmetric.
+    let numbers: Vec<u8> = (1..=16).collect();
+    for (element, datatype) in Datatype::ALL.into_iter().map(|datatype| (super::onnx::tests::number_of(datatype), datatype)) {
+        let model = start(&pass_through(element));
+        let data = match datatype {
+            Datatype::Bool => vec![1, 0],
+            Datatype::Bytes => b"\x05\0\0\0h\xc3\xa9llo"[..9].iter().copied().chain(*b"\0\0\0\0").collect(),
+            other => numbers[..2 * other.width().unwrap()].to_vec(),
+        };
+        let sent = Tensor { name: "x".into(), datatype, shape: vec![2], data: data.into() };
+        let answer = model.run(vec![sent.clone()], &[], soon()).await.unwrap();
+        assert_eq!((&answer[0].data, answer[0].datatype, &answer[0].shape), (&sent.data, datatype, &sent.shape), "{datatype}");
+    }
+}
+
+#[tokio::test]
+async fn strings_that_the_engine_cannot_hold_are_the_callers_fault() {
+    let model = start(&pass_through(8));
+    for data in [&b"\x02\0\0\0\xff\xff"[..], b"\x03\0\0\0a\0b", b"\x09\0\0\0short", b"\x01\0\0\0ab", b"\x01\0", b""] {
+        let sent = Tensor { name: "x".into(), datatype: Datatype::Bytes, shape: vec![1], data: Bytes::from_static(data) };
+        let answer = model.run(vec![sent], &[], soon()).await;
+        assert!(matches!(answer, Err(Error::CallerSentOtherInputs(_))), "{data:?}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_of_the_bound_passes_and_one_byte_more_does_not() {
+    let input = pixels(&samples().inputs[..1]);
+    // 10 FP32 and one INT64.
+    let model = start_with(DIGITS, &Bounds { output: 48, ..Bounds::default() }).unwrap();
+    assert!(model.run(vec![input.clone()], &[], soon()).await.is_ok());
+    assert_eq!(model.run(vec![pixels(&samples().inputs[..2])], &[], soon()).await, Err(Error::ModelAnsweredTooMuch));
+    let refused = start_with(DIGITS, &Bounds { output: 47, ..Bounds::default() }).unwrap_err();
+    assert!(matches!(refused, Refused::WarmUp(_)), "{refused}");
+
+    let strings = start_with(&pass_through(8), &Bounds { output: 8, ..Bounds::default() }).unwrap();
+    let text = |data| Tensor { name: "x".into(), datatype: Datatype::Bytes, shape: vec![1], data: Bytes::from_static(data) };
+    assert!(strings.run(vec![text(b"\x04\0\0\0four")], &[], soon()).await.is_ok());
+    assert_eq!(strings.run(vec![text(b"\x05\0\0\0fives")], &[], soon()).await, Err(Error::ModelAnsweredTooMuch));
+}
+
+#[tokio::test]
+async fn an_endless_loop_is_stopped_at_its_deadline_and_the_next_call_works() {
+    let model = start(&forever());
+    let from = Instant::now();
+    assert_eq!(counting(&model, i64::MAX, Duration::from_millis(200)).await, Err(Error::DeadlinePassed));
+    assert!(from.elapsed() < Duration::from_secs(5), "{:?}", from.elapsed());
+    let answer = counting(&model, 3, Duration::from_secs(20)).await.unwrap();
+    assert_eq!(floats(&answer[0]), [1.0]);
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_stops_its_run() {
+    let model = start(&forever());
+    let gone = tokio::time::timeout(Duration::from_millis(50), counting(&model, i64::MAX, Duration::from_secs(3600))).await;
+    assert!(gone.is_err());
+    assert!(counting(&model, 3, Duration::from_secs(20)).await.is_ok());
+}
+
+/// Polls a call once, so that it stands in the queue.
+async fn begun<F: Future<Output = Result<Vec<Tensor>, Error>>>(call: F) -> (std::pin::Pin<Box<F>>, Option<F::Output>) {
+    let mut call = Box::pin(call);
+    let first = std::future::poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
+    (call, if let Poll::Ready(answer) = first { Some(answer) } else { None })
+}
+
+#[tokio::test]
+async fn the_queue_takes_as_many_as_it_may_and_refuses_one_more() {
+    let model = start_with(&forever(), &Bounds { queue: 2, ..Bounds::default() }).unwrap();
+    let hour = Duration::from_secs(3600);
+    let (running, _) = begun(counting(&model, i64::MAX, hour)).await;
+    while model.engine.waiting() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let (first, answer) = begun(counting(&model, i64::MAX, hour)).await;
+    assert_eq!(answer, None);
+    let (second, answer) = begun(counting(&model, 3, hour)).await;
+    assert_eq!(answer, None);
+    assert_eq!(counting(&model, 3, hour).await, Err(Error::QueueIsFull));
+    // One that was given up makes room although the session is still busy.
+    drop(first);
+    let (third, answer) = begun(counting(&model, 3, hour)).await;
+    assert_eq!(answer, None);
+    // And those that were given up are never run: an endless one would keep the rest.
+    drop(running);
+    assert!(second.await.is_ok());
+    assert!(third.await.is_ok());
+}
+
+#[tokio::test]
+async fn a_call_that_waited_past_its_deadline_is_answered_in_time_and_never_run() {
+    let model = start(&forever());
+    let (running, _) = begun(counting(&model, i64::MAX, Duration::from_secs(3600))).await;
+    assert_eq!(counting(&model, i64::MAX, Duration::from_millis(20)).await, Err(Error::DeadlinePassed));
+    drop(running);
+    assert!(counting(&model, 3, Duration::from_secs(20)).await.is_ok());
+}
+
+#[test]
+fn a_model_that_never_ends_its_first_run_is_given_up() {
+    let bounds = Bounds { load: Duration::from_millis(300), ..Bounds::default() };
+    let from = Instant::now();
+    let refused = start_with(&Build::endless_from_the_start(), &bounds).unwrap_err();
+    assert!(matches!(refused, Refused::TookTooLong(_)), "{refused}");
+    assert!(from.elapsed() < Duration::from_secs(10), "{:?}", from.elapsed());
+}
+
+#[test]
+fn a_model_whose_output_is_not_what_it_declares_is_refused() {
+    // It declares three elements and gives one.
+    let refused = start_with(&Build::declares_more_than_it_gives(), &Bounds::default()).unwrap_err();
+    assert!(matches!(refused, Refused::WarmUp(_) | Refused::Engine(_)), "{refused}");
+}
+
+#[test]
+fn what_only_looks_like_a_model_is_refused_by_the_engine_in_words() {
+    let refused = start_with(&Build::unknown_operator(), &Bounds::default()).unwrap_err();
+    assert!(matches!(refused, Refused::Engine(_)), "{refused}");
+}
+
+#[test]
+fn warm_up_shapes_are_held_to_the_models_own() {
+    let with = |name: &str, shape: &[u64]| {
+        let warm_up = BTreeMap::from([(name.to_owned(), shape.to_vec())]);
+        start_with(DIGITS, &Bounds { warm_up, ..Bounds::default() })
+    };
+    assert!(with("input", &[4, 64]).is_ok());
+    assert!(matches!(with("input", &[4, 63]), Err(Refused::WarmUp(_))));
+    assert!(matches!(with("other", &[4, 64]), Err(Refused::WarmUp(_))));
+    // 256 MiB of FP32 are 1 << 20 rows of 64; one more is too many.
+    assert!(matches!(with("input", &[(1 << 20) + 1, 64]), Err(Refused::WarmUp(_))));
+}
+
+fn on_disk(bytes: &[u8]) -> (tempfile::TempDir, Source) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.onnx");
+    std::fs::write(&path, bytes).unwrap();
+    let source = Source { name: "m".into(), version: "".into(), path, digest: Digest::of(bytes), bounds: Bounds::default() };
+    (folder, source)
+}
+
+#[test]
+fn a_wrong_digest_is_refused_before_the_engine_sees_a_byte() {
+    let (_folder, mut source) = on_disk(b"not even a model");
+    source.digest = Digest::of(DIGITS);
+    // Had anything parsed the bytes, it would have said that they are no ONNX.
+    let refused = Model::load(&source, &runtime()).unwrap_err();
+    assert!(matches!(refused, Refused::WrongDigest { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_swapped_between_hash_and_load_changes_nothing() {
+    // A pipe gives its bytes once and has no second reading: were the file opened again by its path, the swapped one would be loaded.
+    let (folder, source) = on_disk(DIGITS);
+    let verified = Verified::from_file(&source.path, source.digest, source.bounds.size).unwrap();
+    std::fs::write(&source.path, forever()).unwrap();
+    drop(folder);
+    let model = Model::from_verified("m", "", &verified, &source.bounds, &runtime()).unwrap();
+    assert_eq!(model.which().digest, Some(Digest::of(DIGITS)));
+    let answers = model.run(vec![pixels(&samples().inputs[..1])], &["label".into()], soon()).await.unwrap();
+    assert_eq!(integers(&answers[0]), samples().labels[..1]);
+}
+
+#[test]
+fn a_model_loads_from_its_file() {
+    let (_folder, source) = on_disk(DIGITS);
+    assert!(Model::load(&source, &runtime()).is_ok());
+}
+
+#[derive(Debug, Deserialize)]
+struct File {
+    backend: Backend,
+}
+
+#[derive(Debug, Deserialize)]
+struct Backend {
+    onnx: Config,
+}
+
+fn resolved(block: &str, folder: &Path) -> Result<Source, Vec<String>> {
+    let text = format!("[backend.onnx]\n{block}");
+    let file: File = toml::from_str(&text).map_err(|error| vec![error.message().to_owned()])?;
+    let told = |mistake: Mistake| format!("{} @ {}", mistake.what, &text[mistake.span.unwrap()]);
+    file.backend.onnx.resolve("m", "1", folder, folder).map_err(|mistakes| mistakes.into_iter().map(told).collect())
+}
+
+#[test]
+fn the_policy_block_is_read_as_the_policy_page_writes_it() {
+    let (folder, source) = on_disk(DIGITS);
+    let path = folder.path();
+    let read = resolved(&format!("path = \"m.onnx\"\nsha256 = \"{}\"", source.digest), path).unwrap();
+    assert_eq!((read.digest, read.bounds.size, read.bounds.queue), (source.digest, 512 << 20, 64));
+    let block = "path = \"m.onnx\"\nqueue = 3\nmax_size = \"1MiB\"\nmax_output = \"2KiB\"\nload_timeout = \"5s\"\nwarm_up = { input = [1, 64] }\n";
+    let read = resolved(&format!("{block}sha256 = \"{}\"", source.digest), path).unwrap();
+    assert_eq!((read.bounds.size, read.bounds.queue, read.bounds.output), (1 << 20, 3, 2048));
+    assert_eq!((read.bounds.load, read.bounds.warm_up["input"].as_slice()), (Duration::from_secs(5), [1, 64].as_slice()));
+}
+
+#[test]
+fn every_mistake_in_the_policy_block_is_told_with_its_place() {
+    let (folder, source) = on_disk(DIGITS);
+    let path = folder.path();
+    let told = resolved("path = \"../m.onnx\"\nsha256 = \"12\"\nqueue = 0\nsignature = \"m.sig\"\ntrust = \"m.pem\"", path).unwrap_err();
+    for part in ["`signature` is not supported", "`trust` is not", "64 hexadecimal digits @ \"12\"", "`queue` is from 1", "`path`:"] {
+        assert!(told.iter().any(|mistake| mistake.contains(part)), "{part}: {told:?}");
+    }
+    assert!(resolved("path = \"m.onnx\"", path).unwrap_err()[0].contains("`sha256` is missing"));
+    assert!(resolved("path = \"m.onnx\"\ncolour = 1", path).unwrap_err()[0].contains("unknown field `colour`"));
+    let queue = |n: usize| resolved(&format!("path = \"m.onnx\"\nqueue = {n}\nsha256 = \"{}\"", source.digest), path);
+    assert!(queue(1).is_ok() && queue(MAX_QUEUE).is_ok() && queue(MAX_QUEUE + 1).is_err());
+}
+
+#[test]
+fn a_model_outside_the_policy_folder_is_a_mistake_even_through_a_link() {
+    let (outside, source) = on_disk(DIGITS);
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(outside.path().join("m.onnx"), folder.path().join("m.onnx")).unwrap();
+    let told = resolved(&format!("path = \"m.onnx\"\nsha256 = \"{}\"", source.digest), folder.path()).unwrap_err();
+    assert!(told[0].contains("leaves the policy folder"), "{told:?}");
+}
+
+/// Not a test of speed, which a busy machine would fail: `cargo test --release -- --ignored --nocapture hand_off` prints it.
+#[tokio::test]
+#[ignore = "it measures"]
+async fn hand_off() {
+    let model = start(DIGITS);
+    let input = pixels(&samples().inputs[..1]);
+    let mut micros = Vec::new();
+    for _ in 0..5000 {
+        let from = Instant::now();
+        model.run(vec![input.clone()], &[], soon()).await.unwrap();
+        micros.push(from.elapsed().as_nanos() as f64 / 1000.0);
+    }
+    micros.sort_by(f64::total_cmp);
+    println!("p50 {:.1} µs, p99 {:.1} µs, least {:.1} µs", micros[2500], micros[4950], micros[0]);
+}
