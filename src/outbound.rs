@@ -54,9 +54,15 @@ pub enum TlsMistake {
 impl fmt::Display for TlsMistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OperatorGaveNoCertificate => f.write_str("holds no PEM certificate; it must hold at least one \"BEGIN CERTIFICATE\" block"),
-            Self::OperatorGaveBadCertificate(place) => write!(f, "certificate {place} cannot be an authority: it is not a well-formed X.509 certificate"),
-            Self::SystemHasNoRoots => f.write_str("the system has no root certificates; name a file of authorities, or install the system's"),
+            Self::OperatorGaveNoCertificate => {
+                f.write_str("holds no PEM certificate; it must hold at least one \"BEGIN CERTIFICATE\" block")
+            }
+            Self::OperatorGaveBadCertificate(place) => {
+                write!(f, "certificate {place} cannot be an authority: it is not a well-formed X.509 certificate")
+            }
+            Self::SystemHasNoRoots => {
+                f.write_str("the system has no root certificates; name a file of authorities, or install the system's")
+            }
             Self::LibraryRefused => f.write_str("the TLS library does not offer TLS 1.2 and 1.3"),
         }
     }
@@ -218,7 +224,13 @@ fn split(text: &str) -> Result<(Origin, PathAndQuery), UrlMistake> {
     let name = ServerName::try_from(host.to_owned()).map_err(|_| UrlMistake("must name a host by its DNS name or its address"))?;
     let written = authority.as_str().get(authority.host().len()..).unwrap_or("");
     let port = match (written, authority.port_u16()) {
-        ("", _) => if https { 443 } else { 80 },
+        ("", _) => {
+            if https {
+                443
+            } else {
+                80
+            }
+        }
         (_, Some(port)) if port > 0 => port,
         _ => return Err(UrlMistake("must have a port from 1 to 65535, or none")),
     };
@@ -300,7 +312,9 @@ pub async fn connect(origin: &Origin, tls: Option<&Arc<ClientConfig>>, reach: Re
 async fn addresses(origin: &Origin, reach: Reach) -> Result<Vec<SocketAddr>, Unreached> {
     let found: Vec<SocketAddr> = match origin.host.parse::<IpAddr>() {
         Ok(address) => vec![SocketAddr::new(address, origin.port)],
-        Err(_) => tokio::net::lookup_host((&*origin.host, origin.port)).await.map_err(|_| Unreached::NameUnknown)?.take(MAX_ADDRESSES).collect(),
+        Err(_) => {
+            tokio::net::lookup_host((&*origin.host, origin.port)).await.map_err(|_| Unreached::NameUnknown)?.take(MAX_ADDRESSES).collect()
+        }
     };
     if found.is_empty() {
         return Err(Unreached::NameUnknown);

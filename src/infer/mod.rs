@@ -2,6 +2,8 @@
 //!
 //! Its value is the [`Answer`]. A whole answer is in memory; a stream meters itself and settles the permit when it ends.
 
+pub mod upstream;
+
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
