@@ -18,6 +18,8 @@ use std::time::Instant;
 
 pub mod model;
 
+pub mod upstream;
+
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use uuid::Uuid;
