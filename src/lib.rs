@@ -1,6 +1,7 @@
 //! Portcullis, a hardened gateway for inference.
 
 pub mod accept;
+pub mod admin;
 pub mod authenticate;
 pub mod authorize;
 pub mod budget;

@@ -1,0 +1,156 @@
+//! Bodies with an end in time: what is read from the caller, what is written to it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use super::Error;
+use super::http::Flight;
+use crate::wire::Body;
+use crate::wire::body::Broken;
+
+/// How much more of a body that is too large is read before the connection closes, so that the caller can read the
+/// answer before the reset that follows unread bytes, in bytes.
+pub const DRAINED: usize = 64 << 10;
+
+/// Reads up to `limit` more bytes of `body` and forgets them. Returns whether the body ended; if it did not, the
+/// connection closes after the answer by itself (HTTP/1.1) or the stream is reset (HTTP/2).
+pub async fn drain(body: &mut Body, limit: usize) -> bool {
+    let mut left = limit;
+    while let Some(Ok(frame)) = body.frame().await {
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        match left.checked_sub(length) {
+            Some(rest) => left = rest,
+            None => return false,
+        }
+    }
+    body.is_end_stream()
+}
+
+/// Why the reading of a request's body ended early.
+#[must_use]
+pub fn why_broken(broken: &Broken) -> Error {
+    broken.downcast_ref::<Error>().copied().unwrap_or(Error::CallerBrokeBody)
+}
+
+/// A caller's body, which must have arrived by its deadline.
+pub(super) fn by_deadline(incoming: Incoming, deadline: Instant) -> Body {
+    if incoming.is_end_stream() { Body::Empty } else { Body::stream(Arriving { incoming, deadline, sleep: None }) }
+}
+
+struct Arriving {
+    incoming: Incoming,
+    deadline: Instant,
+    /// Made at the first wait: most bodies are there already.
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl http_body::Body for Arriving {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = self.get_mut();
+        if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        let deadline = this.deadline;
+        let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
+        ready!(sleep.as_mut().poll(cx));
+        Poll::Ready(Some(Err(Error::CallerSentBodyTooSlowly.into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// An answer on its way out: it holds the request's place in flight until its last byte was handed over.
+    pub(super) struct Departing {
+        body: Body,
+        flight: Flight,
+        hard_stop: Instant,
+        #[pin]
+        sleep: Option<Sleep>,
+    }
+}
+
+impl Departing {
+    pub(super) fn new(body: Body, mut flight: Flight, hard_stop: Instant) -> Self {
+        if body.is_end_stream() {
+            flight.whole();
+        }
+        Self { body, flight, hard_stop, sleep: None }
+    }
+}
+
+/// The answer had not ended when the request had to.
+#[derive(Debug)]
+struct PastHardStop;
+
+impl std::fmt::Display for PastHardStop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the request outlived its deadline")
+    }
+}
+
+impl std::error::Error for PastHardStop {}
+
+impl http_body::Body for Departing {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let mut this = self.project();
+        if let Poll::Ready(frame) = Pin::new(&mut *this.body).poll_frame(cx) {
+            if frame.is_none() || this.body.is_end_stream() {
+                this.flight.whole();
+            }
+            return Poll::Ready(frame);
+        }
+        if this.sleep.is_none() {
+            this.sleep.set(Some(tokio::time::sleep_until((*this.hard_stop).into())));
+        }
+        if let Some(sleep) = this.sleep.as_pin_mut() {
+            ready!(sleep.poll(cx));
+        }
+        Poll::Ready(Some(Err(PastHardStop.into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_drain_reads_to_its_limit_and_not_past_it() {
+        assert!(drain(&mut Body::from(Bytes::from(vec![0; 10])), 10).await);
+        assert!(!drain(&mut Body::from(Bytes::from(vec![0; 11])), 10).await);
+        assert!(drain(&mut Body::Empty, 0).await);
+    }
+
+    #[test]
+    fn a_broken_body_says_whose_fault_it_was() {
+        assert_eq!(why_broken(&Error::CallerSentBodyTooSlowly.into()), Error::CallerSentBodyTooSlowly);
+        assert_eq!(why_broken(&"anything else".into()), Error::CallerBrokeBody);
+    }
+}

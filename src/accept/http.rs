@@ -1,0 +1,357 @@
+//! One connection of HTTP/1.1 or HTTP/2, from its first byte to its close.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, Version, header};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout, timeout_at};
+
+use super::body::{Departing, by_deadline};
+use super::config::Limits;
+use super::guard::Guard;
+use super::{Connection, Counters, Error, Peer, admissible};
+use crate::clock::Moment;
+use crate::wire::Body;
+
+/// How long past its deadline a request may live, so that its handler can answer 504 itself.
+pub const GRACE: Duration = Duration::from_secs(2);
+/// Requests given up on one connection, less those that ended well, before it is closed (CVE-2023-44487, paced).
+pub const MAX_ABANDONED: u32 = 32;
+/// Requests on one connection before it is asked to make a new one.
+pub const MAX_REQUESTS: u32 = 100_000;
+/// HTTP/2: bytes in flight towards us on one stream.
+const STREAM_WINDOW: u32 = 64 << 10;
+/// HTTP/2: bytes in flight towards us on one connection.
+const CONNECTION_WINDOW: u32 = 1 << 20;
+/// HTTP/2: bytes of one stream's answer that wait for the other end to take them.
+const SEND_BUFFER: usize = 64 << 10;
+/// HTTP/2: streams that were reset before we looked at them (CVE-2023-44487).
+const MAX_PENDING_RESETS: usize = 20;
+/// HTTP/2: resets that the other end's errors made us send (CVE-2025-8671).
+const MAX_LOCAL_RESETS: usize = 64;
+/// HTTP/2: how often a quiet connection is asked whether it lives, and how long it may take to say so.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_ANSWER: Duration = Duration::from_secs(10);
+/// How long a connection that was asked to end may take before it is cut, if nothing is in flight on it.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// HTTP/1.1: what is buffered of one connection's input.
+const READ_BUFFER: usize = 64 << 10;
+
+/// Who answers requests.
+pub trait Handler: Clone + Send + Sync + 'static {
+    /// Answers one request. It is dropped [`GRACE`] past the request's deadline, and when the caller gives up.
+    fn handle(&self, peer: Peer) -> impl Future<Output = Response<Body>> + Send;
+
+    /// Words the refusal of a head that may not go on, in the caller's dialect where `head` tells it.
+    fn refuse(&self, head: &http::request::Parts, error: Error) -> Response<Body> {
+        let _ = head;
+        problem(error)
+    }
+}
+
+/// A refusal in the words of RFC 9457.
+#[must_use]
+pub fn problem(error: Error) -> Response<Body> {
+    let text = format!(
+        "{{\"type\":\"about:blank\",\"status\":{},\"detail\":\"{}\",\"code\":\"{}\"}}",
+        error.status().as_u16(),
+        error.public(),
+        error.code()
+    );
+    let mut response = Response::new(Body::from(Bytes::from(text)));
+    *response.status_mut() = error.status();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    response.headers_mut().insert("portcullis-reason", HeaderValue::from_static(error.code()));
+    response
+}
+
+/// How far the end of the listener has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Serving,
+    Finishing,
+    Cut,
+}
+
+/// Which protocol a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// What all requests of one connection share.
+struct Seat<H> {
+    handler: H,
+    connection: Connection,
+    limits: Limits,
+    live: Arc<Live>,
+}
+
+/// How a connection is doing.
+struct Live {
+    born: Instant,
+    active: AtomicU32,
+    /// Milliseconds after `born` at which the last request ended.
+    quiet_since: AtomicU64,
+    served: AtomicU32,
+    abandoned: AtomicU32,
+    closing: AtomicBool,
+    enough: Notify,
+    counters: Arc<Counters>,
+}
+
+/// One request's place in flight, from the end of its head to the end of its answer.
+pub(super) struct Flight {
+    live: Arc<Live>,
+    whole: bool,
+}
+
+impl Flight {
+    fn begin(live: &Arc<Live>) -> Self {
+        live.active.fetch_add(1, Ordering::Relaxed);
+        live.counters.in_flight.fetch_add(1, Ordering::Relaxed);
+        Counters::add(&live.counters.requests);
+        if live.served.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_REQUESTS {
+            live.enough.notify_one();
+        }
+        Self { live: live.clone(), whole: false }
+    }
+
+    /// The last byte of the answer was handed over.
+    pub(super) fn whole(&mut self) {
+        self.whole = true;
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let live = &self.live;
+        live.quiet_since.store(millis(live.born.elapsed()), Ordering::Relaxed);
+        live.active.fetch_sub(1, Ordering::Relaxed);
+        live.counters.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if self.whole {
+            // One that ended well makes up for one that did not: streams are given up honestly, too.
+            let _ = live.abandoned.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1));
+        } else {
+            Counters::add(&live.counters.abandoned);
+            if live.abandoned.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_ABANDONED {
+                live.closing.store(true, Ordering::Relaxed);
+                live.enough.notify_one();
+            }
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Serves one connection until it ends, is idle for too long, or `phase` says so.
+pub(super) async fn serve<I, H>(
+    io: I,
+    before: &[u8],
+    protocol: Protocol,
+    connection: Connection,
+    limits: Limits,
+    counters: Arc<Counters>,
+    handler: H,
+    phase: watch::Receiver<Phase>,
+) where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Handler,
+{
+    let live = Arc::new(Live {
+        born: Instant::now(),
+        active: AtomicU32::new(0),
+        quiet_since: AtomicU64::new(0),
+        served: AtomicU32::new(0),
+        abandoned: AtomicU32::new(0),
+        closing: AtomicBool::new(false),
+        enough: Notify::new(),
+        counters: counters.clone(),
+    });
+    let idle = limits.deadlines.idle.0;
+    let seat = Arc::new(Seat { handler, connection, limits, live: live.clone() });
+    let service = hyper::service::service_fn(move |request| answer(seat.clone(), request));
+    let strict = protocol == Protocol::Http1;
+    let io = TokioIo::new(Guard::new(io, before, strict, limits.deadlines.headers.0, idle, counters));
+    match protocol {
+        Protocol::Http1 => {
+            let mut builder = http1::Builder::new();
+            builder
+                .half_close(false)
+                .timer(TokioTimer::new())
+                // The guard times heads: this timer would also run between requests, where `idle` counts.
+                .header_read_timeout(None)
+                .max_buf_size(READ_BUFFER.max(limits.max_header_bytes))
+                .max_header_size(limits.max_header_bytes)
+                .max_headers(limits.max_headers);
+            tend(builder.serve_connection(io, service), &live, idle, phase).await;
+        }
+        Protocol::Http2 => {
+            // A stream whose window the other end keeps shut is polled by no one else.
+            let spawn = Bounded(limits.deadlines.request.0 + GRACE + GRACE);
+            let mut builder = http2::Builder::new(spawn);
+            builder
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(limits.max_streams)
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .max_send_buf_size(SEND_BUFFER)
+                .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
+                .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+                .max_local_error_reset_streams(MAX_LOCAL_RESETS)
+                .keep_alive_interval(PING_EVERY)
+                .keep_alive_timeout(PING_ANSWER);
+            tend(builder.serve_connection(io, service), &live, idle, phase).await;
+        }
+    }
+}
+
+/// Spawns HTTP/2 streams, none of which may outlive the bound.
+#[derive(Clone, Copy)]
+struct Bounded(Duration);
+
+impl<F> hyper::rt::Executor<F> for Bounded
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, future: F) {
+        tokio::spawn(timeout(self.0, future));
+    }
+}
+
+/// A connection that can be asked to end.
+trait Ending: Future<Output = hyper::Result<()>> {
+    fn end(self: Pin<&mut Self>);
+}
+
+impl<I, S, B> Ending for http1::Connection<I, S>
+where
+    Self: Future<Output = hyper::Result<()>>,
+    S: hyper::service::HttpService<Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    B: http_body::Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn end(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<I, S, B, E> Ending for http2::Connection<I, S, E>
+where
+    Self: Future<Output = hyper::Result<()>>,
+    S: hyper::service::HttpService<Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    B: http_body::Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    E: hyper::rt::bounds::Http2ServerConnExec<S::Future, B>,
+{
+    fn end(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+async fn tend(connection: impl Ending, live: &Live, idle: Duration, mut phase: watch::Receiver<Phase>) {
+    let mut connection = pin!(connection);
+    let mut check = pin!(sleep(idle));
+    let mut ending = false;
+    loop {
+        // A change that came before this receiver was first asked must not be missed.
+        let now = *phase.borrow_and_update();
+        if now == Phase::Cut {
+            return;
+        }
+        if now == Phase::Finishing && !ending {
+            ending = true;
+            connection.as_mut().end();
+            check.as_mut().reset((Instant::now() + FAREWELL).into());
+        }
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            changed = phase.changed() => if changed.is_err() { return },
+            () = live.enough.notified() => if !ending {
+                ending = true;
+                connection.as_mut().end();
+                check.as_mut().reset((Instant::now() + FAREWELL).into());
+            },
+            () = check.as_mut() => {
+                let active = live.active.load(Ordering::Relaxed);
+                let quiet_until = live.born + Duration::from_millis(live.quiet_since.load(Ordering::Relaxed)) + idle;
+                let now = Instant::now();
+                if active > 0 {
+                    check.as_mut().reset((now + if ending { FAREWELL } else { idle }).into());
+                } else if ending {
+                    return;
+                } else if now >= quiet_until {
+                    ending = true;
+                    connection.as_mut().end();
+                    check.as_mut().reset((now + FAREWELL).into());
+                } else {
+                    check.as_mut().reset(quiet_until.into());
+                }
+            }
+        }
+    }
+}
+
+/// The request had not been answered [`GRACE`] past its deadline.
+#[derive(Debug)]
+struct Unanswered;
+
+impl std::fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the request was not answered in time")
+    }
+}
+
+impl std::error::Error for Unanswered {}
+
+async fn answer<H: Handler>(seat: Arc<Seat<H>>, request: Request<Incoming>) -> Result<Response<Departing>, Unanswered> {
+    let arrived = Moment::now();
+    let flight = Flight::begin(&seat.live);
+    let (head, incoming) = request.into_parts();
+    let deadlines = seat.limits.deadlines;
+    let hard_stop = arrived.mono + deadlines.request.0 + GRACE;
+    let version = head.version;
+
+    let admitted = if head.headers.len() > seat.limits.max_headers {
+        Err(Error::CallerSentTooManyHeaders)
+    } else if seat.live.closing.load(Ordering::Relaxed) {
+        Err(Error::CallerAbandonedTooMany)
+    } else {
+        admissible(&head)
+    };
+    let mut response = match admitted {
+        Ok(()) => {
+            let body = by_deadline(incoming, arrived.mono + deadlines.body.0);
+            let request = Request::from_parts(head, body);
+            let peer = Peer::on_connection(seat.connection.clone(), arrived, deadlines.request.0, request);
+            timeout_at(hard_stop.into(), seat.handler.handle(peer)).await.map_err(|_| Unanswered)?
+        }
+        Err(error) => {
+            Counters::add(&seat.live.counters.inadmissible);
+            let mut response = seat.handler.refuse(&head, error);
+            if version < Version::HTTP_2 {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
+        }
+    };
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response.headers_mut().remove(header::SERVER);
+    Ok(response.map(|body| Departing::new(body, flight, hard_stop)))
+}

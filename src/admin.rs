@@ -1,0 +1,163 @@
+//! The operator's listener: `/livez`, `/readyz`, `/metrics`, and nothing else.
+//!
+//! It is not the data plane: it has its own port, its own caps, and no say in any request. Without an `[admin]` block
+//! it does not exist. Plain HTTP is served on loopback alone; elsewhere every operator shows a client certificate.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response, StatusCode, header};
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::accept::config::{ClientAuth, Deadlines, Limits, TlsConfig};
+use crate::accept::{Accept, Bound, Drained, Handler, Peer, Tls};
+use crate::mistake::Mistake;
+use crate::unit::Span;
+use crate::wire::Body;
+
+/// Connections of operators open at once.
+pub const MAX_CONNECTIONS: usize = 64;
+/// How long a stop waits for an operator's request.
+pub const DRAIN: Duration = Duration::from_secs(1);
+
+/// The `[admin]` block.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The address to listen on.
+    pub listen: Spanned<SocketAddr>,
+    /// `[admin.tls]`, with client certificates; needed unless `listen` is loopback.
+    pub tls: Option<Spanned<TlsConfig>>,
+}
+
+/// Whether the gateway takes requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ready {
+    /// It does.
+    Yes,
+    /// It does, and something needs an operator; one line each, for instance that the last policies were refused.
+    Degraded(Vec<String>),
+    /// It does not; one line each.
+    No(Vec<String>),
+}
+
+/// Where the listener's answers come from. Both must answer at once.
+pub trait Sources: Send + Sync + 'static {
+    /// Whether the gateway takes requests.
+    fn ready(&self) -> Ready;
+    /// Every metric, in the text format of OpenMetrics 1.0.
+    fn metrics(&self) -> String;
+}
+
+/// Resolves `config` and opens the port; relative paths are relative to `folder`.
+///
+/// # Errors
+/// Every mistake in the block and in the files it names, and a port that cannot be opened.
+pub fn bind(config: &Config, folder: &Path) -> Result<Bound, Vec<Mistake>> {
+    let told = |error: io::Error| vec![Mistake::at(config.listen.span(), format!("the operator's port cannot be opened: {error}"))];
+    resolve(config, folder)?.bind().map_err(told)
+}
+
+/// Resolves `config` without opening anything.
+///
+/// # Errors
+/// Every mistake in the block and in the files it names.
+pub fn resolve(config: &Config, folder: &Path) -> Result<Accept, Vec<Mistake>> {
+    let address = *config.listen.get_ref();
+    let tls = match &config.tls {
+        None if address.ip().is_loopback() => None,
+        None => {
+            let what = "outside loopback the operator's listener needs [admin.tls] with client_auth = \"required\" and client_ca";
+            return Err(vec![Mistake::at(config.listen.span(), what)]);
+        }
+        Some(tls) => {
+            let auth = tls.get_ref().client_auth.as_ref();
+            if auth.is_none_or(|auth| *auth.get_ref() != ClientAuth::Required) && !address.ip().is_loopback() {
+                let span = auth.map_or(tls.span(), Spanned::span);
+                return Err(vec![Mistake::at(span, "outside loopback operators show a client certificate: client_auth = \"required\"")]);
+            }
+            Some(Tls::load(tls.get_ref(), folder)?)
+        }
+    };
+    Ok(Accept::from_parts(address, limits(), tls))
+}
+
+fn limits() -> Limits {
+    let deadlines = Deadlines { request: Span(Duration::from_secs(30)), ..Deadlines::default() };
+    Limits {
+        max_connections: MAX_CONNECTIONS,
+        max_connections_per_address: MAX_CONNECTIONS,
+        max_header_bytes: 16 << 10,
+        max_headers: 100,
+        max_streams: 16,
+        deadlines,
+        drain: DRAIN,
+    }
+}
+
+/// Serves operators until `stop` ends.
+pub async fn serve_admin(bound: Bound, sources: Arc<impl Sources>, stop: impl Future<Output = ()>) -> Drained {
+    let local = bound.address().ip().is_loopback();
+    bound.serve(Operator { sources, local }, stop).await
+}
+
+struct Operator<S> {
+    sources: Arc<S>,
+    local: bool,
+}
+
+impl<S> Clone for Operator<S> {
+    fn clone(&self) -> Self {
+        Self { sources: self.sources.clone(), local: self.local }
+    }
+}
+
+impl<S: Sources> Handler for Operator<S> {
+    async fn handle(&self, peer: Peer) -> Response<Body> {
+        // A page in a browser on this machine may name this port under a host of its own (DNS rebinding).
+        if self.local && !names_this_machine(&peer) {
+            return text(StatusCode::MISDIRECTED_REQUEST, "this listener answers to localhost and to addresses");
+        }
+        if peer.method() != Method::GET && peer.method() != Method::HEAD {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "GET alone");
+        }
+        match peer.uri().path() {
+            "/livez" => text(StatusCode::OK, "live\n"),
+            "/readyz" => match self.sources.ready() {
+                Ready::Yes => text(StatusCode::OK, "ready\n"),
+                Ready::Degraded(why) => text(StatusCode::OK, format!("ready, but:\n{}\n", why.join("\n"))),
+                Ready::No(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready:\n{}\n", why.join("\n"))),
+            },
+            "/metrics" => {
+                let mut response = text(StatusCode::OK, self.sources.metrics());
+                let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+                response.headers_mut().insert(header::CONTENT_TYPE, kind);
+                response
+            }
+            _ => text(StatusCode::NOT_FOUND, "/livez, /readyz, /metrics\n"),
+        }
+    }
+}
+
+fn names_this_machine(peer: &Peer) -> bool {
+    let host = peer.headers().get(header::HOST).and_then(|host| host.to_str().ok()).or_else(|| peer.uri().authority().map(|a| a.as_str()));
+    let Some(host) = host else { return false };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    name.eq_ignore_ascii_case("localhost") || name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok()
+}
+
+fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::from(text.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
