@@ -45,7 +45,7 @@ pub(super) async fn from_upstream(
     let theirs = upstream.model().filter(|theirs| **theirs != *call.name).map(str::to_owned);
     let outgoing = Outgoing {
         method: Method::POST,
-        path_and_query: path(&call.route),
+        path_and_query: http::uri::PathAndQuery::from_static(path(&call.route)),
         headers: headers(&call, asked.stream),
         body: body(&call, &asked, theirs.as_deref()),
     };

@@ -118,6 +118,24 @@ pub enum Error {
     NoSuchReceipt,
 }
 
+impl From<upstream::Error> for Error {
+    fn from(error: upstream::Error) -> Self {
+        match error {
+            upstream::Error::UpstreamUnreachable(_) => Self::Unavailable("no replica can be reached"),
+            upstream::Error::UpstreamEjected(_) => Self::Unavailable("every replica failed too often of late"),
+            upstream::Error::Full => Self::Unavailable("every replica has as many requests as it may have"),
+            upstream::Error::UpstreamSilent | upstream::Error::UpstreamStalled | upstream::Error::DeadlinePassed => Self::Deadline,
+            upstream::Error::UpstreamClosed => Self::UpstreamBroke("it closed the connection"),
+            upstream::Error::UpstreamBrokeHttp => Self::UpstreamBroke("what it sent is not HTTP"),
+            upstream::Error::UpstreamBrokeFraming => Self::UpstreamBroke("the length of its answer is ambiguous"),
+            upstream::Error::UpstreamSentHugeHead => Self::UpstreamBroke("its headers are too large"),
+            upstream::Error::UpstreamSwitchedProtocol => Self::UpstreamBroke("it switched protocols"),
+            upstream::Error::UpstreamBrokeBody => Self::UpstreamBroke("its answer broke off"),
+            upstream::Error::OperatorConfiguredCredential => Self::Unavailable("the credential cannot stand in a header"),
+        }
+    }
+}
+
 /// Where receipts are looked up; the ledger, which stands behind this stop.
 pub trait Receipts: Send + Sync {
     /// The receipt `id` in `form`, if it was made for `caller`.
@@ -174,7 +192,7 @@ impl Inference {
             (Route::Receipt { id, form }, _) => catalogue::receipt(&call, *id, *form, receipts),
             (Route::Models(_), _) => Ok(catalogue::models(&call)),
             (Route::Oip { asks: OipAsks::Live | OipAsks::Ready | OipAsks::Server, .. } | Route::Grpc(OipAsks::Live | OipAsks::Ready | OipAsks::Server), _) => {
-                Ok(catalogue::server(&call))
+                catalogue::server(&call)
             }
             (_, Backend::Nothing) => Err(Error::Unavailable("nobody answers for it")),
             (Route::Oip { .. } | Route::Grpc(_), Backend::Model(model)) => tensors::from_model(call, model, &terms.shape, trail).await,

@@ -1,0 +1,55 @@
+//! What the gateway says of itself: the models that a caller may see, the server, and receipts.
+
+use http::StatusCode;
+use uuid::Uuid;
+
+use super::tensors::framed;
+use super::{Answer, Call, Error, Held, Receipts, whole};
+use crate::authorize::{OipAsks, ReceiptForm, Route};
+use crate::wire::grpc::message;
+use crate::wire::{oip, openai};
+
+const NAME: &str = "portcullis";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+const EXTENSIONS: [&str; 1] = ["binary_tensor_data"];
+
+/// `GET /v1/models`, or one of them.
+pub(super) fn models(call: &Call) -> Answer {
+    // The protocol wants a time of creation; the gateway does not know one, and says so with the epoch.
+    let listed = |id| openai::Listed { id, created: 0, owned_by: NAME };
+    let bytes = match &call.route {
+        Route::Models(Some(id)) => openai::model(listed(id)),
+        _ => openai::models(call.visible.iter().map(|name| listed(name))),
+    };
+    whole(StatusCode::OK, "application/json", bytes, Held::default())
+}
+
+/// Whether the server lives and is ready, and what it is. A server that is not ready serves nobody, so that it is.
+pub(super) fn server(call: &Call) -> Result<Answer, Error> {
+    match &call.route {
+        Route::Grpc(OipAsks::Live) => framed(&message::ServerLiveResponse { live: true }, Held::default()),
+        Route::Grpc(OipAsks::Ready) => framed(&message::ServerReadyResponse { ready: true }, Held::default()),
+        Route::Grpc(_) => {
+            let extensions = EXTENSIONS.iter().map(|extension| (*extension).to_owned()).collect();
+            framed(&message::ServerMetadataResponse { name: NAME.to_owned(), version: VERSION.to_owned(), extensions }, Held::default())
+        }
+        route => {
+            let bytes = match route {
+                Route::Oip { asks: OipAsks::Live, .. } => oip::server_live(true),
+                Route::Oip { asks: OipAsks::Ready, .. } => oip::server_ready(true),
+                _ => oip::server_metadata(NAME, VERSION, &EXTENSIONS),
+            };
+            Ok(whole(StatusCode::OK, "application/json", bytes, Held::default()))
+        }
+    }
+}
+
+/// A receipt, for the caller it was made for alone.
+pub(super) fn receipt(call: &Call, id: Uuid, form: ReceiptForm, receipts: &dyn Receipts) -> Result<Answer, Error> {
+    let bytes = receipts.find(id, form, &call.caller).ok_or(Error::NoSuchReceipt)?;
+    let media_type = match form {
+        ReceiptForm::Json => "application/json",
+        ReceiptForm::Statement => "application/cose",
+    };
+    Ok(whole(StatusCode::OK, media_type, bytes, Held::default()))
+}

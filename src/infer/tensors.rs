@@ -1,0 +1,194 @@
+//! The Open Inference Protocol: tensors to a model in this machine, or to a model server that speaks it over HTTP.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use prost::Message;
+use serde_json::Value;
+
+use super::memory::Memory;
+use super::model::{self, Model};
+use super::upstream::{Outgoing, Upstream};
+use super::{Answer, Call, Error, Held, Payload, reply, shape, whole};
+use crate::authorize::{OipAsks, Route};
+use crate::check::Request;
+use crate::trail::{Assurance, Trail};
+use crate::wire::grpc::status::{Code, trailers};
+use crate::wire::grpc::{self, message};
+use crate::wire::json::{self, Edit};
+use crate::wire::oip::{self, HEADER_LENGTH, InferRequest, InferResponse, Unwritable};
+
+const OCTETS: &str = "application/octet-stream";
+const JSON: &str = "application/json";
+
+/// From a model in this machine: its metadata, whether it is ready, or what it says to the tensors.
+pub(super) async fn from_model(mut call: Call, model: &Arc<Model>, shape: &shape::Config, trail: &mut Trail) -> Result<Answer, Error> {
+    let over_grpc = matches!(call.route, Route::Grpc(_));
+    match asks(&call.route) {
+        // A model that is not ready is not served, so that being here says it is.
+        OipAsks::ModelReady if over_grpc => return framed(&message::ModelReadyResponse { ready: true }, Held::default()),
+        OipAsks::ModelReady => return Ok(whole(StatusCode::OK, JSON, oip::model_ready(&call.name, true), Held::default())),
+        OipAsks::Infer => {}
+        _ => return metadata(&call, model, over_grpc),
+    }
+    let Request::Tensors(mut request) = std::mem::replace(&mut call.request, Request::Nothing) else {
+        return Err(Error::Unavailable("the route carries no tensors"));
+    };
+    let inputs = std::mem::take(&mut request.inputs);
+    let outputs: Vec<String> = request.outputs.iter().map(|output| output.name.clone()).collect();
+    call.hold.began();
+    let mut tensors = model.run(inputs, &outputs, call.deadline).await.map_err(from_engine)?;
+    shape.tensors(&mut tensors, call.care);
+    let bytes: usize = tensors.iter().map(|tensor| tensor.data.len()).sum();
+    call.hold.delivered(bytes as u64);
+    trail.usage = None;
+    let response =
+        InferResponse { model_name: call.name.to_string(), model_version: call.version.to_string(), id: request.id.clone(), outputs: tensors };
+    let held = Held { _budget: Some(call.hold), _memory: None };
+    if over_grpc { framed(&message::ModelInferResponse::from(&response), held) } else { encoded(&response, &request, held) }
+}
+
+fn asks(route: &Route) -> OipAsks {
+    match route {
+        Route::Oip { asks, .. } | Route::Grpc(asks) => *asks,
+        _ => OipAsks::Infer,
+    }
+}
+
+fn metadata(call: &Call, model: &Model, over_grpc: bool) -> Result<Answer, Error> {
+    let (inputs, outputs) = model.signature();
+    let platform = "onnxruntime_onnx";
+    let versions: Vec<&str> = Some(&*call.version).filter(|version| !version.is_empty()).into_iter().collect();
+    if over_grpc {
+        let metadata = message::ModelMetadataResponse {
+            name: call.name.to_string(),
+            versions: versions.into_iter().map(str::to_owned).collect(),
+            platform: platform.to_owned(),
+            inputs: inputs.iter().map(Into::into).collect(),
+            outputs: outputs.iter().map(Into::into).collect(),
+        };
+        return framed(&metadata, Held::default());
+    }
+    Ok(whole(StatusCode::OK, JSON, oip::model_metadata(&call.name, &versions, platform, inputs, outputs), Held::default()))
+}
+
+fn from_engine(error: model::Error) -> Error {
+    match error {
+        model::Error::CallerSentOtherInputs(why) => Error::CallerSentUnfit(why),
+        model::Error::CallerAskedForOtherOutputs => Error::CallerSentUnfit("an output was asked for that the model does not have, or twice"),
+        model::Error::QueueIsFull => Error::Unavailable("the model's queue is full"),
+        model::Error::EngineStopped => Error::Unavailable("the model's engine has stopped"),
+        model::Error::DeadlinePassed => Error::Deadline,
+        model::Error::ModelFailed(_) => Error::UpstreamBroke("the model failed on these inputs"),
+        model::Error::ModelBrokeItsContract(why) => Error::UpstreamBroke(why),
+        model::Error::ModelAnsweredTooMuch => Error::TooLarge,
+    }
+}
+
+/// One gRPC message as a whole answer, with the trailers of success.
+pub(super) fn framed(message: &impl Message, held: Held) -> Result<Answer, Error> {
+    let bytes = grpc::frame(message).map_err(|_| Error::TooLarge)?;
+    let mut answer = whole(StatusCode::OK, "application/grpc", bytes, held);
+    answer.trailers = Some(trailers(Code::Ok, ""));
+    Ok(answer)
+}
+
+fn encoded(response: &InferResponse, request: &InferRequest, held: Held) -> Result<Answer, Error> {
+    let encoded = response.encode(request).map_err(|unwritable| match unwritable {
+        Unwritable::Malformed => Error::UpstreamBroke(unwritable.text()),
+        Unwritable::NotFinite | Unwritable::BinaryOnly => Error::CallerSentUnfit(unwritable.text()),
+    })?;
+    let mut answer = whole(StatusCode::OK, if encoded.header_length.is_some() { OCTETS } else { JSON }, encoded.body, held);
+    if let Some(length) = encoded.header_length {
+        answer.headers.insert(HEADER_LENGTH, HeaderValue::from(length));
+    }
+    Ok(answer)
+}
+
+/// From a model server that speaks the protocol over HTTP.
+pub(super) async fn from_upstream(
+    mut call: Call,
+    upstream: &Arc<Upstream>,
+    shape: &shape::Config,
+    memory: &Memory,
+    trail: &mut Trail,
+) -> Result<Answer, Error> {
+    debug_assert!(trail.which.as_ref().is_none_or(|which| which.assurance == Assurance::UpstreamAsserted));
+    let asks = asks(&call.route);
+    let theirs = upstream.model().cloned().unwrap_or_else(|| call.name.clone());
+    let mut headers = HeaderMap::with_capacity(4);
+    headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+    let (method, tail) = match asks {
+        OipAsks::Infer => {
+            let header_length = call.headers.get(HEADER_LENGTH);
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(if header_length.is_some() { OCTETS } else { JSON }));
+            headers.extend(header_length.map(|length| (http::HeaderName::from_static(HEADER_LENGTH), length.clone())));
+            (Method::POST, "/infer")
+        }
+        OipAsks::ModelReady => (Method::GET, "/ready"),
+        _ => (Method::GET, ""),
+    };
+    let version = match &call.route {
+        Route::Oip { version: Some(version), .. } => format!("/versions/{version}"),
+        _ => String::new(),
+    };
+    let path = format!("/v2/models/{theirs}{version}{tail}").try_into();
+    let path_and_query = path.map_err(|_| Error::UpstreamBroke("the model's name there cannot stand in a path"))?;
+    call.hold.began();
+    let incoming = upstream.send(Outgoing { method, path_and_query, headers, body: call.bytes.clone() }, call.deadline).await?;
+    if !incoming.status.is_success() {
+        return Err(reply::refused(incoming, call.deadline).await);
+    }
+    reply::uncoded(&incoming.headers)?;
+    let header_length = match incoming.headers.get(HEADER_LENGTH) {
+        Some(value) => Some(oip::header_length(value).ok_or(Error::UpstreamBroke("its header length is no number"))?),
+        None => None,
+    };
+    let (bytes, share) = reply::whole(incoming, shape.max_body(), memory, call.deadline).await?;
+    call.hold.delivered(bytes.len() as u64);
+    let held = |call: Call| Held { _budget: Some(call.hold), _memory: Some(share) };
+    if asks != OipAsks::Infer {
+        return Ok(whole(StatusCode::OK, JSON, told_of(bytes, asks, &call.name, shape)?, held(call)));
+    }
+    let Request::Tensors(request) = std::mem::replace(&mut call.request, Request::Nothing) else {
+        return Err(Error::Unavailable("the route carries no tensors"));
+    };
+    let mut response = understood(&bytes, header_length, shape)?;
+    if shape.leaves_tensors_alone(call.care) && *theirs == *call.name {
+        let mut answer = whole(StatusCode::OK, if header_length.is_some() { OCTETS } else { JSON }, bytes, held(call));
+        if let Some(length) = header_length {
+            answer.headers.insert(HEADER_LENGTH, HeaderValue::from(length));
+        }
+        return Ok(answer);
+    }
+    shape.tensors(&mut response.outputs, call.care);
+    response.model_name = call.name.to_string();
+    encoded(&response, &request, held(call))
+}
+
+/// Whatever an upstream answers must be the protocol, whether or not it is shaped.
+fn understood(bytes: &Bytes, header_length: Option<usize>, shape: &shape::Config) -> Result<InferResponse, Error> {
+    const NOT_THE_PROTOCOL: Error = Error::UpstreamBroke("its answer is not the Open Inference Protocol");
+    let limits = json::Limits::for_body(shape.max_body());
+    match header_length {
+        Some(length) => InferResponse::from_binary(length, bytes, &limits).map_err(|_| NOT_THE_PROTOCOL),
+        None => {
+            let document = json::parse(bytes, &limits).map_err(|_| NOT_THE_PROTOCOL)?;
+            InferResponse::from_json(&document).map_err(|_| NOT_THE_PROTOCOL)
+        }
+    }
+}
+
+/// An upstream's metadata under the caller's name for the model; servers that answer readiness with nothing are given words.
+fn told_of(bytes: Bytes, asks: OipAsks, name: &str, shape: &shape::Config) -> Result<Bytes, Error> {
+    if asks == OipAsks::ModelReady {
+        return Ok(oip::model_ready(name, true));
+    }
+    let document = json::parse(&bytes, &json::Limits::for_body(shape.max_body())).map_err(|_| Error::UpstreamBroke("its metadata is not JSON"))?;
+    if document.get("name").is_none_or(|name| !matches!(name, Value::String(_))) {
+        return Err(Error::UpstreamBroke("its metadata names no model"));
+    }
+    Ok(json::edit(&bytes, &[("name", Edit::replace_text(name))]).unwrap_or(bytes))
+}
