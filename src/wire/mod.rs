@@ -5,8 +5,11 @@
 
 pub mod asked;
 pub mod body;
+pub mod json;
 pub mod oip;
+pub mod shape;
 pub mod tensor;
 
 pub use asked::Asked;
 pub use body::Body;
+pub use shape::Shape;
