@@ -285,7 +285,9 @@ mod tests {
 
     #[test]
     fn whatever_a_stranger_writes_stays_on_one_line_and_is_ascii() {
-        for nasty in ["a\nb", "\r\n{\"event\":\"model.loaded\"}", "\u{1b}[2J", "\u{2028}x\u{85}", "\u{7f}\0\u{9b}", "\"},{\"a\":\"", "\u{202e}😀"] {
+        for nasty in
+            ["a\nb", "\r\n{\"event\":\"model.loaded\"}", "\u{1b}[2J", "\u{2028}x\u{85}", "\u{7f}\0\u{9b}", "\"},{\"a\":\"", "\u{202e}😀"]
+        {
             let mut event = event().with("detail", nasty);
             event.caller = Some(nasty.into());
             event.rule = Some(nasty.into());

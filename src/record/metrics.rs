@@ -13,12 +13,12 @@ use opentelemetry::metrics::{Histogram as OtlpHistogram, Meter, MeterProvider as
 use opentelemetry::{KeyValue, StringValue, Value};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, LabelSetEncoder, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, LabelSetEncoder, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
@@ -77,8 +77,9 @@ impl Metrics {
             passed: Stop::ALL
                 .iter()
                 .map(|stop| {
-                    [Verdict::Passed, Verdict::Shadowed]
-                        .map(|verdict| decisions.family.get_or_create_owned(&DecisionLabels { stop: stop.as_str(), verdict: verdict.as_str(), code: "" }))
+                    [Verdict::Passed, Verdict::Shadowed].map(|verdict| {
+                        decisions.family.get_or_create_owned(&DecisionLabels { stop: stop.as_str(), verdict: verdict.as_str(), code: "" })
+                    })
                 })
                 .collect(),
             registry: Mutex::default(),
@@ -105,7 +106,8 @@ impl Metrics {
     fn register(&self) {
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         let seconds = || Unit::Seconds;
-        let with_unit = |registry: &mut Registry, of: metric::Metric, family| registry.register_with_unit(of.prometheus, of.help, seconds(), family);
+        let with_unit =
+            |registry: &mut Registry, of: metric::Metric, family| registry.register_with_unit(of.prometheus, of.help, seconds(), family);
         registry.register_with_unit(metric::HTTP_DURATION.prometheus, metric::HTTP_DURATION.help, seconds(), self.http.family.clone());
         with_unit(&mut registry, metric::CLIENT_DURATION, self.client.family.clone());
         with_unit(&mut registry, metric::SERVER_DURATION, self.server.family.clone());
@@ -179,7 +181,8 @@ impl Metrics {
                 Verdict::Passed => _ = self.passed[names::place(step.stop)][0].inc(),
                 Verdict::Shadowed => _ = self.passed[names::place(step.stop)][1].inc(),
                 Verdict::Refused => {
-                    let labels = DecisionLabels { stop: step.stop.as_str(), verdict: step.verdict.as_str(), code: ended.code.unwrap_or("") };
+                    let labels =
+                        DecisionLabels { stop: step.stop.as_str(), verdict: step.verdict.as_str(), code: ended.code.unwrap_or("") };
                     self.decisions.with(labels, |counter| _ = counter.inc());
                 }
             }
@@ -331,10 +334,15 @@ impl Collector for Watched {
             if series > MAX_SERIES || result.is_err() {
                 return;
             }
-            result = metric.encode_family(&labels).and_then(|one| match self.kind {
-                Kind::Gauge => ConstGauge::new(value).encode(one),
-                Kind::Counter => ConstCounter::new(value as u64).encode(one),
-            });
+            let write = |one: &mut MetricEncoder<'_>| match self.kind {
+                Kind::Gauge => one.encode_gauge(&value),
+                Kind::Counter => one.encode_counter::<NoLabelSet, _, u64>(&(value as u64), None),
+            };
+            result = match labels {
+                // A family without labels would print an empty pair of braces.
+                [] => write(&mut metric),
+                _ => metric.encode_family(&labels).and_then(|mut one| write(&mut one)),
+            };
         });
         result
     }
@@ -399,12 +407,15 @@ impl Otlp {
         };
         match kind {
             Kind::Gauge => {
-                let watch = move |observer: &dyn opentelemetry::metrics::AsyncInstrument<f64>| each(&mut |value, labels| observer.observe(value, labels));
+                let watch = move |observer: &dyn opentelemetry::metrics::AsyncInstrument<f64>| {
+                    each(&mut |value, labels| observer.observe(value, labels))
+                };
                 self.meter.f64_observable_gauge(name).with_description(help).with_callback(watch).build();
             }
             Kind::Counter => {
-                let watch =
-                    move |observer: &dyn opentelemetry::metrics::AsyncInstrument<u64>| each(&mut |value, labels| observer.observe(value as u64, labels));
+                let watch = move |observer: &dyn opentelemetry::metrics::AsyncInstrument<u64>| {
+                    each(&mut |value, labels| observer.observe(value as u64, labels))
+                };
                 self.meter.u64_observable_counter(name).with_description(help).with_callback(watch).build();
             }
         }

@@ -144,7 +144,8 @@ impl Recorder {
         let log = if config.security_log.get_ref().is_empty() {
             Err(Mistake::at(at, "`security_log` is \"stderr\" or the path of a file"))
         } else {
-            SecurityLog::open(target, metrics.clone()).map_err(|error| Mistake::at(at, format!("the security log cannot be opened: {error}")))
+            SecurityLog::open(target, metrics.clone())
+                .map_err(|error| Mistake::at(at, format!("the security log cannot be opened: {error}")))
         };
         let log = log.map_err(|mistake| mistakes.push(mistake)).ok();
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -192,7 +193,9 @@ impl Recorder {
     /// `trusted`: the peer may have its own trace continued.
     #[must_use]
     pub fn begin(&self, headers: &HeaderMap, trusted: bool) -> (Trace, Active) {
-        let (trace, remote) = trace::start(headers, trusted, self.shared.sample);
+        let (mut trace, remote) = trace::start(headers, trusted, self.shared.sample);
+        // Nobody shall wait for spans that are not sent.
+        trace.sampled &= self.shared.export.is_some();
         self.shared.metrics.begin();
         (trace, Active { shared: self.shared.clone(), remote, recorded: false })
     }
@@ -212,9 +215,7 @@ impl Recorder {
                 pending.end(Ending { bytes: length, usage, complete: true, first_chunk: None, streamed: false, at: now });
                 body
             }
-            Some(late) => {
-                Body::stream(Counted { inner: body, late, pending: Some(pending), bytes: 0, first_chunk: None, ended: false })
-            }
+            Some(late) => Body::stream(Counted { inner: body, late, pending: Some(pending), bytes: 0, first_chunk: None, ended: false }),
         };
         let mut response = http::Response::new(body);
         *response.status_mut() = status;

@@ -95,8 +95,12 @@ pub mod metric {
         "From the call of the model to the first chunk of its streamed answer",
     );
     /// Tokens of one call. OTLP has a histogram, Prometheus the sum.
-    pub const TOKENS: Metric =
-        metric("gen_ai.client.token.usage", "portcullis_tokens", "{token}", "Tokens by direction and model, as answers tell or as estimated");
+    pub const TOKENS: Metric = metric(
+        "gen_ai.client.token.usage",
+        "portcullis_tokens",
+        "{token}",
+        "Tokens by direction and model, as answers tell or as estimated",
+    );
     /// What stops decided.
     pub const DECISIONS: Metric =
         metric("portcullis.decisions", "portcullis_decisions", "{decision}", "What each stop decided; code only where it refused");
@@ -134,13 +138,11 @@ pub const HTTP_BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25,
 pub const OPERATION_BUCKETS: [f64; 14] = [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];
 
 /// Time to the first chunk, in seconds.
-pub const FIRST_CHUNK_BUCKETS: [f64; 16] =
-    [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+pub const FIRST_CHUNK_BUCKETS: [f64; 16] = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
 /// Tokens of one call: 4^k.
-pub const TOKEN_BUCKETS: [f64; 14] = [
-    1.0, 4.0, 16.0, 64.0, 256.0, 1_024.0, 4_096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0, 67_108_864.0,
-];
+pub const TOKEN_BUCKETS: [f64; 14] =
+    [1.0, 4.0, 16.0, 64.0, 256.0, 1_024.0, 4_096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0, 67_108_864.0];
 
 /// The label of whatever is past a cap or not in a closed list.
 pub const OTHER: &str = "other";

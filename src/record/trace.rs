@@ -179,7 +179,8 @@ pub(super) fn spans(ended: &Ended, remote: Option<Remote>, served: Served, scope
     // The conventions leave a server span unset for 4xx: the fault is the caller's.
     let status = if ended.status.is_server_error() { Status::error(ended.code.unwrap_or("")) } else { Status::Unset };
     let mut all = Vec::with_capacity(1 + trail.steps.len());
-    let request = span(trail.trace.span_id, parent, SpanKind::Server, name, trail.arrived.wall, wall(ended.at), of_request(ended, served), status);
+    let request =
+        span(trail.trace.span_id, parent, SpanKind::Server, name, trail.arrived.wall, wall(ended.at), of_request(ended, served), status);
     all.push(SpanData { parent_span_is_remote: parent != SpanId::INVALID, links, ..request });
     for step in &trail.steps {
         let mut attributes =
