@@ -201,9 +201,8 @@ impl Recorder {
     }
 
     /// The last stop. A refusal is told and a whole answer counted now; a stream is counted once, when it is over.
-    #[must_use]
     pub fn record(&self, active: Active, answer: Answered, now: Instant) -> Outcome {
-        let Answered { status, mut headers, body, trail, late, code, length } = answer;
+        let Answered { status, mut headers, body, trail, late, code } = answer;
         headers.insert(trace::TRACEPARENT, trace::traceparent(&trail.trace));
         if let Some(code) = code {
             self.shared.events.tell(refusal(&trail, code, status, now));
@@ -212,7 +211,8 @@ impl Recorder {
         let body = match late {
             None => {
                 let usage = pending.trail.usage;
-                pending.end(Ending { bytes: length, usage, complete: true, first_chunk: None, streamed: false, at: now });
+                let bytes = body.size_hint().exact().unwrap_or(0);
+                pending.end(Ending { bytes, usage, complete: true, first_chunk: None, streamed: false, at: now });
                 body
             }
             Some(late) => Body::stream(Counted { inner: body, late, pending: Some(pending), bytes: 0, first_chunk: None, ended: false }),
@@ -270,8 +270,6 @@ pub struct Answered {
     pub late: Option<Late>,
     /// The static code, where this is a refusal.
     pub code: Option<&'static str>,
-    /// The length of a whole answer, in bytes.
-    pub length: u64,
 }
 
 /// An answer that was recorded, or will be when it ends.

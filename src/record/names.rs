@@ -190,3 +190,34 @@ pub fn provider(which: &Which) -> opentelemetry::StringValue {
 pub(super) const fn place(stop: Stop) -> usize {
     stop as usize
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authorize::Action;
+
+    #[test]
+    fn every_action_but_metadata_is_an_operation() {
+        for action in Action::ALL {
+            assert_eq!(operation(action.as_str()).is_none(), action == Action::Metadata, "{action:?}");
+        }
+    }
+
+    #[test]
+    fn a_stop_stands_where_the_list_has_it() {
+        assert!(Stop::ALL.iter().enumerate().all(|(at, stop)| place(*stop) == at));
+    }
+
+    #[test]
+    fn an_invented_method_is_no_label() {
+        assert_eq!(method(&Method::from_bytes(b"X-FILL-ME").unwrap()), "_OTHER");
+        assert_eq!(method(&Method::POST), "POST");
+    }
+
+    #[test]
+    fn buckets_rise() {
+        for buckets in [&HTTP_BUCKETS[..], &OPERATION_BUCKETS, &FIRST_CHUNK_BUCKETS, &TOKEN_BUCKETS] {
+            assert!(buckets.is_sorted_by(|a, b| a < b));
+        }
+    }
+}

@@ -64,7 +64,7 @@ pub(super) fn refused(code: &'static str, status: StatusCode) -> Ended {
 }
 
 fn answered(trail: Trail, body: Body, late: Option<Late>) -> Answered {
-    Answered { status: StatusCode::OK, headers: HeaderMap::new(), body, trail: Arc::new(trail), late, code: None, length: 2 }
+    Answered { status: StatusCode::OK, headers: HeaderMap::new(), body, trail: Arc::new(trail), late, code: None }
 }
 
 fn recorder(folder: &Path) -> Recorder {
@@ -152,6 +152,7 @@ async fn a_whole_answer_is_counted_as_it_leaves_and_carries_its_trace() {
     let answer = answered(trail(trace, None), Body::Whole(Bytes::from_static(b"{}")), None);
     let response = recorder.record(active, answer, Instant::now()).into_response();
     assert_eq!(response.headers()[trace::TRACEPARENT], trace::traceparent(&trace));
+    assert!(!trace.sampled, "without a collector nothing is exported");
     has(&recorder, &format!("{COUNT} 1"));
     has(&recorder, "http_server_active_requests 0");
     drop(response);
@@ -248,8 +249,11 @@ async fn spans_and_metrics_arrive(protocol: &str) {
     let (trace, active) = recorder.begin(&headers, false);
     let failed = trail(trace, Some(Stop::Infer));
     let (receipt, steps) = (failed.id, failed.steps.len());
-    let answer =
-        Answered { code: Some("infer.unavailable"), status: StatusCode::SERVICE_UNAVAILABLE, ..answered(failed, Body::Empty, None) };
+    let answer = Answered {
+        code: Some("infer.unavailable"),
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        ..answered(failed, Body::Whole("{}".into()), None)
+    };
     let _ = recorder.record(active, answer, Instant::now());
     recorder.finish(A_WHILE).await;
 
@@ -272,6 +276,7 @@ async fn spans_and_metrics_arrive(protocol: &str) {
     assert!(root.parent_span_id.is_empty());
     assert_eq!(root.links[0].span_id, [0x00, 0xf0, 0x67, 0xaa, 0x0b, 0xa9, 0x02, 0xb7], "the stranger's context is a link");
     assert_eq!(attribute(root, "error.type"), Some(Value::StringValue("infer.unavailable".into())));
+    assert_eq!(attribute(root, "http.response.body.size"), Some(Value::IntValue(2)));
     assert_eq!(attribute(root, "http.response.status_code"), Some(Value::IntValue(503)));
     assert_eq!(attribute(root, "portcullis.receipt.id"), Some(Value::StringValue(receipt.to_string())));
     let last = spans.last().unwrap();

@@ -41,7 +41,7 @@ impl Sample {
     /// From a ratio between 0 and 1; none for anything else.
     #[must_use]
     pub fn ratio(ratio: f64) -> Option<Self> {
-        (0.0..=1.0).contains(&ratio).then(|| Self((ratio * RANDOM_PART as f64) as u64))
+        (0.0..=1.0).contains(&ratio).then_some(Self((ratio * RANDOM_PART as f64) as u64))
     }
 
     /// Whether a trace is within the share. Every node with the same ratio decides alike.
