@@ -1,0 +1,431 @@
+//! The security log: one JSON object a line, appended whole or not at all.
+//!
+//! A request never waits for it. Events pass a bounded channel to a task, lines a bounded channel to a thread of their
+//! own, which alone touches the file; whatever finds either full is counted, and a `log.lost` line tells the count.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Map, Value};
+use tokio::sync::{mpsc, oneshot};
+
+use super::metrics::Metrics;
+use crate::clock::rfc3339;
+use crate::event::{Event, Reader};
+
+/// How many lines may wait for the sink before more are counted as lost.
+pub const MAX_WAITING_LINES: usize = 4_096;
+
+/// How many bytes one write takes at the most, a longer line aside.
+const MAX_BATCH: usize = 256 * 1_024;
+
+/// The longest line. An event that would make a longer one is cut to its fixed facts.
+pub const MAX_LINE: usize = 16 * 1_024;
+
+/// How long a pending `log.lost` line waits for the sink to have room again before it is tried anew.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Where the lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Standard error.
+    Stderr,
+    /// A file, made if it is not there, readable by its owner alone.
+    File(PathBuf),
+}
+
+impl Target {
+    /// Opens it for appending.
+    fn open(&self) -> io::Result<Box<dyn Write + Send>> {
+        Ok(match self {
+            Self::Stderr => Box::new(io::stderr()),
+            Self::File(path) => Box::new(open(path)?),
+        })
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+    // To open a pipe that nobody reads would wait for ever.
+    if path.metadata().is_ok_and(|found| found.file_type().is_fifo() || found.is_dir()) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a pipe nor a folder can hold the security log"));
+    }
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+enum Order {
+    Line(String),
+    Reopen,
+    Flush(oneshot::Sender<()>),
+}
+
+/// The end of the security log that takes lines. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct SecurityLog {
+    to: SyncSender<Order>,
+    metrics: Arc<Metrics>,
+}
+
+impl SecurityLog {
+    /// Opens `target` and starts the thread that writes to it.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or the thread not be started.
+    pub fn open(target: Target, metrics: Arc<Metrics>) -> io::Result<Self> {
+        let sink = target.open()?;
+        Self::write_to(sink, move || target.open(), metrics, MAX_WAITING_LINES)
+    }
+
+    fn write_to(
+        sink: Box<dyn Write + Send>,
+        again: impl Fn() -> io::Result<Box<dyn Write + Send>> + Send + 'static,
+        metrics: Arc<Metrics>,
+        capacity: usize,
+    ) -> io::Result<Self> {
+        let (to, from) = sync_channel(capacity);
+        let counted = metrics.clone();
+        let writer = std::thread::Builder::new().name("security-log".to_owned());
+        writer.spawn(move || write(&from, sink, &again, &counted))?;
+        Ok(Self { to, metrics })
+    }
+
+    /// Opens the file anew, as log rotation wants it; while that fails the old one stays in use.
+    pub fn reopen(&self) {
+        let _ = self.to.try_send(Order::Reopen);
+    }
+
+    /// Resolves once every line so far was handed to the system; at once where the queue is full.
+    /// The caller bounds the wait: a sink that is stuck does not answer.
+    async fn flush(&self) {
+        let (done, wait) = oneshot::channel();
+        if self.to.try_send(Order::Flush(done)).is_ok() {
+            let _ = wait.await;
+        }
+    }
+
+    /// Whether there was room for the line.
+    fn line(&self, line: String) -> bool {
+        match self.to.try_send(Order::Line(line)) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.metrics.lines_lost.inc();
+                false
+            }
+        }
+    }
+
+    /// Writes what `reader` gives until every sender is gone. Whoever asks through `asks` is answered once the channel
+    /// was found empty and every line was handed to the system.
+    pub async fn drain(self, mut reader: Reader, mut asks: mpsc::Receiver<oneshot::Sender<()>>) {
+        // What a `log.lost` line still has to tell: events that found their channel full, lines that found ours full.
+        let (mut events, mut lines) = (0, 0);
+        loop {
+            let pending = events + lines > 0;
+            let event = tokio::select! {
+                biased;
+                event = reader.next() => event,
+                Some(done) = asks.recv() => {
+                    self.flush().await;
+                    let _ = done.send(());
+                    continue;
+                }
+                () = tokio::time::sleep(RETRY), if pending => {
+                    if self.tell_lost(events, lines) { (events, lines) = (0, 0); }
+                    continue;
+                }
+            };
+            let Some(event) = event else { break };
+            self.metrics.event(event.name);
+            let lost = reader.take_lost();
+            self.metrics.events_lost.inc_by(lost);
+            events += lost;
+            if !self.line(line(&event)) {
+                lines += 1;
+            } else if events + lines > 0 && self.tell_lost(events, lines) {
+                (events, lines) = (0, 0);
+            }
+        }
+        if events + lines > 0 {
+            self.tell_lost(events, lines);
+        }
+    }
+
+    fn tell_lost(&self, events: u64, lines: u64) -> bool {
+        let mut object = Map::new();
+        object.insert("time".to_owned(), rfc3339(SystemTime::now()).into());
+        object.insert("event".to_owned(), "log.lost".into());
+        object.insert("events".to_owned(), events.into());
+        object.insert("lines".to_owned(), lines.into());
+        self.to.try_send(Order::Line(finish(object))).is_ok()
+    }
+}
+
+/// One event as one line, newline included. The encoder escapes every control character, so that no value can end a
+/// line or speak to a terminal; what is not ASCII is escaped too, for the separators some readers take for line ends.
+fn line(event: &Event) -> String {
+    let mut object = Map::new();
+    let mut put = |key: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            object.insert(key.to_owned(), value);
+        }
+    };
+    let text = |text: &Arc<str>| Value::from(&**text);
+    put("time", Some(rfc3339(event.time).into()));
+    put("event", Some(event.name.as_str().into()));
+    put("caller", event.caller.as_ref().map(text));
+    put("tenant", event.tenant.as_ref().filter(|tenant| !tenant.is_empty()).map(text));
+    put("model", event.model.as_ref().map(text));
+    put("code", event.code.map(Value::from));
+    put("rule", event.rule.as_ref().map(text));
+    put("receipt", event.receipt.map(|id| id.to_string().into()));
+    let fixed = object.clone();
+    for (key, value) in &event.more {
+        // The fixed facts stand: no further fact may take their name.
+        if !object.contains_key(*key) {
+            object.insert((*key).to_owned(), value.clone());
+        }
+    }
+    let whole = finish(object);
+    if whole.len() <= MAX_LINE {
+        return whole;
+    }
+    let mut cut = fixed;
+    for value in cut.values_mut() {
+        if let Value::String(text) = value {
+            let end = text.floor_char_boundary(MAX_LINE / 64);
+            text.truncate(end);
+        }
+    }
+    cut.insert("cut".to_owned(), true.into());
+    finish(cut)
+}
+
+fn finish(object: Map<String, Value>) -> String {
+    let text = Value::Object(object).to_string();
+    let mut out = String::with_capacity(text.len() + 1);
+    for c in text.chars() {
+        // Outside its strings JSON is ASCII, so whatever is not stands in one. DEL is the one control it lets pass.
+        if c.is_ascii() && c != '\u{7f}' {
+            out.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                out.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    out.push('\n');
+    out
+}
+
+fn write(
+    from: &Receiver<Order>,
+    mut sink: Box<dyn Write + Send>,
+    again: &dyn Fn() -> io::Result<Box<dyn Write + Send>>,
+    metrics: &Metrics,
+) {
+    let mut batch = String::new();
+    // A write that failed half-way left a piece of a line behind: the next one starts on a line of its own.
+    let mut torn = false;
+    while let Ok(first) = from.recv() {
+        let mut lines = 0;
+        let mut next = Some(first);
+        let mut order = None;
+        while let Some(one) = next.take() {
+            match one {
+                Order::Line(line) => {
+                    batch.push_str(&line);
+                    lines += 1;
+                }
+                other => order = Some(other),
+            }
+            if order.is_none() && batch.len() < MAX_BATCH {
+                next = from.try_recv().ok();
+            }
+        }
+        if lines > 0 {
+            if torn {
+                batch.insert(0, '\n');
+            }
+            torn = sink.write_all(batch.as_bytes()).and_then(|()| sink.flush()).is_err();
+            if torn {
+                metrics.lines_lost.inc_by(lines);
+            }
+            batch.clear();
+        }
+        match order {
+            Some(Order::Reopen) => {
+                if let Ok(new) = again() {
+                    (sink, torn) = (new, false);
+                }
+            }
+            Some(Order::Flush(done)) => _ = done.send(()),
+            Some(Order::Line(_)) | None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc as blocking;
+
+    use super::*;
+    use crate::event::{Name, channel};
+
+    fn event() -> Event {
+        Event::new(Name::RequestRefused, SystemTime::UNIX_EPOCH)
+    }
+
+    fn lines(path: &Path) -> Vec<Value> {
+        std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn whatever_a_stranger_writes_stays_on_one_line_and_is_ascii() {
+        for nasty in
+            ["a\nb", "\r\n{\"event\":\"model.loaded\"}", "\u{1b}[2J", "\u{2028}x\u{85}", "\u{7f}\0\u{9b}", "\"},{\"a\":\"", "\u{202e}😀"]
+        {
+            let mut event = event().with("detail", nasty);
+            event.caller = Some(nasty.into());
+            event.rule = Some(nasty.into());
+            let line = line(&event);
+            assert_eq!(line.matches('\n').count(), 1, "{line:?}");
+            assert!(line.bytes().all(|byte| byte == b'\n' || (b' '..=b'~').contains(&byte)), "{line:?}");
+            let back: Value = serde_json::from_str(&line).unwrap();
+            assert_eq!((&back["caller"], &back["detail"]), (&nasty.into(), &nasty.into()));
+            assert_eq!(back["event"], "request.refused");
+        }
+    }
+
+    #[test]
+    fn no_further_fact_takes_the_name_of_a_fixed_one() {
+        let back: Value = serde_json::from_str(&line(&event().with("event", "model.loaded").with("time", 1))).unwrap();
+        assert_eq!(back["event"], "request.refused");
+        assert_eq!(back["time"], "1970-01-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn a_line_at_its_limit_is_whole_and_one_past_it_is_cut() {
+        let empty = line(&event().with("detail", "")).len() - 1;
+        let at = line(&event().with("detail", "x".repeat(MAX_LINE - empty - 1)));
+        assert_eq!(at.len(), MAX_LINE);
+        assert!(!at.contains("\"cut\""));
+        let past = line(&event().with("detail", "x".repeat(MAX_LINE - empty)));
+        assert!(past.len() < MAX_LINE && past.contains("\"cut\":true"), "{past}");
+    }
+
+    #[tokio::test]
+    async fn events_become_lines_and_reopen_follows_the_rotation() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, aside) = (folder.path().join("security.log"), folder.path().join("security.log.1"));
+        let log = SecurityLog::open(Target::File(path.clone()), Arc::new(Metrics::default())).unwrap();
+        let write = async |code| {
+            let (events, reader) = channel(8);
+            events.tell(Event { code: Some(code), ..event() });
+            drop(events);
+            log.clone().drain(reader, mpsc::channel(1).1).await;
+            log.flush().await;
+        };
+        write("check.json").await;
+        std::fs::rename(&path, &aside).unwrap();
+        write("check.schema").await;
+        log.reopen();
+        write("check.depth").await;
+        let codes = |path| lines(path).iter().map(|line| line["code"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+        assert_eq!(codes(&aside), ["check.json", "check.schema"]);
+        assert_eq!(codes(&path), ["check.depth"]);
+    }
+
+    #[tokio::test]
+    async fn events_that_were_lost_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("security.log");
+        let metrics = Arc::new(Metrics::default());
+        let log = SecurityLog::open(Target::File(path.clone()), metrics.clone()).unwrap();
+        let (events, reader) = channel(2);
+        (0..5).for_each(|_| events.tell(event()));
+        drop(events);
+        log.clone().drain(reader, mpsc::channel(1).1).await;
+        log.flush().await;
+        let lines = lines(&path);
+        assert_eq!(lines.len(), 3);
+        let told = lines.iter().find(|line| line["event"] == "log.lost").unwrap();
+        assert_eq!((&told["events"], &told["lines"]), (&3.into(), &0.into()));
+        assert_eq!(metrics.events_lost.get(), 3);
+    }
+
+    /// A sink that tells when it was called and answers once it is let.
+    struct Stuck(blocking::Sender<()>, blocking::Receiver<()>);
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.send(());
+            let _ = self.1.recv();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dead_sink_blocks_nobody_and_its_losses_are_counted() {
+        let metrics = Arc::new(Metrics::default());
+        let (called, was_called) = blocking::channel();
+        let (release, released) = blocking::channel();
+        let again = || Err(io::Error::other("gone"));
+        let log = SecurityLog::write_to(Box::new(Stuck(called, released)), again, metrics.clone(), 2).unwrap();
+        assert!(log.line("first\n".to_owned()));
+        was_called.recv().unwrap();
+        // The writer is inside `write` now: two lines wait, the other eight are lost, and nothing here has waited.
+        let (events, reader) = channel(16);
+        (0..10).for_each(|_| events.tell(event()));
+        drop(events);
+        log.clone().drain(reader, mpsc::channel(1).1).await;
+        assert_eq!(metrics.lines_lost.get(), 8);
+        drop(release);
+    }
+
+    #[test]
+    fn a_full_disk_is_counted_and_the_next_line_stands_alone() {
+        struct Fails(usize, blocking::Sender<Vec<u8>>);
+        impl Write for Fails {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0 += 1;
+                match self.0 {
+                    1 => Ok(2),
+                    2 => Err(io::Error::from(io::ErrorKind::StorageFull)),
+                    _ => {
+                        let _ = self.1.send(bytes.to_vec());
+                        Ok(bytes.len())
+                    }
+                }
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let metrics = Metrics::default();
+        let (orders, from) = sync_channel(4);
+        let (written, out) = blocking::channel();
+        let (done, _) = oneshot::channel();
+        orders.send(Order::Line("one\n".to_owned())).unwrap();
+        orders.send(Order::Flush(done)).unwrap();
+        orders.send(Order::Line("two\n".to_owned())).unwrap();
+        drop(orders);
+        write(&from, Box::new(Fails(0, written)), &|| Err(io::Error::other("gone")), &metrics);
+        assert_eq!(out.recv().unwrap(), b"\ntwo\n");
+        assert_eq!(metrics.lines_lost.get(), 1);
+    }
+
+    #[test]
+    fn neither_a_folder_nor_a_missing_one_is_a_log() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(SecurityLog::open(Target::File(folder.path().into()), Arc::new(Metrics::default())).is_err());
+        assert!(SecurityLog::open(Target::File(folder.path().join("no/such.log")), Arc::new(Metrics::default())).is_err());
+    }
+}
