@@ -1,9 +1,16 @@
 //! What a request to a language model asks for, as far as the gateway decides on it, whatever its dialect.
 
+use serde_json::{Map, Value};
+
+use super::shape::Shape;
+
+/// The longest model name, in bytes; the longest names of public hubs have less than 200.
+pub const MODEL_MAX: usize = 256;
+
 /// The decided-on part of a chat, completion, responses, embeddings or messages request.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Asked {
-    /// The model's name, as the caller writes it.
+    /// The model's name, as the caller writes it: 1 to [`MODEL_MAX`] bytes, no control characters.
     pub model: String,
     /// Whether the answer is to be a stream.
     pub stream: bool,
@@ -11,10 +18,75 @@ pub struct Asked {
     pub include_usage: Option<bool>,
     /// The cap on the answer's tokens that was asked for (`max_tokens`, `max_completion_tokens`, `max_output_tokens`): the largest of them.
     pub max_tokens: Option<u64>,
-    /// How many answers (`n`, `best_of`): the larger of them, at least 1.
+    /// How many answers (`n`, `best_of`): the larger of them, times the number of prompts where a completion has several; at least 1.
     pub answers: u64,
     /// Whether log-probabilities are asked for, and of how many alternatives a token.
     pub logprobs: Option<u64>,
     /// How many entries `logit_bias` has.
     pub logit_bias: usize,
+}
+
+/// The members of a request's document; `null` counts as absent, as the dialects' own servers have it.
+#[derive(Clone, Copy)]
+pub(super) struct Fields<'v>(pub(super) &'v Map<String, Value>);
+
+impl<'v> Fields<'v> {
+    pub(super) fn of(document: &'v Value) -> Result<Self, Shape> {
+        document.as_object().map(Self).ok_or_else(|| Shape::new("", "type", "the body must be a JSON object"))
+    }
+
+    pub(super) fn find(self, key: &str) -> Option<&'v Value> {
+        self.0.get(key).filter(|value| !value.is_null())
+    }
+
+    pub(super) fn model(self) -> Result<String, Shape> {
+        let model = self.find("model").ok_or_else(|| Shape::new("/model", "required", "a model must be named"))?;
+        let model = model.as_str().ok_or_else(|| Shape::new("/model", "type", "must be a string"))?;
+        if model.is_empty() || model.len() > MODEL_MAX || model.chars().any(char::is_control) {
+            return Err(Shape::new("/model", "range", "must be 1 to 256 bytes without control characters"));
+        }
+        Ok(model.to_owned())
+    }
+
+    pub(super) fn bool(self, key: &str) -> Result<Option<bool>, Shape> {
+        self.find(key).map(|value| value.as_bool().ok_or_else(|| Shape::at_member(key, "type", "must be a boolean"))).transpose()
+    }
+
+    pub(super) fn count(self, key: &str) -> Result<Option<u64>, Shape> {
+        self.find(key)
+            .map(|value| value.as_u64().ok_or_else(|| Shape::at_member(key, "type", "must be a non-negative integer")))
+            .transpose()
+    }
+
+    pub(super) fn positive(self, key: &str) -> Result<Option<u64>, Shape> {
+        match self.count(key)? {
+            Some(0) => Err(Shape::at_member(key, "range", "must be at least 1")),
+            count => Ok(count),
+        }
+    }
+
+    pub(super) fn object(self, key: &str) -> Result<Option<&'v Map<String, Value>>, Shape> {
+        self.find(key).map(|value| value.as_object().ok_or_else(|| Shape::at_member(key, "type", "must be an object"))).transpose()
+    }
+
+    /// A list of objects, at least one.
+    pub(super) fn messages(self) -> Result<(), Shape> {
+        let messages = self.find("messages").ok_or_else(|| Shape::new("/messages", "required", "messages must be given"))?;
+        let messages = messages.as_array().ok_or_else(|| Shape::new("/messages", "type", "must be an array"))?;
+        if messages.is_empty() {
+            return Err(Shape::new("/messages", "range", "must have at least one message"));
+        }
+        match messages.iter().position(|message| !message.get("role").is_some_and(Value::is_string)) {
+            Some(at) => Err(Shape::new(format!("/messages/{at}/role"), "required", "every message must be an object with a role")),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses the first member that is not in the list.
+    pub(super) fn only(self, known: &[&str]) -> Result<(), Shape> {
+        match self.0.keys().find(|key| !known.contains(&key.as_str())) {
+            Some(key) => Err(Shape::at_member(key, "unknown", "the field is not known")),
+            None => Ok(()),
+        }
+    }
 }

@@ -3,10 +3,16 @@
 //!
 //! Nothing here decides anything about a caller. What cannot be read is an error with a static reason.
 
+pub mod anthropic;
 pub mod asked;
 pub mod body;
+pub mod json;
 pub mod oip;
+pub mod openai;
+pub mod shape;
+pub mod sse;
 pub mod tensor;
 
 pub use asked::Asked;
 pub use body::Body;
+pub use shape::Shape;

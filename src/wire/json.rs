@@ -1,0 +1,443 @@
+//! The one strict parse of JSON (RFC 8259, narrowed as I-JSON, RFC 7493, is), and edits of a checked buffer that leave every other byte as it was.
+//!
+//! Two parsers that read one body differently are a way past a check. So what readers are known to disagree about is
+//! refused here: duplicate keys, lone surrogates, invalid UTF-8, numbers past binary64, bytes after the document.
+
+use std::cell::Cell;
+use std::fmt;
+
+use bytes::{Bytes, BytesMut};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::map::Entry;
+use serde_json::{Map, Number, Value};
+
+/// How deep a document may nest, unless a limit says otherwise. Requests of today's clients nest less than ten deep, JSON Schemas of tools less than thirty.
+pub const DEPTH: usize = 64;
+
+/// The deepest limit that can be asked for: serde_json itself refuses at 128.
+pub const DEPTH_MAX: usize = 120;
+
+/// The longest number, in bytes. The longest that a binary64 prints as is 24; an honest 64-bit integer has 20. Long
+/// literals cost readers behind us quadratic time (CPython refuses 4300 digits for that reason).
+pub const NUMBER: usize = 128;
+
+/// Bytes of a body that must stand behind each value in it, on average: a value takes 72 to 80 bytes in memory, so that a parse takes about ten times the cap.
+const BYTES_PER_VALUE: usize = 7;
+
+/// As many values as any body may have, whatever its cap.
+const VALUES_MIN: usize = 16 * 1024;
+
+/// The cap on bodies that the default limits are made for.
+const BODY: usize = 1024 * 1024;
+
+/// What one parse may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How deep arrays and objects may nest, at most [`DEPTH_MAX`]; a scalar has depth 0, `[]` has depth 1.
+    pub depth: usize,
+    /// How many values may stand in the document. A container that is not empty counts for as many more as its first allocation holds.
+    pub values: usize,
+    /// The longest number literal, in bytes.
+    pub number: usize,
+}
+
+impl Limits {
+    /// For bodies of at most so many bytes: memory for values stays within about ten times the cap.
+    #[must_use]
+    pub fn for_body(cap: usize) -> Self {
+        Self { depth: DEPTH, values: (cap / BYTES_PER_VALUE).max(VALUES_MIN), number: NUMBER }
+    }
+}
+
+impl Default for Limits {
+    /// For bodies of at most 1 MiB.
+    fn default() -> Self {
+        Self::for_body(BODY)
+    }
+}
+
+/// Why bytes are no JSON that the gateway reads: the caller's fault (`check.json`, 400), unless an upstream sent them (`infer.protocol`, 502).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// There is nothing.
+    Empty,
+    /// The syntax is broken, a string is not UTF-8, has a lone surrogate or a raw control character.
+    Syntax(usize),
+    /// The document ends in the middle.
+    Truncated(usize),
+    /// Bytes follow the document.
+    Trailing(usize),
+    /// A key stands twice in one object.
+    DuplicateKey(usize),
+    /// It nests too deep.
+    TooDeep(usize),
+    /// It has too many values.
+    TooManyValues(usize),
+    /// A number is not a finite binary64.
+    NumberRange(usize),
+    /// A number's literal is too long.
+    NumberLength(usize),
+}
+
+impl Error {
+    /// What is wrong, in words that hold nothing of the document.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Empty => "the body is empty",
+            Self::Syntax(_) => "the body is not valid JSON in UTF-8",
+            Self::Truncated(_) => "the JSON ends in the middle",
+            Self::Trailing(_) => "bytes follow the JSON document",
+            Self::DuplicateKey(_) => "a key stands twice in one object",
+            Self::TooDeep(_) => "the JSON nests too deep",
+            Self::TooManyValues(_) => "the JSON has too many values",
+            Self::NumberRange(_) => "a number is out of range",
+            Self::NumberLength(_) => "a number has too many digits",
+        }
+    }
+
+    /// About where it was noticed, in bytes from the start (at or just past the offender).
+    #[must_use]
+    pub const fn offset(self) -> Option<usize> {
+        match self {
+            Self::Empty => None,
+            Self::Syntax(at)
+            | Self::Truncated(at)
+            | Self::Trailing(at)
+            | Self::DuplicateKey(at)
+            | Self::TooDeep(at)
+            | Self::TooManyValues(at)
+            | Self::NumberRange(at)
+            | Self::NumberLength(at) => Some(at),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.offset() {
+            Some(at) => write!(f, "{} (at byte {at})", self.text()),
+            None => f.write_str(self.text()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Parses one whole document within limits. The caller bounds its bytes.
+///
+/// # Errors
+/// See [`Error`]; nothing of the document is in it.
+pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Value, Error> {
+    if bytes.iter().all(|byte| is_space(*byte)) {
+        return Err(Error::Empty);
+    }
+    if let Some(at) = long_number(bytes, limits.number) {
+        return Err(Error::NumberLength(at));
+    }
+    let state = State { left: Cell::new(limits.values), fault: Cell::new(None) };
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let seed = Seed { state: &state, depth: limits.depth.min(DEPTH_MAX) };
+    let parsed = seed.deserialize(&mut reader).map_err(|error| {
+        let at = offset(bytes, &error);
+        match state.fault.get() {
+            Some(Fault::DuplicateKey) => Error::DuplicateKey(at),
+            Some(Fault::TooDeep) => Error::TooDeep(at),
+            Some(Fault::TooManyValues) => Error::TooManyValues(at),
+            Some(Fault::NumberRange) => Error::NumberRange(at),
+            None if error.is_eof() => Error::Truncated(at),
+            // The library tells these apart only by their words; a test holds them.
+            None if error.to_string().starts_with("number out of range") => Error::NumberRange(at),
+            None => Error::Syntax(at),
+        }
+    })?;
+    reader.end().map_err(|error| Error::Trailing(offset(bytes, &error)))?;
+    Ok(parsed)
+}
+
+#[derive(Clone, Copy)]
+enum Fault {
+    DuplicateKey,
+    TooDeep,
+    TooManyValues,
+    NumberRange,
+}
+
+struct State {
+    left: Cell<usize>,
+    fault: Cell<Option<Fault>>,
+}
+
+impl State {
+    fn fail<E: serde::de::Error>(&self, fault: Fault) -> E {
+        self.fault.set(Some(fault));
+        E::custom("refused")
+    }
+
+    fn spend<E: serde::de::Error>(&self, values: usize) -> Result<(), E> {
+        match self.left.get().checked_sub(values) {
+            Some(left) => {
+                self.left.set(left);
+                Ok(())
+            }
+            None => Err(self.fail(Fault::TooManyValues)),
+        }
+    }
+}
+
+/// What the first allocation of an array and of an object costs, in values: `Vec` starts with four elements, an object
+/// with four entries of a value, a key and a hash, and a table.
+const ARRAY_COST: usize = 3;
+const OBJECT_COST: usize = 7;
+
+#[derive(Clone, Copy)]
+struct Seed<'s> {
+    state: &'s State,
+    depth: usize,
+}
+
+impl Seed<'_> {
+    fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
+        match self.depth.checked_sub(1) {
+            Some(depth) => Ok(Self { depth, ..self }),
+            None => Err(self.state.fail(Fault::TooDeep)),
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Seed<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Seed<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Value, E> {
+        self.state.spend(1).map(|()| Value::Null)
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Value, E> {
+        self.state.spend(1).map(|()| Value::Bool(value))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
+        self.state.spend(1).map(|()| Value::Number(value.into()))
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Value, E> {
+        self.state.spend(1).map(|()| Value::Number(value.into()))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        self.state.spend(1)?;
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| self.state.fail(Fault::NumberRange))
+    }
+
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value, E> {
+        self.state.spend(1).map(|()| Value::String(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        self.state.spend(1)?;
+        let inner = self.deeper()?;
+        let mut values = Vec::new();
+        while let Some(value) = access.next_element_seed(inner)? {
+            if values.is_empty() {
+                self.state.spend(ARRAY_COST)?;
+            }
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        self.state.spend(1)?;
+        let inner = self.deeper()?;
+        let mut members = Map::new();
+        while let Some(key) = access.next_key::<String>()? {
+            if members.is_empty() {
+                self.state.spend(OBJECT_COST)?;
+            }
+            match members.entry(key) {
+                Entry::Vacant(slot) => slot.insert(access.next_value_seed(inner)?),
+                Entry::Occupied(_) => return Err(self.state.fail(Fault::DuplicateKey)),
+            };
+        }
+        Ok(Value::Object(members))
+    }
+}
+
+/// The first number literal longer than `most`. Numbers are runs of few characters, so one byte in `most` is looked at, and only
+/// where a run is too long is the document read from its start to see whether it stands in a string.
+fn long_number(bytes: &[u8], most: usize) -> Option<usize> {
+    let digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+    let run = bytes.iter().enumerate().skip(most).step_by(most.max(1)).find(|(at, byte)| {
+        digit(byte) && {
+            let before = bytes[..*at].iter().rev().take(most).take_while(|byte| digit(byte)).count();
+            let after = bytes[*at..].iter().take(most + 1).take_while(|byte| digit(byte)).count();
+            before + after > most
+        }
+    });
+    run?;
+    let (mut at, mut start) = (0, None);
+    while let Some(byte) = bytes.get(at) {
+        if *byte == b'"' {
+            start = None;
+            at += 1;
+            while let Some(byte) = bytes.get(at).filter(|byte| **byte != b'"') {
+                at += if *byte == b'\\' { 2 } else { 1 };
+            }
+        } else if digit(byte) {
+            let first = *start.get_or_insert(at);
+            if at - first >= most {
+                return Some(first);
+            }
+        } else {
+            start = None;
+        }
+        at += 1;
+    }
+    None
+}
+
+const fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\n' | b'\r' | b'\t')
+}
+
+/// serde_json counts lines from 1 and bytes of the line from 1.
+fn offset(bytes: &[u8], error: &serde_json::Error) -> usize {
+    let line = match error.line() {
+        0 | 1 => 0,
+        line => bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(line - 2).map_or(0, |(at, _)| at + 1),
+    };
+    (line + error.column().saturating_sub(1)).min(bytes.len())
+}
+
+/// One edit of a top-level member. The text is JSON.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Edit {
+    /// Sets the member; it is added at the end where it is missing.
+    Set(String),
+    /// Sets the member where it stands; a missing one stays missing.
+    Replace(String),
+    /// Sets a member of the member, which is made an object where it is missing or null.
+    SetIn(&'static str, String),
+}
+
+impl Edit {
+    /// [`Edit::Set`] to a string.
+    #[must_use]
+    pub fn set_text(text: &str) -> Self {
+        Self::Set(Value::from(text).to_string())
+    }
+
+    /// [`Edit::Replace`] by a string.
+    #[must_use]
+    pub fn replace_text(text: &str) -> Self {
+        Self::Replace(Value::from(text).to_string())
+    }
+}
+
+/// Edits members of a top-level object in a buffer that [`parse`] has accepted, and leaves every other byte as it was.
+/// `None` where the buffer is no such object (or, for [`Edit::SetIn`], the member is neither object nor null). Without a change it is the same buffer.
+///
+/// The spans come from serde_json's own reader; its `raw_value` feature is not used, because it gives a magic key a meaning in every other parse of the program.
+#[must_use]
+pub fn edit(bytes: &Bytes, edits: &[(&str, Edit)]) -> Option<Bytes> {
+    let members = members(bytes)?;
+    let mut changes: Vec<(usize, usize, String)> = Vec::with_capacity(edits.len());
+    let mut added = String::new();
+    let mut add = |key: &str, text: &str| {
+        if !members.list.is_empty() || !added.is_empty() {
+            added.push(',');
+        }
+        added.push_str(&Value::from(key).to_string());
+        added.push(':');
+        added.push_str(text);
+    };
+    for (key, change) in edits {
+        let found = members.list.iter().find(|member| member.key == *key);
+        match (change, found) {
+            (Edit::Set(text) | Edit::Replace(text), Some(member)) => changes.push((member.start, member.end, text.clone())),
+            (Edit::Set(text), None) => add(key, text),
+            (Edit::Replace(_), None) => {}
+            (Edit::SetIn(inner, text), Some(member)) if &bytes[member.start..member.end] == b"null" => {
+                changes.push((member.start, member.end, format!("{{{}:{text}}}", Value::from(*inner))));
+            }
+            (Edit::SetIn(inner, text), Some(member)) => {
+                let part = edit(&bytes.slice(member.start..member.end), &[(*inner, Edit::Set(text.clone()))])?;
+                changes.push((member.start, member.end, String::from_utf8(part.to_vec()).ok()?));
+            }
+            (Edit::SetIn(inner, text), None) => add(key, &format!("{{{}:{text}}}", Value::from(*inner))),
+        }
+    }
+    if !added.is_empty() {
+        changes.push((members.insert_at, members.insert_at, added));
+    }
+    if changes.is_empty() {
+        return Some(bytes.clone());
+    }
+    changes.sort_by_key(|change| change.0);
+    let mut out = BytesMut::with_capacity(bytes.len() + changes.iter().map(|change| change.2.len()).sum::<usize>());
+    let mut from = 0;
+    for (start, end, text) in &changes {
+        out.extend_from_slice(bytes.get(from..*start)?);
+        out.extend_from_slice(text.as_bytes());
+        from = *end;
+    }
+    out.extend_from_slice(&bytes[from..]);
+    Some(out.freeze())
+}
+
+struct Member {
+    key: String,
+    start: usize,
+    end: usize,
+}
+
+struct Members {
+    list: Vec<Member>,
+    /// Just behind the last value, or behind the opening brace.
+    insert_at: usize,
+}
+
+fn members(bytes: &[u8]) -> Option<Members> {
+    let mut at = token(bytes, 0, b'{')?;
+    let mut list = Vec::new();
+    let mut insert_at = at;
+    if token(bytes, at, b'}').is_some() {
+        return Some(Members { list, insert_at });
+    }
+    loop {
+        let mut keys = serde_json::Deserializer::from_slice(&bytes[at..]).into_iter::<String>();
+        let key = keys.next()?.ok()?;
+        at = token(bytes, at + keys.byte_offset(), b':')?;
+        let start = at + bytes[at..].iter().position(|byte| !is_space(*byte))?;
+        let mut values = serde_json::Deserializer::from_slice(&bytes[start..]).into_iter::<IgnoredAny>();
+        values.next()?.ok()?;
+        at = start + values.byte_offset();
+        list.push(Member { key, start, end: at });
+        insert_at = at;
+        match token(bytes, at, b',') {
+            Some(next) => at = next,
+            None => return token(bytes, at, b'}').map(|_| Members { list, insert_at }),
+        }
+    }
+}
+
+/// Behind the token, where it stands next.
+fn token(bytes: &[u8], at: usize, wanted: u8) -> Option<usize> {
+    let next = at + bytes.get(at..)?.iter().position(|byte| !is_space(*byte))?;
+    (bytes[next] == wanted).then_some(next + 1)
+}
+
+#[cfg(test)]
+mod tests;

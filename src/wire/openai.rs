@@ -1,0 +1,299 @@
+//! The OpenAI dialect: what a request asks for, what an answer used, and what the gateway changes in answers.
+//!
+//! What the gateway does not decide on passes as it is, unless the policy says `strict`.
+
+use bytes::Bytes;
+use serde_json::{Number, Value, json};
+
+use super::asked::{Asked, Fields};
+use super::shape::Shape;
+use crate::trail::Usage;
+
+/// Which of the dialect's endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// `POST /v1/chat/completions`
+    Chat,
+    /// `POST /v1/completions`
+    Completions,
+    /// `POST /v1/responses`
+    Responses,
+    /// `POST /v1/embeddings`
+    Embeddings,
+}
+
+/// Reads what a request asks for, and passes unknown fields.
+///
+/// # Errors
+/// The first member that does not hold to its shape.
+pub fn asked(kind: Kind, document: &Value) -> Result<Asked, Shape> {
+    let fields = Fields::of(document)?;
+    let mut asked = Asked { model: fields.model()?, answers: 1, ..Asked::default() };
+    match kind {
+        Kind::Chat => {
+            fields.messages()?;
+            asked.answers = fields.positive("n")?.unwrap_or(1);
+            asked.max_tokens = fields.positive("max_tokens")?.max(fields.positive("max_completion_tokens")?);
+            let alternatives = fields.count("top_logprobs")?;
+            // Some servers answer `top_logprobs` without `logprobs`: what may be answered is what is asked for.
+            let chosen = fields.bool("logprobs")?.unwrap_or(false) || alternatives.unwrap_or(0) > 0;
+            asked.logprobs = chosen.then(|| alternatives.unwrap_or(0)).max(fields.count("prompt_logprobs")?);
+        }
+        Kind::Completions => {
+            let prompts = prompts(fields)?;
+            asked.answers = fields.positive("n")?.max(fields.positive("best_of")?).unwrap_or(1).saturating_mul(prompts);
+            asked.max_tokens = fields.count("max_tokens")?;
+            asked.logprobs = fields.count("logprobs")?.max(fields.count("prompt_logprobs")?);
+        }
+        Kind::Responses => {
+            responses_input(fields)?;
+            asked.max_tokens = fields.positive("max_output_tokens")?;
+            let alternatives = fields.count("top_logprobs")?;
+            let chosen = includes_logprobs(fields)? || alternatives.unwrap_or(0) > 0;
+            asked.logprobs = chosen.then(|| alternatives.unwrap_or(0));
+        }
+        Kind::Embeddings => embeddings_input(fields)?,
+    }
+    if kind != Kind::Embeddings {
+        asked.stream = fields.bool("stream")?.unwrap_or(false);
+    }
+    if matches!(kind, Kind::Chat | Kind::Completions) {
+        asked.logit_bias = fields.object("logit_bias")?.map_or(0, serde_json::Map::len);
+        if let Some(options) = fields.object("stream_options")? {
+            asked.include_usage = Fields(options).bool("include_usage").map_err(|shape| shape.under("/stream_options"))?;
+        }
+    }
+    Ok(asked)
+}
+
+/// [`asked`], and no member may be unknown to today's API.
+///
+/// # Errors
+/// The first member that does not hold to its shape or is unknown.
+pub fn asked_strictly(kind: Kind, document: &Value) -> Result<Asked, Shape> {
+    Fields::of(document)?.only(known(kind))?;
+    asked(kind, document)
+}
+
+/// One string or list of tokens is one prompt; a list of either is as many.
+fn prompts(fields: Fields) -> Result<u64, Shape> {
+    let Some(prompt) = fields.find("prompt") else { return Ok(1) };
+    match prompt {
+        Value::String(_) => Ok(1),
+        Value::Array(list) if list.iter().all(Value::is_u64) => Ok(1),
+        Value::Array(list) if list.iter().all(Value::is_string) || list.iter().all(tokens) => Ok(list.len() as u64),
+        _ => Err(Shape::new("/prompt", "type", "must be a string, strings, tokens or lists of tokens")),
+    }
+}
+
+fn tokens(value: &Value) -> bool {
+    value.as_array().is_some_and(|list| list.iter().all(Value::is_u64))
+}
+
+fn embeddings_input(fields: Fields) -> Result<(), Shape> {
+    match fields.find("input") {
+        None => Err(Shape::new("/input", "required", "an input must be given")),
+        Some(Value::String(_)) => Ok(()),
+        Some(Value::Array(list)) if list.is_empty() => Err(Shape::new("/input", "range", "must not be empty")),
+        Some(Value::Array(list)) if list.iter().all(Value::is_string) || list.iter().all(Value::is_u64) || list.iter().all(tokens) => {
+            Ok(())
+        }
+        Some(_) => Err(Shape::new("/input", "type", "must be a string, strings, tokens or lists of tokens")),
+    }
+}
+
+/// An input may be missing where a stored prompt is named.
+fn responses_input(fields: Fields) -> Result<(), Shape> {
+    match fields.find("input") {
+        None if fields.find("prompt").is_some() => Ok(()),
+        None => Err(Shape::new("/input", "required", "an input must be given")),
+        Some(Value::String(_)) => Ok(()),
+        Some(Value::Array(list)) => match list.iter().position(|item| !item.is_object()) {
+            Some(at) => Err(Shape::new(format!("/input/{at}"), "type", "must be an object")),
+            None if list.is_empty() => Err(Shape::new("/input", "range", "must not be empty")),
+            None => Ok(()),
+        },
+        Some(_) => Err(Shape::new("/input", "type", "must be a string or an array")),
+    }
+}
+
+fn includes_logprobs(fields: Fields) -> Result<bool, Shape> {
+    let Some(include) = fields.find("include") else { return Ok(false) };
+    let list = include.as_array().filter(|list| list.iter().all(Value::is_string));
+    let list = list.ok_or_else(|| Shape::new("/include", "type", "must be an array of strings"))?;
+    Ok(list.iter().any(|item| item == "message.output_text.logprobs"))
+}
+
+/// What an answer, a chunk of a stream or an event of one says it used. Counts are for the whole answer, so where several come, each count's largest holds.
+/// `response.completed` and its like carry the answer, and so its usage, in `response`.
+#[must_use]
+pub fn usage(document: &Value) -> Option<Usage> {
+    let usage = document.get("usage").filter(|usage| usage.is_object()).or_else(|| document.get("response")?.get("usage"))?;
+    let count = |names: [&str; 2]| names.iter().find_map(|name| usage.get(name)?.as_u64());
+    let input = count(["prompt_tokens", "input_tokens"]);
+    let output = count(["completion_tokens", "output_tokens"]);
+    (input.is_some() || output.is_some()).then(|| Usage { input: input.unwrap_or(0), output: output.unwrap_or(0) })
+}
+
+/// Whether a chunk is the one that `stream_options.include_usage` adds: no choices, and usage. It is taken out where the gateway asked and the caller did not.
+#[must_use]
+pub fn is_usage_only(chunk: &Value) -> bool {
+    chunk.get("usage").is_some_and(Value::is_object) && chunk.get("choices").and_then(Value::as_array).is_some_and(Vec::is_empty)
+}
+
+/// One line of `GET /v1/models`.
+#[derive(Clone, Copy, Debug)]
+pub struct Listed<'a> {
+    /// What callers write.
+    pub id: &'a str,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// Who is told as its owner.
+    pub owned_by: &'a str,
+}
+
+impl Listed<'_> {
+    fn to_value(self) -> Value {
+        json!({ "id": self.id, "object": "model", "created": self.created, "owned_by": self.owned_by })
+    }
+}
+
+/// The body of `GET /v1/models`.
+pub fn models<'a>(listed: impl IntoIterator<Item = Listed<'a>>) -> Bytes {
+    let data: Vec<Value> = listed.into_iter().map(Listed::to_value).collect();
+    Bytes::from(json!({ "object": "list", "data": data }).to_string())
+}
+
+/// The body of `GET /v1/models/{id}`.
+#[must_use]
+pub fn model(listed: Listed) -> Bytes {
+    Bytes::from(listed.to_value().to_string())
+}
+
+/// Rounds every log-probability in an answer or a chunk to so many decimals (at most 15); says whether anything changed.
+/// It knows them by the names of their members, wherever they stand: a new place for them in the dialect is then rounded too.
+pub fn round_logprobs(document: &mut Value, decimals: u8) -> bool {
+    round(document, 10_f64.powi(i32::from(decimals.min(15))), false)
+}
+
+/// The members that hold log-probabilities; the parse bounded how deep this goes.
+const LOGPROBS: [&str; 5] = ["logprobs", "logprob", "top_logprobs", "token_logprobs", "prompt_logprobs"];
+
+fn round(value: &mut Value, scale: f64, inside: bool) -> bool {
+    match value {
+        Value::Number(number) if inside && number.is_f64() => {
+            let rounded = number.as_f64().map(|exact| (exact * scale).round() / scale);
+            // What is too large to scale has no decimals to lose.
+            match rounded.and_then(Number::from_f64).filter(|rounded| rounded != number) {
+                Some(rounded) => {
+                    *number = rounded;
+                    true
+                }
+                None => false,
+            }
+        }
+        Value::Array(list) => list.iter_mut().fold(false, |changed, item| round(item, scale, inside) | changed),
+        Value::Object(members) => members
+            .iter_mut()
+            .fold(false, |changed, (key, member)| round(member, scale, inside || LOGPROBS.contains(&key.as_str())) | changed),
+        _ => false,
+    }
+}
+
+/// The members of today's requests, of the dialect's owner; what single servers add is unknown here.
+const fn known(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Chat => &[
+            "audio",
+            "frequency_penalty",
+            "function_call",
+            "functions",
+            "logit_bias",
+            "logprobs",
+            "max_completion_tokens",
+            "max_tokens",
+            "messages",
+            "metadata",
+            "modalities",
+            "model",
+            "n",
+            "parallel_tool_calls",
+            "prediction",
+            "presence_penalty",
+            "prompt_cache_key",
+            "prompt_cache_retention",
+            "reasoning_effort",
+            "response_format",
+            "safety_identifier",
+            "seed",
+            "service_tier",
+            "stop",
+            "store",
+            "stream",
+            "stream_options",
+            "temperature",
+            "tool_choice",
+            "tools",
+            "top_logprobs",
+            "top_p",
+            "user",
+            "verbosity",
+            "web_search_options",
+        ],
+        Kind::Completions => &[
+            "best_of",
+            "echo",
+            "frequency_penalty",
+            "logit_bias",
+            "logprobs",
+            "max_tokens",
+            "model",
+            "n",
+            "presence_penalty",
+            "prompt",
+            "seed",
+            "stop",
+            "stream",
+            "stream_options",
+            "suffix",
+            "temperature",
+            "top_p",
+            "user",
+        ],
+        Kind::Responses => &[
+            "background",
+            "context_management",
+            "conversation",
+            "include",
+            "input",
+            "instructions",
+            "max_output_tokens",
+            "max_tool_calls",
+            "metadata",
+            "model",
+            "parallel_tool_calls",
+            "previous_response_id",
+            "prompt",
+            "prompt_cache_key",
+            "prompt_cache_retention",
+            "reasoning",
+            "safety_identifier",
+            "service_tier",
+            "store",
+            "stream",
+            "stream_options",
+            "temperature",
+            "text",
+            "tool_choice",
+            "tools",
+            "top_logprobs",
+            "top_p",
+            "truncation",
+            "user",
+        ],
+        Kind::Embeddings => &["dimensions", "encoding_format", "input", "model", "user"],
+    }
+}
+
+#[cfg(test)]
+mod tests;
