@@ -4,6 +4,7 @@
 //! (no look-around, no back-references), references reach no further than the folder of the schema, and only the first
 //! broken rule is looked for.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use jsonschema::{PatternOptions, Retrieve, Uri, Validator};
 use serde_json::Value;
 
-use super::Place;
 use crate::mistake::Mistake;
 
 /// The longest schema that is read, references included, in bytes.
@@ -62,6 +62,41 @@ impl Schema {
     /// The place in `value` and the keyword of the first rule that it breaks.
     pub fn validate(&self, value: &Value) -> Result<(), Place> {
         self.validator.validate(value).map_err(|error| Place::new(error.instance_path().as_str(), error.keyword()))
+    }
+}
+
+/// Where a document breaks a schema, and which of its keywords. Never a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pointer: String,
+    rule: String,
+}
+
+/// The longest pointer that is told, in bytes: keys are the caller's own words.
+const MOST_POINTER: usize = 200;
+
+impl Place {
+    fn new(pointer: &str, rule: &str) -> Self {
+        let pointer = &pointer[..pointer.floor_char_boundary(MOST_POINTER)];
+        Self { pointer: pointer.to_owned(), rule: rule.to_owned() }
+    }
+
+    /// The place in the document, as a JSON Pointer (RFC 6901) of at most 200 bytes; empty for the whole of it.
+    #[must_use]
+    pub fn pointer(&self) -> &str {
+        &self.pointer
+    }
+
+    /// The keyword of the schema.
+    #[must_use]
+    pub fn rule(&self) -> &str {
+        &self.rule
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.pointer, self.rule)
     }
 }
 

@@ -1,14 +1,11 @@
-//! What is held against requests as text: their media type, their unknown fields, the tokens they ask for.
+//! What is held against requests as text: their media type, their coding, the tokens they ask for, their unknown members.
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 use serde_json::{Map, Value};
 
-use super::{Error, Place};
-use crate::authorize::Route;
-
-/// How many bytes of the body are JSON, in the binary tensor extension.
-const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+use super::Error;
+use crate::wire::{Shape, oip};
 
 /// What a route takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,11 +57,11 @@ fn utf_8(parameters: &str) -> bool {
 
 /// How many of the body's `length` bytes are JSON, where the binary tensor extension is used.
 pub(super) fn header_length(headers: &HeaderMap, length: usize) -> Result<Option<usize>, Error> {
-    let mut values = headers.get_all(HEADER_LENGTH).iter();
+    let mut values = headers.get_all("inference-header-content-length").iter();
     let (first, second) = (values.next(), values.next());
     let Some(value) = first else { return Ok(None) };
-    let digits = value.to_str().ok().filter(|text| second.is_none() && !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
-    digits.and_then(|text| text.parse().ok()).filter(|json| *json <= length).map(Some).ok_or(Error::CallerSentHeaderLength)
+    let json = if second.is_none() { oip::header_length(value) } else { None };
+    json.filter(|json| *json <= length).map(Some).ok_or(Error::CallerSentHeaderLength)
 }
 
 /// Refuses a request that asks for more tokens an answer than the cap.
@@ -72,70 +69,24 @@ pub(super) fn max_tokens(asked: Option<u64>, cap: Option<u64>) -> Result<(), Err
     if asked.zip(cap).is_some_and(|(asked, cap)| asked > cap) { Err(Error::CallerAskedForTooManyTokens) } else { Ok(()) }
 }
 
-/// Refuses fields that the protocol of the route does not know. It looks at the request itself, and at tensors; not into
-/// messages and tools, for which a schema is the place.
-pub(super) fn known_fields(route: &Route, value: &Value) -> Result<(), Place> {
-    let known: &[&[&str]] = match route {
-        Route::ChatCompletions => &[SAMPLING, CHAT],
-        Route::Completions => &[SAMPLING, COMPLETION],
-        Route::Responses => &[RESPONSES],
-        Route::Embeddings => &[EMBEDDINGS],
-        Route::Messages => &[MESSAGES],
-        Route::Oip { .. } => &[TENSORS],
-        // What a declared path takes is known to its schema alone; lists and receipts take nothing; gRPC has its message.
-        Route::Raw { .. } | Route::Grpc(_) | Route::Models | Route::Receipt { .. } => return Ok(()),
-    };
-    let Value::Object(fields) = value else { return Ok(()) };
-    only("", fields, known)?;
-    if matches!(route, Route::Oip { .. }) {
-        for (list, known) in [("inputs", &[TENSOR][..]), ("outputs", &[OUTPUT][..])] {
-            for (index, member) in fields.get(list).and_then(Value::as_array).into_iter().flatten().enumerate() {
-                if let Value::Object(fields) = member {
-                    only(&format!("/{list}/{index}"), fields, known)?;
-                }
+/// Refuses members that the Open Inference Protocol does not know, of the request, its inputs and its outputs.
+pub(super) fn only_known_members(document: &Value) -> Result<(), Shape> {
+    let Value::Object(members) = document else { return Ok(()) };
+    only(members, TENSORS)?;
+    for (list, known) in [("inputs", TENSOR), ("outputs", OUTPUT)] {
+        for (index, member) in members.get(list).and_then(Value::as_array).into_iter().flatten().enumerate() {
+            if let Value::Object(members) = member {
+                only(members, known).map_err(|shape| shape.under(&format!("/{list}/{index}")))?;
             }
         }
     }
     Ok(())
 }
 
-fn only(place: &str, fields: &Map<String, Value>, known: &[&[&str]]) -> Result<(), Place> {
-    let unknown = fields.keys().find(|field| !known.iter().any(|known| known.contains(&field.as_str())));
-    unknown.map_or(Ok(()), |field| Err(Place::new(&format!("{place}/{}", Place::escaped(field)), "unknown")))
+fn only(members: &Map<String, Value>, known: &[&str]) -> Result<(), Shape> {
+    let unknown = members.keys().find(|member| !known.contains(&member.as_str()));
+    unknown.map_or(Ok(()), |member| Err(Shape::at_member(member, "unknown", "the protocol has no such member")))
 }
-
-/// Fields of both chat completions and completions (OpenAI API reference).
-const SAMPLING: &[&str] = &[
-    "model", "frequency_penalty", "logit_bias", "logprobs", "max_tokens", "n", "presence_penalty", "seed", "stop", "stream",
-    "stream_options", "temperature", "top_p", "user",
-];
-
-/// Further fields of chat completions.
-const CHAT: &[&str] = &[
-    "messages", "audio", "function_call", "functions", "max_completion_tokens", "metadata", "modalities", "parallel_tool_calls",
-    "prediction", "prompt_cache_key", "prompt_cache_retention", "reasoning_effort", "response_format", "safety_identifier",
-    "service_tier", "store", "tool_choice", "tools", "top_logprobs", "verbosity", "web_search_options",
-];
-
-/// Further fields of completions.
-const COMPLETION: &[&str] = &["prompt", "best_of", "echo", "suffix"];
-
-/// Fields of responses.
-const RESPONSES: &[&str] = &[
-    "model", "background", "conversation", "include", "input", "instructions", "max_output_tokens", "max_tool_calls", "metadata",
-    "parallel_tool_calls", "previous_response_id", "prompt", "prompt_cache_key", "prompt_cache_retention", "reasoning",
-    "safety_identifier", "service_tier", "store", "stream", "stream_options", "temperature", "text", "tool_choice", "tools",
-    "top_logprobs", "top_p", "truncation", "user",
-];
-
-/// Fields of embeddings.
-const EMBEDDINGS: &[&str] = &["model", "input", "dimensions", "encoding_format", "user"];
-
-/// Fields of messages (Anthropic API reference).
-const MESSAGES: &[&str] = &[
-    "model", "messages", "max_tokens", "container", "context_management", "mcp_servers", "metadata", "output_config", "output_format",
-    "service_tier", "stop_sequences", "stream", "system", "temperature", "thinking", "tool_choice", "tools", "top_k", "top_p",
-];
 
 /// Fields of an inference request (Open Inference Protocol v2), of its inputs and of its outputs.
 const TENSORS: &[&str] = &["id", "parameters", "inputs", "outputs"];
@@ -144,11 +95,10 @@ const OUTPUT: &[&str] = &["name", "parameters"];
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{HeaderName, HeaderValue};
     use serde_json::json;
 
     use super::*;
-    use crate::authorize::OipAsks;
 
     fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
         fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
@@ -199,13 +149,10 @@ mod tests {
     }
 
     #[test]
-    fn unknown_fields_are_told_by_their_place() {
-        assert!(known_fields(&Route::ChatCompletions, &json!({"model": "m", "messages": [], "top_logprobs": 1})).is_ok());
-        let place = known_fields(&Route::ChatCompletions, &json!({"model": "m", "x/y": 1})).unwrap_err();
-        assert_eq!((place.pointer(), place.rule()), ("/x~1y", "unknown"));
-        let oip = Route::Oip { asks: OipAsks::Infer, model: None, version: None };
-        let place = known_fields(&oip, &json!({"inputs": [{"name": "a"}, {"nam": 1}]})).unwrap_err();
-        assert_eq!(place.pointer(), "/inputs/1/nam");
-        assert!(known_fields(&oip, &json!({"inputs": [{"name": "a", "data": []}], "outputs": [{"name": "b"}]})).is_ok());
+    fn unknown_members_are_told_by_their_place() {
+        let place = only_known_members(&json!({"inputs": [{"name": "a"}, {"n/m": 1}]})).unwrap_err();
+        assert_eq!((place.pointer.as_str(), place.rule), ("/inputs/1/n~1m", "unknown"));
+        assert!(only_known_members(&json!({"inputs": [{"name": "a", "data": []}], "outputs": [{"name": "b"}]})).is_ok());
+        assert!(only_known_members(&json!({"input": []})).is_err());
     }
 }
