@@ -6,6 +6,8 @@
 pub mod anthropic;
 pub mod asked;
 pub mod body;
+pub mod dialect;
+pub mod grpc;
 pub mod json;
 pub mod oip;
 pub mod openai;
@@ -15,4 +17,5 @@ pub mod tensor;
 
 pub use asked::Asked;
 pub use body::Body;
+pub use dialect::Dialect;
 pub use shape::Shape;

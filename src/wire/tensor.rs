@@ -115,6 +115,36 @@ impl Tensor {
     pub fn elements(&self) -> Option<usize> {
         elements(&self.shape)
     }
+
+    /// The elements of a `BYTES` tensor, without their lengths; a wrong length ends them.
+    pub fn strings(&self) -> impl Iterator<Item = Bytes> + use<> {
+        let mut rest = self.data.clone();
+        std::iter::from_fn(move || {
+            let length = u32::from_le_bytes(*rest.first_chunk()?) as usize;
+            if rest.len() - 4 < length {
+                return None;
+            }
+            let _length = rest.split_to(4);
+            Some(rest.split_to(length))
+        })
+    }
+}
+
+/// Whether bytes are exactly so many elements of a type: the width times the count, `BOOL` only 0 and 1 (anything else is
+/// undefined to the code behind us), and the lengths of `BYTES` adding up.
+#[must_use]
+pub fn holds(datatype: Datatype, count: usize, data: &[u8]) -> bool {
+    match datatype.width() {
+        Some(width) => count.checked_mul(width) == Some(data.len()) && (datatype != Datatype::Bool || data.iter().all(|byte| *byte <= 1)),
+        None => {
+            let (mut rest, mut found) = (data, 0_usize);
+            while let Some((length, behind)) = rest.split_first_chunk::<4>() {
+                let Some(behind) = behind.get(u32::from_le_bytes(*length) as usize..) else { return false };
+                (rest, found) = (behind, found + 1);
+            }
+            rest.is_empty() && found == count
+        }
+    }
 }
 
 /// What a model says of one of its inputs or outputs.
@@ -151,6 +181,24 @@ mod tests {
             assert_eq!(datatype.as_str().parse(), Ok(datatype));
         }
         assert_eq!("fp32".parse::<Datatype>(), Err(UnknownDatatype));
+    }
+
+    #[test]
+    fn bytes_hold_exactly_the_elements_that_are_told() {
+        assert!(holds(Datatype::Fp32, 2, &[0; 8]));
+        assert!(!holds(Datatype::Fp32, 2, &[0; 7]));
+        assert!(!holds(Datatype::Fp32, 2, &[0; 9]));
+        assert!(!holds(Datatype::Fp64, usize::MAX, &[]));
+        assert!(holds(Datatype::Bool, 2, &[0, 1]));
+        assert!(!holds(Datatype::Bool, 2, &[0, 2]));
+        assert!(holds(Datatype::Bytes, 2, b"\x01\0\0\0a\0\0\0\0"));
+        assert!(!holds(Datatype::Bytes, 1, b"\x01\0\0\0a\0\0\0\0"));
+        assert!(!holds(Datatype::Bytes, 1, b"\x02\0\0\0a"));
+        assert!(!holds(Datatype::Bytes, 1, b"\xff\xff\xff\xffa"));
+        assert!(!holds(Datatype::Bytes, 0, b"\0"));
+        let data = Bytes::from_static(b"\x01\0\0\0a\0\0\0\0");
+        let tensor = Tensor { name: String::new(), datatype: Datatype::Bytes, shape: vec![2], data };
+        assert_eq!(tensor.strings().collect::<Vec<_>>(), ["a", ""]);
     }
 
     #[test]

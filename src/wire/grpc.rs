@@ -1,0 +1,179 @@
+//! `inference.GRPCInferenceService`, the gRPC form of the Open Inference Protocol: messages, framing, status.
+//!
+//! The messages are written by hand after KServe's `open_inference_grpc.proto` (field numbers are its own; Triton's agree) and derived by prost: no
+//! build script, no protoc. prost refuses messages that nest more than 100 deep. How many tensors a message may have is
+//! counted before it is decoded, because an empty one of two bytes becomes a hundred in memory.
+
+mod message;
+mod status;
+
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::HeaderValue;
+use prost::Message;
+use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
+
+pub use message::*;
+pub use status::{Code, MESSAGE_MAX, trailers};
+
+/// What the path of every method begins with.
+pub const SERVICE: &str = "/inference.GRPCInferenceService/";
+
+/// The most entries a repeated field of a message may have at its top: tensors, raw contents, parameters.
+pub const ENTRIES_MAX: usize = super::oip::TENSORS_MAX;
+
+/// The methods that are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names are the protocol's")]
+pub enum Method {
+    ServerLive,
+    ServerReady,
+    ModelReady,
+    ServerMetadata,
+    ModelMetadata,
+    ModelInfer,
+}
+
+impl Method {
+    /// The method of a request's path; `None` is `UNIMPLEMENTED`.
+    #[must_use]
+    pub fn of(path: &str) -> Option<Self> {
+        Some(match path.strip_prefix(SERVICE)? {
+            "ServerLive" => Self::ServerLive,
+            "ServerReady" => Self::ServerReady,
+            "ModelReady" => Self::ModelReady,
+            "ServerMetadata" => Self::ServerMetadata,
+            "ModelMetadata" => Self::ModelMetadata,
+            "ModelInfer" => Self::ModelInfer,
+            _ => return None,
+        })
+    }
+}
+
+/// Why bytes are no message: the caller's fault (`check.grpc`, 3; `Compressed` is `check.coded`, 12, as the gRPC protocol has it), unless an upstream sent them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// The message is compressed; only `identity` is spoken.
+    Compressed,
+    /// The five bytes before the message are missing, or their first is neither 0 nor 1.
+    Frame,
+    /// The message is longer than the cap.
+    TooLong,
+    /// The body ends before the message does.
+    Truncated,
+    /// Bytes, or a second message, follow the message.
+    Trailing,
+    /// It has more tensors, raw contents or parameters than [`ENTRIES_MAX`].
+    TooManyEntries,
+    /// It is no such message.
+    Message,
+}
+
+impl Malformed {
+    /// What is wrong, in words that hold nothing of the message.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Compressed => "compressed messages are not spoken",
+            Self::Frame => "the body has no message frame",
+            Self::TooLong => "the message is too long",
+            Self::Truncated => "the message ends in the middle",
+            Self::Trailing => "bytes follow the message",
+            Self::TooManyEntries => "the message has too many entries",
+            Self::Message => "the message cannot be decoded",
+        }
+    }
+}
+
+impl std::fmt::Display for Malformed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+/// The one message of a unary body, out of its frame and still the body's bytes.
+///
+/// # Errors
+/// See [`Malformed`]; the message may have at most so many bytes.
+pub fn unframe(body: &Bytes, most: usize) -> Result<Bytes, Malformed> {
+    let mut rest = body.clone();
+    let flag = rest.try_get_u8().map_err(|_| Malformed::Frame)?;
+    let length = rest.try_get_u32().map_err(|_| Malformed::Frame)? as usize;
+    match flag {
+        0 => {}
+        1 => return Err(Malformed::Compressed),
+        _ => return Err(Malformed::Frame),
+    }
+    if length > most {
+        return Err(Malformed::TooLong);
+    }
+    match rest.len().cmp(&length) {
+        std::cmp::Ordering::Less => Err(Malformed::Truncated),
+        std::cmp::Ordering::Equal => Ok(rest),
+        std::cmp::Ordering::Greater => Err(Malformed::Trailing),
+    }
+}
+
+/// A message in its frame.
+///
+/// # Errors
+/// [`Malformed::TooLong`] past 4 GiB, which a frame cannot say.
+pub fn frame(message: &impl Message) -> Result<Bytes, Malformed> {
+    let length = message.encoded_len();
+    let mut out = BytesMut::with_capacity(5 + length);
+    out.put_u8(0);
+    out.put_u32(u32::try_from(length).map_err(|_| Malformed::TooLong)?);
+    // What is sized before it is written always has room.
+    message.encode(&mut out).map_err(|_| Malformed::TooLong)?;
+    Ok(out.freeze())
+}
+
+/// A message that came out of its frame.
+///
+/// # Errors
+/// [`Malformed::TooManyEntries`], [`Malformed::Message`].
+pub fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, Malformed> {
+    few_entries(bytes.clone())?;
+    M::decode(bytes).map_err(|_| Malformed::Message)
+}
+
+fn few_entries(mut bytes: Bytes) -> Result<(), Malformed> {
+    // Tags of the messages here are below 8; prost skips what is unknown without keeping it.
+    let mut counts = [0_usize; 8];
+    while bytes.has_remaining() {
+        let (tag, wire) = decode_key(&mut bytes).map_err(|_| Malformed::Message)?;
+        if let (Some(count), WireType::LengthDelimited) = (counts.get_mut(tag as usize), wire) {
+            *count += 1;
+            if *count > ENTRIES_MAX {
+                return Err(Malformed::TooManyEntries);
+            }
+        }
+        skip_field(wire, tag, &mut bytes, DecodeContext::default()).map_err(|_| Malformed::Message)?;
+    }
+    Ok(())
+}
+
+/// Reads `grpc-timeout`: one to eight digits and a unit (gRPC over HTTP/2).
+#[must_use]
+pub fn timeout(value: &HeaderValue) -> Option<Duration> {
+    let (unit, digits) = value.as_bytes().split_last()?;
+    if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let count = digits.iter().fold(0_u64, |count, digit| count * 10 + u64::from(digit - b'0'));
+    Some(match unit {
+        b'H' => Duration::from_secs(count * 3600),
+        b'M' => Duration::from_secs(count * 60),
+        b'S' => Duration::from_secs(count),
+        b'm' => Duration::from_millis(count),
+        b'u' => Duration::from_micros(count),
+        b'n' => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests;

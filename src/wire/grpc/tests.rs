@@ -1,0 +1,190 @@
+use http::StatusCode;
+use proptest::prelude::*;
+use prost::bytes::Bytes;
+
+use super::*;
+use crate::wire::oip::InferResponse;
+use crate::wire::tensor::{Datatype, Port, Tensor};
+
+fn input(name: &str, datatype: &str, shape: &[i64], contents: Option<InferTensorContents>) -> InferTensor {
+    InferTensor {
+        name: name.into(),
+        datatype: datatype.into(),
+        shape: shape.into(),
+        contents: contents.map(Box::new),
+        ..Default::default()
+    }
+}
+
+fn asks(inputs: Vec<InferTensor>, raw: Vec<&'static [u8]>) -> ModelInferRequest {
+    let raw_input_contents = raw.into_iter().map(Bytes::from_static).collect();
+    ModelInferRequest { model_name: "m".into(), id: "7".into(), inputs, raw_input_contents, ..Default::default() }
+}
+
+/// Written by hand after the protocol's wire format, so that a wrong field number does not agree with itself.
+#[test]
+fn the_bytes_of_a_client_are_understood() {
+    let bytes: &'static [u8] = b"\
+        \x0a\x06digits\x12\x011\x1a\x0242\
+        \x22\x0c\n\x06binary\x12\x02\x08\x01\
+        \x2a\x10\n\x01x\x12\x04FP32\x1a\x02\x01\x02\x2a\x01\x00\
+        \x32\x03\n\x01y\
+        \x3a\x08\0\0\x80\x3f\0\0\0\x40";
+    let bytes = Bytes::from_static(bytes);
+    // The contents' stray byte is no field: protobuf refuses tag 0.
+    assert_eq!(decode::<ModelInferRequest>(bytes), Err(Malformed::Message));
+    let bytes: &'static [u8] = b"\
+        \x0a\x06digits\x12\x011\x1a\x0242\
+        \x22\x0c\n\x06binary\x12\x02\x08\x01\
+        \x2a\x0d\n\x01x\x12\x04FP32\x1a\x02\x01\x02\
+        \x32\x03\n\x01y\
+        \x3a\x08\0\0\x80\x3f\0\0\0\x40\
+        \xfa\x01\x01z";
+    let message: ModelInferRequest = decode(Bytes::from_static(bytes)).unwrap();
+    assert_eq!((message.model_name.as_str(), message.model_version.as_str()), ("digits", "1"));
+    let request = message.to_request().unwrap();
+    assert_eq!(request.id.as_deref(), Some("42"));
+    assert_eq!(request.parameters["binary"], true);
+    assert_eq!(request.outputs[0].name, "y");
+    let data: Vec<u8> = [1_f32, 2.0].iter().flat_map(|n| n.to_le_bytes()).collect();
+    assert_eq!(request.inputs, [Tensor { name: "x".into(), datatype: Datatype::Fp32, shape: vec![1, 2], data: data.into() }]);
+}
+
+#[test]
+fn raw_contents_are_slices_of_the_message() {
+    let framed = frame(&asks(vec![input("x", "INT8", &[4], None)], vec![b"abcd"])).unwrap();
+    let message: ModelInferRequest = decode(unframe(&framed, 1000).unwrap()).unwrap();
+    let data = message.to_request().unwrap().inputs[0].data.clone();
+    assert!(framed.as_ptr_range().contains(&data.as_ptr()));
+}
+
+#[test]
+fn typed_contents_are_narrowed_where_they_fit() {
+    let read = |datatype: &str, count: i64, contents| asks(vec![input("x", datatype, &[count], Some(contents))], vec![]).to_request();
+    let ints = |values: &[i32]| InferTensorContents { int_contents: values.into(), ..Default::default() };
+    let uints = |values: &[u32]| InferTensorContents { uint_contents: values.into(), ..Default::default() };
+    assert_eq!(read("INT8", 2, ints(&[-128, 127])).unwrap().inputs[0].data, &[0x80, 0x7f][..]);
+    assert!(read("INT8", 1, ints(&[128])).is_err());
+    assert!(read("INT16", 1, ints(&[40000])).is_err());
+    assert!(read("INT32", 1, ints(&[i32::MIN])).is_ok());
+    assert!(read("UINT8", 1, uints(&[255])).is_ok());
+    assert!(read("UINT8", 1, uints(&[256])).is_err());
+    assert!(read("UINT16", 1, uints(&[65536])).is_err());
+    assert!(read("INT64", 1, ints(&[1])).is_err(), "another list than the datatype's");
+    assert!(read("INT32", 2, ints(&[1])).is_err(), "too few");
+    assert!(read("INT32", 0, ints(&[1])).is_err(), "too many");
+    assert!(read("FP16", 1, InferTensorContents { fp32_contents: vec![1.0], ..Default::default() }).is_err());
+    let bytes = InferTensorContents { bytes_contents: vec![Bytes::from_static(b"ab"), Bytes::new()], ..Default::default() };
+    assert_eq!(read("BYTES", 2, bytes).unwrap().inputs[0].data, &b"\x02\0\0\0ab\0\0\0\0"[..]);
+}
+
+#[test]
+fn what_does_not_hold_to_its_shape_is_named() {
+    let place = |request: ModelInferRequest| request.to_request().unwrap_err().pointer;
+    let ints = || Some(InferTensorContents { int_contents: vec![1], ..Default::default() });
+    assert_eq!(place(asks(vec![], vec![])), "/inputs");
+    assert_eq!(place(asks(vec![input("", "INT8", &[1], ints())], vec![])), "/inputs/0/name");
+    assert_eq!(place(asks(vec![input("x", "STRING", &[1], ints())], vec![])), "/inputs/0/datatype");
+    assert_eq!(place(asks(vec![input("x", "INT8", &[-1], ints())], vec![])), "/inputs/0/shape");
+    assert_eq!(place(asks(vec![input("x", "INT8", &[i64::MAX, 3], ints())], vec![])), "/inputs/0/shape");
+    assert_eq!(place(asks(vec![input("x", "INT8", &[1; 33], ints())], vec![])), "/inputs/0/shape");
+    assert_eq!(place(asks(vec![input("x", "INT8", &[1], ints())], vec![b"a"])), "/inputs/0/contents");
+    assert_eq!(place(asks(vec![input("x", "INT8", &[2], None)], vec![b"a"])), "/inputs/0");
+    assert_eq!(place(asks(vec![input("x", "INT8", &[1], None)], vec![b"a", b"b"])), "/raw_input_contents");
+    let twice = || input("x", "INT8", &[1], None);
+    assert_eq!(place(asks(vec![twice(), twice()], vec![b"a", b"b"])), "/inputs/1/name");
+    let mut shared = input("x", "INT8", &[1], None);
+    shared.parameters.insert("shared_memory_region".into(), InferParameter::default());
+    assert_eq!(place(asks(vec![shared], vec![b"a"])), "/inputs/0/parameters");
+}
+
+#[test]
+fn an_answer_leaves_raw_and_comes_back() {
+    let response = InferResponse {
+        model_name: "m".into(),
+        model_version: "1".into(),
+        id: None,
+        outputs: vec![Tensor { name: "y".into(), datatype: Datatype::Fp16, shape: vec![1, 2], data: Bytes::from_static(&[1, 2, 3, 4]) }],
+    };
+    let framed = frame(&ModelInferResponse::from(&response)).unwrap();
+    let again: ModelInferResponse = decode(unframe(&framed, 1000).unwrap()).unwrap();
+    assert_eq!(again.to_response().unwrap().outputs, response.outputs);
+    let port = Port { name: "x".into(), datatype: Datatype::Fp32, shape: vec![None, Some(64)] };
+    assert_eq!(TensorMetadata::from(&port).shape, [-1, 64]);
+}
+
+#[test]
+fn a_frame_holds_one_message_within_its_cap() {
+    let read = |bytes: &'static [u8]| unframe(&Bytes::from_static(bytes), 3);
+    assert_eq!(read(b"\0\0\0\0\x03abc").unwrap(), "abc");
+    assert_eq!(read(b"\0\0\0\0\0").unwrap(), "");
+    assert_eq!(read(b"\0\0\0\0\x04abcd"), Err(Malformed::TooLong));
+    assert_eq!(read(b"\0\xff\xff\xff\xff"), Err(Malformed::TooLong));
+    assert_eq!(read(b"\x01\0\0\0\x03abc"), Err(Malformed::Compressed));
+    assert_eq!(read(b"\x02\0\0\0\x03abc"), Err(Malformed::Frame));
+    assert_eq!(read(b"\0\0\0\0"), Err(Malformed::Frame));
+    assert_eq!(read(b""), Err(Malformed::Frame));
+    assert_eq!(read(b"\0\0\0\0\x03ab"), Err(Malformed::Truncated));
+    assert_eq!(read(b"\0\0\0\0\x03abc\0\0\0\0\0"), Err(Malformed::Trailing));
+}
+
+#[test]
+fn a_message_may_have_as_many_entries_as_the_bound_and_no_more() {
+    let empty = |count: usize| Bytes::from(b"\x2a\x00".repeat(count));
+    assert_eq!(decode::<ModelInferRequest>(empty(ENTRIES_MAX)).unwrap().inputs.len(), ENTRIES_MAX);
+    assert_eq!(decode::<ModelInferRequest>(empty(ENTRIES_MAX + 1)), Err(Malformed::TooManyEntries));
+}
+
+#[test]
+fn groups_that_nest_without_end_are_refused() {
+    let groups = Bytes::from(vec![0x7b_u8; 100_000]);
+    assert_eq!(decode::<ModelInferRequest>(groups), Err(Malformed::Message));
+}
+
+#[test]
+fn a_status_is_told_in_trailers() {
+    let told = trailers(Code::NotFound, "50% of é\n");
+    assert_eq!(told["grpc-status"], "5");
+    assert_eq!(told["grpc-message"], "50%25 of %C3%A9%0A");
+    assert!(!trailers(Code::Ok, "").contains_key("grpc-message"));
+    assert_eq!(trailers(Code::Internal, &"x".repeat(5000))["grpc-message"].len(), MESSAGE_MAX);
+    for (number, code) in Code::ALL.into_iter().enumerate() {
+        assert_eq!(Code::read(&trailers(code, "")["grpc-status"]), code);
+        assert_eq!(usize::from(code.number()), number);
+    }
+    assert_eq!(Code::read(&HeaderValue::from_static("17")), Code::Unknown);
+    let of = |status: u16| Code::of(StatusCode::from_u16(status).unwrap()).number();
+    assert_eq!([401, 404, 400, 413, 415, 429, 502, 503, 504].map(of), [16, 5, 3, 3, 3, 8, 14, 14, 4]);
+}
+
+#[test]
+fn a_timeout_is_digits_and_a_unit() {
+    let read = |text: &'static str| timeout(&HeaderValue::from_static(text));
+    assert_eq!(read("1S"), Some(Duration::from_secs(1)));
+    assert_eq!(read("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+    assert_eq!(read("250m"), Some(Duration::from_millis(250)));
+    assert_eq!(read("5u"), Some(Duration::from_micros(5)));
+    assert_eq!(read("5n"), Some(Duration::from_nanos(5)));
+    assert_eq!(read("2M"), Some(Duration::from_secs(120)));
+    for text in ["", "S", "1", "1s", "-1S", "+1S", "123456789S", "1 S", "1.5S"] {
+        assert_eq!(read(text), None, "{text}");
+    }
+}
+
+#[test]
+fn methods_are_known_by_their_paths() {
+    assert_eq!(Method::of("/inference.GRPCInferenceService/ModelInfer"), Some(Method::ModelInfer));
+    assert_eq!(Method::of("/inference.GRPCInferenceService/ModelStreamInfer"), None);
+    assert_eq!(Method::of("/inference.GRPCInferenceService/ModelInfer/"), None);
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let bytes = Bytes::from(bytes);
+        let _ = unframe(&bytes, 100);
+        if let Ok(message) = decode::<ModelInferRequest>(bytes) {
+            let _ = message.to_request();
+        }
+    }
+}
