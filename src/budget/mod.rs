@@ -1,13 +1,79 @@
 //! The fourth stop: how much. Requests, tokens and calls in flight; the caller's own bucket before the shared one.
 //!
 //! Its value is the [`Permit`]. What was reserved is settled when the answer's body has ended, or when the permit is dropped.
+//!
+//! `rate` and `quota` are the arithmetic, `gate` is the bounded map, `terms` is the policy. Here a request is held against
+//! all of its limits under the locks of its caller and of its model, and only when it holds to all of them is any of them charged:
+//! a refusal takes nothing, so nothing has to be given back, and no other request can see a state between.
+
+use std::fmt::Write;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use http::header::RETRY_AFTER;
+use http::{HeaderName, HeaderValue};
 
 use crate::authorize::Grant;
+use crate::trail::{Usage, Who};
+use crate::wire::Asked;
+
+pub(crate) mod gate;
+mod quota;
+mod rate;
+mod terms;
+
+pub use terms::{Config, DEFAULT_BURST, DEFAULT_IN_FLIGHT, DEFAULT_REQUESTS, Flow, Quotas, Table, Terms};
+
+use gate::{Gate, State, locked};
+use quota::Window;
+use rate::{Bucket, Measure};
+use terms::{Limits, NAMES, whole_seconds};
+
+/// Tokens reserved for each answer where neither the caller nor the policy caps them.
+pub const DEFAULT_ANSWER_TOKENS: u64 = 1024;
+
+/// Bytes counted as one token where nobody tells tokens.
+pub const BYTES_A_TOKEN: u64 = 4;
+
+/// Answers counted at most in a reservation, so that a caller's number cannot overflow it.
+const MOST_ANSWERS: u64 = 1 << 16;
+
+/// How soon a caller may ask again who was refused for what is in flight, or for whom there was no room in memory.
+const SOON: Duration = Duration::from_secs(1);
+
+/// What a request reserves beside itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ask {
+    /// Tokens of the prompt, estimated from its bytes.
+    pub prompt: u64,
+    /// Tokens of all answers that it may come to.
+    pub answer: u64,
+}
+
+impl Ask {
+    /// What a request to a language model may come to: its bytes / 4, and for each answer the tokens it asks for, else the model's cap, else 1024.
+    #[must_use]
+    pub fn language(body: usize, asked: &Asked, cap: Option<u64>) -> Self {
+        let each = asked.max_tokens.or(cap).unwrap_or(DEFAULT_ANSWER_TOKENS).min(u64::from(u32::MAX));
+        Self { prompt: estimate(body as u64), answer: each * asked.answers.clamp(1, MOST_ANSWERS) }
+    }
+
+    fn tokens(self) -> u64 {
+        self.prompt.saturating_add(self.answer)
+    }
+}
+
+/// Tokens that `bytes` come to where nobody tells them.
+#[must_use]
+pub const fn estimate(bytes: u64) -> u64 {
+    bytes.div_ceil(BYTES_A_TOKEN)
+}
 
 /// A grant for which there was room.
 #[derive(Debug)]
 pub struct Permit {
     grant: Grant,
+    hold: Hold,
 }
 
 impl Permit {
@@ -21,4 +87,404 @@ impl Permit {
     pub fn grant_mut(&mut self) -> &mut Grant {
         &mut self.grant
     }
+
+    /// What is held, to settle it.
+    pub fn hold_mut(&mut self) -> &mut Hold {
+        &mut self.hold
+    }
+
+    /// `RateLimit-Policy` and `RateLimit`, as of this request.
+    pub fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<> {
+        self.hold.standing.headers()
+    }
+
+    /// The grant, and what is held. The hold travels inside the answer's body until its last byte.
+    #[must_use]
+    pub fn into_parts(self) -> (Grant, Hold) {
+        (self.grant, self.hold)
+    }
 }
+
+/// What a request holds while it is in flight: its place, and its reservation of tokens. Dropping it ends both.
+#[derive(Debug)]
+pub struct Hold {
+    meters: Meters,
+    standing: Standing,
+    reserved: Option<Ask>,
+    began: bool,
+    delivered: u64,
+}
+
+impl Hold {
+    /// A model has been asked: from here on the tokens are owed, whatever becomes of the answer.
+    pub fn began(&mut self) {
+        self.began = true;
+    }
+
+    /// So many more bytes of the answer have come.
+    pub fn delivered(&mut self, bytes: u64) {
+        self.delivered = self.delivered.saturating_add(bytes);
+    }
+
+    /// Puts the tokens that were used in the place of those that were reserved; what is past the reservation is owed.
+    /// The first call counts, later ones change nothing.
+    pub fn settle(&mut self, usage: Usage) {
+        self.settle_at(usage.input.saturating_add(usage.output));
+    }
+
+    /// Settles with what the bytes that came amount to, and tells it. For answers that tell no usage; dropping the hold does the same.
+    pub fn settle_by_bytes(&mut self) -> Usage {
+        let usage = Usage { input: self.reserved.map_or(0, |ask| ask.prompt), output: estimate(self.delivered) };
+        self.settle(usage);
+        usage
+    }
+
+    fn settle_at(&mut self, used: u64) {
+        if let Some(ask) = self.reserved.take() {
+            self.meters.each(|meter| meter.correct(ask.tokens(), used));
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if self.began {
+            self.settle_by_bytes();
+        } else {
+            self.settle_at(0);
+        }
+        self.meters.each(|meter| meter.in_flight = meter.in_flight.saturating_sub(1));
+    }
+}
+
+/// Why there was no room. Each is 429 with `Retry-After`; the caller cannot tell his own limit from the model's.
+#[derive(Debug)]
+pub enum Error {
+    /// Too many requests; `budget.requests`.
+    CallerSpentRequests(Refused),
+    /// Too many tokens; `budget.tokens`.
+    CallerSpentTokens(Refused),
+    /// Too many requests not yet answered to the end; `budget.in_flight`.
+    CallerHasTooManyInFlight(Refused),
+    /// The gateway keeps the state of as many busy callers as it can; `budget.room`.
+    TooManyCallers(Refused),
+}
+
+impl Error {
+    /// The static code.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::CallerSpentRequests(_) => "budget.requests",
+            Self::CallerSpentTokens(_) => "budget.tokens",
+            Self::CallerHasTooManyInFlight(_) => "budget.in_flight",
+            Self::TooManyCallers(_) => "budget.room",
+        }
+    }
+
+    /// What goes with the refusal.
+    #[must_use]
+    pub const fn refused(&self) -> &Refused {
+        match self {
+            Self::CallerSpentRequests(refused)
+            | Self::CallerSpentTokens(refused)
+            | Self::CallerHasTooManyInFlight(refused)
+            | Self::TooManyCallers(refused) => refused,
+        }
+    }
+}
+
+/// What goes with a refusal.
+#[derive(Debug)]
+pub struct Refused {
+    retry_after: Duration,
+    rule: &'static str,
+    standing: Standing,
+}
+
+impl Refused {
+    /// Whole seconds, rounded up, at least 1.
+    #[must_use]
+    pub fn retry_after(&self) -> u64 {
+        whole_seconds(self.retry_after).max(1)
+    }
+
+    /// The limit that refused, for the log and never for the caller: `caller.…` or `model.…`.
+    #[must_use]
+    pub const fn rule(&self) -> &'static str {
+        self.rule
+    }
+
+    /// `RateLimit-Policy`, `RateLimit` and `Retry-After`.
+    pub fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<> {
+        self.standing.headers().chain([(RETRY_AFTER, HeaderValue::from(self.retry_after()))])
+    }
+}
+
+/// How a caller stands with each of his limits: what is left, and the seconds until all of it is there again.
+#[derive(Clone, Debug)]
+struct Standing {
+    limits: Arc<Limits>,
+    left: [Option<(u64, u64)>; NAMES.len()],
+}
+
+impl Standing {
+    /// The two header fields of draft-ietf-httpapi-ratelimit-headers-10, §3 and §4.
+    fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<> {
+        let mut text = String::with_capacity(32);
+        for (name, left) in NAMES.iter().zip(self.left) {
+            if let Some((remaining, reset)) = left {
+                let comma = if text.is_empty() { "" } else { ", " };
+                // Writing to a String does not fail.
+                let _ = write!(text, "{comma}\"{name}\";r={remaining};t={reset}");
+            }
+        }
+        let now = if text.is_empty() { None } else { HeaderValue::try_from(text).ok() };
+        let policy = self.limits.policy.clone().map(|value| (HeaderName::from_static("ratelimit-policy"), value));
+        policy.into_iter().chain(now.map(|value| (HeaderName::from_static("ratelimit"), value)))
+    }
+}
+
+/// The state of all budgets. One for the process: it outlives the policies, whose rates it takes at each request.
+#[derive(Debug)]
+pub struct Budget {
+    callers: Gate<(Arc<str>, Arc<str>), Meter>,
+    models: Gate<Arc<str>, Meter>,
+    nameless: Arc<str>,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self::with_capacity(gate::MOST_ENTRIES)
+    }
+}
+
+impl Budget {
+    /// State for `most` pairs of caller and model, and for as many models; see `gate` for what that costs and what happens past it.
+    #[must_use]
+    pub fn with_capacity(most: usize) -> Self {
+        Self { callers: Gate::new(most), models: Gate::new(most), nameless: "".into() }
+    }
+
+    /// Pairs of caller and model that stand in memory now.
+    #[must_use]
+    pub fn callers(&self) -> usize {
+        self.callers.len()
+    }
+
+    /// Lets the request pass, and charges it, when it holds to all its limits.
+    ///
+    /// # Errors
+    /// The first limit to which it does not hold; then nothing was charged.
+    pub fn admit<T>(&self, grant: Grant<T>, terms: &Terms, ask: Option<Ask>, now: Instant) -> Result<Permit, Error> {
+        let model = grant.which().map(|which| &which.name);
+        let hold = self.hold(&grant.caller().identity().who, model, terms, ask, now)?;
+        Ok(Permit { grant: grant.without_terms(), hold })
+    }
+
+    fn hold(&self, who: &Who, model: Option<&Arc<str>>, terms: &Terms, ask: Option<Ask>, now: Instant) -> Result<Hold, Error> {
+        let limits = terms.of_tier(&who.tier);
+        let name = model.unwrap_or(&self.nameless).clone();
+        let own = self.callers.entry((who.caller.clone(), name.clone()), now, || Meter::new(now));
+        let shared = terms.model.as_ref().map(|limits| (limits, self.models.entry(name, now, || Meter::new(now))));
+        let (Some(own), false) = (own, matches!(shared, Some((_, None)))) else {
+            let standing = Standing { limits: limits.clone(), left: [None; NAMES.len()] };
+            return Err(Error::TooManyCallers(Refused { retry_after: SOON, rule: "room", standing }));
+        };
+        let shared = shared.and_then(|(limits, meter)| Some((limits, meter?)));
+
+        let tokens = ask.map_or(0, Ask::tokens);
+        let mut own_meter = own.lock();
+        own_meter.look(limits, now);
+        // The caller's lock is always taken before the model's, so no two requests wait for each other.
+        let mut shared_meter = shared.as_ref().map(|(limits, meter)| (limits, meter.lock()));
+        if let Some((limits, meter)) = &mut shared_meter {
+            meter.look(limits, now);
+        }
+        let short = own_meter.short_of(limits, tokens, now).map(|short| (short, true)).or_else(|| {
+            let (limits, meter) = shared_meter.as_ref()?;
+            Some((meter.short_of(limits, tokens, now)?, false))
+        });
+        if let Some((short, own)) = short {
+            return Err(short.refusal(own, own_meter.standing(limits, now)));
+        }
+        own_meter.charge(tokens);
+        if let Some((_, meter)) = &mut shared_meter {
+            meter.charge(tokens);
+        }
+        let standing = own_meter.standing(limits, now);
+        drop((own_meter, shared_meter));
+        let meters = Meters { own, shared: shared.map(|(_, meter)| meter) };
+        Ok(Hold { meters, standing, reserved: ask, began: false, delivered: 0 })
+    }
+}
+
+/// The meters that a request is charged to.
+#[derive(Debug)]
+struct Meters {
+    own: Arc<Meter>,
+    shared: Option<Arc<Meter>>,
+}
+
+impl Meters {
+    fn each(&self, change: impl Fn(&mut Readings)) {
+        for meter in [Some(&self.own), self.shared.as_ref()].into_iter().flatten() {
+            change(&mut meter.lock());
+        }
+    }
+}
+
+/// What one caller of one model, or all callers of a model, have used.
+#[derive(Debug)]
+struct Meter(Mutex<Readings>);
+
+/// What is read on a meter.
+#[derive(Debug)]
+struct Readings {
+    requests: Option<Bucket>,
+    request_quota: Option<Window>,
+    tokens: Option<Bucket>,
+    token_quota: Option<Window>,
+    in_flight: u32,
+    made: Instant,
+}
+
+impl Meter {
+    fn new(now: Instant) -> Self {
+        Self(Mutex::new(Readings { requests: None, request_quota: None, tokens: None, token_quota: None, in_flight: 0, made: now }))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Readings> {
+        locked(&self.0)
+    }
+}
+
+impl State for Meter {
+    fn is_idle(&self, now: Instant) -> bool {
+        let mut readings = self.lock();
+        readings.roll(now);
+        readings.in_flight == 0
+            && [&readings.requests, &readings.tokens].into_iter().flatten().all(|bucket| bucket.until_full().is_zero())
+            && [&readings.request_quota, &readings.token_quota].into_iter().flatten().all(Window::is_unused)
+    }
+}
+
+impl Readings {
+    /// Brings the readings to `now` and puts `limits` in force.
+    fn look(&mut self, limits: &Limits, now: Instant) {
+        self.roll(now);
+        let made = self.made;
+        for (bucket, measure) in [(&mut self.requests, limits.requests), (&mut self.tokens, limits.tokens)] {
+            tune(bucket, measure, |measure| Bucket::full(measure, made.max(now)), Bucket::retune);
+        }
+        for (window, measure) in [(&mut self.request_quota, limits.request_quota), (&mut self.token_quota, limits.token_quota)] {
+            tune(window, measure, |measure| Window::unused(measure, now), Window::retune);
+        }
+    }
+
+    fn roll(&mut self, now: Instant) {
+        [&mut self.requests, &mut self.tokens].into_iter().flatten().for_each(|bucket| bucket.refill(now));
+        [&mut self.request_quota, &mut self.token_quota].into_iter().flatten().for_each(|window| window.roll(now));
+    }
+
+    /// The first limit that has no room for one request of `tokens`, and when it may have.
+    fn short_of(&self, limits: &Limits, tokens: u64, now: Instant) -> Option<Short> {
+        let wait = |bucket: &Option<Bucket>, window: &Option<Window>, units: u64| {
+            let bucket = bucket.as_ref().map_or(Duration::ZERO, |bucket| bucket.wait(units));
+            bucket.max(window.as_ref().map_or(Duration::ZERO, |window| window.wait(units, now)))
+        };
+        let requests = wait(&self.requests, &self.request_quota, 1);
+        if !requests.is_zero() {
+            return Some(Short::Requests(requests));
+        }
+        // What reserves no tokens owes none, and a debt of tokens does not hold it up.
+        let tokens = if tokens == 0 { Duration::ZERO } else { wait(&self.tokens, &self.token_quota, tokens) };
+        if !tokens.is_zero() {
+            return Some(Short::Tokens(tokens));
+        }
+        limits.in_flight.filter(|most| self.in_flight >= *most).map(|_| Short::InFlight)
+    }
+
+    fn charge(&mut self, tokens: u64) {
+        self.in_flight = self.in_flight.saturating_add(1);
+        for (bucket, window, units) in [(&mut self.requests, &mut self.request_quota, 1), (&mut self.tokens, &mut self.token_quota, tokens)] {
+            if let Some(bucket) = bucket {
+                bucket.take(units);
+            }
+            if let Some(window) = window {
+                window.take(units);
+            }
+        }
+    }
+
+    /// Puts `used` tokens in the place of those `reserved`.
+    fn correct(&mut self, reserved: u64, used: u64) {
+        let (more, less) = (used.saturating_sub(reserved), reserved.saturating_sub(used));
+        if let Some(bucket) = &mut self.tokens {
+            bucket.take(more);
+            bucket.give_back(less);
+        }
+        if let Some(window) = &mut self.token_quota {
+            window.take(more);
+            window.give_back(less);
+        }
+    }
+
+    fn standing(&self, limits: &Arc<Limits>, now: Instant) -> Standing {
+        let bucket = |bucket: &Bucket| (bucket.remaining(), whole_seconds(bucket.until_full()));
+        let window = |window: &Window| (window.remaining(), whole_seconds(window.until_over(now)));
+        let left = [
+            self.requests.as_ref().map(bucket),
+            self.request_quota.as_ref().map(window),
+            self.tokens.as_ref().map(bucket),
+            self.token_quota.as_ref().map(window),
+        ];
+        Standing { limits: limits.clone(), left }
+    }
+}
+
+fn tune<M>(meter: &mut Option<M>, measure: Option<Measure>, make: impl FnOnce(Measure) -> M, retune: impl FnOnce(&mut M, Measure)) {
+    match (meter.as_mut(), measure) {
+        (Some(meter), Some(measure)) => retune(meter, measure),
+        (None, Some(measure)) => *meter = Some(make(measure)),
+        (_, None) => *meter = None,
+    }
+}
+
+/// A limit without room, and how long until it may have some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Short {
+    Requests(Duration),
+    Tokens(Duration),
+    InFlight,
+}
+
+impl Short {
+    /// The refusal. For the limit that refused the caller reads that nothing is left, whether it was his own or the model's.
+    fn refusal(self, own: bool, mut standing: Standing) -> Error {
+        let mut spent = |limits: [usize; 2], wait: Duration| {
+            for at in limits {
+                standing.left[at] = standing.left[at].map(|_| (0, whole_seconds(wait).max(1)));
+            }
+        };
+        match self {
+            Self::Requests(wait) => {
+                spent([0, 1], wait);
+                let rule = if own { "caller.requests" } else { "model.requests" };
+                Error::CallerSpentRequests(Refused { retry_after: wait, rule, standing })
+            }
+            Self::Tokens(wait) => {
+                spent([2, 3], wait);
+                let rule = if own { "caller.tokens" } else { "model.tokens" };
+                Error::CallerSpentTokens(Refused { retry_after: wait, rule, standing })
+            }
+            Self::InFlight => {
+                let rule = if own { "caller.in_flight" } else { "model.in_flight" };
+                Error::CallerHasTooManyInFlight(Refused { retry_after: SOON, rule, standing })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

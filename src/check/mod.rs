@@ -1,11 +1,34 @@
 //! The fifth stop: what is sent. The body within its cap and deadline, parsed once, held against its contract.
 //!
 //! Its value is the [`Input`]: bytes that were read whole and understood. They are the bytes that are used.
+//!
+//! `body` reads, `text` holds what is said about the body, `schema` and `tensor` what is in it; `terms` is the policy.
+
+use std::time::Instant;
 
 use bytes::Bytes;
+use http::{HeaderMap, Method};
+use http_body::Body as _;
+use serde_json::Value;
 
+use crate::authorize::{Content, OipAsks, Route};
 use crate::budget::Permit;
-use crate::wire::{Asked, oip};
+use crate::wire::openai::Kind;
+use crate::wire::{Asked, Body, Shape, anthropic, grpc, json, oip, openai};
+
+mod body;
+mod document;
+mod schema;
+mod tensor;
+mod terms;
+mod text;
+
+pub use body::read_whole;
+pub use schema::{MOST_SCHEMA, Place, Schema};
+pub use tensor::{Broken, Contract, Fault, MOST_DIMENSIONS, MOST_TENSORS};
+pub use terms::{Around, Config, DEFAULT_MAX_BATCH, DEFAULT_MAX_DEPTH, MOST_DEPTH, Terms};
+
+use text::Takes;
 
 /// What the body was understood to ask for.
 #[derive(Debug)]
@@ -51,4 +74,184 @@ impl Input {
     pub fn request(&self) -> &Request {
         &self.request
     }
+
+    /// Its parts: the permit travels on with the answer, the bytes and what they ask for go to the model.
+    #[must_use]
+    pub fn into_parts(self) -> (Permit, Bytes, Request) {
+        (self.permit, self.bytes, self.request)
+    }
 }
+
+/// What is wrong with a body. All of it is the caller's, and 400 unless something else is said; no value is ever in it.
+#[derive(Debug, PartialEq)]
+pub enum Error {
+    /// More bytes than the cap, or with a schema more elements than JSON of that length can hold; `check.too_large`, 413.
+    CallerSentTooMuch,
+    /// The body did not end by its deadline; `check.body_timeout`, 408, after which the connection is closed.
+    CallerSentTooSlowly,
+    /// The connection broke in the middle of the body; `check.body`.
+    CallerBrokeOff,
+    /// A body where the route takes none; `check.unexpected_body`.
+    CallerSentUnexpectedBody,
+    /// Another media type than the route takes, none where one must be said, or two; `check.media_type`, 415.
+    CallerSentMediaType,
+    /// A content coding; `check.coding`, 415.
+    CallerSentCoded,
+    /// `Inference-Header-Content-Length` is not one decimal number within the body; `check.header_length`.
+    CallerSentHeaderLength,
+    /// Bytes that are no JSON within the limits; `check.json`.
+    CallerSentNoJson(json::Error),
+    /// A document or message that does not hold to its protocol, in strict mode also an unknown member; `check.shape`.
+    CallerSentShape(Shape),
+    /// A document that does not hold to the model's schema; `check.schema`.
+    CallerBrokeSchema(Place),
+    /// More tokens asked for than the cap; `check.max_tokens`.
+    CallerAskedForTooManyTokens,
+    /// A tensor that does not hold to the contract; the codes stand at [`Broken`].
+    CallerSentTensor(Fault),
+}
+
+impl Error {
+    /// The static code.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::CallerSentTooMuch => "check.too_large",
+            Self::CallerSentTooSlowly => "check.body_timeout",
+            Self::CallerBrokeOff => "check.body",
+            Self::CallerSentUnexpectedBody => "check.unexpected_body",
+            Self::CallerSentMediaType => "check.media_type",
+            Self::CallerSentCoded => "check.coding",
+            Self::CallerSentHeaderLength => "check.header_length",
+            Self::CallerSentNoJson(_) => "check.json",
+            Self::CallerSentShape(_) => "check.shape",
+            Self::CallerBrokeSchema(_) => "check.schema",
+            Self::CallerAskedForTooManyTokens => "check.max_tokens",
+            Self::CallerSentTensor(fault) => fault.broken.code(),
+        }
+    }
+}
+
+/// Reads what was not read yet, by `deadline` and by the request's own, and holds all of it against `terms`.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub async fn check(mut permit: Permit, terms: &Terms, deadline: Instant) -> Result<Input, Error> {
+    let content = permit.grant_mut().take_content();
+    let grant = permit.grant();
+    let peer = grant.caller().peer();
+    let takes_body = takes_body(grant.route(), peer.method());
+    let (bytes, parsed) = match content {
+        Content::Unread(body) if !takes_body => {
+            nothing(&body)?;
+            (Bytes::new(), None)
+        }
+        Content::Unread(body) => (read_whole(body, terms.max_body, deadline.min(peer.deadline())).await?, None),
+        Content::Read(bytes, _) if bytes.len() > terms.max_body => return Err(Error::CallerSentTooMuch),
+        Content::Read(bytes, _) if !takes_body && !bytes.is_empty() => return Err(Error::CallerSentUnexpectedBody),
+        Content::Read(bytes, parsed) => (bytes, parsed),
+    };
+    let request = if takes_body { understand(grant.route(), peer.headers(), &bytes, parsed, terms)? } else { Request::Nothing };
+    Ok(Input { permit, bytes, request })
+}
+
+/// Whether a body belongs to the request at all.
+fn takes_body(route: &Route, method: &Method) -> bool {
+    match route {
+        Route::Models | Route::Receipt { .. } => false,
+        Route::Oip { asks, .. } => *asks == OipAsks::Infer,
+        Route::Raw { .. } => *method != Method::GET && *method != Method::HEAD && *method != Method::DELETE,
+        Route::ChatCompletions | Route::Completions | Route::Responses | Route::Embeddings | Route::Messages | Route::Grpc(_) => true,
+    }
+}
+
+fn nothing(body: &Body) -> Result<(), Error> {
+    let none = body.is_end_stream() || body.size_hint().exact() == Some(0);
+    if none { Ok(()) } else { Err(Error::CallerSentUnexpectedBody) }
+}
+
+/// Understands a whole body and holds it against `terms`.
+fn understand(route: &Route, headers: &HeaderMap, bytes: &Bytes, parsed: Option<Value>, terms: &Terms) -> Result<Request, Error> {
+    let document = |parsed: Option<Value>| parsed.map_or_else(|| json::parse(bytes, &limits(terms)).map_err(Error::CallerSentNoJson), Ok);
+    let kind = match route {
+        Route::ChatCompletions => Some(Kind::Chat),
+        Route::Completions => Some(Kind::Completions),
+        Route::Responses => Some(Kind::Responses),
+        Route::Embeddings => Some(Kind::Embeddings),
+        Route::Messages => None,
+        Route::Oip { .. } => return binary_or_json(headers, bytes, terms, document, parsed),
+        Route::Grpc(asks) => {
+            text::media_type(headers, Takes::Grpc)?;
+            return if *asks == OipAsks::Infer { tensors(grpc_request(bytes)?, None, terms) } else { Ok(Request::Nothing) };
+        }
+        Route::Raw { .. } => {
+            text::media_type(headers, Takes::Json)?;
+            hold_schema(&document(parsed)?, terms)?;
+            return Ok(Request::Raw);
+        }
+        Route::Models | Route::Receipt { .. } => return Ok(Request::Nothing),
+    };
+    text::media_type(headers, Takes::Json)?;
+    let document = document(parsed)?;
+    let asked = match (kind, terms.strict) {
+        (Some(kind), true) => openai::asked_strictly(kind, &document),
+        (Some(kind), false) => openai::asked(kind, &document),
+        (None, true) => anthropic::asked_strictly(&document),
+        (None, false) => anthropic::asked(&document),
+    };
+    let asked = asked.map_err(Error::CallerSentShape)?;
+    text::max_tokens(asked.max_tokens, terms.max_tokens)?;
+    hold_schema(&document, terms)?;
+    Ok(Request::Language(asked))
+}
+
+fn binary_or_json(
+    headers: &HeaderMap,
+    bytes: &Bytes,
+    terms: &Terms,
+    document: impl FnOnce(Option<Value>) -> Result<Value, Error>,
+    parsed: Option<Value>,
+) -> Result<Request, Error> {
+    let length = text::header_length(headers, bytes.len())?;
+    text::media_type(headers, if length.is_some() { Takes::BinaryTensors } else { Takes::Tensors })?;
+    let Some(length) = length else {
+        let document = document(parsed)?;
+        strictly(&document, terms)?;
+        hold_schema(&document, terms)?;
+        let request = oip::InferRequest::from_json(&document).map_err(Error::CallerSentShape)?;
+        terms.rules.hold(&request).map_err(Error::CallerSentTensor)?;
+        return Ok(Request::Tensors(request));
+    };
+    let (request, document) = oip::InferRequest::from_binary(length, bytes, &limits(terms)).map_err(|fault| match fault {
+        oip::Fault::Json(error) => Error::CallerSentNoJson(error),
+        oip::Fault::Shape(shape) => Error::CallerSentShape(shape),
+    })?;
+    strictly(&document, terms)?;
+    tensors(request, Some(document), terms)
+}
+
+/// Holds tensors that did not come as JSON against the rules, and against the schema as the JSON that says the same:
+/// another encoding is no way around a schema.
+fn tensors(request: oip::InferRequest, document: Option<Value>, terms: &Terms) -> Result<Request, Error> {
+    terms.rules.hold(&request).map_err(Error::CallerSentTensor)?;
+    if terms.schema.is_some() {
+        let most = limits(terms).values;
+        hold_schema(&document::of(&request, document, most)?, terms)?;
+    }
+    Ok(Request::Tensors(request))
+}
+
+fn strictly(document: &Value, terms: &Terms) -> Result<(), Error> {
+    if terms.strict { text::only_known_members(document).map_err(Error::CallerSentShape) } else { Ok(()) }
+}
+
+fn hold_schema(document: &Value, terms: &Terms) -> Result<(), Error> {
+    terms.schema.as_ref().map_or(Ok(()), |schema| schema.validate(document)).map_err(Error::CallerBrokeSchema)
+}
+
+fn limits(terms: &Terms) -> json::Limits {
+    json::Limits { depth: terms.max_depth, ..json::Limits::for_body(terms.max_body) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,50 @@
 //! The sixth stop: what the input says of the one who sends it, beside what was asked before.
 //!
 //! Its value is the [`Cleared`]: an input, and the care with which to answer it.
+//!
+//! Signals come in families, one file each. A family weighs a request and says what it finds; whether that is acted upon is the
+//! policy's mode, which is applied here, once for all families.
 
-use crate::check::Input;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde_json::Value;
+use toml::Spanned;
+
+use crate::budget::gate::{Gate, MOST_ENTRIES, State};
+use crate::check::{Contract, Input, Request};
+use crate::clock::Moment;
+use crate::event::{Event, Events, Name};
+use crate::mistake::Mistake;
+use crate::trail::{Stop, Trail, Verdict, Who};
+
+pub mod parameters;
+pub mod precision;
+
+/// The most decimals that anything is rounded to: more than a 64-bit number tells.
+pub(crate) const MOST_DECIMALS: u8 = 15;
+
+/// A pair of caller and model that has not been heard of for so long may be forgotten, when there is need of room; its count then begins anew.
+const FORGET_AFTER: Duration = Duration::from_secs(3_600);
 
 /// How an answer is to be shaped before it leaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Care {
     /// Round probabilities and log-probabilities to so many decimals.
     pub decimals: Option<u8>,
+    /// Leave log-probabilities out.
+    pub without_logprobs: bool,
+}
+
+impl Care {
+    /// The greater care of two.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let decimals = [self.decimals, other.decimals].into_iter().flatten().min();
+        Self { decimals, without_logprobs: self.without_logprobs || other.without_logprobs }
+    }
 }
 
 /// An input that detectors have weighed.
@@ -35,4 +71,259 @@ impl Cleared {
     pub fn care(&self) -> Care {
         self.care
     }
+
+    /// Its parts.
+    #[must_use]
+    pub fn into_parts(self) -> (Input, Care) {
+        (self.input, self.care)
+    }
 }
+
+/// What becomes of a finding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// It is acted upon, and told.
+    Enforce,
+    /// It is told.
+    #[default]
+    Shadow,
+    /// Nobody looks.
+    Off,
+}
+
+/// The `[detect]` table.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The mode of all families that say none of their own; `shadow` where it is left out.
+    pub mode: Mode,
+    /// What may be asked of language models.
+    pub parameters: parameters::Config,
+    /// How fine the numbers of tensors may be.
+    pub precision: precision::Config,
+}
+
+/// The families that weigh a model's requests, those that are off left out.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    families: Arc<[(Mode, Box<dyn Family>)]>,
+}
+
+impl Config {
+    /// Turns the table into terms; what is wrong with it is added to `mistakes`.
+    pub fn compile(&self, contract: Option<&Contract>, mistakes: &mut Vec<Mistake>) -> Terms {
+        let families: [(Option<Mode>, Box<dyn Family>); 2] = [
+            (self.parameters.mode, Box::new(self.parameters.compile(mistakes))),
+            (self.precision.mode, Box::new(self.precision.compile(contract, mistakes))),
+        ];
+        let families = families.into_iter().map(|(mode, family)| (mode.unwrap_or(self.mode), family));
+        Terms { families: families.filter(|(mode, _)| *mode != Mode::Off).collect() }
+    }
+}
+
+fn decimals(decimals: Option<&Spanned<u8>>, mistakes: &mut Vec<Mistake>) -> Option<u8> {
+    let decimals = decimals?;
+    if *decimals.get_ref() > MOST_DECIMALS {
+        mistakes.push(Mistake::at(decimals.span(), format!("decimals are from 0 to {MOST_DECIMALS}")));
+    }
+    Some(*decimals.get_ref())
+}
+
+/// One family of signals.
+trait Family: std::fmt::Debug + Send + Sync {
+    /// Its name in the security log.
+    fn name(&self) -> &'static str;
+
+    /// What it says of a request.
+    fn weigh(&self, request: &Request) -> Weighed;
+}
+
+/// What a family says of a request.
+#[derive(Debug, Default)]
+struct Weighed {
+    /// The care with which to answer, where the family's mode is to enforce.
+    care: Care,
+    /// What is wrong, if anything.
+    finding: Option<Finding>,
+}
+
+/// Something that is wrong with a request.
+#[derive(Debug)]
+struct Finding {
+    rule: &'static str,
+    /// Numbers, for an investigator.
+    evidence: Vec<(&'static str, Value)>,
+    act: Act,
+}
+
+/// What enforcing means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    /// The answer is shaped with the care that goes with the finding.
+    Degrade,
+    /// The request is refused for its parameters.
+    RefuseParameters,
+    /// The request is refused for the precision of its numbers.
+    RefuseStep,
+}
+
+/// A refusal. Both say no more than `check` would of a limit: the rules are fixed and keep no state, so that the caller can mend
+/// the request and learns nothing of any detector by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// More log-probabilities or bias entries than may be asked for; `check.parameters`, 400. The rule is for the log.
+    CallerAskedForTooMuch(&'static str),
+    /// Numbers off the grid of an input; `check.step`, 400. The rule is for the log.
+    CallerSentTooFine(&'static str),
+}
+
+impl Error {
+    /// The static code.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::CallerAskedForTooMuch(_) => "check.parameters",
+            Self::CallerSentTooFine(_) => "check.step",
+        }
+    }
+
+    /// The rule that decided, for the log and never for the caller.
+    #[must_use]
+    pub const fn rule(self) -> &'static str {
+        match self {
+            Self::CallerAskedForTooMuch(rule) | Self::CallerSentTooFine(rule) => rule,
+        }
+    }
+}
+
+/// What is remembered of callers. One for the process.
+#[derive(Debug)]
+pub struct Detector {
+    rows: Gate<(Arc<str>, Arc<str>), Rows>,
+    nameless: Arc<str>,
+    origin: Instant,
+}
+
+impl Detector {
+    /// For 100,000 pairs of caller and model. When more than that are heard of within the hour, new ones are weighed without a count of
+    /// their rows, and their alarms have no `query`.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self::with_capacity(MOST_ENTRIES, now)
+    }
+
+    /// The same for `most` pairs.
+    #[must_use]
+    pub fn with_capacity(most: usize, now: Instant) -> Self {
+        Self { rows: Gate::new(most), nameless: "".into(), origin: now }
+    }
+
+    /// Weighs an input. What a family finds is told as `detect.alarm`; in shadow it leaves a shadowed step on the trail and nothing else.
+    /// The step with which the stop passes or refuses is the pipeline's to write.
+    ///
+    /// # Errors
+    /// The first finding that is enforced by refusing.
+    pub fn weigh(&self, input: Input, terms: &Terms, trail: &mut Trail, events: &Events, now: Moment) -> Result<Cleared, Error> {
+        let grant = input.permit().grant();
+        let who = &grant.caller().identity().who;
+        let care = self.judge(who, grant.which().map(|which| &which.name), input.request(), terms, trail, events, now)?;
+        Ok(Cleared { input, care })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "they are the parts of the input that families may see, and where findings go")]
+    fn judge(
+        &self,
+        who: &Who,
+        model: Option<&Arc<str>>,
+        request: &Request,
+        terms: &Terms,
+        trail: &mut Trail,
+        events: &Events,
+        now: Moment,
+    ) -> Result<Care, Error> {
+        if terms.families.is_empty() || matches!(request, Request::Nothing) {
+            return Ok(Care::default());
+        }
+        let query = self.count(who, model, rows(request), now.mono);
+        let mut care = Care::default();
+        for (mode, family) in terms.families.iter() {
+            let weighed = family.weigh(request);
+            let enforced = *mode == Mode::Enforce;
+            if enforced {
+                care = care.and(weighed.care);
+            }
+            let Some(finding) = weighed.finding else { continue };
+            let step = match (enforced, finding.act) {
+                (false, _) => "observe",
+                (true, Act::Degrade) => "degrade",
+                (true, Act::RefuseParameters | Act::RefuseStep) => "refuse",
+            };
+            let mut event = Event::new(Name::DetectAlarm, now.wall).with("family", family.name());
+            if let Some(query) = query {
+                event = event.with("query", query);
+            }
+            let evidence = finding.evidence.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+            event = event.with("evidence", Value::Object(evidence)).with("step", step);
+            event.caller = Some(who.caller.clone());
+            event.tenant = Some(who.tenant.clone());
+            event.model = model.cloned();
+            event.rule = Some(finding.rule.into());
+            event.receipt = Some(trail.id);
+            match (enforced, finding.act) {
+                (true, Act::RefuseParameters) => event.code = Some("check.parameters"),
+                (true, Act::RefuseStep) => event.code = Some("check.step"),
+                (true, Act::Degrade) => {}
+                (false, _) => trail.step(Stop::Detect, Verdict::Shadowed, event.rule.clone(), now.mono, now.mono),
+            }
+            events.tell(event);
+            match (enforced, finding.act) {
+                (true, Act::RefuseParameters) => return Err(Error::CallerAskedForTooMuch(finding.rule)),
+                (true, Act::RefuseStep) => return Err(Error::CallerSentTooFine(finding.rule)),
+                (true, Act::Degrade) | (false, _) => {}
+            }
+        }
+        Ok(care)
+    }
+
+    /// Counts `rows` more, and tells the number of the last of them: a request is judged when all of its rows are known.
+    fn count(&self, who: &Who, model: Option<&Arc<str>>, rows: u64, now: Instant) -> Option<u64> {
+        let name = model.unwrap_or(&self.nameless).clone();
+        let entry = self.rows.entry((who.caller.clone(), name), now, || Rows::new(self.origin))?;
+        entry.seen.fetch_max(now.saturating_duration_since(self.origin).as_secs(), Ordering::Relaxed);
+        Some(entry.count.fetch_add(rows, Ordering::Relaxed) + rows)
+    }
+}
+
+/// How many rows a request asks about: the longest first dimension of its tensors, else one.
+fn rows(request: &Request) -> u64 {
+    match request {
+        Request::Tensors(tensors) => tensors.inputs.iter().filter_map(|tensor| tensor.shape.first().copied()).max().unwrap_or(1).max(1),
+        Request::Language(_) | Request::Raw | Request::Nothing => 1,
+    }
+}
+
+/// How many rows a caller has asked a model about.
+#[derive(Debug)]
+struct Rows {
+    count: AtomicU64,
+    /// Seconds since the origin.
+    seen: AtomicU64,
+    origin: Instant,
+}
+
+impl Rows {
+    fn new(origin: Instant) -> Self {
+        Self { count: AtomicU64::new(0), seen: AtomicU64::new(0), origin }
+    }
+}
+
+impl State for Rows {
+    fn is_idle(&self, now: Instant) -> bool {
+        let seen = self.origin + Duration::from_secs(self.seen.load(Ordering::Relaxed));
+        now.saturating_duration_since(seen) > FORGET_AFTER
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+//! What the policy says of budgets: the `[budget]` table of a model's file, and what it comes to.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::rate::Measure;
+use crate::mistake::Mistake;
+use crate::unit::Rate;
+
+/// Requests a caller may send to a model of which the policy says nothing.
+pub const DEFAULT_REQUESTS: Rate = Rate { count: 10, per: Duration::from_secs(1) };
+
+/// How many of them at once.
+pub const DEFAULT_BURST: u32 = 50;
+
+/// Requests of a caller that may be in flight to a model of which the policy says nothing.
+pub const DEFAULT_IN_FLIGHT: u32 = 64;
+
+/// The `[budget]` table.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Each caller's own. What it leaves out is the house's default: 10 requests a second, 50 at once, 64 in flight, tokens unbounded.
+    pub default: Table,
+    /// All callers of the model together; what it leaves out is unbounded.
+    pub model: Table,
+    /// In the place of `default` for callers of a tier; what a tier leaves out stands in `default`.
+    pub tier: BTreeMap<String, Table>,
+}
+
+/// One table of limits.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Table {
+    /// Requests.
+    pub requests: Option<Flow>,
+    /// Tokens, of prompts and answers together.
+    pub tokens: Option<Flow>,
+    /// Requests that have not been answered to the last byte; at least 1.
+    pub in_flight: Option<Spanned<u32>>,
+    /// Longer quotas, beside the rates.
+    pub quota: Quotas,
+}
+
+/// So many in how long.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Flow {
+    /// How fast it refills.
+    pub rate: Rate,
+    /// How many at once, at least 1; as many as the rate's count where it is left out.
+    pub burst: Option<Spanned<u32>>,
+}
+
+/// Quotas for a window that begins with its first use. They are kept in memory: a restart begins new windows.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quotas {
+    /// Requests.
+    pub requests: Option<Rate>,
+    /// Tokens.
+    pub tokens: Option<Rate>,
+}
+
+/// What a model's budget comes to.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    pub(super) default: Arc<Limits>,
+    pub(super) tiers: HashMap<Box<str>, Arc<Limits>>,
+    pub(super) model: Option<Arc<Limits>>,
+}
+
+impl Default for Terms {
+    /// The house's defaults, for requests that name no model and models that name no budget.
+    fn default() -> Self {
+        Config::default().compile(&mut Vec::new())
+    }
+}
+
+impl Terms {
+    /// The limits of a caller of `tier`.
+    pub(super) fn of_tier(&self, tier: &str) -> &Arc<Limits> {
+        self.tiers.get(tier).unwrap_or(&self.default)
+    }
+}
+
+/// One set of limits, in force.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    pub(super) requests: Option<Measure>,
+    pub(super) request_quota: Option<Measure>,
+    pub(super) tokens: Option<Measure>,
+    pub(super) token_quota: Option<Measure>,
+    pub(super) in_flight: Option<u32>,
+    /// `RateLimit-Policy`, as callers read it.
+    pub(super) policy: Option<HeaderValue>,
+}
+
+/// How callers read the names of limits, in the order of [`Limits::measures`].
+pub(super) const NAMES: [&str; 4] = ["default", "quota", "tokens", "token-quota"];
+
+impl Limits {
+    /// Requests, their quota, tokens, their quota.
+    pub(super) fn measures(&self) -> [Option<Measure>; 4] {
+        [self.requests, self.request_quota, self.tokens, self.token_quota]
+    }
+}
+
+impl Config {
+    /// Turns the table into terms; what is wrong with it is added to `mistakes`.
+    pub fn compile(&self, mistakes: &mut Vec<Mistake>) -> Terms {
+        for table in [&self.default, &self.model].into_iter().chain(self.tier.values()) {
+            table.judge(mistakes);
+        }
+        let house = Table {
+            requests: Some(Flow { rate: DEFAULT_REQUESTS, burst: Some(Spanned::new(0..0, DEFAULT_BURST)) }),
+            in_flight: Some(Spanned::new(0..0, DEFAULT_IN_FLIGHT)),
+            ..Table::default()
+        };
+        let default = self.default.over(&house);
+        let tiers = self.tier.iter().map(|(name, table)| (name.as_str().into(), Arc::new(table.over(&default).limits()))).collect();
+        let model = self.model.limits();
+        let bounded = model.in_flight.is_some() || model.measures().iter().any(Option::is_some);
+        Terms { default: Arc::new(default.limits()), tiers, model: bounded.then(|| Arc::new(model)) }
+    }
+}
+
+impl Table {
+    /// This table, and what it leaves out from `under`.
+    fn over(&self, under: &Self) -> Self {
+        Self {
+            requests: self.requests.clone().or_else(|| under.requests.clone()),
+            tokens: self.tokens.clone().or_else(|| under.tokens.clone()),
+            in_flight: self.in_flight.clone().or_else(|| under.in_flight.clone()),
+            quota: Quotas { requests: self.quota.requests.or(under.quota.requests), tokens: self.quota.tokens.or(under.quota.tokens) },
+        }
+    }
+
+    fn judge(&self, mistakes: &mut Vec<Mistake>) {
+        let bursts = [&self.requests, &self.tokens].into_iter().flatten().filter_map(|flow| flow.burst.as_ref());
+        for burst in bursts.filter(|burst| *burst.get_ref() == 0) {
+            mistakes.push(Mistake::at(burst.span(), "a burst of 0 lets nothing pass; say 1 or more, or leave it out for the rate's own count"));
+        }
+        if let Some(none) = self.in_flight.as_ref().filter(|in_flight| *in_flight.get_ref() == 0) {
+            mistakes.push(Mistake::at(none.span(), "0 in flight lets nothing pass; say 1 or more"));
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        let quota = |rate: Rate| Measure { count: rate.count, per: rate.per, burst: rate.count };
+        let (requests, tokens) = (self.requests.as_ref().map(Flow::measure), self.tokens.as_ref().map(Flow::measure));
+        let (request_quota, token_quota) = (self.quota.requests.map(quota), self.quota.tokens.map(quota));
+        let in_flight = self.in_flight.as_ref().map(|most| (*most.get_ref()).max(1));
+        let mut limits = Limits { requests, request_quota, tokens, token_quota, in_flight, policy: None };
+        limits.policy = policy(&limits);
+        limits
+    }
+}
+
+impl Flow {
+    fn measure(&self) -> Measure {
+        let burst = self.burst.as_ref().map_or(self.rate.count, |burst| *burst.get_ref()).max(1);
+        Measure { count: self.rate.count, per: self.rate.per, burst }
+    }
+}
+
+fn policy(limits: &Limits) -> Option<HeaderValue> {
+    let items: Vec<String> = (NAMES.iter().zip(limits.measures()))
+        .filter_map(|(name, measure)| {
+            let measure = measure?;
+            Some(format!("\"{name}\";q={};w={}", measure.burst, whole_seconds(measure.window())))
+        })
+        .collect();
+    if items.is_empty() { None } else { HeaderValue::try_from(items.join(", ")).ok() }
+}
+
+/// Seconds, rounded up.
+pub(super) fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compiled(text: &str) -> (Terms, Vec<Mistake>) {
+        let mut mistakes = Vec::new();
+        let terms = toml::from_str::<Config>(text).unwrap().compile(&mut mistakes);
+        (terms, mistakes)
+    }
+
+    #[test]
+    fn without_a_table_the_house_defaults_hold() {
+        let (terms, mistakes) = compiled("");
+        assert!(mistakes.is_empty());
+        assert_eq!(terms.default.requests, Some(Measure { count: 10, per: Duration::from_secs(1), burst: 50 }));
+        assert_eq!(terms.default.in_flight, Some(64));
+        assert_eq!(terms.default.tokens, None);
+        assert!(terms.model.is_none());
+    }
+
+    #[test]
+    fn a_tier_stands_in_the_place_of_default_and_inherits_what_it_leaves_out() {
+        let (terms, _) = compiled(
+            "[default]\nrequests = { rate = \"20/s\", burst = 40 }\nin_flight = 8\n\
+             [tier.gold]\nrequests = { rate = \"200/s\" }\nquota = { requests = \"1000/day\" }\n",
+        );
+        let gold = terms.of_tier("gold");
+        assert_eq!(gold.requests, Some(Measure { count: 200, per: Duration::from_secs(1), burst: 200 }));
+        assert_eq!(gold.in_flight, Some(8));
+        assert_eq!(gold.policy.as_ref().unwrap(), "\"default\";q=200;w=1, \"quota\";q=1000;w=86400");
+        assert_eq!(terms.of_tier("silver").policy.as_ref().unwrap(), "\"default\";q=40;w=2");
+    }
+
+    #[test]
+    fn every_mistake_is_told_with_its_place() {
+        let text = "[default]\nrequests = { rate = \"20/s\", burst = 0 }\nin_flight = 0\n[tier.a]\ntokens = { rate = \"1/s\", burst = 0 }";
+        let (_, mistakes) = compiled(text);
+        assert_eq!(mistakes.len(), 3);
+        assert!(mistakes.iter().all(|mistake| &text[mistake.span.clone().unwrap()] == "0"));
+        for unknown in ["[other]", "[default]\nrate = \"1/s\"", "[default]\nrequests = { rate = \"0/s\" }"] {
+            assert!(toml::from_str::<Config>(unknown).is_err(), "{unknown}");
+        }
+    }
+}

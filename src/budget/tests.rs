@@ -1,0 +1,277 @@
+use std::sync::Barrier;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn terms(text: &str) -> Terms {
+    let mut mistakes = Vec::new();
+    let terms = toml::from_str::<Config>(text).unwrap().compile(&mut mistakes);
+    assert!(mistakes.is_empty(), "{mistakes:?}");
+    terms
+}
+
+fn who(caller: &str, tier: &str) -> Who {
+    Who { caller: caller.into(), tenant: "acme".into(), tier: tier.into(), method: "api_key" }
+}
+
+struct Case {
+    budget: Budget,
+    terms: Terms,
+    start: Instant,
+}
+
+impl Case {
+    fn new(text: &str) -> Self {
+        Self { budget: Budget::default(), terms: terms(text), start: Instant::now() }
+    }
+
+    fn ask(&self, caller: &str, tokens: Option<u64>, after: Duration) -> Result<Hold, Error> {
+        let ask = tokens.map(|answer| Ask { prompt: 0, answer });
+        self.budget.hold(&who(caller, ""), Some(&"m".into()), &self.terms, ask, self.start + after)
+    }
+
+    fn tokens_left(&self, caller: &str) -> u64 {
+        let hold = self.ask(caller, None, Duration::ZERO).unwrap();
+        hold.standing.left[2].unwrap().0
+    }
+}
+
+const ZERO: Duration = Duration::ZERO;
+
+fn headers(error: &Error) -> Vec<(String, String)> {
+    error.refused().headers().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect()
+}
+
+#[test]
+fn the_burst_passes_and_one_past_it_is_refused_with_headers() {
+    let case = Case::new("[default]\nrequests = { rate = \"20/s\", burst = 40 }");
+    let first = case.ask("a", None, ZERO).unwrap();
+    let told: Vec<_> = first.standing.headers().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+    assert_eq!(told, ["ratelimit-policy: \"default\";q=40;w=2", "ratelimit: \"default\";r=39;t=1"]);
+    for _ in 1..40 {
+        case.ask("a", None, ZERO).unwrap();
+    }
+    let error = case.ask("a", None, ZERO).unwrap_err();
+    assert_eq!((error.code(), error.refused().rule()), ("budget.requests", "caller.requests"));
+    assert!(headers(&error).contains(&("retry-after".into(), "1".into())));
+    assert!(headers(&error).contains(&("ratelimit".into(), "\"default\";r=0;t=1".into())));
+    assert!(case.ask("b", None, ZERO).is_ok());
+    assert!(case.ask("a", None, Duration::from_millis(50)).is_ok());
+}
+
+#[test]
+fn in_flight_is_released_by_dropping_the_hold_and_not_before() {
+    let case = Case::new("[default]\nin_flight = 2");
+    let first = case.ask("a", None, ZERO).unwrap();
+    let _second = case.ask("a", None, ZERO).unwrap();
+    assert_eq!(case.ask("a", None, ZERO).unwrap_err().code(), "budget.in_flight");
+    drop(first);
+    assert!(case.ask("a", None, ZERO).is_ok());
+}
+
+#[test]
+fn what_the_model_refuses_costs_the_caller_nothing_and_looks_like_his_own_limit() {
+    let case = Case::new("[default]\nrequests = { rate = \"1/h\", burst = 3 }\n[model]\nrequests = { rate = \"1/s\", burst = 2 }");
+    case.ask("a", None, ZERO).unwrap();
+    case.ask("b", None, ZERO).unwrap();
+    for _ in 0..10 {
+        let error = case.ask("a", None, ZERO).unwrap_err();
+        assert_eq!((error.code(), error.refused().rule()), ("budget.requests", "model.requests"));
+        assert!(headers(&error).iter().any(|(_, value)| value == "\"default\";r=0;t=1"));
+    }
+    assert!(case.ask("a", None, Duration::from_secs(1)).is_ok());
+    assert!(case.ask("a", None, Duration::from_secs(2)).is_ok());
+    assert_eq!(case.ask("a", None, Duration::from_secs(3)).unwrap_err().refused().rule(), "caller.requests");
+}
+
+#[test]
+fn a_caller_past_his_own_limit_drains_nobody_elses() {
+    let case = Case::new("[default]\nrequests = { rate = \"1/h\", burst = 1 }\n[model]\nrequests = { rate = \"1/h\", burst = 3 }");
+    case.ask("greedy", None, ZERO).unwrap();
+    for _ in 0..100 {
+        assert_eq!(case.ask("greedy", None, ZERO).unwrap_err().refused().rule(), "caller.requests");
+    }
+    assert!(case.ask("b", None, ZERO).is_ok());
+    assert!(case.ask("c", None, ZERO).is_ok());
+}
+
+#[test]
+fn tokens_are_reserved_before_and_settled_once_after() {
+    let case = Case::new("[default]\nrequests = { rate = \"1000/s\" }\ntokens = { rate = \"1000/h\" }");
+    let mut hold = case.ask("a", Some(1_000), ZERO).unwrap();
+    assert_eq!(case.ask("a", Some(1), ZERO).unwrap_err().code(), "budget.tokens");
+    hold.began();
+    hold.settle(Usage { input: 100, output: 200 });
+    hold.settle(Usage { input: 0, output: 0 });
+    drop(hold);
+    assert_eq!(case.tokens_left("a"), 700);
+    let over = case.ask("a", Some(701), ZERO).unwrap_err();
+    assert_eq!(over.refused().retry_after(), 4);
+    assert!(case.ask("a", Some(700), ZERO).is_ok());
+}
+
+#[test]
+fn overspend_is_owed() {
+    let case = Case::new("[default]\ntokens = { rate = \"1000/h\" }");
+    case.ask("a", Some(10), ZERO).unwrap().settle(Usage { input: 500, output: 1_000 });
+    let error = case.ask("a", Some(1), ZERO).unwrap_err();
+    assert_eq!(error.refused().retry_after(), 1_804);
+    assert_eq!(case.ask("a", Some(1), Duration::from_secs(1_800)).unwrap_err().code(), "budget.tokens");
+}
+
+#[test]
+fn a_dropped_hold_keeps_what_was_delivered_and_gives_all_back_when_no_model_was_asked() {
+    let case = Case::new("[default]\ntokens = { rate = \"1000/h\" }");
+    drop(case.ask("a", Some(900), ZERO).unwrap());
+    assert_eq!(case.tokens_left("a"), 1_000);
+
+    let ask = Ask { prompt: 100, answer: 500 };
+    let mut hold = case.budget.hold(&who("a", ""), Some(&"m".into()), &case.terms, Some(ask), case.start).unwrap();
+    hold.began();
+    hold.delivered(399);
+    hold.delivered(2);
+    drop(hold);
+    assert_eq!(case.tokens_left("a"), 1_000 - 100 - 101);
+}
+
+#[test]
+fn quotas_hold_beside_rates() {
+    let case = Case::new("[default]\nquota = { requests = \"3/day\", tokens = \"100/day\" }");
+    for _ in 0..3 {
+        case.ask("a", Some(1), ZERO).unwrap();
+    }
+    let error = case.ask("a", Some(1), ZERO).unwrap_err();
+    assert_eq!((error.code(), error.refused().retry_after()), ("budget.requests", 86_400));
+    assert_eq!(case.ask("b", Some(101), ZERO).unwrap_err().code(), "budget.tokens");
+    assert!(case.ask("b", Some(100), ZERO).is_ok());
+}
+
+#[test]
+fn a_reload_changes_the_rate_and_forgets_nothing() {
+    let mut case = Case::new("[default]\nrequests = { rate = \"1/h\", burst = 5 }");
+    for _ in 0..5 {
+        case.ask("a", None, ZERO).unwrap();
+    }
+    case.terms = terms("[default]\nrequests = { rate = \"1/h\", burst = 6 }");
+    assert!(case.ask("a", None, ZERO).is_ok());
+    assert!(case.ask("a", None, ZERO).is_err());
+}
+
+#[test]
+fn many_names_neither_reset_a_bucket_nor_push_out_a_busy_one() {
+    let budget = Budget::with_capacity(64);
+    let terms = terms("[default]\nrequests = { rate = \"1/h\", burst = 1 }");
+    let now = Instant::now();
+    let model: Arc<str> = "m".into();
+    budget.hold(&who("a", ""), Some(&model), &terms, None, now).unwrap();
+    let mut full = 0;
+    for name in 0..10_000 {
+        if let Err(error) = budget.hold(&who(&name.to_string(), ""), Some(&model), &terms, None, now) {
+            assert_eq!((error.code(), error.refused().retry_after()), ("budget.room", 1));
+            full += 1;
+        }
+    }
+    assert_eq!(full, 10_000 + 1 - budget.callers());
+    assert!(budget.callers() <= 64);
+    assert_eq!(budget.hold(&who("a", ""), Some(&model), &terms, None, now).unwrap_err().code(), "budget.requests");
+    // Once their buckets are full again, they make room.
+    assert!(budget.hold(&who("new", ""), Some(&model), &terms, None, now + Duration::from_secs(3_600)).is_ok());
+}
+
+#[test]
+fn a_reservation_is_bytes_by_four_and_the_asked_or_capped_answer_times_answers() {
+    let asked = |max_tokens, answers| Asked { max_tokens, answers, ..Asked::default() };
+    assert_eq!(Ask::language(401, &asked(None, 0), None), Ask { prompt: 101, answer: 1_024 });
+    assert_eq!(Ask::language(400, &asked(None, 2), Some(4_096)), Ask { prompt: 100, answer: 8_192 });
+    assert_eq!(Ask::language(0, &asked(Some(5), 3), Some(4_096)), Ask { prompt: 0, answer: 15 });
+    assert!(Ask::language(usize::MAX, &asked(Some(u64::MAX), u64::MAX), None).tokens() > u64::from(u32::MAX));
+}
+
+#[test]
+fn exactly_the_burst_passes_however_many_threads_ask_at_once() {
+    const THREADS: usize = 8;
+    let case = Case::new(
+        "[default]\nrequests = { rate = \"1/day\", burst = 60 }\ntokens = { rate = \"100000/day\" }\nin_flight = 1000\n\
+         [model]\nrequests = { rate = \"1/day\", burst = 100 }",
+    );
+    let barrier = Barrier::new(THREADS);
+    let passed: Vec<(usize, usize)> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                let (case, barrier) = (&case, &barrier);
+                scope.spawn(move || {
+                    let caller = thread % 2;
+                    barrier.wait();
+                    let held = (0..100).filter_map(|_| case.ask(["a", "b"][caller], Some(10), ZERO).ok()).map(|mut hold| {
+                        hold.began();
+                        hold.settle(Usage { input: 3, output: 4 });
+                    });
+                    (caller, held.count())
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(passed.iter().map(|(_, count)| count).sum::<usize>(), 100);
+    for caller in 0..2 {
+        let count: usize = passed.iter().filter(|(of, _)| *of == caller).map(|(_, count)| count).sum();
+        assert!(count <= 60);
+        let meter = case.budget.callers.entry((["a", "b"][caller].into(), "m".into()), case.start, || Meter::new(case.start)).unwrap();
+        let readings = meter.lock();
+        assert_eq!(readings.in_flight, 0);
+        assert_eq!(readings.tokens.as_ref().unwrap().remaining(), 100_000 - 7 * count as u64);
+    }
+}
+
+#[derive(Clone, Debug)]
+enum End {
+    Settled(u32, u32),
+    Dropped(u16),
+    NeverBegan,
+}
+
+fn end() -> impl Strategy<Value = End> {
+    prop_oneof![
+        (0_u32..50_000, 0_u32..50_000).prop_map(|(input, output)| End::Settled(input, output)),
+        any::<u16>().prop_map(End::Dropped),
+        Just(End::NeverBegan),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn the_sum_of_settlements_is_the_sum_of_usage(calls in prop::collection::vec((0_u32..10_000, 0_u32..10_000, end()), 1..40)) {
+        const MUCH: u64 = 4_000_000_000;
+        let budget = Budget::default();
+        let terms = terms("[default]\nrequests = { rate = \"1000/s\" }\ntokens = { rate = \"4000000000/day\" }\n[model]\ntokens = { rate = \"4000000000/day\" }");
+        let (now, model) = (Instant::now(), Arc::<str>::from("m"));
+        let mut used = 0;
+        let mut held = Vec::new();
+        for (prompt, answer, end) in calls {
+            let ask = Ask { prompt: prompt.into(), answer: answer.into() };
+            held.push((budget.hold(&who("a", ""), Some(&model), &terms, Some(ask), now).unwrap(), end));
+        }
+        for (mut hold, end) in held {
+            match end {
+                End::Settled(input, output) => {
+                    hold.began();
+                    hold.settle(Usage { input: input.into(), output: output.into() });
+                    used += u64::from(input) + u64::from(output);
+                }
+                End::Dropped(bytes) => {
+                    hold.began();
+                    hold.delivered(bytes.into());
+                    used += hold.reserved.unwrap().prompt + estimate(bytes.into());
+                }
+                End::NeverBegan => {}
+            }
+        }
+        let own = budget.callers.entry(("a".into(), "m".into()), now, || Meter::new(now)).unwrap();
+        let shared = budget.models.entry("m".into(), now, || Meter::new(now)).unwrap();
+        for meter in [own, shared] {
+            prop_assert_eq!(meter.lock().tokens.as_ref().unwrap().remaining(), MUCH - used);
+            prop_assert_eq!(meter.lock().in_flight, 0);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! JSON Schema: compiled once when the policy is read, held against every body.
+//!
+//! A schema is the operator's, the body is a stranger's. So patterns run on the engine whose time is linear in the body
+//! (no look-around, no back-references), references reach no further than the folder of the schema, and only the first
+//! broken rule is looked for.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use jsonschema::{PatternOptions, Retrieve, Uri, Validator};
+use serde_json::Value;
+
+use crate::mistake::Mistake;
+
+/// The longest schema that is read, references included, in bytes.
+pub const MOST_SCHEMA: usize = 1 << 20;
+
+/// The largest compiled pattern, in bytes.
+const MOST_PATTERN: usize = 1 << 20;
+
+/// The scheme under which the files of the folder refer to each other; it leads nowhere else.
+const SCHEME: &str = "schemas";
+
+/// A compiled schema.
+#[derive(Debug)]
+pub struct Schema {
+    validator: Validator,
+}
+
+impl Schema {
+    /// Reads and compiles the schema in `file`; it may refer to files of its own folder and below.
+    ///
+    /// # Errors
+    /// A mistake in `file`, with the place in the schema where one is known.
+    pub fn compile(file: &Path) -> Result<Self, Mistake> {
+        let mistake = |what: String| Mistake::of_file(what).in_file(file);
+        let path = file.canonicalize().map_err(|error| mistake(format!("the schema cannot be read: {error}")))?;
+        let (Some(root), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+            return Err(mistake("the schema's name is not UTF-8".into()));
+        };
+        let folder = Folder { root: root.to_owned(), left: AtomicUsize::new(MOST_SCHEMA) };
+        let schema = folder.read(&path).map_err(|what| mistake(what.to_string()))?;
+        let base = format!("{SCHEME}:///{name}");
+        let options = jsonschema::options()
+            .with_base_uri(base)
+            .with_retriever(folder)
+            .with_pattern_options(PatternOptions::regex().size_limit(MOST_PATTERN).dfa_size_limit(MOST_PATTERN));
+        let validator = options.build(&schema).map_err(|error| {
+            let at = error.instance_path().as_str();
+            let what: String = error.to_string().chars().take(300).collect();
+            mistake(format!("the schema does not compile{}{at}: {what}", if at.is_empty() { "" } else { " at " }))
+        })?;
+        Ok(Self { validator })
+    }
+
+    /// Holds `value` against the schema.
+    ///
+    /// # Errors
+    /// The place in `value` and the keyword of the first rule that it breaks.
+    pub fn validate(&self, value: &Value) -> Result<(), Place> {
+        self.validator.validate(value).map_err(|error| Place::new(error.instance_path().as_str(), error.keyword()))
+    }
+}
+
+/// Where a document breaks a schema, and which of its keywords. Never a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pointer: String,
+    rule: String,
+}
+
+/// The longest pointer that is told, in bytes: keys are the caller's own words.
+const MOST_POINTER: usize = 200;
+
+impl Place {
+    fn new(pointer: &str, rule: &str) -> Self {
+        let pointer = &pointer[..pointer.floor_char_boundary(MOST_POINTER)];
+        Self { pointer: pointer.to_owned(), rule: rule.to_owned() }
+    }
+
+    /// The place in the document, as a JSON Pointer (RFC 6901) of at most 200 bytes; empty for the whole of it.
+    #[must_use]
+    pub fn pointer(&self) -> &str {
+        &self.pointer
+    }
+
+    /// The keyword of the schema.
+    #[must_use]
+    pub fn rule(&self) -> &str {
+        &self.rule
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.pointer, self.rule)
+    }
+}
+
+/// The folder in which references may end.
+struct Folder {
+    root: PathBuf,
+    /// How many more bytes may be read.
+    left: AtomicUsize,
+}
+
+impl Folder {
+    fn read(&self, path: &Path) -> Result<Value, Box<dyn std::error::Error + Send + Sync>> {
+        let left = self.left.load(Ordering::Relaxed);
+        let mut bytes = Vec::new();
+        File::open(path)?.take(left as u64 + 1).read_to_end(&mut bytes)?;
+        let left = left.checked_sub(bytes.len()).ok_or("the schema and what it refers to are longer than 1 MiB")?;
+        self.left.store(left, Ordering::Relaxed);
+        Ok(serde_json::from_slice(&bytes)?)
+    }
+}
+
+impl Retrieve for Folder {
+    fn retrieve(&self, uri: &Uri<String>) -> Result<Value, Box<dyn std::error::Error + Send + Sync>> {
+        let name = uri.path().as_str().trim_start_matches('/');
+        if uri.scheme().as_str() != SCHEME || name.contains('%') || uri.query().is_some() {
+            return Err("a reference may only lead to a file in the schema's own folder".into());
+        }
+        // Resolved, so that neither dots nor links lead out.
+        let path = self.root.join(name).canonicalize()?;
+        if !path.starts_with(&self.root) {
+            return Err("a reference leads out of the schema's folder".into());
+        }
+        self.read(&path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn folder(files: &[(&str, Value)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, schema) in files {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, schema.to_string()).unwrap();
+        }
+        folder
+    }
+
+    fn compiled(schema: Value) -> Result<Schema, Mistake> {
+        let folder = folder(&[("a.json", schema)]);
+        Schema::compile(&folder.path().join("a.json"))
+    }
+
+    #[test]
+    fn a_broken_rule_is_told_by_its_place_and_keyword_and_never_by_the_value() {
+        let schema = compiled(json!({"type": "object", "properties": {"a/b": {"items": {"maximum": 5}}}, "required": ["a/b"]})).unwrap();
+        assert!(schema.validate(&json!({"a/b": [1, 5]})).is_ok());
+        let place = schema.validate(&json!({"a/b": [1, 987_654]})).unwrap_err();
+        assert_eq!((place.pointer(), place.rule()), ("/a~1b/1", "maximum"));
+        assert!(!format!("{place:?}{place}").contains("987"));
+        let place = schema.validate(&json!({})).unwrap_err();
+        assert_eq!((place.pointer(), place.rule()), ("", "required"));
+    }
+
+    #[test]
+    fn a_long_pointer_is_cut() {
+        let schema = compiled(json!({"additionalProperties": {"type": "string"}})).unwrap();
+        let place = schema.validate(&json!({"é".repeat(5_000): 1})).unwrap_err();
+        assert!(place.pointer().len() <= 200);
+    }
+
+    #[test]
+    fn references_end_in_the_folder_and_nowhere_else() {
+        let files = folder(&[
+            ("outside.json", json!({"type": "integer"})),
+            ("in/a.json", json!({"$ref": "sub/b.json#/$defs/x"})),
+            ("in/sub/b.json", json!({"$defs": {"x": {"$ref": "../c.json"}}})),
+            ("in/c.json", json!({"type": "integer"})),
+            ("in/up.json", json!({"$ref": "../outside.json"})),
+            ("in/escaped.json", json!({"$ref": "%2e%2e/outside.json"})),
+            ("in/absolute.json", json!({"$ref": "file:///etc/passwd"})),
+            ("in/remote.json", json!({"$ref": "http://127.0.0.1:1/x.json"})),
+            ("in/renamed.json", json!({"$id": "https://example.com/a.json", "$ref": "c.json"})),
+            ("in/link.json", json!({"$ref": "leads-out.json"})),
+        ]);
+        std::os::unix::fs::symlink(files.path().join("outside.json"), files.path().join("in/leads-out.json")).unwrap();
+        let at = |name: &str| Schema::compile(&files.path().join("in").join(name));
+        let schema = at("a.json").unwrap();
+        assert!(schema.validate(&json!(1)).is_ok() && schema.validate(&json!("1")).is_err());
+        for name in ["up.json", "escaped.json", "absolute.json", "remote.json", "renamed.json", "link.json"] {
+            let mistake = at(name).unwrap_err();
+            assert!(mistake.file.unwrap().ends_with(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_could_run_long_either_runs_in_linear_time_or_does_not_compile() {
+        let schema = compiled(json!({"pattern": "^(a+)+$"})).unwrap();
+        let started = std::time::Instant::now();
+        assert!(schema.validate(&json!(format!("{}!", "a".repeat(100_000)))).is_err());
+        assert!(started.elapsed() < std::time::Duration::from_secs(5));
+        assert!(compiled(json!({"pattern": "(a)\\1"})).is_err());
+        assert!(compiled(json!({"pattern": "(?=a)b"})).is_err());
+    }
+
+    #[test]
+    fn a_schema_that_is_wrong_or_too_long_is_a_mistake_with_its_file_and_place() {
+        let mistake = compiled(json!({"properties": {"a": {"type": "nonsense"}}})).unwrap_err();
+        assert!(mistake.what.contains("/properties/a/type"), "{}", mistake.what);
+        assert!(compiled(json!({"description": "x".repeat(MOST_SCHEMA)})).unwrap_err().what.contains("1 MiB"));
+        assert!(Schema::compile(Path::new("/nowhere/at/all.json")).is_err());
+    }
+}

@@ -1,0 +1,270 @@
+//! Tensors against what the model says of its inputs, and against the ranges of the policy.
+//!
+//! Numbers are read where they lie: one pass over the bytes of a tensor, without a branch on its type for each element.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use half::{bf16, f16};
+
+use crate::wire::oip::InferRequest;
+use crate::wire::tensor::{Datatype, Port, Tensor, elements};
+
+/// Tensors that one request may carry where no contract says how many.
+pub const MOST_TENSORS: usize = 256;
+
+/// Dimensions that one tensor may have where no contract says how many.
+pub const MOST_DIMENSIONS: usize = 16;
+
+/// What a model takes and gives, as it says itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contract {
+    /// Its inputs, all of which a request must carry.
+    pub inputs: Vec<Port>,
+    /// Its outputs, of which a request may name some.
+    pub outputs: Vec<Port>,
+}
+
+/// What tensors are held against.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rules {
+    pub(super) contract: Option<Contract>,
+    pub(super) max_batch: Option<u64>,
+    /// Inclusive bounds by tensor.
+    pub(super) range: BTreeMap<String, (f64, f64)>,
+    /// Tensors that may hold NaN and infinities.
+    pub(super) nan: BTreeSet<String>,
+}
+
+/// Which rule a tensor breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// The model has no tensor of that name; `check.tensor_name`.
+    Name,
+    /// A name stands twice; `check.tensor_twice`.
+    Twice,
+    /// An input of the model is not there; `check.tensor_missing`.
+    Missing,
+    /// More tensors than can be asked about; `check.tensors`.
+    TooMany,
+    /// Another element type than the model's; `check.datatype`.
+    Datatype,
+    /// Another number of dimensions, another length of one, or a length of 0; `check.shape`.
+    Shape,
+    /// The batch is longer than allowed, or not the same in all inputs; `check.batch`.
+    Batch,
+    /// The bytes are not as many as type and shape say, or not what the type allows; `check.bytes`.
+    Bytes,
+    /// A number out of its range; `check.range`.
+    Range,
+    /// NaN or an infinity; `check.nan`.
+    NotFinite,
+}
+
+/// A rule that a tensor breaks, and which tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The rule.
+    pub broken: Broken,
+    /// Where: `inputs` or `outputs`.
+    pub list: &'static str,
+    /// The tensor's place in that list; none where it is not there, or where the list as a whole is wrong.
+    pub index: Option<usize>,
+}
+
+impl Broken {
+    /// The static code.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Name => "check.tensor_name",
+            Self::Twice => "check.tensor_twice",
+            Self::Missing => "check.tensor_missing",
+            Self::TooMany => "check.tensors",
+            Self::Datatype => "check.datatype",
+            Self::Shape => "check.shape",
+            Self::Batch => "check.batch",
+            Self::Bytes => "check.bytes",
+            Self::Range => "check.range",
+            Self::NotFinite => "check.nan",
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    /// The tensor's JSON Pointer.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.index {
+            Some(index) => write!(f, "/{}/{index}", self.list),
+            None => write!(f, "/{}", self.list),
+        }
+    }
+}
+
+impl Rules {
+    /// Holds a request against the rules.
+    pub(super) fn hold(&self, request: &InferRequest) -> Result<(), Fault> {
+        let most = self.contract.as_ref().map_or(MOST_TENSORS, |contract| contract.inputs.len());
+        if let Some(contract) = &self.contract {
+            names(contract, request)?;
+        } else if request.inputs.len() > most || request.outputs.len() > MOST_TENSORS {
+            let list = if request.inputs.len() > most { "inputs" } else { "outputs" };
+            return Err(Fault { broken: Broken::TooMany, list, index: None });
+        }
+        for index in 1..request.inputs.len() {
+            if request.inputs[..index].iter().any(|other| other.name == request.inputs[index].name) {
+                return Err(at(index)(Broken::Twice));
+            }
+        }
+        let mut batch = None;
+        for (index, tensor) in request.inputs.iter().enumerate() {
+            self.shape(tensor, &mut batch).map_err(at(index))?;
+            self.elements(tensor).map_err(at(index))?;
+        }
+        Ok(())
+    }
+
+    fn shape(&self, tensor: &Tensor, batch: &mut Option<u64>) -> Result<(), Broken> {
+        let Some(contract) = &self.contract else {
+            if tensor.shape.len() > MOST_DIMENSIONS {
+                return Err(Broken::Shape);
+            }
+            let first = tensor.shape.first().copied();
+            return if first.zip(self.max_batch).is_some_and(|(first, most)| first > most) { Err(Broken::Batch) } else { Ok(()) };
+        };
+        let port = contract.inputs.iter().find(|port| port.name == tensor.name).ok_or(Broken::Name)?;
+        if tensor.datatype != port.datatype {
+            return Err(Broken::Datatype);
+        }
+        let fits = |(length, wanted): (&u64, &Option<u64>)| wanted.map_or(*length > 0, |wanted| wanted == *length);
+        if tensor.shape.len() != port.shape.len() || !tensor.shape.iter().zip(&port.shape).all(fits) {
+            return Err(Broken::Shape);
+        }
+        if let Some(axis) = port.shape.iter().position(Option::is_none) {
+            let length = tensor.shape[axis];
+            if *batch.get_or_insert(length) != length || self.max_batch.is_some_and(|most| length > most) {
+                return Err(Broken::Batch);
+            }
+        }
+        Ok(())
+    }
+
+    fn elements(&self, tensor: &Tensor) -> Result<(), Broken> {
+        let count = elements(&tensor.shape).ok_or(Broken::Shape)?;
+        let (range, loose) = (self.range.get(&tensor.name), self.nan.contains(&tensor.name));
+        let data = &tensor.data[..];
+        match tensor.datatype.width() {
+            None => return if walks(data, count) { Ok(()) } else { Err(Broken::Bytes) },
+            Some(width) if count.checked_mul(width) != Some(data.len()) => return Err(Broken::Bytes),
+            Some(_) => {}
+        }
+        let (low, high) = range.copied().unwrap_or((f64::NEG_INFINITY, f64::INFINITY));
+        match tensor.datatype {
+            // A bound is rounded to the tensor's own type: 0.1 in the policy is the 0.1 that a caller can send.
+            Datatype::Fp32 => floats(data, low as f32, high as f32, f32::MAX, loose, f32::from_le_bytes),
+            Datatype::Fp64 => floats(data, low, high, f64::MAX, loose, f64::from_le_bytes),
+            Datatype::Fp16 => {
+                let (low, high) = (f16::from_f64(low).to_f32(), f16::from_f64(high).to_f32());
+                floats(data, low, high, f32::MAX, loose, |bytes| f16::from_le_bytes(bytes).to_f32())
+            }
+            Datatype::Bf16 => {
+                let (low, high) = (bf16::from_f64(low).to_f32(), bf16::from_f64(high).to_f32());
+                floats(data, low, high, f32::MAX, loose, |bytes| bf16::from_le_bytes(bytes).to_f32())
+            }
+            Datatype::Bool if data.iter().any(|byte| *byte > 1) => Err(Broken::Bytes),
+            _ if range.is_none() => Ok(()),
+            datatype => {
+                let within = integers(datatype, data, low.ceil() as i128, high.floor() as i128);
+                if within { Ok(()) } else { Err(Broken::Range) }
+            }
+        }
+    }
+}
+
+fn names(contract: &Contract, request: &InferRequest) -> Result<(), Fault> {
+    let knows = |ports: &[Port], name: &str| ports.iter().any(|port| port.name == name);
+    for (index, tensor) in request.inputs.iter().enumerate() {
+        if !knows(&contract.inputs, &tensor.name) {
+            return Err(at(index)(Broken::Name));
+        }
+        // More inputs than the model has, all of known names, can only mean a name that stands twice.
+        if index >= contract.inputs.len() {
+            return Err(at(index)(Broken::Twice));
+        }
+    }
+    for (index, output) in request.outputs.iter().enumerate() {
+        let fault = |broken| Fault { broken, list: "outputs", index: Some(index) };
+        if !knows(&contract.outputs, &output.name) {
+            return Err(fault(Broken::Name));
+        }
+        if index >= contract.outputs.len() || request.outputs[..index].iter().any(|other| other.name == output.name) {
+            return Err(fault(Broken::Twice));
+        }
+    }
+    if contract.inputs.iter().any(|port| !request.inputs.iter().any(|tensor| tensor.name == port.name)) {
+        return Err(Fault { broken: Broken::Missing, list: "inputs", index: None });
+    }
+    Ok(())
+}
+
+fn at(index: usize) -> impl Fn(Broken) -> Fault {
+    move |broken| Fault { broken, list: "inputs", index: Some(index) }
+}
+
+/// Whether `data` is exactly `count` elements of `BYTES`, each after its length.
+fn walks(mut data: &[u8], count: usize) -> bool {
+    for _ in 0..count {
+        let Some((length, rest)) = data.split_first_chunk::<4>() else { return false };
+        let Some(rest) = usize::try_from(u32::from_le_bytes(*length)).ok().and_then(|length| rest.get(length..)) else { return false };
+        data = rest;
+    }
+    data.is_empty()
+}
+
+/// A floating-point type that can be held between bounds.
+trait Float: Copy + PartialOrd + std::ops::Neg<Output = Self> {}
+impl Float for f32 {}
+impl Float for f64 {}
+
+fn floats<const W: usize, T: Float>(data: &[u8], low: T, high: T, max: T, loose: bool, read: impl Fn([u8; W]) -> T) -> Result<(), Broken> {
+    let chunks = data.as_chunks::<W>().0;
+    let finite = |value: T| value >= -max && value <= max;
+    if loose {
+        let within = chunks.iter().fold(true, |all, bytes| {
+            let value = read(*bytes);
+            all & (!finite(value) | ((value >= low) & (value <= high)))
+        });
+        return if within { Ok(()) } else { Err(Broken::Range) };
+    }
+    // NaN is within no bounds, so one comparison with each bound finds all there is; folded without a way out early, it is done on vectors.
+    let (least, most) = (if low < -max { -max } else { low }, if high > max { max } else { high });
+    let within = chunks.iter().fold(true, |all, bytes| {
+        let value = read(*bytes);
+        all & (value >= least) & (value <= most)
+    });
+    if within {
+        return Ok(());
+    }
+    Err(if chunks.iter().all(|bytes| finite(read(*bytes))) { Broken::Range } else { Broken::NotFinite })
+}
+
+fn integers(datatype: Datatype, data: &[u8], low: i128, high: i128) -> bool {
+    fn all<const W: usize>(data: &[u8], low: i128, high: i128, read: impl Fn([u8; W]) -> i128) -> bool {
+        data.as_chunks::<W>().0.iter().all(|bytes| (low..=high).contains(&read(*bytes)))
+    }
+    match datatype {
+        Datatype::Bool | Datatype::Uint8 => all(data, low, high, |bytes| u8::from_le_bytes(bytes).into()),
+        Datatype::Uint16 => all(data, low, high, |bytes| u16::from_le_bytes(bytes).into()),
+        Datatype::Uint32 => all(data, low, high, |bytes| u32::from_le_bytes(bytes).into()),
+        Datatype::Uint64 => all(data, low, high, |bytes| u64::from_le_bytes(bytes).into()),
+        Datatype::Int8 => all(data, low, high, |bytes| i8::from_le_bytes(bytes).into()),
+        Datatype::Int16 => all(data, low, high, |bytes| i16::from_le_bytes(bytes).into()),
+        Datatype::Int32 => all(data, low, high, |bytes| i32::from_le_bytes(bytes).into()),
+        Datatype::Int64 => all(data, low, high, |bytes| i64::from_le_bytes(bytes).into()),
+        // These are not whole numbers and are held elsewhere.
+        Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64 | Datatype::Bytes => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

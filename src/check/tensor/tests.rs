@@ -1,0 +1,207 @@
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+use crate::wire::oip::RequestedOutput;
+
+fn port(name: &str, datatype: Datatype, shape: &[Option<u64>]) -> Port {
+    Port { name: name.into(), datatype, shape: shape.to_vec() }
+}
+
+fn fp32(name: &str, shape: &[u64], values: &[f32]) -> Tensor {
+    tensor(name, Datatype::Fp32, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+}
+
+fn tensor(name: &str, datatype: Datatype, shape: &[u64], data: Vec<u8>) -> Tensor {
+    Tensor { name: name.into(), datatype, shape: shape.to_vec(), data: data.into() }
+}
+
+fn request(inputs: Vec<Tensor>) -> InferRequest {
+    InferRequest { inputs, ..InferRequest::default() }
+}
+
+fn digits() -> Rules {
+    Rules {
+        contract: Some(Contract {
+            inputs: vec![port("input", Datatype::Fp32, &[None, Some(2)]), port("scale", Datatype::Fp32, &[None])],
+            outputs: vec![port("label", Datatype::Int64, &[None]), port("probabilities", Datatype::Fp32, &[None, Some(10)])],
+        }),
+        max_batch: Some(2),
+        range: [("input".to_owned(), (0.0, 16.0))].into(),
+        nan: BTreeSet::new(),
+    }
+}
+
+fn good() -> Vec<Tensor> {
+    vec![fp32("input", &[2, 2], &[0.0, 16.0, 1.0, 2.0]), fp32("scale", &[2], &[1.0, -9.0])]
+}
+
+fn broken(rules: &Rules, inputs: Vec<Tensor>) -> Option<(Broken, Option<usize>)> {
+    rules.hold(&request(inputs)).err().map(|fault| (fault.broken, fault.index))
+}
+
+fn changed(change: impl FnOnce(&mut Vec<Tensor>)) -> Option<(Broken, Option<usize>)> {
+    let mut inputs = good();
+    change(&mut inputs);
+    broken(&digits(), inputs)
+}
+
+#[test]
+fn what_the_contract_asks_for_passes_in_any_order() {
+    assert_eq!(changed(|_| ()), None);
+    assert_eq!(changed(|inputs| inputs.reverse()), None);
+}
+
+#[test]
+fn names_are_all_there_once_and_no_others() {
+    assert_eq!(changed(|inputs| drop(inputs.pop())), Some((Broken::Missing, None)));
+    assert_eq!(changed(|inputs| inputs[1].name = "scala".into()), Some((Broken::Name, Some(1))));
+    assert_eq!(changed(|inputs| inputs.push(fp32("scale", &[2], &[1.0, 1.0]))), Some((Broken::Twice, Some(2))));
+    assert_eq!(changed(|inputs| inputs.push(fp32("other", &[2], &[1.0, 1.0]))), Some((Broken::Name, Some(2))));
+    let mut asked = request(good());
+    asked.outputs = vec![RequestedOutput { name: "label".into(), binary: None }];
+    assert_eq!(digits().hold(&asked), Ok(()));
+    asked.outputs.push(RequestedOutput { name: "label".into(), binary: None });
+    assert_eq!(digits().hold(&asked).unwrap_err().to_string(), "/outputs/1");
+    asked.outputs[1].name = "logits".into();
+    assert_eq!(digits().hold(&asked).unwrap_err().broken, Broken::Name);
+}
+
+#[test]
+fn types_ranks_and_fixed_dimensions_are_the_contracts() {
+    assert_eq!(changed(|inputs| inputs[0].datatype = Datatype::Fp16), Some((Broken::Datatype, Some(0))));
+    assert_eq!(changed(|inputs| inputs[0].shape = vec![4]), Some((Broken::Shape, Some(0))));
+    assert_eq!(changed(|inputs| inputs[0].shape = vec![2, 2, 1]), Some((Broken::Shape, Some(0))));
+    assert_eq!(changed(|inputs| inputs[0].shape = vec![1, 4]), Some((Broken::Shape, Some(0))));
+    assert_eq!(changed(|inputs| inputs[0] = fp32("input", &[0, 2], &[])), Some((Broken::Shape, Some(0))));
+}
+
+#[test]
+fn the_batch_is_the_same_everywhere_and_at_most_the_cap() {
+    assert_eq!(changed(|inputs| inputs[1] = fp32("scale", &[1], &[1.0])), Some((Broken::Batch, Some(1))));
+    let three = vec![fp32("input", &[3, 2], &[0.0; 6]), fp32("scale", &[3], &[0.0; 3])];
+    assert_eq!(broken(&digits(), three), Some((Broken::Batch, Some(0))));
+    let loose = Rules { max_batch: Some(2), ..Rules::default() };
+    assert_eq!(broken(&loose, vec![fp32("x", &[2], &[0.0; 2])]), None);
+    assert_eq!(broken(&loose, vec![fp32("x", &[3], &[0.0; 3])]), Some((Broken::Batch, Some(0))));
+}
+
+#[test]
+fn ranges_are_inclusive_and_what_is_not_finite_is_refused() {
+    for (value, expected) in [
+        (16.0_f32.next_up(), Some(Broken::Range)),
+        (0.0_f32.next_down(), Some(Broken::Range)),
+        (-0.0, None),
+        (f32::NAN, Some(Broken::NotFinite)),
+        (f32::INFINITY, Some(Broken::NotFinite)),
+        (f32::NEG_INFINITY, Some(Broken::NotFinite)),
+    ] {
+        let found = changed(|inputs| inputs[0] = fp32("input", &[2, 2], &[0.0, 16.0, 3.0, value]));
+        assert_eq!(found.map(|(broken, _)| broken), expected, "{value}");
+    }
+    assert_eq!(changed(|inputs| inputs[1] = fp32("scale", &[2], &[f32::MAX, f32::MIN])), None);
+    assert_eq!(changed(|inputs| inputs[1] = fp32("scale", &[2], &[f32::MAX, f32::NAN])), Some((Broken::NotFinite, Some(1))));
+}
+
+#[test]
+fn a_name_may_be_allowed_what_is_not_finite_and_nothing_else() {
+    let rules = Rules { nan: ["input".to_owned()].into(), ..digits() };
+    let with = |value| broken(&rules, vec![fp32("input", &[1, 2], &[1.0, value]), fp32("scale", &[1], &[0.0])]);
+    assert_eq!(with(f32::NAN), None);
+    assert_eq!(with(f32::INFINITY), None);
+    assert_eq!(with(17.0), Some((Broken::Range, Some(0))));
+}
+
+#[test]
+fn a_bound_is_the_number_that_a_caller_of_that_type_can_send() {
+    let rules = Rules { range: [("x".to_owned(), (-0.1, 0.1))].into(), ..Rules::default() };
+    assert_eq!(broken(&rules, vec![fp32("x", &[2], &[0.1, -0.1])]), None);
+    assert_eq!(broken(&rules, vec![fp32("x", &[1], &[0.1_f32.next_up()])]), Some((Broken::Range, Some(0))));
+    let sent = f16::from_f32(0.1);
+    assert_eq!(broken(&rules, vec![tensor("x", Datatype::Fp16, &[1], sent.to_le_bytes().to_vec())]), None);
+    let past = f16::from_bits(sent.to_bits() + 1);
+    assert_eq!(broken(&rules, vec![tensor("x", Datatype::Fp16, &[1], past.to_le_bytes().to_vec())]), Some((Broken::Range, Some(0))));
+    let nan = bf16::NAN.to_le_bytes().to_vec();
+    assert_eq!(broken(&rules, vec![tensor("x", Datatype::Bf16, &[1], nan)]), Some((Broken::NotFinite, Some(0))));
+}
+
+#[test]
+fn whole_numbers_are_compared_exactly() {
+    let rules = |low, high| Rules { range: [("x".to_owned(), (low, high))].into(), ..Rules::default() };
+    let one = |datatype, data: Vec<u8>| vec![tensor("x", datatype, &[1], data)];
+    let most = (1_u64 << 53) as f64;
+    assert_eq!(broken(&rules(0.0, most), one(Datatype::Uint64, (1_u64 << 53).to_le_bytes().into())), None);
+    assert!(broken(&rules(0.0, most), one(Datatype::Uint64, ((1_u64 << 53) + 1).to_le_bytes().into())).is_some());
+    assert!(broken(&rules(0.5, 1.5), one(Datatype::Int8, vec![0])).is_some());
+    assert_eq!(broken(&rules(0.5, 1.5), one(Datatype::Int8, vec![1])), None);
+    assert!(broken(&rules(-3.0, -1.0), one(Datatype::Uint64, 0_u64.to_le_bytes().into())).is_some());
+    assert_eq!(broken(&rules(f64::NEG_INFINITY, 0.0), one(Datatype::Int64, i64::MIN.to_le_bytes().into())), None);
+}
+
+#[test]
+fn strings_walk_exactly() {
+    let walk = |count, data: &[u8]| broken(&Rules::default(), vec![tensor("x", Datatype::Bytes, &[count], data.to_vec())]);
+    assert_eq!(walk(2, b"\x01\0\0\0\xff\0\0\0\0"), None);
+    for (count, data) in [
+        (1, &b"\x01\0\0\0a\0\0\0\0"[..]),
+        (2, b"\x01\0\0\0a"),
+        (1, b"\x02\0\0\0a"),
+        (1, b"\x01\0\0"),
+        (1, b"\xff\xff\xff\xff"),
+        (u64::MAX, b""),
+        (0, b"a"),
+    ] {
+        assert_eq!(walk(count, data), Some((Broken::Bytes, Some(0))), "{count} {data:?}");
+    }
+}
+
+#[test]
+fn a_truth_is_0_or_1() {
+    let truths = |data: &[u8]| broken(&Rules::default(), vec![tensor("x", Datatype::Bool, &[2], data.to_vec())]);
+    assert_eq!(truths(&[0, 1]), None);
+    assert_eq!(truths(&[0, 2]), Some((Broken::Bytes, Some(0))));
+}
+
+#[test]
+fn without_a_contract_lists_and_ranks_are_bounded() {
+    let many = |count: usize| (0..count).map(|index| fp32(&index.to_string(), &[1], &[0.0])).collect::<Vec<_>>();
+    assert_eq!(broken(&Rules::default(), many(MOST_TENSORS)), None);
+    assert_eq!(broken(&Rules::default(), many(MOST_TENSORS + 1)), Some((Broken::TooMany, None)));
+    assert_eq!(broken(&Rules::default(), vec![fp32("x", &[1; MOST_DIMENSIONS], &[0.0])]), None);
+    assert_eq!(broken(&Rules::default(), vec![fp32("x", &[1; MOST_DIMENSIONS + 1], &[0.0])]), Some((Broken::Shape, Some(0))));
+    assert_eq!(broken(&Rules::default(), vec![fp32("x", &[1], &[0.0]), fp32("x", &[1], &[0.0])]), Some((Broken::Twice, Some(1))));
+    assert_eq!(broken(&Rules::default(), vec![fp32("x", &[u64::MAX, 2], &[])]), Some((Broken::Shape, Some(0))));
+}
+
+proptest! {
+    #[test]
+    fn only_the_exact_number_of_bytes_passes(
+        datatype in prop::sample::select(Datatype::ALL.iter().copied().filter(|datatype| datatype.width().is_some()).collect::<Vec<_>>()),
+        shape in prop::collection::vec(0_u64..6, 0..4), off in -3_i64..4,
+    ) {
+        let exact = elements(&shape).unwrap() * datatype.width().unwrap();
+        let Ok(length) = usize::try_from(exact as i64 + off) else { return Ok(()) };
+        let found = broken(&Rules::default(), vec![tensor("x", datatype, &shape, vec![0; length])]);
+        prop_assert_eq!(found, (length != exact).then_some((Broken::Bytes, Some(0))));
+    }
+
+    #[test]
+    fn the_pass_over_floats_finds_what_a_plain_look_finds(bits in prop::collection::vec(any::<u32>(), 1..100), low in -1e38_f32..0.0, high in 0.0_f32..1e38) {
+        let values: Vec<f32> = bits.iter().map(|bits| f32::from_bits(*bits)).collect();
+        let rules = Rules { range: [("x".to_owned(), (low.into(), high.into()))].into(), ..Rules::default() };
+        let plain = if values.iter().any(|value| !value.is_finite()) {
+            Some(Broken::NotFinite)
+        } else {
+            values.iter().any(|value| *value < low || *value > high).then_some(Broken::Range)
+        };
+        let found = broken(&rules, vec![fp32("x", &[values.len() as u64], &values)]);
+        prop_assert_eq!(found.map(|(broken, _)| broken), plain);
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(shape in prop::collection::vec(any::<u64>(), 0..5), data in prop::collection::vec(any::<u8>(), 0..64), which in 0..14_usize) {
+        let rules = Rules { range: [("x".to_owned(), (-1.0, 1.0))].into(), max_batch: Some(4), ..Rules::default() };
+        let data = Bytes::from(data);
+        let _ = rules.hold(&request(vec![Tensor { name: "x".into(), datatype: Datatype::ALL[which], shape, data }]));
+    }
+}

@@ -1,0 +1,119 @@
+use crate::digest::Digest;
+use crate::event::{Reader, channel};
+use crate::trail::Trace;
+use crate::wire::Asked;
+
+use super::*;
+
+struct Case {
+    detector: Detector,
+    terms: Terms,
+    events: Events,
+    reader: Reader,
+    trail: Trail,
+    now: Moment,
+}
+
+impl Case {
+    fn new(text: &str) -> Self {
+        let mut mistakes = Vec::new();
+        let terms = toml::from_str::<Config>(text).unwrap().compile(None, &mut mistakes);
+        assert!(mistakes.is_empty(), "{mistakes:?}");
+        let (events, reader) = channel(16);
+        let now = Moment::now();
+        let trace = Trace { trace_id: [0; 16], span_id: [0; 8], sampled: false };
+        let address = std::net::IpAddr::from([127, 0, 0, 1]);
+        let trail = Trail::new(now, address, http::Method::POST, "1.1", Digest::of(b""), trace);
+        Self { detector: Detector::new(now.mono), terms, events, reader, trail, now }
+    }
+
+    fn ask(&mut self, logprobs: u64, logit_bias: usize) -> Result<Care, Error> {
+        let who = Who { caller: "api_key:a".into(), tenant: "acme".into(), tier: "".into(), method: "api_key" };
+        let request = Request::Language(Asked { logprobs: Some(logprobs), logit_bias, ..Asked::default() });
+        self.detector.judge(&who, Some(&"chat".into()), &request, &self.terms, &mut self.trail, &self.events, self.now)
+    }
+
+    async fn alarms(self) -> Vec<Event> {
+        let Self { events, mut reader, .. } = self;
+        drop(events);
+        let mut alarms = Vec::new();
+        while let Some(event) = reader.next().await {
+            alarms.push(event);
+        }
+        alarms
+    }
+}
+
+fn more(event: &Event, key: &str) -> Value {
+    event.more.iter().find(|(name, _)| *name == key).unwrap().1.clone()
+}
+
+#[tokio::test]
+async fn in_shadow_an_alarm_is_told_and_the_answer_is_what_it_would_have_been() {
+    let mut case = Case::new("");
+    assert_eq!(case.ask(1, 0), Ok(Care::default()));
+    assert_eq!(case.ask(6, 0), Ok(Care::default()));
+    assert_eq!(case.trail.steps.len(), 1);
+    assert_eq!((case.trail.steps[0].stop, case.trail.steps[0].verdict), (Stop::Detect, Verdict::Shadowed));
+    let alarms = case.alarms().await;
+    assert_eq!(alarms.len(), 1);
+    assert_eq!((alarms[0].name, alarms[0].code), (Name::DetectAlarm, None));
+    assert_eq!(more(&alarms[0], "family"), "parameters");
+    assert_eq!(more(&alarms[0], "query"), 2);
+    assert_eq!(more(&alarms[0], "step"), "observe");
+    assert_eq!(more(&alarms[0], "evidence"), serde_json::json!({"asked": 6, "most": 5}));
+}
+
+#[tokio::test]
+async fn enforced_a_request_past_a_cap_is_refused_as_by_a_limit() {
+    let mut case = Case::new("mode = \"enforce\"");
+    assert_eq!(case.ask(5, 0), Ok(Care { decimals: Some(2), without_logprobs: false }));
+    let error = case.ask(6, 0).unwrap_err();
+    assert_eq!((error.code(), error.rule()), ("check.parameters", "parameters.top_logprobs"));
+    assert!(case.trail.steps.is_empty());
+    let alarms = case.alarms().await;
+    assert_eq!((more(&alarms[0], "step"), alarms[0].code), ("refuse".into(), Some("check.parameters")));
+}
+
+#[tokio::test]
+async fn enforced_log_probabilities_beside_a_bias_map_are_left_out_and_it_is_told() {
+    let mut case = Case::new("mode = \"enforce\"");
+    assert!(case.ask(1, 1).unwrap().without_logprobs);
+    assert_eq!(more(&case.alarms().await[0], "step"), "degrade");
+}
+
+#[tokio::test]
+async fn a_family_has_the_mode_of_all_unless_it_says_its_own() {
+    let mut case = Case::new("mode = \"off\"");
+    assert_eq!(case.ask(1_000, 1_000), Ok(Care::default()));
+    assert!(case.alarms().await.is_empty());
+    let mut case = Case::new("mode = \"off\"\nparameters = { mode = \"enforce\" }");
+    assert!(case.ask(1_000, 0).is_err());
+    let mut case = Case::new("mode = \"enforce\"\nparameters = { mode = \"off\" }");
+    assert_eq!(case.ask(1_000, 0), Ok(Care::default()));
+    assert!(toml::from_str::<Config>("mode = \"on\"").is_err());
+}
+
+#[test]
+fn rows_are_counted_by_caller_and_model_and_the_count_is_bounded() {
+    let now = Instant::now();
+    let detector = Detector::with_capacity(64, now);
+    let who = |name: &str| Who { caller: name.into(), tenant: "".into(), tier: "".into(), method: "api_key" };
+    let (m, n): (Arc<str>, Arc<str>) = ("m".into(), "n".into());
+    assert_eq!(detector.count(&who("a"), Some(&m), 1, now), Some(1));
+    assert_eq!(detector.count(&who("a"), Some(&m), 32, now), Some(33));
+    assert_eq!(detector.count(&who("a"), Some(&n), 1, now), Some(1));
+    let known = (0..1_000).filter(|name: &u32| detector.count(&who(&name.to_string()), Some(&m), 1, now).is_some()).count();
+    assert!(known <= 62);
+    assert_eq!(detector.count(&who("a"), Some(&m), 1, now), Some(34));
+    let later = now + FORGET_AFTER + Duration::from_secs(2);
+    assert_eq!(detector.count(&who("new"), Some(&m), 1, later), Some(1));
+}
+
+#[test]
+fn care_adds_up_to_the_greater() {
+    let coarse = Care { decimals: Some(1), without_logprobs: false };
+    let without = Care { decimals: Some(3), without_logprobs: true };
+    assert_eq!(coarse.and(without), Care { decimals: Some(1), without_logprobs: true });
+    assert_eq!(Care::default().and(coarse), coarse);
+}
