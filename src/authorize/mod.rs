@@ -184,7 +184,7 @@ pub enum Error {
     /// The body is JSON and not a request of this route, which names its model among others: `check.shape`.
     Shape(Shape),
     /// The body is not a gRPC message: `check.grpc`.
-    CallerSentBadMessage(&'static str),
+    CallerSentBadMessage(grpc::Malformed),
 }
 
 impl From<Unmatched> for Error {
@@ -218,10 +218,10 @@ struct Read {
 
 /// A message names its model and version, where it is about one.
 fn grpc_message(asks: OipAsks, bytes: Bytes) -> Result<Read, Error> {
-    let message = grpc::unframe(&bytes).map_err(Error::CallerSentBadMessage)?;
+    let message = grpc::unframe(&bytes, bytes.len()).map_err(Error::CallerSentBadMessage)?;
     let named = match asks {
         OipAsks::Live | OipAsks::Ready | OipAsks::Server => None,
-        OipAsks::Model | OipAsks::ModelReady | OipAsks::Infer => Some(grpc::named(&message).map_err(Error::CallerSentBadMessage)?),
+        OipAsks::Model | OipAsks::ModelReady | OipAsks::Infer => Some(grpc::named(message).map_err(Error::CallerSentBadMessage)?),
     };
     Ok(Read { content: Content::Read(bytes, None), asked: None, named })
 }

@@ -6,8 +6,7 @@ use uuid::Uuid;
 use super::tensors::framed;
 use super::{Answer, Call, Error, Held, Receipts, whole};
 use crate::authorize::{OipAsks, ReceiptForm, Route};
-use crate::wire::grpc::message;
-use crate::wire::{oip, openai};
+use crate::wire::{grpc as message, oip, openai};
 
 const NAME: &str = "portcullis";
 const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -42,7 +42,7 @@ pub(super) async fn from_upstream(
     let Request::Language(asked) = std::mem::replace(&mut call.request, Request::Nothing) else {
         return Err(Error::Unavailable("the route carries no request to a language model"));
     };
-    let theirs = upstream.model().filter(|theirs| **theirs != *call.name).map(str::to_owned);
+    let theirs = upstream.model().filter(|theirs| **theirs != call.name).map(ToString::to_string);
     let outgoing = Outgoing {
         method: Method::POST,
         path_and_query: http::uri::PathAndQuery::from_static(path(&call.route)),

@@ -16,10 +16,6 @@ pub mod upstream;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub mod model;
-
-pub mod upstream;
-
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use uuid::Uuid;

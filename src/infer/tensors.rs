@@ -11,12 +11,11 @@ use serde_json::Value;
 use super::memory::Memory;
 use super::model::{self, Model};
 use super::upstream::{Outgoing, Upstream};
-use super::{Answer, Call, Error, Held, Payload, reply, shape, whole};
+use super::{Answer, Call, Error, Held, reply, shape, whole};
 use crate::authorize::{OipAsks, Route};
 use crate::check::Request;
 use crate::trail::{Assurance, Trail};
-use crate::wire::grpc::status::{Code, trailers};
-use crate::wire::grpc::{self, message};
+use crate::wire::grpc::{self as message, Code, trailers};
 use crate::wire::json::{self, Edit};
 use crate::wire::oip::{self, HEADER_LENGTH, InferRequest, InferResponse, Unwritable};
 
@@ -89,7 +88,7 @@ fn from_engine(error: model::Error) -> Error {
 
 /// One gRPC message as a whole answer, with the trailers of success.
 pub(super) fn framed(message: &impl Message, held: Held) -> Result<Answer, Error> {
-    let bytes = grpc::frame(message).map_err(|_| Error::TooLarge)?;
+    let bytes = message::frame(message).map_err(|_| Error::TooLarge)?;
     let mut answer = whole(StatusCode::OK, "application/grpc", bytes, held);
     answer.trailers = Some(trailers(Code::Ok, ""));
     Ok(answer)

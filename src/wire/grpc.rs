@@ -140,6 +140,16 @@ pub fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, Malformed> {
     M::decode(bytes).map_err(|_| Malformed::Message)
 }
 
+/// The model and version that a request about a model names; its other fields are skipped.
+///
+/// # Errors
+/// [`Malformed::Message`].
+pub fn named(message: Bytes) -> Result<(String, Option<String>), Malformed> {
+    // Every such request has its name at 1 and its version at 2.
+    let ModelReadyRequest { name, version } = Message::decode(message).map_err(|_| Malformed::Message)?;
+    Ok((name, Some(version).filter(|version| !version.is_empty())))
+}
+
 fn few_entries(mut bytes: Bytes) -> Result<(), Malformed> {
     // Tags of the messages here are below 8; prost skips what is unknown without keeping it.
     let mut counts = [0_usize; 8];
