@@ -178,7 +178,8 @@ fn what_was_signed_cannot_be_changed() {
 fn dates_must_be_numbers_and_expiry_must_be_there() {
     let signer = Signer::es256();
     let house = House::new(&[signer.jwk("k1")], "");
-    let wrong = [json!("1900000000"), json!(null), json!([NOW + 600]), json!({}), json!(true), json!(-1), json!(1e300), json!(253_402_300_800_u64)];
+    let wrong =
+        [json!("1900000000"), json!(null), json!([NOW + 600]), json!({}), json!(true), json!(-1), json!(1e300), json!(253_402_300_800_u64)];
     for date in ["exp", "nbf", "iat"] {
         for value in &wrong {
             assert_eq!(house.ask(&signer.token("k1", &with(date, value.clone()))), Err(Error::Claims), "{date} {value}");
@@ -214,7 +215,19 @@ fn the_audience_must_be_ours() {
         assert!(house.ask(&signer.token("k1", &with("aud", good))).is_ok());
     }
     let many: Vec<String> = (0..64).map(|n| n.to_string()).chain(["inference".into()]).collect();
-    for bad in [json!("other"), json!(["other"]), json!([]), json!(""), json!(null), json!("inference "), json!("Inference"), json!({"inference": 1}), json!(["inference", 1]), json!([["inference"]]), json!(many)] {
+    for bad in [
+        json!("other"),
+        json!(["other"]),
+        json!([]),
+        json!(""),
+        json!(null),
+        json!("inference "),
+        json!("Inference"),
+        json!({"inference": 1}),
+        json!(["inference", 1]),
+        json!([["inference"]]),
+        json!(many),
+    ] {
         assert_eq!(house.ask(&signer.token("k1", &with("aud", bad.clone()))), Err(Error::Audience), "{bad}");
     }
     assert_eq!(house.ask(&signer.token("k1", &without("aud"))), Err(Error::Audience));
@@ -224,7 +237,14 @@ fn the_audience_must_be_ours() {
 fn the_issuer_is_matched_byte_for_byte() {
     let signer = Signer::es256();
     let house = House::new(&[signer.jwk("k1")], "");
-    for bad in [json!("https://login.example"), json!("https://LOGIN.example/"), json!("https://login.example/ "), json!(""), json!(null), json!([ISSUER])] {
+    for bad in [
+        json!("https://login.example"),
+        json!("https://LOGIN.example/"),
+        json!("https://login.example/ "),
+        json!(""),
+        json!(null),
+        json!([ISSUER]),
+    ] {
         assert_eq!(house.ask(&signer.token("k1", &with("iss", bad))), Err(Error::Issuer));
     }
     assert_eq!(house.ask(&signer.token("k1", &without("iss"))), Err(Error::Issuer));
@@ -239,7 +259,12 @@ fn keys_of_the_token_are_not_used() {
         header[key] = value;
         header.to_string()
     };
-    for (key, value) in [("jwk", thief.jwk("k1")), ("jku", json!("http://127.0.0.1:1/set.json")), ("x5u", json!("http://127.0.0.1:1/c")), ("x5c", json!(["AAAA"]))] {
+    for (key, value) in [
+        ("jwk", thief.jwk("k1")),
+        ("jku", json!("http://127.0.0.1:1/set.json")),
+        ("x5u", json!("http://127.0.0.1:1/c")),
+        ("x5c", json!(["AAAA"])),
+    ] {
         assert_eq!(house.ask(&thief.token_of(&header(key, value.clone()), claims().to_string().as_bytes())), Err(Error::Signature));
         // Ignored, not refused: a token that carries one and is signed by the issuer's key holds.
         assert!(house.ask(&signer.token_of(&header(key, value), claims().to_string().as_bytes())).is_ok());
@@ -282,7 +307,8 @@ fn another_issuers_key_does_not_speak_for_this_one() {
     }
     let config: Config = toml::from_str(&text).unwrap();
     let issuers = Issuers::compile(&config.issuer, folder.path(), at(NOW), &mut Vec::new());
-    let ask = |token: String| issuers.verify(&token, &Digest::of(token.as_bytes()), at(NOW)).map(|identity| identity.who.caller.to_string());
+    let ask =
+        |token: String| issuers.verify(&token, &Digest::of(token.as_bytes()), at(NOW)).map(|identity| identity.who.caller.to_string());
     assert_eq!(ask(other.token("b", &with("iss", "a"))), Err(Error::KeyUnknown));
     assert_eq!(ask(other.token("a", &with("iss", "a"))), Err(Error::Signature));
     assert_eq!(ask(other.token("b", &with("iss", "b"))), Ok("jwt:b#ada".into()));
@@ -296,7 +322,9 @@ fn json_must_be_one_object_without_duplicates() {
     let whole = claims().to_string();
     let doubled = whole.replacen('{', "{\"sub\":\"eve\",", 1);
     let escaped = whole.replacen('{', "{\"s\\u0075b\":\"eve\",", 1);
-    for payload in [doubled.as_str(), &escaped, "[]", "\"x\"", "1", "null", "", &format!("{whole}x"), &format!("[{whole}]"), "{\"a\":\"\\ud800\"}"] {
+    for payload in
+        [doubled.as_str(), &escaped, "[]", "\"x\"", "1", "null", "", &format!("{whole}x"), &format!("[{whole}]"), "{\"a\":\"\\ud800\"}"]
+    {
         assert_eq!(house.ask(&signer.token_of(header, payload.as_bytes())), Err(Error::Malformed), "{payload}");
     }
     assert_eq!(house.ask(&signer.token_of(header, b"{\"a\":\"\xff\"}")), Err(Error::Malformed));
@@ -339,7 +367,15 @@ fn base64_is_strict_in_every_part() {
         assert_eq!(house.ask(&signed(format!("{header}.{wrong}"))), Err(Error::Malformed), "{wrong}");
     }
     let good = signed(format!("{header}.{payload}"));
-    for wrong in [format!("{good}="), format!("{good}=="), format!("{good}\n"), format!(" {good}"), format!("{good}."), format!(".{good}"), spare(&good)] {
+    for wrong in [
+        format!("{good}="),
+        format!("{good}=="),
+        format!("{good}\n"),
+        format!(" {good}"),
+        format!("{good}."),
+        format!(".{good}"),
+        spare(&good),
+    ] {
         assert!(house.ask(&wrong).is_err(), "{wrong}");
     }
 }
@@ -357,7 +393,8 @@ fn only_three_parts_are_a_token() {
 #[test]
 fn tokens_for_other_purposes_are_refused() {
     let signer = Signer::es256();
-    let typed = |typ: Value| signer.token_of(&json!({"alg": "ES256", "kid": "k1", "typ": typ}).to_string(), claims().to_string().as_bytes());
+    let typed =
+        |typ: Value| signer.token_of(&json!({"alg": "ES256", "kid": "k1", "typ": typ}).to_string(), claims().to_string().as_bytes());
     let house = House::new(&[signer.jwk("k1")], "");
     for typ in ["JWT", "jwt", "at+jwt", "AT+JWT", "application/at+jwt"] {
         assert!(house.ask(&typed(typ.into())).is_ok(), "{typ}");
@@ -377,7 +414,9 @@ fn tokens_for_other_purposes_are_refused() {
 fn claims_are_strings_of_bounded_length() {
     let signer = Signer::es256();
     let house = House::new(&[signer.jwk("k1")], "");
-    for bad in [json!(""), json!(1), json!(null), json!(["ada"]), json!("a\nb"), json!("a\u{202e}b"), json!("a\u{0}"), json!("a".repeat(257))] {
+    for bad in
+        [json!(""), json!(1), json!(null), json!(["ada"]), json!("a\nb"), json!("a\u{202e}b"), json!("a\u{0}"), json!("a".repeat(257))]
+    {
         assert_eq!(house.ask(&signer.token("k1", &with("sub", bad.clone()))), Err(Error::Claims), "sub {bad}");
         if bad != "" {
             assert_eq!(house.ask(&signer.token("k1", &with("tenant", bad.clone()))), Err(Error::Claims), "tenant {bad}");
@@ -447,7 +486,9 @@ fn a_token_is_verified_once_and_again_when_keys_change() {
 fn only_what_was_verified_is_remembered() {
     let signer = Signer::es256();
     let house = House::new(&[signer.jwk("k1")], "");
-    for token in [signer.token("k1", &with("exp", 1)), signer.token("k1", &with("aud", "x")), Signer::es256().token("k1", &claims()), "a.b.c".into()] {
+    for token in
+        [signer.token("k1", &with("exp", 1)), signer.token("k1", &with("aud", "x")), Signer::es256().token("k1", &claims()), "a.b.c".into()]
+    {
         assert!(house.ask(&token).is_err());
     }
     assert_eq!(house.issuers.remembered(), 0);
@@ -455,7 +496,8 @@ fn only_what_was_verified_is_remembered() {
 
 fn mistakes(text: &str) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("set.json"), json!({"keys": [Signer::eddsa().jwk("k1"), Signer::es256().jwk("k2")]}).to_string()).unwrap();
+    std::fs::write(folder.path().join("set.json"), json!({"keys": [Signer::eddsa().jwk("k1"), Signer::es256().jwk("k2")]}).to_string())
+        .unwrap();
     std::fs::write(folder.path().join("empty.json"), "{\"keys\":[]}").unwrap();
     let config: Config = toml::from_str(text).unwrap();
     let mut mistakes = Vec::new();
@@ -500,7 +542,9 @@ fn mistakes_in_an_issuer_are_told_all_at_once() {
 
 #[test]
 fn algorithms_that_cannot_be_pinned_are_refused_with_the_reason() {
-    let told = |name: &str| mistakes(&format!("[[issuer]]\nissuer = \"a\"\naudience = [\"x\"]\nalgorithms = [\"ES256\", \"{name}\"]\njwks_file = \"set.json\""));
+    let told = |name: &str| {
+        mistakes(&format!("[[issuer]]\nissuer = \"a\"\naudience = [\"x\"]\nalgorithms = [\"ES256\", \"{name}\"]\njwks_file = \"set.json\""))
+    };
     assert!(told("none")[0].contains("every token would hold"));
     assert!(told("HS256")[0].contains("could also sign"));
     assert!(told("ES265")[0].contains("did you mean \"ES256\""));
@@ -513,8 +557,30 @@ fn a_link_does_not_lead_out_of_the_policy_folder() {
     let (inner, outer) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     std::fs::write(outer.path().join("set.json"), json!({"keys": [Signer::es256().jwk("k")]}).to_string()).unwrap();
     std::os::unix::fs::symlink(outer.path().join("set.json"), inner.path().join("set.json")).unwrap();
-    let config: Config = toml::from_str("[[issuer]]\nissuer = \"a\"\naudience = [\"x\"]\nalgorithms = [\"ES256\"]\njwks_file = \"set.json\"").unwrap();
+    let config: Config =
+        toml::from_str("[[issuer]]\nissuer = \"a\"\naudience = [\"x\"]\nalgorithms = [\"ES256\"]\njwks_file = \"set.json\"").unwrap();
     let mut mistakes = Vec::new();
     Issuers::compile(&config.issuer, inner.path(), at(NOW), &mut mistakes);
     assert_eq!(mistakes.len(), 1);
+}
+
+#[test]
+fn the_other_spelling_of_an_ecdsa_signature_names_the_same_holder_and_no_more() {
+    // The order of P-256. With (r, s) also (r, n - s) is a signature of the same message: RFC 7518 does not refuse it,
+    // and nobody here takes a token's digest for anything but a memory of its verification.
+    let order: Digest = "ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551".parse().unwrap();
+    let signer = Signer::es256();
+    let house = House::new(&[signer.jwk("k1")], "");
+    let token = signer.token("k1", &claims());
+    let (message, signature) = token.rsplit_once('.').unwrap();
+    let mut signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+    let mut borrow = 0;
+    for place in (0..32).rev() {
+        let left = i16::from(order.as_bytes()[place]) - i16::from(signature[32 + place]) - borrow;
+        borrow = i16::from(left < 0);
+        signature[32 + place] = left.rem_euclid(256) as u8;
+    }
+    let other = format!("{message}.{}", encode(signature));
+    assert_ne!(token, other);
+    assert_eq!(house.ask(&token).unwrap(), house.ask(&other).unwrap());
 }
