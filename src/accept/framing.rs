@@ -288,7 +288,7 @@ mod tests {
             b"GET / HTTP/1.1\n",
             b"GET / HTTP/1.1\r\nHost: a\n",
             b"GET / HTTP/1.1\r\nHost: a\r\n\n",
-            b"GET / HTTP/1.1\r\nHost: a\rb: c\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\rb",
             b"GET / HTTP/1.1\r\nHost: a\0",
             b"GET / HTTP/1.1\r\n folded: a\r\n",
             b"GET / HTTP/1.1\r\nHost: a\r\n b\r\n",
@@ -318,7 +318,7 @@ mod tests {
             b"GET / HTTP/1.1\r\nA: b\x7f",
         ];
         for bytes in wrong {
-            assert_eq!(read(bytes), Err(Wrong(bytes.len() - 1)).or_else(|e: Wrong| read(bytes).map_err(|_| e)), "{}", bytes.escape_ascii());
+            assert!(read(bytes).is_err(), "{}", bytes.escape_ascii());
         }
     }
 

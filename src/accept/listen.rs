@@ -133,7 +133,7 @@ impl Source for TcpListener {
     }
 }
 
-async fn run<H: Handler>(accept: Accept, source: impl Source, handler: H, stop: impl Future<Output = ()>) -> Drained {
+pub(super) async fn run<H: Handler>(accept: Accept, source: impl Source, handler: H, stop: impl Future<Output = ()>) -> Drained {
     let Accept { limits, tls, counters, .. } = accept;
     let places = Arc::new(Semaphore::new(limits.max_connections));
     let neighbours = Arc::new(Neighbours::default());
