@@ -330,7 +330,9 @@ async fn spoken(stream: &mut TcpStream) -> Option<(Protocol, Vec<u8>)> {
 fn failed<'a>(counters: &'a Counters, error: &io::Error) -> &'a std::sync::atomic::AtomicU64 {
     use rustls::Error as Tls;
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()) {
-        Some(Tls::InvalidCertificate(_) | Tls::NoCertificatesPresented | Tls::InvalidCertRevocationList(_)) => &counters.handshakes_certificate,
+        Some(Tls::InvalidCertificate(_) | Tls::NoCertificatesPresented | Tls::InvalidCertRevocationList(_)) => {
+            &counters.handshakes_certificate
+        }
         Some(Tls::AlertReceived(_)) | None => &counters.handshakes_broken,
         Some(_) => &counters.handshakes_refused,
     }

@@ -75,11 +75,22 @@ async fn raw(address: SocketAddr, bytes: &[u8]) -> String {
     to_close(&mut stream).await
 }
 
+/// As `raw`, cut inside the first line, so that the head comes in pieces.
+async fn in_pieces(address: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let (first, rest) = bytes.split_at(4);
+    stream.write_all(first).await.unwrap();
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    stream.write_all(rest).await.unwrap();
+    to_close(&mut stream).await
+}
+
 async fn to_close(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
-    let read = async {
-        while let Ok(1..) = stream.read_buf(&mut answer).await {}
-    };
+    let read = async { while let Ok(1..) = stream.read_buf(&mut answer).await {} };
     tokio::time::timeout(Duration::from_secs(10), read).await.expect("the connection closes");
     String::from_utf8_lossy(&answer).into_owned()
 }
@@ -120,9 +131,10 @@ async fn bytes_that_are_not_strict_http_get_400_and_a_close() {
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\na\r\n0\r\n\r\n",
     ];
     for payload in payloads {
-        let answer = raw(running.address, payload).await;
-        assert!(answer.starts_with("HTTP/1.1 400") || answer.starts_with("HTTP/1.0 400"), "{}: {answer}", payload.escape_ascii());
-        assert_eq!(answer.matches("HTTP/1.").count(), 1, "{}", payload.escape_ascii());
+        for answer in [raw(running.address, payload).await, in_pieces(running.address, payload).await] {
+            assert!(answer.starts_with("HTTP/1.1 400") || answer.starts_with("HTTP/1.0 400"), "{}: {answer}", payload.escape_ascii());
+            assert_eq!(answer.matches("HTTP/1.").count(), 1, "{}", payload.escape_ascii());
+        }
     }
     for (payload, status) in [
         (&b"POST / HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nContent-Length: 0\r\n\r\n"[..], "415"),
@@ -334,7 +346,12 @@ fn put_pair(folder: &Path, pair: &Issued) {
 
 const FILES: &str = "certificate = \"server.pem\"\nkey = \"server.key\"\n";
 
-fn client(authority: &Authority, mine: Option<&Issued>, version: Option<&'static rustls::SupportedProtocolVersion>, alpn: &[&str]) -> ClientConfig {
+fn client(
+    authority: &Authority,
+    mine: Option<&Issued>,
+    version: Option<&'static rustls::SupportedProtocolVersion>,
+    alpn: &[&str],
+) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(authority.issuer.der().clone()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
