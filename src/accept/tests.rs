@@ -31,6 +31,9 @@ impl Handler for Echo {
             self.0.notify_one();
             std::future::pending::<()>().await;
         }
+        if peer.uri().path() == "/big" {
+            return Response::new(Body::from(Bytes::from(vec![0; 64 << 20])));
+        }
         if peer.uri().path() == "/who" {
             let names = peer.connection().certificate.as_ref().map(|certificate| certificate.names.join(" "));
             return Response::new(Body::from(Bytes::from(names.unwrap_or_default())));
@@ -249,6 +252,57 @@ async fn http2_with_prior_knowledge_is_served_and_paced_resets_end_it() {
     assert!(refused.is_none_or(|answer| answer.is_err() || answer.unwrap().status() == StatusCode::TOO_MANY_REQUESTS));
     drop(sender);
     drop(ended.await);
+}
+
+/// Waits until nothing is in flight any more.
+async fn nothing_in_flight(counters: &Counters) {
+    let gone = async {
+        while counters.in_flight.load(Ordering::Relaxed) > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone).await.expect("what is in flight ends");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_read_is_cut() {
+    let running = plain("deadlines = { idle = \"100ms\" }");
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    stream.write_all(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    stream.readable().await.unwrap();
+    nothing_in_flight(&running.counters).await;
+    assert_eq!(running.counters.stalled.load(Ordering::Relaxed), 1);
+    assert_eq!(running.counters.abandoned.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn an_http2_window_that_stays_shut_is_cut() {
+    let running = plain("deadlines = { request = \"50ms\" }");
+    let stream = TcpStream::connect(running.address).await.unwrap();
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    let (mut sender, connection) = builder.initial_stream_window_size(1).handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let answer = sender.send_request(Request::get("http://a/big").body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+    nothing_in_flight(&running.counters).await;
+    assert!(answer.into_body().collect().await.is_err());
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_revoked_at_a_reload_opens_nothing_more() {
+    let (folder, authority, clients) = (tempfile::tempdir().unwrap(), Authority::new("a"), Authority::new("clients"));
+    put_pair(folder.path(), &authority.server(1));
+    put(folder.path(), "clients.pem", &clients.issuer.pem());
+    put(folder.path(), "clients.crl", &clients.revokes(6));
+    let mine = clients.issue(vec![dns("app.acme.example")], 7, 2099);
+    let tls = format!("[tls]\n{FILES}client_ca = \"clients.pem\"\nclient_crl = \"clients.crl\"\nclient_auth = \"required\"");
+    let running = start(&tls, folder.path());
+    // One configuration for all handshakes, so that the later ones offer to resume the first.
+    let config = client(&authority, Some(&mine), None, &[]);
+    let ask = async || over_http1(&mut shake(running.address, config.clone()).await?, "/who").await;
+    assert!(ask().await.is_ok());
+    put(folder.path(), "clients.crl", &clients.revokes(7));
+    running.tls.as_ref().unwrap().reload().unwrap();
+    assert!(ask().await.is_err());
 }
 
 /// A socket that fails as sockets do, and then works.
