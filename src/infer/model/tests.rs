@@ -299,7 +299,7 @@ fn a_wrong_digest_is_refused_before_the_engine_sees_a_byte() {
 
 #[tokio::test]
 async fn a_file_that_is_swapped_between_hash_and_load_changes_nothing() {
-    // A pipe gives its bytes once and has no second reading: were the file opened again by its path, the swapped one would be loaded.
+    // `Model::load` is these two steps: the second is given no path, so the file can be another one, or none, by then.
     let (folder, source) = on_disk(DIGITS);
     let verified = Verified::from_file(&source.path, source.digest, source.bounds.size).unwrap();
     std::fs::write(&source.path, forever()).unwrap();
@@ -382,5 +382,5 @@ async fn hand_off() {
         micros.push(from.elapsed().as_nanos() as f64 / 1000.0);
     }
     micros.sort_by(f64::total_cmp);
-    println!("p50 {:.1} µs, p99 {:.1} µs, least {:.1} µs", micros[2500], micros[4950], micros[0]);
+    println!("a call: p50 {:.1} µs, p99 {:.1} µs, least {:.1} µs", micros[2500], micros[4950], micros[0]);
 }

@@ -147,6 +147,18 @@ fn every_truncation_of_the_bundled_model_is_refused() {
 }
 
 #[test]
+fn no_changed_byte_of_the_bundled_model_makes_the_reader_panic() {
+    let whole = include_bytes!("../../../../models/digits/digits.onnx").to_vec();
+    for place in 0..whole.len() {
+        for change in [0xff, 0x80, 0x01] {
+            let mut changed = whole.clone();
+            changed[place] ^= change;
+            drop(read(&changed, &Limits::DEFAULT));
+        }
+    }
+}
+
+#[test]
 fn external_data_is_refused_wherever_it_hides() {
     let value = |attribute: Build| with_attribute(attribute);
     let in_subgraph = nested(3, graph().message(5, external()));
