@@ -1,6 +1,9 @@
-use super::*;
+use bytes::Bytes;
+use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+
+use super::*;
 
 #[test]
 fn an_origin_is_scheme_host_and_port() {

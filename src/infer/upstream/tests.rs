@@ -44,8 +44,8 @@ async fn server_at<F: Future<Output = ()> + Send + 'static>(address: &str, on: i
         loop {
             let (tcp, _) = listener.accept().await.unwrap();
             tcp.set_nodelay(true).unwrap();
-            let number = counted.fetch_add(1, SeqCst);
-            tokio::spawn(on(Speaker { tcp, number, requests: asked.clone() }));
+            counted.fetch_add(1, SeqCst);
+            tokio::spawn(on(Speaker { tcp, requests: asked.clone() }));
         }
     });
     Server { address, connections, requests, task: task.abort_handle() }
@@ -67,7 +67,6 @@ async fn always(answer: &'static [u8]) -> Server {
 
 struct Speaker {
     tcp: TcpStream,
-    number: usize,
     requests: Arc<AtomicUsize>,
 }
 
