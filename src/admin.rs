@@ -161,3 +161,60 @@ fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    struct House;
+
+    impl Sources for House {
+        fn ready(&self) -> Ready {
+            Ready::No(vec!["digits is not loaded".to_owned()])
+        }
+
+        fn metrics(&self) -> String {
+            "# EOF\n".to_owned()
+        }
+    }
+
+    async fn ask(address: SocketAddr, line: &str, host: &str) -> String {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(format!("{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn three_paths_and_nothing_else() {
+        let config: Config = toml::from_str("listen = \"127.0.0.1:0\"").unwrap();
+        let bound = bind(&config, Path::new(".")).unwrap();
+        let address = bound.address();
+        let serving = tokio::spawn(serve_admin(bound, Arc::new(House), std::future::pending()));
+        for (line, host, status) in [
+            ("GET /livez", "localhost:9443", "200"),
+            ("GET /readyz", "127.0.0.1", "503"),
+            ("GET /metrics", "[::1]:9443", "200"),
+            ("GET /", "localhost", "404"),
+            ("POST /livez", "localhost", "405"),
+            ("GET /metrics", "rebound.example", "421"),
+        ] {
+            assert_eq!(&ask(address, line, host).await[9..12], status, "{line} {host}");
+        }
+        assert!(ask(address, "GET /metrics", "localhost").await.ends_with("# EOF\n"));
+        serving.abort();
+    }
+
+    #[test]
+    fn outside_loopback_operators_show_a_certificate() {
+        let open: Config = toml::from_str("listen = \"0.0.0.0:9443\"").unwrap();
+        assert_eq!(resolve(&open, Path::new(".")).unwrap_err().len(), 1);
+        let half = "listen = \"0.0.0.0:9443\"\ntls = { certificate = \"a\", key = \"b\", client_ca = \"c\", client_auth = \"optional\" }";
+        let half: Config = toml::from_str(half).unwrap();
+        let mistakes = resolve(&half, Path::new(".")).unwrap_err();
+        assert!(mistakes[0].what.contains("required"));
+    }
+}

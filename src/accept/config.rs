@@ -224,8 +224,7 @@ impl Config {
             }
         };
         let d = &self.deadlines;
-        for (name, span) in
-            [("handshake", d.handshake), ("headers", d.headers), ("body", d.body), ("idle", d.idle), ("request", d.request)]
+        for (name, span) in [("handshake", d.handshake), ("headers", d.headers), ("body", d.body), ("idle", d.idle), ("request", d.request)]
         {
             if span.0.is_zero() || span.0 > LONGEST {
                 mistakes.push(Mistake::of_file(format!("accept.deadlines.{name} must be more than 0 and at most \"1d\"")));

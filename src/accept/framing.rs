@@ -109,6 +109,11 @@ impl Framing {
         matches!(self.at, At::StartLf | At::Line | At::NameStart | At::Name | At::Value | At::Lf(After::Line | After::Header | After::Head))
     }
 
+    /// Whether no body has begun: before a head, or in one.
+    pub(super) fn before_body(&self) -> bool {
+        self.in_head() || matches!(self.at, At::Start(_))
+    }
+
     /// Reads on.
     ///
     /// # Errors
@@ -288,7 +293,7 @@ mod tests {
             b"GET / HTTP/1.1\n",
             b"GET / HTTP/1.1\r\nHost: a\n",
             b"GET / HTTP/1.1\r\nHost: a\r\n\n",
-            b"GET / HTTP/1.1\r\nHost: a\rb: c\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\rb",
             b"GET / HTTP/1.1\r\nHost: a\0",
             b"GET / HTTP/1.1\r\n folded: a\r\n",
             b"GET / HTTP/1.1\r\nHost: a\r\n b\r\n",
@@ -318,7 +323,7 @@ mod tests {
             b"GET / HTTP/1.1\r\nA: b\x7f",
         ];
         for bytes in wrong {
-            assert_eq!(read(bytes), Err(Wrong(bytes.len() - 1)).or_else(|e: Wrong| read(bytes).map_err(|_| e)), "{}", bytes.escape_ascii());
+            assert!(read(bytes).is_err(), "{}", bytes.escape_ascii());
         }
     }
 
@@ -349,7 +354,8 @@ mod tests {
 
     #[test]
     fn an_extension_at_the_limit_passes_and_one_past_it_does_not() {
-        let message = |length: usize| format!("P / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0;{}\r\n\r\n", "a".repeat(length)).into_bytes();
+        let message =
+            |length: usize| format!("P / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0;{}\r\n\r\n", "a".repeat(length)).into_bytes();
         assert_eq!(read(&message(MAX_EXTENSION.into())), Ok(At::Start(false)));
         assert!(read(&message(usize::from(MAX_EXTENSION) + 1)).is_err());
     }

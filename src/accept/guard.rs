@@ -19,6 +19,9 @@ const PROGRESS: usize = 4 << 10;
 /// by it, so that the HTTP library answers 400 and closes, as it does for what it refuses itself.
 const POISON: u8 = 0;
 
+/// What ends a head.
+const END: &[u8; 4] = b"\r\n\r\n";
+
 /// A watched connection.
 pub(super) struct Guard<I> {
     io: I,
@@ -95,6 +98,11 @@ impl<I> Guard<I> {
             Counters::add(&self.counters.misframed);
             buf.set_filled(from + wrong.0 + 1);
             self.slow_head.stop();
+            if framing.before_body() {
+                // The library looks at a head that came in pieces only once it seems whole.
+                self.before[..END.len()].copy_from_slice(END);
+                self.unread = 0..END.len() as u8;
+            }
         } else if !framing.in_head() {
             self.begun |= !buf.filled()[from..].is_empty();
             self.slow_head.stop();
@@ -128,17 +136,19 @@ impl<I> Guard<I> {
 impl<I: AsyncRead + Unpin> AsyncRead for Guard<I> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        // After the wrong byte there is no message to wait for: the connection ends once the 400 is written.
-        if this.poisoned {
-            return Poll::Ready(Ok(()));
-        }
         let from = buf.filled().len();
         if !this.unread.is_empty() {
             let kept = &this.before[usize::from(this.unread.start)..usize::from(this.unread.end)];
             let count = kept.len().min(buf.remaining());
             buf.put_slice(&kept[..count]);
             this.unread.start += u8::try_from(count).unwrap_or(24);
-            this.judge(buf, from);
+            if !this.poisoned {
+                this.judge(buf, from);
+            }
+            return Poll::Ready(Ok(()));
+        }
+        // After the wrong byte there is no message to wait for: the connection ends once the 400 is written.
+        if this.poisoned {
             return Poll::Ready(Ok(()));
         }
         match Pin::new(&mut this.io).poll_read(cx, buf) {

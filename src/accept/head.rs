@@ -124,7 +124,8 @@ fn plain_host(host: &str) -> bool {
     let name_holds = match name.strip_prefix('[') {
         Some(rest) => rest.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
         None => {
-            (1..=253).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~'))
+            (1..=253).contains(&name.len())
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~'))
         }
     };
     let port_holds = port.is_none_or(|port| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok());
@@ -169,8 +170,25 @@ mod tests {
     #[test]
     fn a_path_that_would_need_normalising_is_refused() {
         for path in [
-            "//v1", "/v1//x", "/.", "/..", "/v1/./x", "/v1/../x", "/v1/..", "/%2e%2e/x", "/%2E", "/v1%2fx", "/v1%2Fx", "/v1%5cx", "/v1%5Cx", "/v1%00",
-            "/v1/%", "/v1/%2", "/v1/%zz", "/v1/%+1", "/v1\\x",
+            "//v1",
+            "/v1//x",
+            "/.",
+            "/..",
+            "/v1/./x",
+            "/v1/../x",
+            "/v1/..",
+            "/%2e%2e/x",
+            "/%2E",
+            "/v1%2fx",
+            "/v1%2Fx",
+            "/v1%5cx",
+            "/v1%5Cx",
+            "/v1%00",
+            "/v1/%",
+            "/v1/%2",
+            "/v1/%zz",
+            "/v1/%+1",
+            "/v1\\x",
         ] {
             assert!(!plain_path(path), "{path}");
         }
@@ -188,7 +206,9 @@ mod tests {
 
     #[test]
     fn exactly_one_valid_host() {
-        for hosts in [&[][..], &["a", "a"], &[""], &["a/b"], &["u@a"], &["a:b"], &["a:65536"], &["a b"], &["[::1"], &["[zz]"], &["a%2e"], &["a,b"]] {
+        for hosts in
+            [&[][..], &["a", "a"], &[""], &["a/b"], &["u@a"], &["a:b"], &["a:65536"], &["a b"], &["[::1"], &["[zz]"], &["a%2e"], &["a,b"]]
+        {
             let headers: Vec<_> = hosts.iter().map(|host| ("host", *host)).collect();
             assert_eq!(admissible(&head(Version::HTTP_11, "GET", "/", &headers)), Err(Error::CallerSentBadHost), "{hosts:?}");
         }

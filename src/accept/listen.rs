@@ -133,7 +133,7 @@ impl Source for TcpListener {
     }
 }
 
-async fn run<H: Handler>(accept: Accept, source: impl Source, handler: H, stop: impl Future<Output = ()>) -> Drained {
+pub(super) async fn run<H: Handler>(accept: Accept, source: impl Source, handler: H, stop: impl Future<Output = ()>) -> Drained {
     let Accept { limits, tls, counters, .. } = accept;
     let places = Arc::new(Semaphore::new(limits.max_connections));
     let neighbours = Arc::new(Neighbours::default());
@@ -330,7 +330,9 @@ async fn spoken(stream: &mut TcpStream) -> Option<(Protocol, Vec<u8>)> {
 fn failed<'a>(counters: &'a Counters, error: &io::Error) -> &'a std::sync::atomic::AtomicU64 {
     use rustls::Error as Tls;
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()) {
-        Some(Tls::InvalidCertificate(_) | Tls::NoCertificatesPresented | Tls::InvalidCertRevocationList(_)) => &counters.handshakes_certificate,
+        Some(Tls::InvalidCertificate(_) | Tls::NoCertificatesPresented | Tls::InvalidCertRevocationList(_)) => {
+            &counters.handshakes_certificate
+        }
         Some(Tls::AlertReceived(_)) | None => &counters.handshakes_broken,
         Some(_) => &counters.handshakes_refused,
     }

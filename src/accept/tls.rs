@@ -143,7 +143,9 @@ fn client_verifier(config: &TlsConfig, folder: &Path, mistakes: &mut Vec<Mistake
         // A list past its nextUpdate says nothing of now, so it is not believed.
         builder = builder.with_crls(keep(revocations(file, folder), mistakes)?).enforce_revocation_expiration();
     }
-    let built = builder.build().map_err(|error| Mistake::at(file.span(), format!("client certificates cannot be verified with these files: {error}")));
+    let built = builder
+        .build()
+        .map_err(|error| Mistake::at(file.span(), format!("client certificates cannot be verified with these files: {error}")));
     keep(built, mistakes)
 }
 
@@ -191,7 +193,8 @@ fn certificates(path: &Spanned<PathBuf>, folder: &Path) -> Result<Vec<Certificat
 
 fn private_key(path: &Spanned<PathBuf>, folder: &Path) -> Result<PrivateKeyDer<'static>, Mistake> {
     let pem = zeroize::Zeroizing::new(read(path, folder)?);
-    PrivateKeyDer::from_pem_slice(&pem).map_err(|_| Mistake::at(path.span(), format!("{} holds no private key in PEM", path.get_ref().display())))
+    PrivateKeyDer::from_pem_slice(&pem)
+        .map_err(|_| Mistake::at(path.span(), format!("{} holds no private key in PEM", path.get_ref().display())))
 }
 
 fn revocations(path: &Spanned<PathBuf>, folder: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, Mistake> {

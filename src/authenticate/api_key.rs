@@ -23,11 +23,87 @@ const ENTROPY: usize = 24;
 
 /// Secrets that stand in tutorials, defaults and tests. A key with one of them is no key.
 const WELL_KNOWN: &[&str] = &[
-    "", "0", "1", "123", "1234", "12345", "123456", "12345678", "123456789", "a", "abc", "abc123", "admin", "api-key", "api_key", "apikey", "bar", "changeit", "change-me",
-    "change_me", "changeme", "default", "demo", "dev", "dummy", "EMPTY", "empty", "example", "foo", "foobar", "guest", "hello", "hello world", "key", "letmein", "local", "master",
-    "my-api-key", "my-key", "my-secret", "mykey", "mysecret", "no-key", "none", "not-needed", "null", "password", "Password1", "pcl_", "placeholder", "portcullis", "private",
-    "qwerty", "replace-me", "root", "s3cr3t", "secret", "sk-", "sk-0", "sk-1234", "sk-12345", "sk-123456", "sk-test", "sk-xxx", "sk-xxxx", "test", "test-key", "test123", "test_key",
-    "testing", "testkey", "todo", "token", "token-abc123", "user", "x", "xxx", "xxxx", "your-api-key", "your_api_key", "YOUR_API_KEY",
+    "",
+    "0",
+    "1",
+    "123",
+    "1234",
+    "12345",
+    "123456",
+    "12345678",
+    "123456789",
+    "a",
+    "abc",
+    "abc123",
+    "admin",
+    "api-key",
+    "api_key",
+    "apikey",
+    "bar",
+    "changeit",
+    "change-me",
+    "change_me",
+    "changeme",
+    "default",
+    "demo",
+    "dev",
+    "dummy",
+    "EMPTY",
+    "empty",
+    "example",
+    "foo",
+    "foobar",
+    "guest",
+    "hello",
+    "hello world",
+    "key",
+    "letmein",
+    "local",
+    "master",
+    "my-api-key",
+    "my-key",
+    "my-secret",
+    "mykey",
+    "mysecret",
+    "no-key",
+    "none",
+    "not-needed",
+    "null",
+    "password",
+    "Password1",
+    "pcl_",
+    "placeholder",
+    "portcullis",
+    "private",
+    "qwerty",
+    "replace-me",
+    "root",
+    "s3cr3t",
+    "secret",
+    "sk-",
+    "sk-0",
+    "sk-1234",
+    "sk-12345",
+    "sk-123456",
+    "sk-test",
+    "sk-xxx",
+    "sk-xxxx",
+    "test",
+    "test-key",
+    "test123",
+    "test_key",
+    "testing",
+    "testkey",
+    "todo",
+    "token",
+    "token-abc123",
+    "user",
+    "x",
+    "xxx",
+    "xxxx",
+    "your-api-key",
+    "your_api_key",
+    "YOUR_API_KEY",
 ];
 
 /// The keys, by the digest of their secrets.
@@ -42,10 +118,8 @@ struct Key {
 impl Keys {
     /// Reads the keys of `callers.toml`, and tells what is wrong with them and what an operator may have overlooked.
     pub(super) fn compile(keys: &[ApiKey], now: Moment, mistakes: &mut Vec<Mistake>, warnings: &mut Vec<Mistake>) -> Self {
-        let known: Vec<Digest> = WELL_KNOWN
-            .iter()
-            .flat_map(|text| [Digest::of(text.as_bytes()), Digest::of(format!("{text}\n").as_bytes())])
-            .collect();
+        let known: Vec<Digest> =
+            WELL_KNOWN.iter().flat_map(|text| [Digest::of(text.as_bytes()), Digest::of(format!("{text}\n").as_bytes())]).collect();
         let mut ids = HashMap::new();
         let mut found: HashMap<Digest, Key> = HashMap::new();
         for key in keys {
@@ -59,8 +133,12 @@ impl Keys {
             let expires = key.expires.as_ref().and_then(|expires| {
                 let at = config::instant(expires.get_ref());
                 match at {
-                    None => mistakes.push(tell(expires.span(), "expires must be a date and time with an offset, such as 2027-01-01T00:00:00Z")),
-                    Some(at) if at <= now.wall => warnings.push(tell(expires.span(), &format!("expired at {}; it is refused", clock::rfc3339(at)))),
+                    None => {
+                        mistakes.push(tell(expires.span(), "expires must be a date and time with an offset, such as 2027-01-01T00:00:00Z"))
+                    }
+                    Some(at) if at <= now.wall => {
+                        warnings.push(tell(expires.span(), &format!("expired at {}; it is refused", clock::rfc3339(at))))
+                    }
                     Some(_) => {}
                 }
                 at
@@ -78,7 +156,12 @@ impl Keys {
             } else if bytes.windows(2).all(|pair| pair[0] == pair[1]) || is_counted(key.sha256.get_ref()) {
                 mistakes.push(tell(key.sha256.span(), "sha256 is a placeholder; make a key with `portcullis key new`"));
             }
-            let who = Who { caller: format!("api_key:{id}").into(), tenant: key.tenant.as_str().into(), tier: key.tier.as_str().into(), method: "api_key" };
+            let who = Who {
+                caller: format!("api_key:{id}").into(),
+                tenant: key.tenant.as_str().into(),
+                tier: key.tier.as_str().into(),
+                method: "api_key",
+            };
             let identity = Arc::new(Identity { who: Arc::new(who), roles: key.roles.iter().map(|role| role.as_str().into()).collect() });
             if found.insert(digest, Key { digest, identity, expires }).is_some() {
                 mistakes.push(tell(key.sha256.span(), "sha256 stands twice; each caller must have a key of its own"));
@@ -103,7 +186,9 @@ impl Keys {
 fn is_counted(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
     let counts = "0123456789abcdef".repeat(4);
-    [1, 2, 4, 8, 16].iter().any(|n| text.as_bytes().chunks(*n).all(|part| part == &text.as_bytes()[..*n])) || text == counts || text == counts.chars().rev().collect::<String>()
+    [1, 2, 4, 8, 16].iter().any(|n| text.as_bytes().chunks(*n).all(|part| part == &text.as_bytes()[..*n]))
+        || text == counts
+        || text == counts.chars().rev().collect::<String>()
 }
 
 /// A fresh secret of 192 bits, as callers send it, and its digest, as `callers.toml` keeps it.
@@ -179,7 +264,9 @@ mod tests {
     #[test]
     fn every_mistake_is_told_and_none_echoes_a_secret() {
         let (_, digest) = generate();
-        let text = entry("a", &digest.to_string(), "") + &entry("a", &digest.to_string(), "") + &entry("b c", "pcl_leaked", "expires = 2027-01-01");
+        let text = entry("a", &digest.to_string(), "")
+            + &entry("a", &digest.to_string(), "")
+            + &entry("b c", "pcl_leaked", "expires = 2027-01-01");
         let (_, mistakes, _) = compile(&text);
         assert_eq!(mistakes.len(), 5, "{mistakes:?}");
         assert!(mistakes.iter().all(|mistake| !mistake.contains("pcl_leaked")));

@@ -182,8 +182,8 @@ pub(super) fn instant(written: &Datetime) -> Option<SystemTime> {
     let of_era = year.rem_euclid(400);
     let of_year = (153 * (month + if month > 2 { -3 } else { 9 }) + 2) / 5 + day - 1;
     let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
-    let seconds = days * 86_400 + i64::from(time.hour) * 3_600 + i64::from(time.minute) * 60 + i64::from(time.second.unwrap_or(0))
-        - minutes * 60;
+    let seconds =
+        days * 86_400 + i64::from(time.hour) * 3_600 + i64::from(time.minute) * 60 + i64::from(time.second.unwrap_or(0)) - minutes * 60;
     UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?))
 }
 
@@ -204,7 +204,11 @@ mod tests {
 
     #[test]
     fn an_unknown_key_stops_the_start() {
-        for text in ["surprise = 1", "[[issuer]]\nissuer='a'\naudience=['b']\nalgorithms=['ES256']\nkey='x'", "[[api_key]]\nid='a'\nsha256=''\nsecret='x'"] {
+        for text in [
+            "surprise = 1",
+            "[[issuer]]\nissuer='a'\naudience=['b']\nalgorithms=['ES256']\nkey='x'",
+            "[[api_key]]\nid='a'\nsha256=''\nsecret='x'",
+        ] {
             assert!(toml::from_str::<Config>(text).is_err(), "{text}");
         }
     }

@@ -228,9 +228,7 @@ impl Source {
 
 fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
-    fs::File::open(path)
-        .and_then(|file| file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes))
-        .map_err(Error::OperatorFileUnreadable)?;
+    fs::File::open(path).and_then(|file| file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)).map_err(Error::OperatorFileUnreadable)?;
     Ok(bytes)
 }
 
@@ -279,7 +277,9 @@ impl Set {
         let mut keys = Vec::new();
         for entry in entries {
             let Some(entry) = entry.as_object() else { return refused("a key is not an object") };
-            if text(entry, "kty") == Some("oct") || ["k", "d", "p", "q", "dp", "dq", "qi", "oth"].iter().any(|part| entry.contains_key(*part)) {
+            if text(entry, "kty") == Some("oct")
+                || ["k", "d", "p", "q", "dp", "dq", "qi", "oth"].iter().any(|part| entry.contains_key(*part))
+            {
                 return refused("it holds a symmetric or private key, which is thereby known to others");
             }
             let kid = match entry.get("kid") {

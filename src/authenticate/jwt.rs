@@ -235,7 +235,8 @@ impl Issuer {
             mistakes.push(Mistake::at(written.audience.span(), "audience must name at least one audience, none of them empty"));
         }
         if written.algorithms.get_ref().is_empty() {
-            mistakes.push(Mistake::at(written.algorithms.span(), format!("algorithms must name at least one of {}", ALGORITHMS.join(", "))));
+            mistakes
+                .push(Mistake::at(written.algorithms.span(), format!("algorithms must name at least one of {}", ALGORITHMS.join(", "))));
         }
         let algorithms = written.algorithms.get_ref().iter().filter_map(|name| configured(name, mistakes)).collect();
         let claims = &written.claims;
@@ -259,12 +260,16 @@ impl Issuer {
         let day = Duration::from_secs(86_400);
         let leeway = span(&written.leeway, config::LEEWAY, Duration::ZERO, config::MOST_LEEWAY, "leeway may be at most \"5m\"");
         let refresh = span(&written.refresh, config::REFRESH, config::LEAST_REFRESH, day, "refresh must be between \"10s\" and \"1d\"");
-        let max_stale = span(&written.max_stale, config::MAX_STALE.max(refresh), refresh, day * 7, "max_stale must be between refresh and \"7d\"");
+        let max_stale =
+            span(&written.max_stale, config::MAX_STALE.max(refresh), refresh, day * 7, "max_stale must be between refresh and \"7d\"");
         let origin = match (&written.jwks_file, &written.jwks) {
             (Some(file), None) => inside(base, file, mistakes).map(Origin::File),
             (None, Some(url)) if is_fetchable(url.get_ref()) => Some(Origin::Url(url.get_ref().clone())),
             (None, Some(url)) => {
-                mistakes.push(Mistake::at(url.span(), "jwks must be an https URL without credentials or fragment; http is for loopback addresses only"));
+                mistakes.push(Mistake::at(
+                    url.span(),
+                    "jwks must be an https URL without credentials or fragment; http is for loopback addresses only",
+                ));
                 None
             }
             (Some(_), Some(url)) => {
@@ -322,7 +327,9 @@ fn configured(name: &Spanned<String>, mistakes: &mut Vec<Mistake>) -> Option<Alg
     if found.is_none() {
         let what = match text.to_ascii_uppercase().as_str() {
             "NONE" => "\"none\" is no algorithm: every token would hold".to_owned(),
-            "HS256" | "HS384" | "HS512" => "HS algorithms are refused: whoever can verify could also sign; use ES256, EdDSA or RS256".to_owned(),
+            "HS256" | "HS384" | "HS512" => {
+                "HS algorithms are refused: whoever can verify could also sign; use ES256, EdDSA or RS256".to_owned()
+            }
             _ => {
                 let nearest = ALGORITHMS.iter().max_by(|a, b| strsim::jaro_winkler(a, text).total_cmp(&strsim::jaro_winkler(b, text)));
                 let nearest = nearest.copied().unwrap_or("ES256");
@@ -385,7 +392,10 @@ fn is_fetchable(url: &str) -> bool {
     let host = authority.host().trim_matches(['[', ']']);
     let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
     let scheme = uri.scheme_str();
-    !host.is_empty() && !authority.as_str().contains('@') && !url.contains('#') && (scheme == Some("https") || scheme == Some("http") && loopback)
+    !host.is_empty()
+        && !authority.as_str().contains('@')
+        && !url.contains('#')
+        && (scheme == Some("https") || scheme == Some("http") && loopback)
 }
 
 /// One real verification, of the example in RFC 7515 A.3, and one that must fail: a build whose cryptography is

@@ -322,4 +322,6 @@ fn visible(value: &HeaderValue) -> Result<&str, Error> {
 }
 
 #[cfg(test)]
+mod signer;
+#[cfg(test)]
 mod tests;

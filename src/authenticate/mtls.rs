@@ -70,7 +70,12 @@ impl Names {
             .filter(|name| is_plain(name))
             .find_map(|name| self.0.iter().find(|pattern| pattern.fits(name)).map(|pattern| (name, pattern)))?;
         let name = if pattern.uri { name.to_string() } else { name.to_ascii_lowercase() };
-        let who = Who { caller: format!("cert:{name}").into(), tenant: pattern.tenant.clone(), tier: pattern.tier.clone(), method: "certificate" };
+        let who = Who {
+            caller: format!("cert:{name}").into(),
+            tenant: pattern.tenant.clone(),
+            tier: pattern.tier.clone(),
+            method: "certificate",
+        };
         Some(Arc::new(Identity { who: Arc::new(who), roles: pattern.roles.clone() }))
     }
 }
@@ -101,7 +106,11 @@ mod tests {
     use crate::digest::Digest;
 
     fn compile(sans: &[&str]) -> (Names, usize) {
-        let text: String = sans.iter().enumerate().map(|(n, san)| format!("[[certificate]]\nsan = {san:?}\ntenant = \"t{n}\"\nroles = [\"service\"]\n")).collect();
+        let text: String = sans
+            .iter()
+            .enumerate()
+            .map(|(n, san)| format!("[[certificate]]\nsan = {san:?}\ntenant = \"t{n}\"\nroles = [\"service\"]\n"))
+            .collect();
         let config: Config = toml::from_str(&text).unwrap();
         let mut mistakes = Vec::new();
         (Names::compile(&config.certificate, &mut mistakes), mistakes.len())
@@ -118,7 +127,13 @@ mod tests {
 
     #[test]
     fn the_most_exact_pattern_decides() {
-        let (names, mistakes) = compile(&["spiffe://acme.example/*", "spiffe://acme.example/batch/*", "spiffe://acme.example/batch/one", "Node.example", "worker-*"]);
+        let (names, mistakes) = compile(&[
+            "spiffe://acme.example/*",
+            "spiffe://acme.example/batch/*",
+            "spiffe://acme.example/batch/one",
+            "Node.example",
+            "worker-*",
+        ]);
         assert_eq!(mistakes, 0);
         assert_eq!(who(&names, &["spiffe://acme.example/web"]), some("cert:spiffe://acme.example/web", "t0"));
         assert_eq!(who(&names, &["spiffe://acme.example/batch/two"]), some("cert:spiffe://acme.example/batch/two", "t1"));
@@ -130,7 +145,18 @@ mod tests {
     #[test]
     fn names_that_only_look_alike_do_not_fit() {
         let (names, _) = compile(&["spiffe://acme.example/*", "worker-*", "node.example"]);
-        for name in ["spiffe://acme.example/", "spiffe://acme.example", "spiffe://acme.example.evil/web", "SPIFFE://acme.example/web", "worker-1.evil.example", "worker-", "node.example.evil", "anode.example", "spiffe://acme.example/a\nb", ""] {
+        for name in [
+            "spiffe://acme.example/",
+            "spiffe://acme.example",
+            "spiffe://acme.example.evil/web",
+            "SPIFFE://acme.example/web",
+            "worker-1.evil.example",
+            "worker-",
+            "node.example.evil",
+            "anode.example",
+            "spiffe://acme.example/a\nb",
+            "",
+        ] {
             assert_eq!(who(&names, &[name]), None, "{name:?}");
         }
         assert_eq!(who(&names, &[]), None);

@@ -87,7 +87,9 @@ mod tests {
     #[test]
     fn only_objects_without_duplicates_are_read() {
         assert!(read(br#"{"a":1,"b":[{"a":-1.5},null,true,"x"]}"#).is_some());
-        for bad in [&br#"{"a":1,"a":1}"#[..], br#"{"a":{"b":1,"b":2}}"#, br#"[{"b":1,"\u0062":2}]"#, b"[]", b"1", b"", b"{}x", b"{\"a\":\"\xff\"}"] {
+        for bad in
+            [&br#"{"a":1,"a":1}"#[..], br#"{"a":{"b":1,"b":2}}"#, br#"[{"b":1,"\u0062":2}]"#, b"[]", b"1", b"", b"{}x", b"{\"a\":\"\xff\"}"]
+        {
             assert!(read(bad).is_none(), "{}", String::from_utf8_lossy(bad));
         }
     }

@@ -38,6 +38,9 @@ pub const BYTES_A_TOKEN: u64 = 4;
 /// Answers counted at most in a reservation, so that a caller's number cannot overflow it.
 const MOST_ANSWERS: u64 = 1 << 16;
 
+/// Tokens that one request is settled with at most, so that a broken upstream's count does not shut a caller out for good.
+const MOST_TOKENS: u64 = u32::MAX as u64;
+
 /// How soon a caller may ask again who was refused for what is in flight, or for whom there was no room in memory.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -56,6 +59,12 @@ impl Ask {
     pub fn language(body: usize, asked: &Asked, cap: Option<u64>) -> Self {
         let each = asked.max_tokens.or(cap).unwrap_or(DEFAULT_ANSWER_TOKENS).min(u64::from(u32::MAX));
         Self { prompt: estimate(body as u64), answer: each * asked.answers.clamp(1, MOST_ANSWERS) }
+    }
+
+    /// What a request may come to that is answered with no tokens, such as one for embeddings.
+    #[must_use]
+    pub fn prompt(body: usize) -> Self {
+        Self { prompt: estimate(body as u64), answer: 0 }
     }
 
     fn tokens(self) -> u64 {
@@ -140,6 +149,7 @@ impl Hold {
     }
 
     fn settle_at(&mut self, used: u64) {
+        let used = used.min(MOST_TOKENS);
         if let Some(ask) = self.reserved.take() {
             self.meters.each(|meter| meter.correct(ask.tokens(), used));
         }
@@ -199,7 +209,8 @@ impl Error {
 pub struct Refused {
     retry_after: Duration,
     rule: &'static str,
-    standing: Standing,
+    /// Boxed, because an error is returned through many hands and seldom.
+    standing: Box<Standing>,
 }
 
 impl Refused {
@@ -288,7 +299,7 @@ impl Budget {
         let own = self.callers.entry((who.caller.clone(), name.clone()), now, || Meter::new(now));
         let shared = terms.model.as_ref().map(|limits| (limits, self.models.entry(name, now, || Meter::new(now))));
         let (Some(own), false) = (own, matches!(shared, Some((_, None)))) else {
-            let standing = Standing { limits: limits.clone(), left: [None; NAMES.len()] };
+            let standing = Box::new(Standing { limits: limits.clone(), left: [None; NAMES.len()] });
             return Err(Error::TooManyCallers(Refused { retry_after: SOON, rule: "room", standing }));
         };
         let shared = shared.and_then(|(limits, meter)| Some((limits, meter?)));
@@ -407,7 +418,8 @@ impl Readings {
 
     fn charge(&mut self, tokens: u64) {
         self.in_flight = self.in_flight.saturating_add(1);
-        for (bucket, window, units) in [(&mut self.requests, &mut self.request_quota, 1), (&mut self.tokens, &mut self.token_quota, tokens)] {
+        for (bucket, window, units) in [(&mut self.requests, &mut self.request_quota, 1), (&mut self.tokens, &mut self.token_quota, tokens)]
+        {
             if let Some(bucket) = bucket {
                 bucket.take(units);
             }
@@ -467,20 +479,21 @@ impl Short {
                 standing.left[at] = standing.left[at].map(|_| (0, whole_seconds(wait).max(1)));
             }
         };
+        let refused = |retry_after, rule, standing| Refused { retry_after, rule, standing: Box::new(standing) };
         match self {
             Self::Requests(wait) => {
                 spent([0, 1], wait);
                 let rule = if own { "caller.requests" } else { "model.requests" };
-                Error::CallerSpentRequests(Refused { retry_after: wait, rule, standing })
+                Error::CallerSpentRequests(refused(wait, rule, standing))
             }
             Self::Tokens(wait) => {
                 spent([2, 3], wait);
                 let rule = if own { "caller.tokens" } else { "model.tokens" };
-                Error::CallerSpentTokens(Refused { retry_after: wait, rule, standing })
+                Error::CallerSpentTokens(refused(wait, rule, standing))
             }
             Self::InFlight => {
                 let rule = if own { "caller.in_flight" } else { "model.in_flight" };
-                Error::CallerHasTooManyInFlight(Refused { retry_after: SOON, rule, standing })
+                Error::CallerHasTooManyInFlight(refused(SOON, rule, standing))
             }
         }
     }

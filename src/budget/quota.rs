@@ -40,7 +40,11 @@ impl Window {
 
     /// How long until `units` are there; zero when they are.
     pub(crate) fn wait(&self, units: u64, now: Instant) -> Duration {
-        if self.used.saturating_add(units) <= u64::from(self.measure.count) { Duration::ZERO } else { self.until_over(now).max(Duration::from_nanos(1)) }
+        if self.used.saturating_add(units) <= u64::from(self.measure.count) {
+            Duration::ZERO
+        } else {
+            self.until_over(now).max(Duration::from_nanos(1))
+        }
     }
 
     /// Takes `units`, there or not; what is not there is owed.

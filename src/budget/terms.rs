@@ -144,7 +144,8 @@ impl Table {
     fn judge(&self, mistakes: &mut Vec<Mistake>) {
         let bursts = [&self.requests, &self.tokens].into_iter().flatten().filter_map(|flow| flow.burst.as_ref());
         for burst in bursts.filter(|burst| *burst.get_ref() == 0) {
-            mistakes.push(Mistake::at(burst.span(), "a burst of 0 lets nothing pass; say 1 or more, or leave it out for the rate's own count"));
+            mistakes
+                .push(Mistake::at(burst.span(), "a burst of 0 lets nothing pass; say 1 or more, or leave it out for the rate's own count"));
         }
         if let Some(none) = self.in_flight.as_ref().filter(|in_flight| *in_flight.get_ref() == 0) {
             mistakes.push(Mistake::at(none.span(), "0 in flight lets nothing pass; say 1 or more"));

@@ -1,4 +1,5 @@
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 
@@ -222,6 +223,75 @@ fn exactly_the_burst_passes_however_many_threads_ask_at_once() {
         assert_eq!(readings.in_flight, 0);
         assert_eq!(readings.tokens.as_ref().unwrap().remaining(), 100_000 - 7 * count as u64);
     }
+}
+
+#[test]
+fn no_more_are_in_flight_at_any_time_than_allowed_however_many_threads_ask() {
+    const THREADS: usize = 8;
+    let case =
+        Case::new("[default]\nrequests = { rate = \"1000000/s\" }\nin_flight = 3\n[model]\nin_flight = 5");
+    let (own, all) = ([const { AtomicUsize::new(0) }; 4], AtomicUsize::new(0));
+    let (own_peak, all_peak, passed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let barrier = Barrier::new(THREADS);
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (case, own, all, own_peak, all_peak, passed, barrier) = (&case, &own, &all, &own_peak, &all_peak, &passed, &barrier);
+            scope.spawn(move || {
+                let mine = &own[thread % 4];
+                barrier.wait();
+                for _ in 0..2_000 {
+                    let Ok(hold) = case.ask(["a", "b", "c", "d"][thread % 4], None, ZERO) else { continue };
+                    own_peak.fetch_max(mine.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    all_peak.fetch_max(all.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    passed.fetch_add(1, Ordering::SeqCst);
+                    std::thread::yield_now();
+                    mine.fetch_sub(1, Ordering::SeqCst);
+                    all.fetch_sub(1, Ordering::SeqCst);
+                    drop(hold);
+                }
+            });
+        }
+    });
+    assert!(passed.into_inner() > 0);
+    assert!(own_peak.into_inner() <= 3);
+    assert!(all_peak.into_inner() <= 5);
+    for caller in ["a", "b", "c", "d"] {
+        assert!(case.ask(caller, None, ZERO).is_ok(), "every place is free again");
+    }
+}
+
+#[test]
+fn a_bucket_is_never_forgotten_while_threads_crowd_the_map() {
+    let case = Case {
+        budget: Budget::with_capacity(64),
+        terms: terms("[default]\nrequests = { rate = \"1/day\", burst = 20 }"),
+        start: Instant::now(),
+    };
+    let passed = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (case, passed) = (&case, &passed);
+            scope.spawn(move || {
+                for turn in 0..500 {
+                    if case.ask("steady", None, ZERO).is_ok() {
+                        passed.fetch_add(1, Ordering::SeqCst);
+                    }
+                    let _ = case.ask(&format!("{thread}-{turn}"), None, ZERO);
+                }
+            });
+        }
+    });
+    // Either there was no room for the name at all, or its one bucket let exactly the burst pass.
+    assert!(matches!(passed.into_inner(), 0 | 20));
+    assert!(case.budget.callers() <= 64);
+}
+
+#[test]
+fn a_count_of_tokens_that_cannot_be_does_not_shut_a_caller_out_for_good() {
+    let case = Case::new("[default]\ntokens = { rate = \"4294967295/s\" }");
+    case.ask("a", Some(1), ZERO).unwrap().settle(Usage { input: u64::MAX, output: u64::MAX });
+    assert!(case.ask("a", Some(1), ZERO).is_err());
+    assert!(case.ask("a", Some(1), Duration::from_secs(1)).is_ok());
 }
 
 #[derive(Clone, Debug)]

@@ -95,12 +95,14 @@ pub enum Error {
     CallerSentUnexpectedBody,
     /// Another media type than the route takes, none where one must be said, or two; `check.media_type`, 415.
     CallerSentMediaType,
-    /// A content coding; `check.coding`, 415.
+    /// A content coding; `check.coded`, 415.
     CallerSentCoded,
     /// `Inference-Header-Content-Length` is not one decimal number within the body; `check.header_length`.
     CallerSentHeaderLength,
     /// Bytes that are no JSON within the limits; `check.json`.
     CallerSentNoJson(json::Error),
+    /// Bytes that are no gRPC message; `check.grpc`, where it is compressed `check.coded`, where it is too long `check.too_large`.
+    CallerSentNoMessage(grpc::Malformed),
     /// A document or message that does not hold to its protocol, in strict mode also an unknown member; `check.shape`.
     CallerSentShape(Shape),
     /// A document that does not hold to the model's schema; `check.schema`.
@@ -116,12 +118,13 @@ impl Error {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::CallerSentTooMuch => "check.too_large",
+            Self::CallerSentTooMuch | Self::CallerSentNoMessage(grpc::Malformed::TooLong) => "check.too_large",
             Self::CallerSentTooSlowly => "check.body_timeout",
             Self::CallerBrokeOff => "check.body",
             Self::CallerSentUnexpectedBody => "check.unexpected_body",
             Self::CallerSentMediaType => "check.media_type",
-            Self::CallerSentCoded => "check.coding",
+            Self::CallerSentCoded | Self::CallerSentNoMessage(grpc::Malformed::Compressed) => "check.coded",
+            Self::CallerSentNoMessage(_) => "check.grpc",
             Self::CallerSentHeaderLength => "check.header_length",
             Self::CallerSentNoJson(_) => "check.json",
             Self::CallerSentShape(_) => "check.shape",
@@ -182,7 +185,12 @@ fn understand(route: &Route, headers: &HeaderMap, bytes: &Bytes, parsed: Option<
         Route::Oip { .. } => return binary_or_json(headers, bytes, terms, document, parsed),
         Route::Grpc(asks) => {
             text::media_type(headers, Takes::Grpc)?;
-            return if *asks == OipAsks::Infer { tensors(grpc_request(bytes)?, None, terms) } else { Ok(Request::Nothing) };
+            let message = grpc::unframe(bytes, terms.max_body).map_err(Error::CallerSentNoMessage)?;
+            if *asks != OipAsks::Infer {
+                return Ok(Request::Nothing);
+            }
+            let message: grpc::ModelInferRequest = grpc::decode(message).map_err(Error::CallerSentNoMessage)?;
+            return tensors(message.to_request().map_err(Error::CallerSentShape)?, None, terms);
         }
         Route::Raw { .. } => {
             text::media_type(headers, Takes::Json)?;

@@ -61,7 +61,7 @@ impl Schema {
     /// # Errors
     /// The place in `value` and the keyword of the first rule that it breaks.
     pub fn validate(&self, value: &Value) -> Result<(), Place> {
-        self.validator.validate(value).map_err(|error| Place::new(error.instance_path().as_str(), error.keyword()))
+        self.validator.validate(value).map_err(|error| Place::new(error.instance_path().as_str(), error.kind().keyword()))
     }
 }
 
@@ -204,6 +204,19 @@ mod tests {
         assert!(started.elapsed() < std::time::Duration::from_secs(5));
         assert!(compiled(json!({"pattern": "(a)\\1"})).is_err());
         assert!(compiled(json!({"pattern": "(?=a)b"})).is_err());
+    }
+
+    #[test]
+    fn a_schema_that_refers_to_itself_without_end_is_harmless() {
+        for schema in [
+            json!({"$ref": "#"}),
+            json!({"allOf": [{"$ref": "#"}]}),
+            json!({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"anyOf": [{"$ref": "#/$defs/a"}]}}}),
+        ] {
+            if let Ok(schema) = compiled(schema) {
+                let _ = schema.validate(&json!({"a": 1}));
+            }
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::fmt;
 use half::{bf16, f16};
 
 use crate::wire::oip::InferRequest;
-use crate::wire::tensor::{Datatype, Port, Tensor, elements};
+use crate::wire::tensor::{Datatype, Port, Tensor, elements, holds};
 
 /// Tensors that one request may carry where no contract says how many.
 pub const MOST_TENSORS: usize = 256;
@@ -30,6 +30,8 @@ pub struct Contract {
 pub(super) struct Rules {
     pub(super) contract: Option<Contract>,
     pub(super) max_batch: Option<u64>,
+    /// The longest free dimension after the batch.
+    pub(super) max_length: Option<u64>,
     /// Inclusive bounds by tensor.
     pub(super) range: BTreeMap<String, (f64, f64)>,
     /// Tensors that may hold NaN and infinities.
@@ -140,11 +142,14 @@ impl Rules {
         if tensor.shape.len() != port.shape.len() || !tensor.shape.iter().zip(&port.shape).all(fits) {
             return Err(Broken::Shape);
         }
-        if let Some(axis) = port.shape.iter().position(Option::is_none) {
-            let length = tensor.shape[axis];
-            if *batch.get_or_insert(length) != length || self.max_batch.is_some_and(|most| length > most) {
-                return Err(Broken::Batch);
-            }
+        let mut free = tensor.shape.iter().zip(&port.shape).filter(|(_, wanted)| wanted.is_none()).map(|(length, _)| *length);
+        if let Some(length) = free.next()
+            && (*batch.get_or_insert(length) != length || self.max_batch.is_some_and(|most| length > most))
+        {
+            return Err(Broken::Batch);
+        }
+        if self.max_length.is_some_and(|most| free.any(|length| length > most)) {
+            return Err(Broken::Shape);
         }
         Ok(())
     }
@@ -153,10 +158,8 @@ impl Rules {
         let count = elements(&tensor.shape).ok_or(Broken::Shape)?;
         let (range, loose) = (self.range.get(&tensor.name), self.nan.contains(&tensor.name));
         let data = &tensor.data[..];
-        match tensor.datatype.width() {
-            None => return if walks(data, count) { Ok(()) } else { Err(Broken::Bytes) },
-            Some(width) if count.checked_mul(width) != Some(data.len()) => return Err(Broken::Bytes),
-            Some(_) => {}
+        if !holds(tensor.datatype, count, data) {
+            return Err(Broken::Bytes);
         }
         let (low, high) = range.copied().unwrap_or((f64::NEG_INFINITY, f64::INFINITY));
         match tensor.datatype {
@@ -171,7 +174,7 @@ impl Rules {
                 let (low, high) = (bf16::from_f64(low).to_f32(), bf16::from_f64(high).to_f32());
                 floats(data, low, high, f32::MAX, loose, |bytes| bf16::from_le_bytes(bytes).to_f32())
             }
-            Datatype::Bool if data.iter().any(|byte| *byte > 1) => Err(Broken::Bytes),
+            Datatype::Bytes => Ok(()),
             _ if range.is_none() => Ok(()),
             datatype => {
                 let within = integers(datatype, data, low.ceil() as i128, high.floor() as i128);
@@ -209,16 +212,6 @@ fn names(contract: &Contract, request: &InferRequest) -> Result<(), Fault> {
 
 fn at(index: usize) -> impl Fn(Broken) -> Fault {
     move |broken| Fault { broken, list: "inputs", index: Some(index) }
-}
-
-/// Whether `data` is exactly `count` elements of `BYTES`, each after its length.
-fn walks(mut data: &[u8], count: usize) -> bool {
-    for _ in 0..count {
-        let Some((length, rest)) = data.split_first_chunk::<4>() else { return false };
-        let Some(rest) = usize::try_from(u32::from_le_bytes(*length)).ok().and_then(|length| rest.get(length..)) else { return false };
-        data = rest;
-    }
-    data.is_empty()
 }
 
 /// A floating-point type that can be held between bounds.

@@ -34,6 +34,8 @@ pub struct Config {
     pub max_body: Option<Spanned<Size>>,
     /// The longest batch, at least 1; 64 where it is left out and the model runs in this machine.
     pub max_batch: Option<Spanned<u64>>,
+    /// The longest of the other dimensions that the model leaves free, such as a sequence of tokens, at least 1; bounded by the body alone where it is left out.
+    pub max_length: Option<Spanned<u64>>,
     /// Inclusive bounds, by the name of an input tensor.
     pub range: BTreeMap<String, Spanned<[f64; 2]>>,
     /// Input tensors that may hold NaN and infinities.
@@ -104,7 +106,7 @@ impl Config {
                 None
             }
         });
-        let least = [&self.max_batch, &self.max_tokens];
+        let least = [&self.max_batch, &self.max_length, &self.max_tokens];
         for zero in least.into_iter().flatten().filter(|number| *number.get_ref() == 0) {
             mistakes.push(Mistake::at(zero.span(), "0 lets nothing pass; say 1 or more, or leave it out"));
         }
@@ -134,6 +136,7 @@ impl Config {
             rules: Rules {
                 contract: around.contract.cloned(),
                 max_batch: given(&self.max_batch).or(around.contract.map(|_| DEFAULT_MAX_BATCH)),
+                max_length: given(&self.max_length),
                 range: self.range.iter().map(|(name, range)| (name.clone(), (range.get_ref()[0], range.get_ref()[1]))).collect(),
                 nan: self.nan.iter().map(|name| name.get_ref().clone()).collect(),
             },
@@ -147,7 +150,8 @@ fn schema(path: &Spanned<PathBuf>, around: Around<'_>) -> Result<Schema, Mistake
         return Err(out());
     }
     let file = around.folder.join(path.get_ref());
-    let unread = |error: std::io::Error| Mistake::at(path.span(), format!("the schema {} cannot be read: {error}", path.get_ref().display()));
+    let unread =
+        |error: std::io::Error| Mistake::at(path.span(), format!("the schema {} cannot be read: {error}", path.get_ref().display()));
     let (resolved, root) = (file.canonicalize().map_err(unread)?, around.policies.canonicalize().map_err(unread)?);
     if resolved.starts_with(root) { Schema::compile(&file) } else { Err(out()) }
 }
@@ -192,7 +196,10 @@ mod tests {
         assert_eq!((terms.max_body(), terms.max_tokens(), terms.max_depth()), (1 << 20, None, DEFAULT_MAX_DEPTH));
         assert_eq!(terms.rules.max_batch, None);
         assert_eq!(compiled("", Some(&contract())).0.rules.max_batch, Some(DEFAULT_MAX_BATCH));
-        let (terms, mistakes) = compiled("schema = \"../schemas/good.json\"\nmax_batch = 3\nmax_body = \"64KiB\"\nrange = { input = [0.0, 16.0] }", Some(&contract()));
+        let (terms, mistakes) = compiled(
+            "schema = \"../schemas/good.json\"\nmax_batch = 3\nmax_body = \"64KiB\"\nrange = { input = [0.0, 16.0] }",
+            Some(&contract()),
+        );
         assert!(mistakes.is_empty(), "{mistakes:?}");
         assert!(terms.schema.is_some());
         assert_eq!((terms.rules.max_batch, terms.max_body), (Some(3), 65_536));

@@ -1,7 +1,7 @@
 //! What is held against requests as text: their media type, their coding, the tokens they ask for, their unknown members.
 
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use serde_json::{Map, Value};
 
 use super::Error;
@@ -51,7 +51,8 @@ impl Takes {
 /// Whether a media type's parameters say no more than that it is UTF-8.
 fn utf_8(parameters: &str) -> bool {
     let parameters = parameters.trim();
-    let charset = |(name, value): (&str, &str)| name.eq_ignore_ascii_case("charset") && value.trim_matches('"').eq_ignore_ascii_case("utf-8");
+    let charset =
+        |(name, value): (&str, &str)| name.eq_ignore_ascii_case("charset") && value.trim_matches('"').eq_ignore_ascii_case("utf-8");
     parameters.is_empty() || parameters.split_once('=').is_some_and(charset)
 }
 
@@ -110,11 +111,22 @@ mod tests {
         for text in ["application/json", "Application/JSON; charset=UTF-8", "application/json;charset=\"utf-8\"", "application/json;"] {
             assert!(takes(text, Takes::Json), "{text}");
         }
-        for text in ["text/json", "application/json; charset=utf-16", "application/jsonx", "application/x-www-form-urlencoded", "application/json, text/html", ""] {
+        for text in [
+            "text/json",
+            "application/json; charset=utf-16",
+            "application/jsonx",
+            "application/x-www-form-urlencoded",
+            "application/json, text/html",
+            "",
+        ] {
             assert!(!takes(text, Takes::Json) && !takes(text, Takes::BinaryTensors), "{text}");
         }
         assert!(takes("application/octet-stream", Takes::BinaryTensors) && !takes("application/octet-stream", Takes::Tensors));
-        assert!(takes("application/grpc", Takes::Grpc) && takes("application/grpc+proto", Takes::Grpc) && !takes("application/grpc+json", Takes::Grpc));
+        assert!(
+            takes("application/grpc", Takes::Grpc)
+                && takes("application/grpc+proto", Takes::Grpc)
+                && !takes("application/grpc+json", Takes::Grpc)
+        );
         assert!(media_type(&headers(&[]), Takes::Tensors).is_ok());
         assert!(matches!(media_type(&headers(&[]), Takes::Json), Err(Error::CallerSentMediaType)));
         let mut twice = headers(&[("content-type", "application/json")]);

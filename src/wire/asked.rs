@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::shape::Shape;
+use crate::trail::Usage;
 
 /// The longest model name, in bytes; the longest names of public hubs have less than 200.
 pub const MODEL_MAX: usize = 256;
@@ -24,6 +25,15 @@ pub struct Asked {
     pub logprobs: Option<u64>,
     /// How many entries `logit_bias` has.
     pub logit_bias: usize,
+}
+
+/// The usage after one more part of a stream told it: servers count up, so each count's largest holds.
+#[must_use]
+pub fn later(so_far: Option<Usage>, told: Option<Usage>) -> Option<Usage> {
+    match (so_far, told) {
+        (Some(one), Some(other)) => Some(Usage { input: one.input.max(other.input), output: one.output.max(other.output) }),
+        (one, other) => one.or(other),
+    }
 }
 
 /// The members of a request's document; `null` counts as absent, as the dialects' own servers have it.
@@ -88,5 +98,16 @@ impl<'v> Fields<'v> {
             Some(key) => Err(Shape::at_member(key, "unknown", "the field is not known")),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_counts_up_over_a_stream() {
+        let usage = |input, output| Some(Usage { input, output });
+        assert_eq!([None, usage(25, 1), None, usage(0, 15)].into_iter().fold(None, later), usage(25, 15));
     }
 }

@@ -35,7 +35,8 @@ const BODY: usize = 1024 * 1024;
 pub struct Limits {
     /// How deep arrays and objects may nest, at most [`DEPTH_MAX`]; a scalar has depth 0, `[]` has depth 1.
     pub depth: usize,
-    /// How many values may stand in the document. A container that is not empty counts for as many more as its first allocation holds.
+    /// How many values may stand in the document. A container that is not empty counts for as many more as its first allocation
+    /// holds, and a key counts for one.
     pub values: usize,
     /// The longest number literal, in bytes.
     pub number: usize,
@@ -190,6 +191,9 @@ impl State {
 const ARRAY_COST: usize = 3;
 const OBJECT_COST: usize = 7;
 
+/// What an entry costs beside its value: its key, its hash, its place in the table.
+const MEMBER_COST: usize = 1;
+
 #[derive(Clone, Copy)]
 struct Seed<'s> {
     state: &'s State,
@@ -266,6 +270,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
             if members.is_empty() {
                 self.state.spend(OBJECT_COST)?;
             }
+            self.state.spend(MEMBER_COST)?;
             match members.entry(key) {
                 Entry::Vacant(slot) => slot.insert(access.next_value_seed(inner)?),
                 Entry::Occupied(_) => return Err(self.state.fail(Fault::DuplicateKey)),
@@ -292,8 +297,12 @@ fn long_number(bytes: &[u8], most: usize) -> Option<usize> {
         if *byte == b'"' {
             start = None;
             at += 1;
-            while let Some(byte) = bytes.get(at).filter(|byte| **byte != b'"') {
-                at += if *byte == b'\\' { 2 } else { 1 };
+            while let Some(next) = bytes.get(at..)?.iter().position(|byte| matches!(byte, b'"' | b'\\')) {
+                at += next;
+                if bytes[at] == b'"' {
+                    break;
+                }
+                at += 2;
             }
         } else if digit(byte) {
             let first = *start.get_or_insert(at);

@@ -27,6 +27,7 @@ fn digits() -> Rules {
             outputs: vec![port("label", Datatype::Int64, &[None]), port("probabilities", Datatype::Fp32, &[None, Some(10)])],
         }),
         max_batch: Some(2),
+        max_length: None,
         range: [("input".to_owned(), (0.0, 16.0))].into(),
         nan: BTreeSet::new(),
     }
@@ -84,6 +85,14 @@ fn the_batch_is_the_same_everywhere_and_at_most_the_cap() {
     let loose = Rules { max_batch: Some(2), ..Rules::default() };
     assert_eq!(broken(&loose, vec![fp32("x", &[2], &[0.0; 2])]), None);
     assert_eq!(broken(&loose, vec![fp32("x", &[3], &[0.0; 3])]), Some((Broken::Batch, Some(0))));
+}
+
+#[test]
+fn free_dimensions_after_the_batch_are_at_most_the_cap() {
+    let contract = Contract { inputs: vec![port("tokens", Datatype::Uint8, &[None, None])], outputs: Vec::new() };
+    let rules = Rules { contract: Some(contract), max_length: Some(3), ..Rules::default() };
+    assert_eq!(broken(&rules, vec![tensor("tokens", Datatype::Uint8, &[9, 3], vec![0; 27])]), None);
+    assert_eq!(broken(&rules, vec![tensor("tokens", Datatype::Uint8, &[1, 4], vec![0; 4])]), Some((Broken::Shape, Some(0))));
 }
 
 #[test]

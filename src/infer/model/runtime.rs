@@ -21,7 +21,7 @@ use crate::digest::Digest;
 /// The version that is pinned. A newer one means new digests here and in `scripts/onnxruntime`.
 pub const VERSION: &str = "1.28.0";
 
-/// SHA-256 of `libonnxruntime.so`, version 1.28.0, Linux on x86-64, as PyPI's wheel has it.
+/// SHA-256 of `libonnxruntime.so`, version 1.28.0, Linux on x86-64, as the official Python wheel has it.
 pub const SHA256: &str = "aa4079d18f4ea7a5f3a94d80cd4bbe0f2740436626622d64d793803a20381083";
 
 /// The environment variable that names the library.

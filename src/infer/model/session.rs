@@ -199,9 +199,10 @@ impl Start {
         let session = builder.commit_from_memory(&self.bytes).map_err(|error| Refused::Engine(error.to_string()))?;
         let same = |engine: &[ort::value::Outlet], file: &[Port]| {
             engine.len() == file.len()
-                && engine.iter().zip(file).all(|(outlet, port)| {
-                    outlet.name() == port.name && outlet.dtype().tensor_type() == Some(element(port.datatype))
-                })
+                && engine
+                    .iter()
+                    .zip(file)
+                    .all(|(outlet, port)| outlet.name() == port.name && outlet.dtype().tensor_type() == Some(element(port.datatype)))
         };
         if same(session.inputs(), &self.signature.inputs) && same(session.outputs(), &self.signature.outputs) {
             Ok(session)

@@ -106,10 +106,7 @@ async fn the_model_says_what_it_is() {
     let port = |name: &str, datatype, shape: &[Option<u64>]| Port { name: name.into(), datatype, shape: shape.into() };
     let (inputs, outputs) = model.signature();
     assert_eq!(inputs, [port("input", Datatype::Fp32, &[None, Some(64)])]);
-    assert_eq!(
-        outputs,
-        [port("probabilities", Datatype::Fp32, &[None, Some(10)]), port("label", Datatype::Int64, &[None])]
-    );
+    assert_eq!(outputs, [port("probabilities", Datatype::Fp32, &[None, Some(10)]), port("label", Datatype::Int64, &[None])]);
     assert_eq!(model.which().digest, Some(Digest::of(DIGITS)));
     assert_eq!(model.which().assurance, Assurance::VerifiedInProcess);
     assert!(model.load_micros() > 0);
@@ -302,7 +299,7 @@ fn a_wrong_digest_is_refused_before_the_engine_sees_a_byte() {
 
 #[tokio::test]
 async fn a_file_that_is_swapped_between_hash_and_load_changes_nothing() {
-    // A pipe gives its bytes once and has no second reading: were the file opened again by its path, the swapped one would be loaded.
+    // `Model::load` is these two steps: the second is given no path, so the file can be another one, or none, by then.
     let (folder, source) = on_disk(DIGITS);
     let verified = Verified::from_file(&source.path, source.digest, source.bounds.size).unwrap();
     std::fs::write(&source.path, forever()).unwrap();
@@ -342,7 +339,8 @@ fn the_policy_block_is_read_as_the_policy_page_writes_it() {
     let path = folder.path();
     let read = resolved(&format!("path = \"m.onnx\"\nsha256 = \"{}\"", source.digest), path).unwrap();
     assert_eq!((read.digest, read.bounds.size, read.bounds.queue), (source.digest, 512 << 20, 64));
-    let block = "path = \"m.onnx\"\nqueue = 3\nmax_size = \"1MiB\"\nmax_output = \"2KiB\"\nload_timeout = \"5s\"\nwarm_up = { input = [1, 64] }\n";
+    let block =
+        "path = \"m.onnx\"\nqueue = 3\nmax_size = \"1MiB\"\nmax_output = \"2KiB\"\nload_timeout = \"5s\"\nwarm_up = { input = [1, 64] }\n";
     let read = resolved(&format!("{block}sha256 = \"{}\"", source.digest), path).unwrap();
     assert_eq!((read.bounds.size, read.bounds.queue, read.bounds.output), (1 << 20, 3, 2048));
     assert_eq!((read.bounds.load, read.bounds.warm_up["input"].as_slice()), (Duration::from_secs(5), [1, 64].as_slice()));
@@ -384,5 +382,5 @@ async fn hand_off() {
         micros.push(from.elapsed().as_nanos() as f64 / 1000.0);
     }
     micros.sort_by(f64::total_cmp);
-    println!("p50 {:.1} µs, p99 {:.1} µs, least {:.1} µs", micros[2500], micros[4950], micros[0]);
+    println!("a call: p50 {:.1} µs, p99 {:.1} µs, least {:.1} µs", micros[2500], micros[4950], micros[0]);
 }

@@ -1,6 +1,7 @@
 use http::StatusCode;
 use proptest::prelude::*;
 use prost::bytes::Bytes;
+use serde_json::Value;
 
 use super::*;
 use crate::wire::oip::InferResponse;
@@ -48,6 +49,57 @@ fn the_bytes_of_a_client_are_understood() {
     assert_eq!(request.outputs[0].name, "y");
     let data: Vec<u8> = [1_f32, 2.0].iter().flat_map(|n| n.to_le_bytes()).collect();
     assert_eq!(request.inputs, [Tensor { name: "x".into(), datatype: Datatype::Fp32, shape: vec![1, 2], data: data.into() }]);
+}
+
+fn unhex(text: &str) -> Bytes {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+}
+
+/// Made with tritonclient's own classes.
+#[test]
+fn the_bytes_of_tritonclient_are_understood_and_are_the_bytes_we_write() {
+    let request: ModelInferRequest = decode(unhex(concat!(
+        "0a066469676974731201311a02343222100a0169120b10fdffffffffffffffff0122070a016b1202080122080a017412031a0176",
+        "2a0d0a01781204465033321a0201022a0d0a0173120542595445531a010232030a01793a080000803f000000403a0a02000000616200000000"
+    )))
+    .unwrap();
+    let request = request.to_request().unwrap();
+    assert_eq!(Value::Object(request.parameters), serde_json::json!({"i": -3, "k": true, "t": "v"}));
+    assert_eq!(request.inputs[1].strings().collect::<Vec<_>>(), ["ab", ""]);
+
+    let output = InferTensor { name: "y".into(), datatype: "FP16".into(), shape: vec![1, 2], ..Default::default() };
+    let answer = ModelInferResponse {
+        model_name: "m".into(),
+        model_version: "1".into(),
+        id: "7".into(),
+        outputs: vec![output],
+        raw_output_contents: vec![Bytes::from_static(&[1, 2, 3, 4])],
+        ..Default::default()
+    };
+    assert_eq!(answer.encode_to_vec(), unhex("0a016d1201311a01372a0d0a01791204465031361a020102320401020304"));
+
+    let port = Port { name: "x".into(), datatype: Datatype::Fp32, shape: vec![None, Some(64)] };
+    let metadata = ModelMetadataResponse {
+        name: "m".into(),
+        versions: vec!["1".into()],
+        platform: "onnx".into(),
+        inputs: vec![(&port).into()],
+        outputs: vec![TensorMetadata { name: "y".into(), ..Default::default() }],
+    };
+    assert_eq!(metadata.encode_to_vec(), unhex("0a016d1201311a046f6e6e7822160a01781204465033321a0bffffffffffffffffff01402a030a0179"));
+    let server = ServerMetadataResponse { name: "p".into(), version: "1".into(), extensions: vec!["e".into()] };
+    assert_eq!(server.encode_to_vec(), unhex("0a01701201311a0165"));
+    let contents = InferTensorContents {
+        bool_contents: vec![true],
+        int_contents: vec![-1],
+        int64_contents: vec![2],
+        uint_contents: vec![3],
+        uint64_contents: vec![4],
+        fp32_contents: vec![5.0],
+        fp64_contents: vec![6.0],
+        bytes_contents: vec![Bytes::from_static(b"7")],
+    };
+    assert_eq!(contents.encode_to_vec(), unhex("0a0101120affffffffffffffffff011a01022201032a010432040000a0403a080000000000001840420137"));
 }
 
 #[test]

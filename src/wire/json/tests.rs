@@ -72,6 +72,13 @@ fn a_number_may_have_as_many_digits_as_the_limit_and_no_more_wherever_it_stands(
 }
 
 #[test]
+fn a_string_that_never_ends_is_refused_even_beside_many_digits() {
+    for end in ["", "\\", "\\\"", "x"] {
+        assert!(parse(format!("[\"{}{end}", "1".repeat(1000)).as_bytes(), &Limits::default()).is_err());
+    }
+}
+
+#[test]
 fn a_document_may_nest_to_the_limit_and_no_deeper() {
     let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     assert!(parse(nested(DEPTH).as_bytes(), &Limits::default()).is_ok());
@@ -91,8 +98,8 @@ fn a_document_may_have_as_many_values_as_the_limit_and_no_more() {
     assert!(parse(five, &limits(6 + ARRAY_COST)).is_ok());
     assert!(matches!(parse(five, &limits(5 + ARRAY_COST)), Err(Error::TooManyValues(_))));
     let object = br#"{"a":null}"#;
-    assert!(parse(object, &limits(2 + OBJECT_COST)).is_ok());
-    assert!(matches!(parse(object, &limits(1 + OBJECT_COST)), Err(Error::TooManyValues(_))));
+    assert!(parse(object, &limits(2 + MEMBER_COST + OBJECT_COST)).is_ok());
+    assert!(matches!(parse(object, &limits(1 + MEMBER_COST + OBJECT_COST)), Err(Error::TooManyValues(_))));
     assert!(size_of::<Value>() <= 80, "the limit of values is made for this size");
     assert_eq!(Limits::for_body(0).values, VALUES_MIN);
     let picture = serde_json::to_vec(&vec![0.25; 150_528]).unwrap();

@@ -143,6 +143,25 @@ fn binary_tensors_are_slices_of_the_body_and_may_be_mixed_with_json() {
     assert!(matches!(InferRequest::from_binary(0, &body, &json::Limits::default()), Err(Fault::Json(json::Error::Empty))));
 }
 
+/// The body that tritonclient makes of two numpy arrays and a list.
+#[test]
+fn the_bytes_of_tritonclient_are_understood() {
+    let head = concat!(
+        r#"{"id":"42","inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","parameters":{"binary_data_size":8}},"#,
+        r#"{"name":"j","shape":[2],"datatype":"INT32","data":[-1,7]},"#,
+        r#"{"name":"s","shape":[2],"datatype":"BYTES","parameters":{"binary_data_size":10}}],"#,
+        r#""outputs":[{"name":"y","parameters":{"binary_data":true}},{"name":"z","parameters":{"binary_data":false}}]}"#
+    );
+    assert_eq!(head.len(), 349);
+    let body = Bytes::from([head.as_bytes(), b"\x00\x00\x80?\x00\x00\x00@\x02\x00\x00\x00ab\x00\x00\x00\x00"].concat());
+    let (request, document) = InferRequest::from_binary(349, &body, &json::Limits::default()).unwrap();
+    assert_eq!(document["id"], "42");
+    assert_eq!(request.inputs[1].data, &b"\xff\xff\xff\xff\x07\0\0\0"[..]);
+    assert_eq!(request.inputs[2].strings().collect::<Vec<_>>(), ["ab", ""]);
+    assert!(request.wants_binary("y") && !request.wants_binary("z"));
+    assert!(body.as_ptr_range().contains(&request.inputs[0].data.as_ptr()));
+}
+
 #[test]
 fn the_header_is_digits_alone() {
     let read = |text: &'static str| header_length(&HeaderValue::from_static(text));

@@ -14,17 +14,17 @@ impl Build {
         self
     }
 
-    pub fn varint(self, field: u64, value: u64) -> Self {
+    pub(in crate::infer::model) fn varint(self, field: u64, value: u64) -> Self {
         self.number(field << 3).number(value)
     }
 
-    pub fn bytes(self, field: u64, value: impl AsRef<[u8]>) -> Self {
+    pub(in crate::infer::model) fn bytes(self, field: u64, value: impl AsRef<[u8]>) -> Self {
         let mut built = self.number(field << 3 | 2).number(value.as_ref().len() as u64);
         built.0.extend_from_slice(value.as_ref());
         built
     }
 
-    pub fn message(self, field: u64, value: Self) -> Self {
+    pub(in crate::infer::model) fn message(self, field: u64, value: Self) -> Self {
         self.bytes(field, value.0)
     }
 
@@ -33,13 +33,13 @@ impl Build {
     }
 
     /// It loops for ever on whatever it is given.
-    pub fn endless_from_the_start() -> Vec<u8> {
+    pub(in crate::infer::model) fn endless_from_the_start() -> Vec<u8> {
         let times = tensor(7, &[]).bytes(9, i64::MAX.to_le_bytes()).bytes(8, "times");
         let graph = graph().message(1, looping()).message(5, times).message(11, port("x", 1, &[Some(1)]));
         model(graph.message(12, port("y", 1, &[Some(1)])))
     }
 
-    pub fn declares_more_than_it_gives() -> Vec<u8> {
+    pub(in crate::infer::model) fn declares_more_than_it_gives() -> Vec<u8> {
         let shape = new().bytes(1, "x").bytes(1, "shape").bytes(2, "y").bytes(4, "Reshape");
         let graph = graph().message(1, shape).each([port("x", 1, &[None]), port("shape", 7, &[Some(1)])], 11);
         let one = tensor(7, &[1]).bytes(9, 1_i64.to_le_bytes()).bytes(8, "one");
@@ -48,7 +48,7 @@ impl Build {
         model(graph.message(5, one).message(1, same).each([port("y", 1, &[Some(3)]), port("z", 7, &[Some(1)])], 12))
     }
 
-    pub fn unknown_operator() -> Vec<u8> {
+    pub(in crate::infer::model) fn unknown_operator() -> Vec<u8> {
         model(through(1, "NoSuchOperator"))
     }
 }
@@ -147,6 +147,18 @@ fn every_truncation_of_the_bundled_model_is_refused() {
 }
 
 #[test]
+fn no_changed_byte_of_the_bundled_model_makes_the_reader_panic() {
+    let whole = include_bytes!("../../../../models/digits/digits.onnx").to_vec();
+    for place in 0..whole.len() {
+        for change in [0xff, 0x80, 0x01] {
+            let mut changed = whole.clone();
+            changed[place] ^= change;
+            drop(read(&changed, &Limits::DEFAULT));
+        }
+    }
+}
+
+#[test]
 fn external_data_is_refused_wherever_it_hides() {
     let value = |attribute: Build| with_attribute(attribute);
     let in_subgraph = nested(3, graph().message(5, external()));
@@ -204,7 +216,7 @@ fn each_bound_holds_at_itself_and_not_one_past() {
     let past = |limits: Limits, bytes: &[u8]| matches!(read(bytes, &limits), Err(Fault::Past { .. }));
     let all = Limits::DEFAULT;
     let limit = |nesting| Limits { nesting, ..all };
-    let deep = |depth| model(nested(depth - 1, graph()));
+    let deep = |depth: usize| model(nested(depth - 1, graph()));
     assert!(!past(limit(8), &deep(8)) && past(limit(8), &deep(9)));
     let nodes = |count| model((0..count).fold(graph(), |built, _| built.message(1, new())));
     assert!(!past(Limits { nodes: 5, ..all }, &nodes(5)) && past(Limits { nodes: 5, ..all }, &nodes(6)));
@@ -212,9 +224,10 @@ fn each_bound_holds_at_itself_and_not_one_past() {
     assert!(!past(Limits { tensors: 5, ..all }, &tensors(5)) && past(Limits { tensors: 5, ..all }, &tensors(6)));
     let ports = |count| model((0..count).fold(graph(), |built, n| built.message(11, port(&n.to_string(), 1, &[]))));
     assert!(!past(Limits { ports: 5, ..all }, &ports(5)) && past(Limits { ports: 5, ..all }, &ports(6)));
-    for shaped in [|shape: &[u64]| with_initializer(tensor(1, shape)), |shape: &[u64]| {
-        model(graph().message(11, port("x", 1, &shape.iter().copied().map(Some).collect::<Vec<_>>())))
-    }] {
+    for shaped in [
+        |shape: &[u64]| with_initializer(tensor(1, shape)),
+        |shape: &[u64]| model(graph().message(11, port("x", 1, &shape.iter().copied().map(Some).collect::<Vec<_>>()))),
+    ] {
         assert!(!past(all, &shaped(&[1; 16])) && past(all, &shaped(&[1; 17])));
         assert!(!past(all, &shaped(&[all.dimension])) && past(all, &shaped(&[all.dimension + 1])));
         assert!(!past(all, &shaped(&[1 << 16, 1 << 15])) && past(all, &shaped(&[1 << 16, (1 << 15) + 1])));

@@ -1,0 +1,537 @@
+//! The whole stop over real sockets and real TLS.
+
+use std::io;
+use std::path::Path;
+use std::sync::Mutex;
+
+use ::http::{Request, Response, StatusCode, Version};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType, date_time_ymd};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, NamedGroup, ProtocolVersion, RootCertStore};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::listen::Source;
+use super::*;
+
+/// Answers `/wait` never, `/who` with the names of the certificate, and the rest with the length of the body.
+#[derive(Clone, Default)]
+struct Echo(Arc<Notify>);
+
+impl Handler for Echo {
+    async fn handle(&self, mut peer: Peer) -> Response<Body> {
+        if peer.uri().path() == "/wait" {
+            self.0.notify_one();
+            std::future::pending::<()>().await;
+        }
+        if peer.uri().path() == "/big" {
+            return Response::new(Body::from(Bytes::from(vec![0; 64 << 20])));
+        }
+        if peer.uri().path() == "/who" {
+            let names = peer.connection().certificate.as_ref().map(|certificate| certificate.names.join(" "));
+            return Response::new(Body::from(Bytes::from(names.unwrap_or_default())));
+        }
+        match peer.take_body().collect().await {
+            Ok(whole) => Response::new(Body::from(Bytes::from(whole.to_bytes().len().to_string()))),
+            Err(broken) => super::http::problem(why_broken(&broken)),
+        }
+    }
+}
+
+struct Running {
+    address: SocketAddr,
+    counters: Arc<Counters>,
+    tls: Option<Arc<Tls>>,
+    waiting: Arc<Notify>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Drained>,
+}
+
+fn start(text: &str, folder: &Path) -> Running {
+    let config: Config = toml::from_str(&format!("listen = \"127.0.0.1:0\"\n{text}")).unwrap();
+    let accept = Accept::new(&config, folder).unwrap();
+    let (counters, tls) = (accept.counters().clone(), accept.tls().cloned());
+    let bound = accept.bind().unwrap();
+    let address = bound.address();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let echo = Echo::default();
+    let waiting = echo.0.clone();
+    let task = tokio::spawn(bound.serve(echo, async move { drop(stopped.await) }));
+    Running { address, counters, tls, waiting, stop, task }
+}
+
+fn plain(more: &str) -> Running {
+    start(&format!("tls = \"off\"\n{more}"), Path::new("."))
+}
+
+/// Sends `bytes` and reads until the other end closes.
+async fn raw(address: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    to_close(&mut stream).await
+}
+
+/// As `raw`, cut inside the first line, so that the head comes in pieces.
+async fn in_pieces(address: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let (first, rest) = bytes.split_at(4);
+    stream.write_all(first).await.unwrap();
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    stream.write_all(rest).await.unwrap();
+    to_close(&mut stream).await
+}
+
+async fn to_close(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let read = async { while let Ok(1..) = stream.read_buf(&mut answer).await {} };
+    tokio::time::timeout(Duration::from_secs(10), read).await.expect("the connection closes");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_strict_http_get_400_and_a_close() {
+    let running = plain("");
+    let payloads: [&[u8]; 30] = [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: \r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: u@a\r\n\r\n",
+        b"GET / HTTP/1.1\nHost: a\n\n",
+        b"GET / HTTP/1.1\r\nHost: a\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\rX: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n",
+        b"GET / HTTP/1.1\r\n Host: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n",
+        b"GET / HTTP/2.0\r\nHost: a\r\n\r\n",
+        b"GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        b"GET //a HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /a/../b HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /a%2fb HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nx_user: b\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: ,chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\na",
+        b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;\x01\r\na\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\na\r\n0\r\n\r\n",
+    ];
+    for payload in payloads {
+        for answer in [raw(running.address, payload).await, in_pieces(running.address, payload).await] {
+            assert!(answer.starts_with("HTTP/1.1 400") || answer.starts_with("HTTP/1.0 400"), "{}: {answer}", payload.escape_ascii());
+            assert_eq!(answer.matches("HTTP/1.").count(), 1, "{}", payload.escape_ascii());
+        }
+    }
+    for (payload, status) in [
+        (&b"POST / HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nContent-Length: 0\r\n\r\n"[..], "415"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nExpect: tea\r\nContent-Length: 0\r\n\r\n", "417"),
+        (b"TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", "405"),
+    ] {
+        assert_eq!(&raw(running.address, payload).await[9..12], status);
+    }
+}
+
+#[tokio::test]
+async fn honest_requests_share_a_connection_and_nothing_names_the_server() {
+    let running = plain("");
+    let twice = b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\n\r\n\
+        POST /b HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: close\r\n\r\nab";
+    let answer = raw(running.address, twice).await;
+    assert_eq!(answer.matches("HTTP/1.1 200").count(), 2, "{answer}");
+    assert!(answer.contains("\r\n\r\n3") && answer.ends_with("\r\n\r\n2"));
+    assert!(answer.contains("x-content-type-options: nosniff") && answer.contains("date: ") && !answer.contains("server:"));
+    assert_eq!(running.counters.requests.load(Ordering::Relaxed), 2);
+    assert_eq!(running.counters.in_flight.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn as_many_headers_as_allowed_pass_and_one_more_does_not() {
+    let running = plain("max_headers = 5");
+    let message = |count: usize| format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{}\r\n", "X: y\r\n".repeat(count - 2));
+    assert!(raw(running.address, message(5).as_bytes()).await.starts_with("HTTP/1.1 200"));
+    assert!(raw(running.address, message(6).as_bytes()).await.starts_with("HTTP/1.1 431"));
+    let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "a".repeat(17 << 10));
+    assert!(raw(running.address, long.as_bytes()).await.starts_with("HTTP/1.1 431"));
+}
+
+#[tokio::test]
+async fn slow_heads_and_bodies_end_at_their_deadlines() {
+    let running = plain("deadlines = { headers = \"100ms\", body = \"100ms\" }");
+    assert_eq!(raw(running.address, b"GET / HT").await, "");
+    let answer = raw(running.address, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab").await;
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("accept.slow_body"), "{answer}");
+    assert_eq!(running.counters.stalled.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_connection_without_requests_ends_when_it_was_idle_for_too_long() {
+    let running = plain("deadlines = { idle = \"150ms\" }");
+    let answer = raw(running.address, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200"));
+    let silent = plain("deadlines = { handshake = \"100ms\" }");
+    assert_eq!(raw(silent.address, b"").await, "");
+}
+
+#[tokio::test]
+async fn a_request_that_is_never_answered_is_dropped_after_its_deadline() {
+    let running = plain("deadlines = { request = \"50ms\" }");
+    assert_eq!(raw(running.address, b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").await, "");
+    assert_eq!(running.counters.abandoned.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn the_last_place_is_given_and_one_more_connection_is_closed_at_once() {
+    for cap in ["max_connections = 2", "max_connections_per_address = 2"] {
+        let running = plain(cap);
+        let mut held = Vec::new();
+        for _ in 0..2 {
+            let mut stream = TcpStream::connect(running.address).await.unwrap();
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            assert!(stream.read(&mut [0; 512]).await.unwrap() > 0);
+            held.push(stream);
+        }
+        assert_eq!(raw(running.address, b"").await, "");
+        assert_eq!(running.counters.refused.load(Ordering::Relaxed), 1);
+        assert_eq!(running.counters.open.load(Ordering::Relaxed), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_stop_counts_the_requests_it_cuts() {
+    let running = plain("drain = \"100ms\"");
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    stream.write_all(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let mut idle = TcpStream::connect(running.address).await.unwrap();
+    idle.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    assert!(idle.read(&mut [0; 512]).await.unwrap() > 0);
+    running.waiting.notified().await;
+    running.stop.send(()).unwrap();
+    assert_eq!(running.task.await.unwrap(), Drained { cut: 1 });
+    assert_eq!(to_close(&mut stream).await + &to_close(&mut idle).await, "");
+    assert_eq!(running.counters.open.load(Ordering::Relaxed), 0);
+    assert!(TcpStream::connect(running.address).await.is_err());
+}
+
+#[tokio::test]
+async fn http2_with_prior_knowledge_is_served_and_paced_resets_end_it() {
+    let running = plain("");
+    let stream = TcpStream::connect(running.address).await.unwrap();
+    let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let ended = tokio::spawn(connection);
+    let mut refused = None;
+    for _ in 0..http::MAX_ABANDONED + 1 {
+        let ask = |path: &str| {
+            let uri = format!("http://a{path}");
+            sender.clone().send_request(Request::builder().uri(uri).body(Empty::<Bytes>::new()).unwrap())
+        };
+        // Accepted, then given up: the way that paced resets go.
+        tokio::select! {
+            answer = ask("/wait") => { refused = Some(answer); break; }
+            () = running.waiting.notified() => {}
+        }
+    }
+    let begun = running.counters.requests.load(Ordering::Relaxed);
+    assert!(begun <= u64::from(http::MAX_ABANDONED) + 2, "{begun}");
+    assert!(refused.is_none_or(|answer| answer.is_err() || answer.unwrap().status() == StatusCode::TOO_MANY_REQUESTS));
+    drop(sender);
+    drop(ended.await);
+}
+
+/// Waits until nothing is in flight any more.
+async fn nothing_in_flight(counters: &Counters) {
+    let gone = async {
+        while counters.in_flight.load(Ordering::Relaxed) > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone).await.expect("what is in flight ends");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_read_is_cut() {
+    let running = plain("deadlines = { idle = \"100ms\" }");
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    stream.write_all(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    stream.readable().await.unwrap();
+    nothing_in_flight(&running.counters).await;
+    assert_eq!(running.counters.stalled.load(Ordering::Relaxed), 1);
+    assert_eq!(running.counters.abandoned.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn an_http2_window_that_stays_shut_is_cut() {
+    let running = plain("deadlines = { request = \"50ms\" }");
+    let stream = TcpStream::connect(running.address).await.unwrap();
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    let (mut sender, connection) = builder.initial_stream_window_size(1).handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let answer = sender.send_request(Request::get("http://a/big").body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+    nothing_in_flight(&running.counters).await;
+    assert!(answer.into_body().collect().await.is_err());
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_revoked_at_a_reload_opens_nothing_more() {
+    let (folder, authority, clients) = (tempfile::tempdir().unwrap(), Authority::new("a"), Authority::new("clients"));
+    put_pair(folder.path(), &authority.server(1));
+    put(folder.path(), "clients.pem", &clients.issuer.pem());
+    put(folder.path(), "clients.crl", &clients.revokes(6));
+    let mine = clients.issue(vec![dns("app.acme.example")], 7, 2099);
+    let tls = format!("[tls]\n{FILES}client_ca = \"clients.pem\"\nclient_crl = \"clients.crl\"\nclient_auth = \"required\"");
+    let running = start(&tls, folder.path());
+    // One configuration for all handshakes, so that the later ones offer to resume the first.
+    let config = client(&authority, Some(&mine), None, &[]);
+    let ask = async || over_http1(&mut shake(running.address, config.clone()).await?, "/who").await;
+    assert!(ask().await.is_ok());
+    put(folder.path(), "clients.crl", &clients.revokes(7));
+    running.tls.as_ref().unwrap().reload().unwrap();
+    assert!(ask().await.is_err());
+}
+
+/// A socket that fails as sockets do, and then works.
+struct Failing(Mutex<Vec<io::Error>>, tokio::net::TcpListener);
+
+impl Source for Failing {
+    async fn next(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let error = self.0.lock().unwrap().pop();
+        match error {
+            Some(error) => Err(error),
+            None => self.1.accept().await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_error_of_the_accept_call_ends_the_loop() {
+    let errors = [24, 23, 103, 12, 105, 9999].map(io::Error::from_raw_os_error).into();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let config: Config = toml::from_str("listen = \"127.0.0.1:0\"\ntls = \"off\"").unwrap();
+    let accept = Accept::new(&config, Path::new(".")).unwrap();
+    let counters = accept.counters().clone();
+    let task = tokio::spawn(listen::run(accept, Failing(Mutex::new(errors), listener), Echo::default(), std::future::pending()));
+    let answer = raw(address, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200"));
+    assert_eq!(counters.accept_errors.load(Ordering::Relaxed), 6);
+    task.abort();
+}
+
+// TLS
+
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+struct Issued {
+    certificate: String,
+    key: String,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
+    }
+
+    fn issue(&self, names: Vec<SanType>, serial: u64, year: i32) -> Issued {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.subject_alt_names = names;
+        params.serial_number = Some(serial.into());
+        params.not_after = date_time_ymd(year, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Issued { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+
+    fn server(&self, serial: u64) -> Issued {
+        self.issue(vec![dns("localhost")], serial, 2099)
+    }
+
+    fn revokes(&self, serial: u64) -> String {
+        let params = rcgen::CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(2099, 1, 1),
+            crl_number: 1u64.into(),
+            issuing_distribution_point: None,
+            revoked_certs: vec![rcgen::RevokedCertParams {
+                serial_number: serial.into(),
+                revocation_time: date_time_ymd(2021, 1, 1),
+                reason_code: None,
+                invalidity_date: None,
+            }],
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+}
+
+fn dns(name: &str) -> SanType {
+    SanType::DnsName(name.try_into().unwrap())
+}
+
+fn put(folder: &Path, name: &str, text: &str) {
+    std::fs::write(folder.join(name), text).unwrap();
+}
+
+fn put_pair(folder: &Path, pair: &Issued) {
+    put(folder, "server.pem", &pair.certificate);
+    put(folder, "server.key", &pair.key);
+}
+
+const FILES: &str = "certificate = \"server.pem\"\nkey = \"server.key\"\n";
+
+fn client(
+    authority: &Authority,
+    mine: Option<&Issued>,
+    version: Option<&'static rustls::SupportedProtocolVersion>,
+    alpn: &[&str],
+) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.issuer.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let versions: Vec<_> = version.map_or(vec![&rustls::version::TLS13, &rustls::version::TLS12], |version| vec![version]);
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&versions).unwrap().with_root_certificates(roots);
+    let mut config = match mine {
+        None => builder.with_no_client_auth(),
+        Some(mine) => {
+            let chain = vec![CertificateDer::from_pem_slice(mine.certificate.as_bytes()).unwrap()];
+            builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(mine.key.as_bytes()).unwrap()).unwrap()
+        }
+    };
+    config.alpn_protocols = alpn.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
+    config
+}
+
+async fn shake(address: SocketAddr, config: ClientConfig) -> io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await
+}
+
+async fn over_http1(stream: &mut TlsStream<TcpStream>, path: &str) -> io::Result<String> {
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await?;
+    let mut answer = vec![0; 4096];
+    let count = stream.read(&mut answer).await?;
+    if count == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(String::from_utf8_lossy(&answer[..count]).into_owned())
+}
+
+#[tokio::test]
+async fn tls_prefers_the_hybrid_key_exchange_and_speaks_both_versions_and_protocols() {
+    let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new("a"));
+    put_pair(folder.path(), &authority.server(1));
+    let running = start(&format!("[tls]\n{FILES}"), folder.path());
+
+    let stream = shake(running.address, client(&authority, None, None, &["h2", "http/1.1"])).await.unwrap();
+    let session = stream.get_ref().1;
+    assert_eq!(session.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+    assert_eq!(session.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519MLKEM768);
+    assert_eq!(session.alpn_protocol(), Some(&b"h2"[..]));
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::post("https://localhost/a").body(Full::new(Bytes::from_static(b"abc"))).unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    assert_eq!((answer.status(), answer.version()), (StatusCode::OK, Version::HTTP_2));
+
+    let mut stream = shake(running.address, client(&authority, None, Some(&rustls::version::TLS12), &["http/1.1"])).await.unwrap();
+    assert_eq!(stream.get_ref().1.protocol_version(), Some(ProtocolVersion::TLSv1_2));
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+    assert!(over_http1(&mut stream, "/").await.unwrap().starts_with("HTTP/1.1 200"));
+    assert!(shake(running.address, client(&authority, None, None, &["gopher"])).await.is_err());
+}
+
+#[tokio::test]
+async fn client_certificates_are_asked_for_verified_and_named() {
+    let (folder, authority, clients, strangers) =
+        (tempfile::tempdir().unwrap(), Authority::new("a"), Authority::new("clients"), Authority::new("strangers"));
+    put_pair(folder.path(), &authority.server(1));
+    put(folder.path(), "clients.pem", &clients.issuer.pem());
+    put(folder.path(), "clients.crl", &clients.revokes(7));
+    let names = || vec![dns("app.acme.example"), SanType::URI("spiffe://acme.example/app".try_into().unwrap())];
+    let (good, revoked, past) = (clients.issue(names(), 5, 2099), clients.issue(names(), 7, 2099), clients.issue(names(), 8, 2020));
+    let strange = strangers.issue(names(), 5, 2099);
+    for auth in ["optional", "required"] {
+        let tls = format!("[tls]\n{FILES}client_ca = \"clients.pem\"\nclient_crl = \"clients.crl\"\nclient_auth = \"{auth}\"");
+        let running = start(&tls, folder.path());
+        let ask = async |mine: Option<&Issued>| {
+            let mut stream = shake(running.address, client(&authority, mine, None, &[])).await?;
+            over_http1(&mut stream, "/who").await
+        };
+        let named = ask(Some(&good)).await.unwrap();
+        assert!(named.ends_with("\r\n\r\nspiffe://acme.example/app app.acme.example"), "{named}");
+        assert_eq!(ask(None).await.is_ok(), auth == "optional");
+        for bad in [&revoked, &past, &strange] {
+            assert!(ask(Some(bad)).await.is_err());
+        }
+        let failed = running.counters.handshakes_certificate.load(Ordering::Relaxed);
+        assert_eq!(failed, if auth == "optional" { 3 } else { 4 });
+    }
+}
+
+#[tokio::test]
+async fn a_reload_is_for_new_handshakes_and_a_bad_one_changes_nothing() {
+    let (folder, old, new) = (tempfile::tempdir().unwrap(), Authority::new("old"), Authority::new("new"));
+    put_pair(folder.path(), &old.server(1));
+    let running = start(&format!("[tls]\n{FILES}"), folder.path());
+    let tls = running.tls.clone().unwrap();
+    let mut living = shake(running.address, client(&old, None, None, &[])).await.unwrap();
+    assert!(over_http1(&mut living, "/").await.is_ok());
+
+    // Half of the new pair: the key is not the certificate's.
+    let pair = new.server(2);
+    put(folder.path(), "server.pem", &pair.certificate);
+    assert_eq!(tls.reload().unwrap_err().len(), 1);
+    for text in ["", "not PEM", &new.issue(vec![dns("localhost")], 3, 2020).certificate] {
+        put(folder.path(), "server.pem", text);
+        assert!(!tls.reload().unwrap_err().is_empty());
+    }
+    assert!(shake(running.address, client(&old, None, None, &[])).await.is_ok());
+
+    put_pair(folder.path(), &pair);
+    tls.reload().unwrap();
+    assert!(shake(running.address, client(&new, None, None, &[])).await.is_ok());
+    assert!(shake(running.address, client(&old, None, None, &[])).await.is_err());
+    assert!(over_http1(&mut living, "/").await.unwrap().starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_handshake_that_never_comes_is_cut() {
+    let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new("a"));
+    put_pair(folder.path(), &authority.server(1));
+    let running = start(&format!("deadlines = {{ handshake = \"100ms\" }}\n[tls]\n{FILES}"), folder.path());
+    assert_eq!(raw(running.address, b"\x16\x03\x01").await, "");
+    assert_eq!(running.counters.handshakes_slow.load(Ordering::Relaxed), 1);
+    drop(raw(running.address, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await);
+    assert_eq!(running.counters.handshakes_refused.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn every_mistake_in_the_files_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let tls = "[tls]\ncertificate = \"../server.pem\"\nkey = \"missing.key\"\nclient_auth = \"required\"";
+    let config: Config = toml::from_str(&format!("listen = \"127.0.0.1:0\"\n{tls}")).unwrap();
+    let mistakes = Accept::new(&config, folder.path()).unwrap_err();
+    assert_eq!(mistakes.len(), 3);
+    assert!(mistakes.iter().all(|mistake| mistake.span.is_some()));
+}

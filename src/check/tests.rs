@@ -1,0 +1,177 @@
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, HeaderValue};
+use serde_json::json;
+
+use super::*;
+use crate::wire::tensor::{Datatype, Port};
+
+fn terms(text: &str, contract: Option<&Contract>, schema: Option<Value>) -> Terms {
+    let policies = tempfile::tempdir().unwrap();
+    std::fs::write(policies.path().join("schema.json"), schema.clone().unwrap_or_default().to_string()).unwrap();
+    let text = if schema.is_some() { format!("schema = \"schema.json\"\n{text}") } else { text.to_owned() };
+    let mut mistakes = Vec::new();
+    let around = Around { policies: policies.path(), folder: policies.path(), max_body: 1 << 20, contract };
+    let terms = toml::from_str::<Config>(&text).unwrap().compile(around, &mut mistakes);
+    assert!(mistakes.is_empty(), "{mistakes:?}");
+    terms
+}
+
+fn headers(fields: &[(&'static str, String)]) -> HeaderMap {
+    let value = |value: &str| HeaderValue::from_str(value).unwrap();
+    fields.iter().map(|(name, text)| (HeaderName::from_static(name), value(text))).collect()
+}
+
+fn json_headers() -> HeaderMap {
+    headers(&[("content-type", "application/json".into())])
+}
+
+fn chat(body: Value, terms: &Terms) -> Result<Request, Error> {
+    understand(&Route::ChatCompletions, &json_headers(), &body.to_string().into(), None, terms)
+}
+
+fn infer() -> Route {
+    Route::Oip { asks: OipAsks::Infer, model: Some("digits".into()), version: None }
+}
+
+fn contract() -> Contract {
+    let port = Port { name: "input".into(), datatype: Datatype::Fp32, shape: vec![None, Some(2)] };
+    Contract { inputs: vec![port], outputs: Vec::new() }
+}
+
+fn hello() -> Value {
+    json!({"model": "chat", "messages": [{"role": "user", "content": "hello"}]})
+}
+
+#[test]
+fn a_chat_is_understood_and_its_cap_on_tokens_holds() {
+    let terms = terms("max_tokens = 4096", None, None);
+    assert!(matches!(chat(hello(), &terms), Ok(Request::Language(asked)) if asked.model == "chat"));
+    let mut body = hello();
+    body["max_tokens"] = 4096.into();
+    assert!(chat(body.clone(), &terms).is_ok());
+    body["max_completion_tokens"] = 4097.into();
+    assert_eq!(chat(body, &terms).unwrap_err().code(), "check.max_tokens");
+}
+
+#[test]
+fn unknown_members_are_refused_only_where_the_policy_is_strict() {
+    let mut body = hello();
+    body["guided_json"] = json!({});
+    assert!(chat(body.clone(), &terms("", None, None)).is_ok());
+    assert_eq!(chat(body, &terms("strict = true", None, None)).unwrap_err().code(), "check.shape");
+    let body = Bytes::from(json!({"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}], "x": 1}).to_string());
+    assert!(understand(&infer(), &HeaderMap::new(), &body, None, &terms("", None, None)).is_ok());
+    assert_eq!(
+        understand(&infer(), &HeaderMap::new(), &body, None, &terms("strict = true", None, None)).unwrap_err().code(),
+        "check.shape"
+    );
+}
+
+#[test]
+fn a_schema_holds_for_every_dialect_and_says_no_value() {
+    let schema = json!({"properties": {"messages": {"items": {"properties": {"content": {"maxLength": 5}}}}}});
+    let terms = terms("", None, Some(schema));
+    assert!(chat(hello(), &terms).is_ok());
+    let mut body = hello();
+    body["messages"][0]["content"] = "sesame".into();
+    let error = chat(body, &terms).unwrap_err();
+    assert_eq!(error.code(), "check.schema");
+    assert!(matches!(&error, Error::CallerBrokeSchema(place) if (place.pointer(), place.rule()) == ("/messages/0/content", "maxLength")));
+    assert!(!format!("{error:?}").contains("sesame"));
+}
+
+#[test]
+fn json_is_parsed_strictly_to_the_depth_of_the_policy() {
+    let terms = terms("max_depth = 3", None, None);
+    let raw = Route::Raw { path: "/predict".into(), model: "m".into() };
+    let read = |text: &'static str| {
+        understand(&raw, &json_headers(), &Bytes::from_static(text.as_bytes()), None, &terms).map_err(|error| error.code())
+    };
+    assert!(matches!(read("{\"a\":[[1]]}"), Ok(Request::Raw)));
+    for text in ["{\"a\":[[[1]]]}", "{\"a\":1,\"a\":1}", "{\"a\":1}x", "", "{", "{\"a\":NaN}", "\u{feff}{}"] {
+        assert_eq!(read(text).unwrap_err(), "check.json", "{text}");
+    }
+}
+
+/// A request for one row of two numbers, in every encoding of the protocol: headers, body, route.
+fn encodings(values: [f32; 2]) -> [(HeaderMap, Bytes, Route); 3] {
+    let tensor = json!({"name": "input", "datatype": "FP32", "shape": [1, 2], "data": values});
+    let plain = Bytes::from(json!({"inputs": [tensor]}).to_string());
+
+    let part =
+        json!({"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": 8}}]}).to_string();
+    let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let binary =
+        headers(&[("content-type", "application/octet-stream".into()), ("inference-header-content-length", part.len().to_string())]);
+    let both: Vec<u8> = part.bytes().chain(raw.clone()).collect();
+
+    let input = grpc::InferTensor { name: "input".into(), datatype: "FP32".into(), shape: vec![1, 2], ..Default::default() };
+    let message = grpc::ModelInferRequest {
+        model_name: "digits".into(),
+        inputs: vec![input],
+        raw_input_contents: vec![raw.into()],
+        ..Default::default()
+    };
+    let over_grpc = headers(&[("content-type", "application/grpc".into())]);
+    [
+        (HeaderMap::new(), plain, infer()),
+        (binary, both.into(), infer()),
+        (over_grpc, grpc::frame(&message).unwrap(), Route::Grpc(OipAsks::Infer)),
+    ]
+}
+
+#[test]
+fn contract_range_and_schema_hold_in_every_encoding_of_tensors() {
+    let range = terms("range = { input = [0.0, 16.0] }", Some(&contract()), None);
+    let schema = terms(
+        "",
+        Some(&contract()),
+        Some(json!({"properties": {"inputs": {"items": {"properties": {"data": {"items": {"maximum": 16}}}}}}})),
+    );
+    for (headers, bytes, route) in encodings([0.0, 16.0]) {
+        for terms in [&range, &schema] {
+            let Ok(Request::Tensors(request)) = understand(&route, &headers, &bytes, None, terms) else { panic!("{route:?}") };
+            assert_eq!(request.inputs[0].data.len(), 8);
+        }
+    }
+    for (headers, bytes, route) in encodings([0.0, 16.5]) {
+        assert_eq!(understand(&route, &headers, &bytes, None, &range).unwrap_err().code(), "check.range", "{route:?}");
+        let Err(Error::CallerBrokeSchema(place)) = understand(&route, &headers, &bytes, None, &schema) else { panic!("{route:?}") };
+        assert_eq!(place.pointer(), "/inputs/0/data/1");
+    }
+}
+
+#[test]
+fn a_grpc_message_is_one_whole_plain_frame() {
+    let terms = terms("", None, None);
+    let [_, _, (headers, bytes, route)] = encodings([1.0, 2.0]);
+    let code = |bytes: Vec<u8>| understand(&route, &headers, &bytes.into(), None, &terms).unwrap_err().code();
+    let changed = |at: usize, byte| {
+        let mut bytes = bytes.to_vec();
+        bytes[at] = byte;
+        bytes
+    };
+    assert_eq!(code(changed(0, 1)), "check.coded");
+    assert_eq!(code(changed(0, 2)), "check.grpc");
+    assert_eq!(code(changed(1, 0x7f)), "check.too_large");
+    assert_eq!(code(bytes[..bytes.len() - 1].to_vec()), "check.grpc");
+    assert_eq!(code(Vec::new()), "check.grpc");
+}
+
+#[test]
+fn only_routes_that_take_a_body_have_one() {
+    assert!(!takes_body(&Route::Models, &Method::GET));
+    assert!(!takes_body(&Route::Oip { asks: OipAsks::Ready, model: None, version: None }, &Method::GET));
+    let raw = Route::Raw { path: "/predict".into(), model: "m".into() };
+    assert!(takes_body(&raw, &Method::POST) && !takes_body(&raw, &Method::GET));
+    assert!(nothing(&Body::Empty).is_ok());
+    assert_eq!(nothing(&Body::Whole(Bytes::from_static(b"x"))), Err(Error::CallerSentUnexpectedBody));
+}
+
+#[test]
+fn what_takes_json_takes_nothing_else() {
+    let mut headers = json_headers();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    let bytes = Bytes::from(hello().to_string());
+    assert_eq!(understand(&Route::ChatCompletions, &headers, &bytes, None, &terms("", None, None)).unwrap_err().code(), "check.media_type");
+}
