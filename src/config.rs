@@ -3,19 +3,22 @@
 //! Each part owns its own configuration; this file composes them and knows where they stand.
 
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::authenticate::{Authenticator, Failures};
 use crate::authorize::{self, Authorizer, Model, Policies, Resource, Routes, Serves};
 use crate::clock::Moment;
 use crate::digest::{Digest, Hasher};
-use crate::infer::model::{self, Runtime};
-use crate::infer::upstream::{self, Upstream};
+use crate::infer::model::runtime::{Places, Runtime};
+use crate::infer::model::verify::Verified;
+use crate::infer::model::{self};
+use crate::infer::upstream::{self, Protocol, Upstream};
 use crate::infer::{self, Backend};
-use crate::mistake::{self, Mistake};
+use crate::mistake::Mistake;
 use crate::trail::{Assurance, Which};
 use crate::wire::json;
 use crate::{accept, admin, authenticate, budget, check, detect, prove, record};
@@ -54,13 +57,13 @@ struct ModelFile {
     #[serde(default)]
     check: check::Config,
     #[serde(default)]
-    budget: budget::Terms,
+    budget: budget::Config,
     #[serde(default)]
-    detect: detect::Terms,
+    detect: detect::Config,
     #[serde(default)]
     answer: infer::shape::Config,
     #[serde(default)]
-    prove: prove::TermsConfig,
+    prove: toml::Spanned<prove::TermsConfig>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -91,16 +94,31 @@ pub struct Snapshot {
     /// The digest of the files it was compiled from.
     pub digest: Digest,
     /// Who calls.
-    pub authenticator: authenticate::Authenticator,
+    pub authenticator: Authenticator,
     /// Whether they may.
     pub authorizer: Authorizer<Terms>,
 }
 
-/// What the last snapshot had already made: a reload keeps the connections and sessions of what did not change.
-#[derive(Debug, Default)]
+/// What earlier snapshots have already made: a reload keeps the connections and sessions of what did not change, and
+/// forgives no failed login.
+#[derive(Clone, Debug, Default)]
 pub struct Made {
     models: BTreeMap<String, (Digest, Arc<model::Model>)>,
     upstreams: BTreeMap<String, (Digest, Arc<Upstream>)>,
+    failures: Arc<OnceLock<Arc<Failures>>>,
+}
+
+impl Made {
+    /// Starts what goes on in the background of upstreams. Must be called inside a Tokio runtime.
+    pub fn tend(&self) {
+        self.upstreams.values().for_each(|(_, upstream)| upstream.tend());
+    }
+
+    /// Failed logins by address, for the life of the process: the first limit that is read stands.
+    fn failures(&self, gateway: Option<&Gateway>) -> Arc<Failures> {
+        let limit = gateway.map_or(accept::AUTH_FAILURES, |gateway| gateway.accept.auth_failures);
+        self.failures.get_or_init(|| Arc::new(Failures::new(limit.rate, limit.burst))).clone()
+    }
 }
 
 /// A folder that was read and compiled.
@@ -121,17 +139,16 @@ pub type Told = Vec<String>;
 
 /// Reads and compiles the folder `dir`.
 ///
-/// With a `runtime` models are loaded and upstreams opened; `check` passes none and compiles everything else.
+/// With engines models are loaded and upstreams opened; `check` passes none, and everything else is compiled and verified.
 ///
 /// # Errors
 /// Every mistake in every file.
-pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines<'_>) -> Result<Loaded, Told> {
+pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines) -> Result<Loaded, Told> {
     let mut reading = Reading { dir, told: Vec::new(), digest: BTreeMap::new() };
     let gateway: Option<Gateway> = reading.toml("gateway.toml");
     let callers: Option<authenticate::Config> = reading.toml("callers.toml");
     let authenticator = callers.and_then(|callers| {
-        let failures = gateway.as_ref().map(|gateway| gateway.accept.auth_failures).unwrap_or_default();
-        let compiled = authenticate::Authenticator::compile(callers, dir, failures, now);
+        let compiled = Authenticator::compile(&callers, dir, made.failures(gateway.as_ref()), now);
         reading.keep("callers.toml", compiled)
     });
     let policies = reading.text("access.cedar").and_then(|text| {
@@ -139,7 +156,9 @@ pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines<'_>) -> Resul
         reading.keep("access.cedar", compiled)
     });
     let global_cap = gateway.as_ref().map_or(accept::MAX_BODY.0, |gateway| gateway.accept.max_body.0);
-    let mut building = Building { global_cap, now, made, engines, next: Made::default(), fresh: Vec::new(), paths: BTreeMap::new() };
+    let next = Made { failures: made.failures.clone(), ..Made::default() };
+    let library = gateway.as_ref().and_then(|gateway| gateway.runtime.onnxruntime.as_ref()).map(|path| dir.join(path));
+    let mut building = Building { global_cap, made, engines, library, next, fresh: Vec::new(), paths: BTreeMap::new() };
     let models = building.models(&mut reading);
 
     let digest = reading.finish();
@@ -148,7 +167,7 @@ pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines<'_>) -> Resul
             let body_cap = models.iter().map(|model| model.terms.check.max_body()).fold(global_cap, usize::max);
             let routes = Routes::new(building.paths.into_iter().map(|(path, model)| (path.into(), model.into())));
             let serverwide = Terms::serverwide(global_cap);
-            let authorizer = Authorizer::new(routes, policies, models, serverwide, body_cap, json::Limits::default());
+            let authorizer = Authorizer::new(routes, policies, models, serverwide, body_cap, json::Limits::for_body(body_cap));
             let snapshot = Snapshot { digest, authenticator, authorizer };
             Ok(Loaded { gateway, snapshot, made: building.next, fresh: building.fresh })
         }
@@ -158,11 +177,11 @@ pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines<'_>) -> Resul
 
 /// What a load may start.
 #[derive(Clone, Copy, Debug)]
-pub enum Engines<'a> {
+pub enum Engines {
     /// Nothing: files are read and compiled, models are verified but not run, upstreams not called.
     None,
-    /// Models run on this runtime.
-    With(&'a Runtime),
+    /// Whatever the models need.
+    All,
 }
 
 impl Terms {
@@ -170,7 +189,7 @@ impl Terms {
     fn serverwide(global_cap: usize) -> Self {
         Self {
             budget: budget::Terms::default(),
-            check: check::Terms::without_body(global_cap),
+            check: check::Terms::without_model(global_cap),
             detect: detect::Terms::default(),
             infer: infer::Terms { backend: Backend::Nothing, shape: infer::shape::Config::default() },
             prove: prove::Terms::default(),
@@ -261,9 +280,10 @@ impl Reading<'_> {
 /// Models on their way from files to terms.
 struct Building<'a> {
     global_cap: usize,
-    now: Moment,
     made: &'a Made,
-    engines: Engines<'a>,
+    engines: Engines,
+    /// Where ONNX Runtime is, if the operator says.
+    library: Option<PathBuf>,
     next: Made,
     fresh: Vec<Arc<Which>>,
     /// Declared paths, each with the model that declared it.
@@ -306,29 +326,25 @@ impl Building<'_> {
             self.declare(route, &name, &mut mistakes);
         }
         let backend = self.backend(&file, digest, base, root);
-        let (backend, serves, mut which) = match backend {
-            Ok(backend) => backend,
+        let Built { backend, serves, which, contract } = match backend {
+            Ok(built) => built,
             Err(more) => {
                 mistakes.extend(more);
                 return Err(mistakes);
             }
         };
-        which.name = name.as_str().into();
-        which.version = file.version.as_str().into();
-        let which = Arc::new(which);
         if (serves == Serves::Raw) != file.route.is_some() {
             mistakes.push(Mistake::at(file.backend.span(), "`[route]` and an upstream of protocol \"raw\" belong together: give both or neither"));
         }
-        let contract = match &backend {
-            Backend::Model(model) => Some(model.contract()),
-            _ => None,
-        };
-        let check = check::Terms::compile(file.check, contract, base, root, self.global_cap).map_err(|more| mistakes.extend(more));
-        let prove = prove::Terms::compile(file.prove).map_err(|more| mistakes.extend(more));
-        match (check, prove) {
-            (Ok(check), Ok(prove)) if mistakes.is_empty() => {
+        let around = check::Around { policies: root, folder: base, max_body: self.global_cap, contract: contract.as_ref() };
+        let check = file.check.compile(around, &mut mistakes);
+        let budget = file.budget.compile(&mut mistakes);
+        let detect = file.detect.compile(contract.as_ref(), &mut mistakes);
+        let prove = prove::Terms::resolve(file.prove.get_ref()).map_err(|mistake| mistakes.push(Mistake { span: Some(file.prove.span()), ..mistake }));
+        match prove {
+            Ok(prove) if mistakes.is_empty() => {
                 let infer = infer::Terms { backend, shape: file.answer };
-                let terms = Terms { budget: file.budget, check, detect: file.detect, infer, prove };
+                let terms = Terms { budget, check, detect, infer, prove };
                 let resource = Resource { name: which.name.clone(), public: file.public, tenants: file.tenants };
                 Ok(Model { which, resource, serves, terms: Arc::new(terms) })
             }
@@ -352,14 +368,89 @@ impl Building<'_> {
         }
     }
 
-    fn backend(&mut self, file: &ModelFile, digest: Digest, base: &Path, root: &Path) -> Result<(Backend, Serves, Which), Vec<Mistake>> {
-        let name = file.name.get_ref();
+    fn backend(&mut self, file: &ModelFile, digest: Digest, base: &Path, root: &Path) -> Result<Built, Vec<Mistake>> {
         match file.backend.get_ref() {
-            BackendFile { onnx: Some(onnx), upstream: None } => self.onnx(name, digest, onnx, base, root, file.backend.span()),
-            BackendFile { onnx: None, upstream: Some(upstream) } => self.upstream(name, digest, upstream, base, root),
+            BackendFile { onnx: Some(onnx), upstream: None } => {
+                let source = onnx.resolve(file.name.get_ref(), &file.version, base, root)?;
+                self.onnx(&source).map_err(|what| vec![Mistake::at(file.backend.span(), what)])
+            }
+            BackendFile { onnx: None, upstream: Some(upstream) } => self.upstream(file, digest, upstream, base),
             _ => Err(vec![Mistake::at(file.backend.span(), "a model has one backend: [backend.onnx] or [backend.upstream]")]),
         }
     }
+
+    fn onnx(&mut self, source: &model::Source) -> Result<Built, String> {
+        let name = source.name.to_string();
+        if let Engines::None = self.engines {
+            let verified = Verified::from_file(&source.path, source.digest, source.bounds.size).map_err(|refused| refused.to_string())?;
+            let model::onnx::Signature { inputs, outputs } =
+                model::onnx::read(verified.bytes(), &model::onnx::Limits::DEFAULT).map_err(|fault| fault.to_string())?;
+            let which = Which {
+                name: source.name.clone(),
+                version: source.version.clone(),
+                digest: Some(source.digest),
+                format: "onnx".into(),
+                assurance: Assurance::VerifiedInProcess,
+            };
+            let contract = Some(check::Contract { inputs, outputs });
+            return Ok(Built { backend: Backend::Nothing, serves: Serves::Oip, which: Arc::new(which), contract });
+        }
+        // What decides is everything that went into the session, not the file's name.
+        let identity = Digest::of(format!("{source:?}").as_bytes());
+        let model = match self.made.models.get(&name) {
+            Some((known, model)) if *known == identity => model.clone(),
+            _ => {
+                let runtime = Runtime::load(&Places::of_process(self.library.clone())).map_err(|broken| broken.to_string())?;
+                let model = Arc::new(model::Model::load(source, &runtime).map_err(|refused| refused.to_string())?);
+                self.fresh.push(model.which());
+                model
+            }
+        };
+        self.next.models.insert(name, (identity, model.clone()));
+        let (inputs, outputs) = model.signature();
+        let contract = Some(check::Contract { inputs: inputs.to_vec(), outputs: outputs.to_vec() });
+        Ok(Built { which: model.which(), backend: Backend::Model(model), serves: Serves::Oip, contract })
+    }
+
+    fn upstream(&mut self, file: &ModelFile, digest: Digest, config: &upstream::Config, base: &Path) -> Result<Built, Vec<Mistake>> {
+        let name = file.name.get_ref();
+        let (serves, format) = match config.protocol {
+            Protocol::Openai => (Serves::OpenAi, "openai"),
+            Protocol::Anthropic => (Serves::Anthropic, "anthropic"),
+            Protocol::Oip => (Serves::OipHttp, "oip"),
+            Protocol::Raw => (Serves::Raw, "raw"),
+            Protocol::OipGrpc => return Err(vec![Mistake::at(file.backend.span(), "upstreams of protocol \"oip-grpc\" are not served yet: use \"oip\"")]),
+        };
+        // The credential may change without the model's file: it is part of what the connections are opened with.
+        let credential = config.credential_file.as_ref().and_then(|path| std::fs::read(base.join(path.get_ref())).ok()).unwrap_or_default();
+        let ca = config.ca.as_ref().and_then(|path| std::fs::read(base.join(path.get_ref())).ok()).unwrap_or_default();
+        let identity = Digest::of(&[digest.0.as_slice(), &Digest::of(&credential).0, &Digest::of(&ca).0].concat());
+        let upstream = match self.made.upstreams.get(name) {
+            Some((known, upstream)) if *known == identity => upstream.clone(),
+            _ => Upstream::new(config, base)?,
+        };
+        self.next.upstreams.insert(name.clone(), (identity, upstream.clone()));
+        let which = Which {
+            name: name.as_str().into(),
+            version: file.version.as_str().into(),
+            digest: None,
+            format: format.into(),
+            assurance: Assurance::UpstreamAsserted,
+        };
+        let backend = match self.engines {
+            Engines::None => Backend::Nothing,
+            Engines::All => Backend::Upstream(upstream),
+        };
+        Ok(Built { backend, serves, which: Arc::new(which), contract: None })
+    }
+}
+
+/// Who answers for a model, and what it says of itself.
+struct Built {
+    backend: Backend,
+    serves: Serves,
+    which: Arc<Which>,
+    contract: Option<check::Contract>,
 }
 
 /// Whether `text` can stand in a path, a header and a label as it is.
@@ -367,20 +458,4 @@ fn speakable(text: &str, longest: usize) -> bool {
     let plain = text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'%' | b'?' | b'#' | b'\\' | b'"'));
     let segments = text.split('/').all(|segment| !matches!(segment, "" | "." | ".."));
     plain && segments && text.len() <= longest
-}
-
-/// A path that a policy file names, which may not leave the policy folder.
-pub fn inside(root: &Path, base: &Path, path: &Path) -> Result<PathBuf, Mistake> {
-    let joined = base.join(path);
-    let mut clean = PathBuf::new();
-    for component in joined.components() {
-        match component {
-            Component::ParentDir => {
-                clean.pop();
-            }
-            Component::CurDir => {}
-            other => clean.push(other),
-        }
-    }
-    if clean.starts_with(root) { Ok(clean) } else { Err(Mistake::of_file(format!("`{}` leaves the policy folder", path.display()))) }
 }

@@ -59,7 +59,7 @@ fn prepare(home: &Path, port: u16) -> std::io::Result<Prepared> {
     }
     fs::set_permissions(home, fs::Permissions::from_mode(0o700))?;
     let ca = certificates(&policies.join("tls")).map_err(std::io::Error::other)??;
-    secret(&policies.join("tls/provenance.key"), key::generate_pem().map_err(std::io::Error::other)?.as_bytes())?;
+    secret(&policies.join("tls/provenance.key"), key::Key::generate_pem().expose())?;
     fs::write(policies.join("models/digits.onnx"), DIGITS)?;
     let gateway = format!(
         "[accept]\nlisten = \"127.0.0.1:{port}\"\n\n[accept.tls]\ncertificate = \"tls/server.pem\"\nkey = \"tls/server.key\"\n\n\

@@ -137,17 +137,13 @@ fn deadline() -> Told {
 
 fn authenticate(refused: authenticate::Refused) -> Told {
     const HINT: HeaderValue = HeaderValue::from_static("Bearer");
-    if let Some(wait) = refused.retry_after() {
-        return Told::new("authenticate.throttled", StatusCode::TOO_MANY_REQUESTS, grpc::RESOURCE_EXHAUSTED, "Too many failed attempts from this address.")
-            .retry_after(wait)
-            .rule(refused.error().code());
+    // One text for every way to fail, so that none tells which part of a credential was right.
+    let (code, text) = (refused.public_code(), authenticate::Refused::TEXT);
+    match refused.retry_after {
+        Some(wait) => Told::new(code, refused.status(), grpc::RESOURCE_EXHAUSTED, text).retry_after(wait.as_secs_f64().ceil() as u64),
+        None => Told::new(code, refused.status(), grpc::UNAUTHENTICATED, text).with([(header::WWW_AUTHENTICATE, HINT)]),
     }
-    // One code and one text for every way to fail, so that neither tells which part of a credential was right.
-    let (code, message) = match refused.error() {
-        authenticate::Error::Missing => ("authenticate.missing", "A credential is needed: an API key or a token, as a bearer."),
-        _ => ("authenticate.failed", "The credential does not hold."),
-    };
-    Told::new(code, StatusCode::UNAUTHORIZED, grpc::UNAUTHENTICATED, message).with([(header::WWW_AUTHENTICATE, HINT)]).rule(refused.error().code())
+    .rule(refused.error.code())
 }
 
 /// The same for a path, a model and a version that are not there, and for those that are not this caller's.
@@ -167,7 +163,7 @@ fn authorize(error: authorize::Error) -> Told {
         authorize::Error::Body(error) => body(error),
         authorize::Error::Json(error) => json(error),
         authorize::Error::Shape(shape) => bad("check.shape", shape.text).at(shape.pointer).rule(shape.rule),
-        authorize::Error::CallerSentBadMessage(why) => bad("check.grpc", why),
+        authorize::Error::CallerSentBadMessage(malformed) => message(malformed),
     }
 }
 

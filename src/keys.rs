@@ -104,6 +104,7 @@ pub fn new(file: &Path, id: &str, tenant: &str, roles: &[String], tier: &str, ex
         return Err(No::because(format!("a key called `{id}` stands in {} already", file.display())));
     }
     let (secret, sha256) = api_key::generate();
+    let (secret, sha256) = (String::from_utf8_lossy(secret.expose()).into_owned(), sha256.to_string());
     let mut key = Table::new();
     key["id"] = value(id);
     key["sha256"] = value(&sha256);

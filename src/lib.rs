@@ -1,7 +1,6 @@
 //! Portcullis, a hardened gateway for inference.
 
 pub mod accept;
-pub mod admin;
 pub mod authenticate;
 pub mod authorize;
 pub mod budget;
@@ -10,6 +9,16 @@ pub mod detect;
 pub mod infer;
 pub mod prove;
 pub mod record;
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod demo;
+pub mod error;
+pub mod keys;
+pub mod pipeline;
+pub mod reload;
+pub mod serve;
 
 pub mod clock;
 pub mod digest;

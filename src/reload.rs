@@ -2,15 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 use crate::clock::Moment;
 use crate::config::{self, Engines, Loaded, Made};
 use crate::event::{Event, Name};
-use crate::infer::model::Runtime;
 use crate::pipeline::House;
+use crate::serve::keep_keys;
 
 /// How often the folder is looked at. Looking costs a few system calls a file, and works on every file system and
 /// with every way of swapping files, where notifications do not.
@@ -24,7 +26,15 @@ const STILL: Duration = Duration::from_millis(100);
 const ENDINGS: [&str; 9] = ["toml", "cedar", "json", "pem", "crt", "crl", "key", "token", "onnxsig"];
 
 /// Reloads until the house is gone.
-pub async fn watch(house: Arc<House>, dir: PathBuf, runtime: Arc<Runtime>, mut made: Made, mut changed_tls: impl FnMut(&config::Gateway) -> Result<(), String>) {
+///
+/// `keeping` are the tasks that keep the issuers' keys fresh; `tls` makes new handshakes use what the files hold now.
+pub async fn watch(
+    house: Arc<House>,
+    dir: PathBuf,
+    mut made: Made,
+    mut keeping: JoinSet<()>,
+    tls: impl Fn(&config::Gateway) -> Result<(), Vec<String>>,
+) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     let mut seen = Look::at(&dir);
     loop {
@@ -48,39 +58,40 @@ pub async fn watch(house: Arc<House>, dir: PathBuf, runtime: Arc<Runtime>, mut m
             look = again;
         }
         seen = look;
-        let (reading, engine, kept) = (dir.clone(), runtime.clone(), std::mem::take(&mut made));
-        let read = tokio::task::spawn_blocking(move || {
-            let loaded = config::load(&reading, Moment::now(), &kept, Engines::With(&engine));
-            (loaded, kept)
-        });
-        let Ok((loaded, kept)) = read.await else { return };
-        made = match loaded {
-            Ok(loaded) => match changed_tls(&loaded.gateway) {
-                Ok(()) => accept(&house, loaded),
-                Err(mistake) => refuse(&house, &[mistake], kept),
-            },
-            Err(mistakes) => refuse(&house, &mistakes, kept),
+        let (reading, kept) = (dir.clone(), made.clone());
+        let Ok(loaded) = tokio::task::spawn_blocking(move || config::load(&reading, Moment::now(), &kept, Engines::All)).await else { return };
+        let accepted = match loaded {
+            Ok(loaded) => accept(&house, loaded, &tls).await,
+            Err(mistakes) => Err(mistakes),
         };
+        match accepted {
+            Ok(accepted) => (made, keeping) = accepted,
+            Err(mistakes) => refuse(&house, &mistakes),
+        }
     }
 }
 
-fn accept(house: &House, loaded: Loaded) -> Made {
-    let digest = loaded.snapshot.digest.to_string();
-    for which in &loaded.fresh {
-        house.tell_loaded(which);
-    }
-    house.replace(loaded.snapshot);
+/// Puts everything in force, or nothing.
+async fn accept(house: &House, loaded: Loaded, tls: &impl Fn(&config::Gateway) -> Result<(), Vec<String>>) -> Result<(Made, JoinSet<()>), Vec<String>> {
+    let Loaded { gateway, mut snapshot, made, fresh } = loaded;
+    snapshot.authenticator = snapshot.authenticator.going_on_from(&house.policy.load().authenticator);
+    let keeping = keep_keys(&snapshot).await.map_err(|why| vec![why])?;
+    tls(&gateway)?;
+    made.tend();
+    let digest = snapshot.digest.to_string();
+    fresh.iter().for_each(|which| house.tell_loaded(which));
+    house.policy.store(Arc::new(snapshot));
+    house.stale.store(false, Ordering::Relaxed);
     house.events.tell(Event::new(Name::PolicyReloaded, SystemTime::now()).with("policy", digest));
-    loaded.made
+    Ok((made, keeping))
 }
 
-fn refuse(house: &House, mistakes: &[String], kept: Made) -> Made {
-    house.refused_policy();
+fn refuse(house: &House, mistakes: &[String]) {
+    house.stale.store(true, Ordering::Relaxed);
     mistakes.iter().for_each(|mistake| eprintln!("portcullis: policies refused, the last good ones stay: {mistake}"));
     // The first few are enough to know what to mend; a folder can hold any number.
     let told: Vec<&String> = mistakes.iter().take(8).collect();
     house.events.tell(Event::new(Name::PolicyRefused, SystemTime::now()).with("mistakes", serde_json::json!(told)));
-    kept
 }
 
 /// What the folder looks like from outside: names, times, lengths and identities of its files.

@@ -44,8 +44,8 @@ pub(super) fn server(call: &Call) -> Result<Answer, Error> {
 }
 
 /// A receipt, for the caller it was made for alone.
-pub(super) fn receipt(call: &Call, id: Uuid, form: ReceiptForm, receipts: &dyn Receipts) -> Result<Answer, Error> {
-    let bytes = receipts.find(id, form, &call.caller).ok_or(Error::NoSuchReceipt)?;
+pub(super) async fn receipt(call: &Call, id: Uuid, form: ReceiptForm, receipts: &dyn Receipts) -> Result<Answer, Error> {
+    let bytes = receipts.find(id, form, &call.who).await.ok_or(Error::NoSuchReceipt)?;
     let media_type = match form {
         ReceiptForm::Json => "application/json",
         ReceiptForm::Statement => "application/cose",

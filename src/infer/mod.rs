@@ -13,6 +13,8 @@ pub mod shape;
 mod tensors;
 pub mod upstream;
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,7 +26,7 @@ use crate::authorize::{OipAsks, ReceiptForm, Route};
 use crate::budget::Hold;
 use crate::check::Request;
 use crate::detect::{Care, Cleared};
-use crate::trail::{Late, Trail};
+use crate::trail::{Late, Trail, Who};
 use crate::wire::Body;
 
 use memory::{Memory, Share};
@@ -132,10 +134,10 @@ impl From<upstream::Error> for Error {
     }
 }
 
-/// Where receipts are looked up; the ledger, which stands behind this stop.
+/// Where receipts are looked up: the ledger, which stands behind this stop.
 pub trait Receipts: Send + Sync {
-    /// The receipt `id` in `form`, if it was made for `caller`.
-    fn find(&self, id: Uuid, form: ReceiptForm, caller: &str) -> Option<Bytes>;
+    /// The receipt `id` in `form`, if it was made for `who`.
+    fn find<'a>(&'a self, id: Uuid, form: ReceiptForm, who: &'a Who) -> Pin<Box<dyn Future<Output = Option<Bytes>> + Send + 'a>>;
 }
 
 /// The seventh stop.
@@ -147,7 +149,7 @@ pub struct Inference {
 /// A cleared input in its parts, on its way to whoever answers.
 struct Call {
     route: Route,
-    caller: Arc<str>,
+    who: Arc<Who>,
     /// The model's name as the caller wrote it; `""` where none was named.
     name: Arc<str>,
     version: Arc<str>,
@@ -173,7 +175,7 @@ impl Inference {
         let (name, version) = grant.which().map(|which| (which.name.clone(), which.version.clone())).unwrap_or_default();
         let call = Call {
             route: grant.route().clone(),
-            caller: grant.caller().identity().who.caller.clone(),
+            who: grant.caller().identity().who.clone(),
             name,
             version,
             visible: grant.visible().iter().map(|which| which.name.clone()).collect(),
@@ -185,7 +187,7 @@ impl Inference {
             deadline: peer.deadline(),
         };
         match (&call.route, &terms.backend) {
-            (Route::Receipt { id, form }, _) => catalogue::receipt(&call, *id, *form, receipts),
+            (Route::Receipt { id, form }, _) => catalogue::receipt(&call, *id, *form, receipts).await,
             (Route::Models(_), _) => Ok(catalogue::models(&call)),
             (Route::Oip { asks: OipAsks::Live | OipAsks::Ready | OipAsks::Server, .. } | Route::Grpc(OipAsks::Live | OipAsks::Ready | OipAsks::Server), _) => {
                 catalogue::server(&call)

@@ -1,5 +1,6 @@
 //! One body type for requests and answers, on both sides of the gateway.
 
+use std::any::Any;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -17,11 +18,25 @@ pub enum Body {
     Whole(Bytes),
     /// As it comes from a connection.
     Incoming(hyper::body::Incoming),
+    /// A body, and what it holds until its last byte has left.
+    Guarded(Box<Guarded>),
     /// Any other stream of frames.
     Stream(Pin<Box<dyn http_body::Body<Data = Bytes, Error = Broken> + Send>>),
 }
 
+/// A body, and what it holds until its last byte has left.
+pub struct Guarded {
+    body: Body,
+    held: Option<Box<dyn Any + Send>>,
+}
+
 impl Body {
+    /// This body, which drops `held` when its last byte has left, or when it is dropped itself.
+    #[must_use]
+    pub fn holding(self, held: impl Any + Send) -> Self {
+        Self::Guarded(Box::new(Guarded { body: self, held: Some(Box::new(held)) }))
+    }
+
     /// Wraps a stream of frames.
     pub fn stream(body: impl http_body::Body<Data = Bytes, Error = Broken> + Send + 'static) -> Self {
         Self::Stream(Box::pin(body))
@@ -35,6 +50,7 @@ impl std::fmt::Debug for Body {
             Self::Empty => "Body::Empty",
             Self::Whole(_) => "Body::Whole(…)",
             Self::Incoming(_) => "Body::Incoming(…)",
+            Self::Guarded(_) => "Body::Guarded(…)",
             Self::Stream(_) => "Body::Stream(…)",
         })
     }
@@ -60,6 +76,13 @@ impl http_body::Body for Body {
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Self::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+            Self::Guarded(guarded) => {
+                let polled = Pin::new(&mut guarded.body).poll_frame(cx);
+                if matches!(polled, Poll::Ready(None | Some(Err(_)))) || guarded.body.is_end_stream() {
+                    guarded.held = None;
+                }
+                polled
+            }
             Self::Stream(stream) => stream.as_mut().poll_frame(cx),
         }
     }
@@ -69,6 +92,7 @@ impl http_body::Body for Body {
             Self::Empty => true,
             Self::Whole(_) => false,
             Self::Incoming(incoming) => incoming.is_end_stream(),
+            Self::Guarded(guarded) => guarded.body.is_end_stream(),
             Self::Stream(stream) => stream.is_end_stream(),
         }
     }
@@ -78,6 +102,7 @@ impl http_body::Body for Body {
             Self::Empty => SizeHint::with_exact(0),
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Incoming(incoming) => incoming.size_hint(),
+            Self::Guarded(guarded) => guarded.body.size_hint(),
             Self::Stream(stream) => stream.size_hint(),
         }
     }

@@ -1,0 +1,258 @@
+//! `portcullis serve`: opens what the policies name, serves until it is told to stop, and closes it in order.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::accept::{Accept, config::TlsChoice};
+use crate::admin::{self, Ready, Sources};
+use crate::authenticate::jwks;
+use crate::budget::Budget;
+use crate::cli::No;
+use crate::clock::Moment;
+use crate::config::{self, Engines, Loaded, Made, Snapshot};
+use crate::detect::Detector;
+use crate::infer::Inference;
+use crate::mistake::Mistake;
+use crate::outbound::{self, Alpn, ClientTls};
+use crate::pipeline::{Gate, House};
+use crate::prove::{Build, Ledger};
+use crate::record::metrics::Kind;
+use crate::record::{Recorder, Served};
+use crate::reload;
+
+/// Where the gateway listens, once it does.
+#[derive(Clone, Debug)]
+pub struct Listening {
+    /// The data plane.
+    pub accept: SocketAddr,
+    /// Whether it speaks TLS.
+    pub tls: bool,
+    /// The operators' listener.
+    pub admin: Option<SocketAddr>,
+    /// The models' names.
+    pub models: Vec<String>,
+}
+
+/// How long telemetry and the security log may take to write what is left, at the end.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Serves the folder `policies` until SIGTERM or SIGINT; `ready` is called once requests are taken.
+///
+/// # Errors
+/// Anything that keeps the gateway from starting as it is configured: there is no partial start.
+pub fn run(policies: &Path, ready: impl FnOnce(&Listening)) -> Result<(), No> {
+    let policies = policies.canonicalize().map_err(|error| No::because(format!("{}: {error}", policies.display())))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(No::because)?;
+    let done = runtime.block_on(serve(policies, ready));
+    // What still runs is background work that no request waits for.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done
+}
+
+async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), No> {
+    let loaded = config::load(&policies, Moment::now(), &Made::default(), Engines::All).map_err(No)?;
+    let Loaded { gateway, snapshot, made, fresh } = loaded;
+    let told = |mistakes: Vec<Mistake>| No(located(&policies, &mistakes));
+    for warning in snapshot.authenticator.warnings() {
+        eprintln!("portcullis: warning: {}", located(&policies, std::slice::from_ref(warning)).concat());
+    }
+    let accept = Accept::new(&gateway.accept, &policies).map_err(told)?;
+    let recorder = Recorder::new(&gateway.record, &policies).map_err(told)?;
+    let events = recorder.events();
+    let (ledger, opened) = Ledger::open(&gateway.prove, &policies, Build::of_this_program(), events.clone(), Box::new(|why| {
+        // A sync that failed leaves it unknown what the disk holds; going on would promise what cannot be kept.
+        eprintln!("portcullis: the provenance log cannot be written ({why}); stopping");
+        std::process::abort();
+    }))
+    .map_err(|error| No::because(format!("the provenance log does not open: {error}")))?;
+    if opened.key.0 {
+        eprintln!("portcullis: warning: others than its owner may read the provenance key: chmod 600 it");
+    }
+    if opened.recovered.cut_bytes > 0 {
+        eprintln!("portcullis: the provenance log had a torn end; {} bytes that were never acknowledged were cut", opened.recovered.cut_bytes);
+    }
+    let tls = accept.tls().cloned();
+    if tls.is_none() {
+        eprintln!("portcullis: warning: tls = \"off\": plain HTTP, on loopback alone");
+    }
+    let house = Arc::new(House {
+        policy: ArcSwap::from_pointee(snapshot),
+        budget: Budget::default(),
+        detector: Detector::new(Moment::now().mono),
+        inference: Inference::default(),
+        ledger,
+        recorder,
+        events,
+        stale: AtomicBool::new(false),
+    });
+    fresh.iter().for_each(|which| house.tell_loaded(which));
+    observe(&house, accept.counters());
+    let keeping = keep_keys(&house.policy.load()).await.map_err(No::because)?;
+    made.tend();
+
+    let (stopping, stopped) = watch::channel(false);
+    let admin = match &gateway.admin {
+        Some(config) => Some(admin::bind(config, &policies).map_err(|mistakes| No(located(&policies, &mistakes)))?),
+        None => None,
+    };
+    let bound = accept.bind().map_err(|error| No::because(format!("{} cannot be listened on: {error}", gateway.accept.listen.get_ref())))?;
+    let models = house.policy.load().authorizer.models().iter().map(|model| model.resource.name.to_string()).collect();
+    let listening = Listening { accept: bound.address(), tls: tls.is_some(), admin: admin.as_ref().map(|admin| admin.address()), models };
+    house.recorder.serves(Served { scheme: if tls.is_some() { "https" } else { "http" }, address: Some(listening.accept) });
+    let changed_tls = {
+        let folder = policies.clone();
+        move |gateway: &config::Gateway| match (&tls, gateway.accept.tls.get_ref()) {
+            (Some(tls), TlsChoice::On(config)) => {
+                let prepared = crate::accept::Tls::prepare(config, &folder).map_err(|mistakes| located(&folder, &mistakes))?;
+                tls.install(prepared);
+                Ok(())
+            }
+            (None, TlsChoice::Off) => Ok(()),
+            _ => Err(vec!["turning TLS on or off needs a restart".to_owned()]),
+        }
+    };
+    let reloading = tokio::spawn(reload::watch(house.clone(), policies.clone(), made, keeping, changed_tls));
+    let operators = admin.map(|admin| tokio::spawn(admin::serve_admin(admin, Arc::new(Operators(house.clone())), until(stopped.clone()))));
+    tokio::spawn(async move {
+        interrupted().await;
+        let _ = stopping.send(true);
+    });
+
+    ready(&listening);
+    eprintln!("portcullis: ready on {}", listening.accept);
+    let drained = bound.serve(Gate(house.clone()), until(stopped)).await;
+    reloading.abort();
+    if drained.cut > 0 {
+        eprintln!("portcullis: {} request(s) were still running after {:?} and were cut", drained.cut, gateway.accept.drain.0);
+    }
+    if let Some(operators) = operators {
+        let _ = operators.await;
+    }
+    let closing = house.clone();
+    let _ = tokio::task::spawn_blocking(move || closing.ledger.close()).await;
+    house.recorder.finish(LAST_WORDS).await;
+    eprintln!("portcullis: stopped; {} request(s) cut", drained.cut);
+    Ok(())
+}
+
+/// Mistakes of parts that read `gateway.toml`, with their lines.
+fn located(policies: &Path, mistakes: &[Mistake]) -> Vec<String> {
+    let file = policies.join("gateway.toml");
+    let text = std::fs::read_to_string(&file).unwrap_or_default();
+    mistakes.iter().map(|mistake| mistake.located(&file, &text)).collect()
+}
+
+async fn interrupted() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else { return };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+/// Issuers whose keys are fetched are asked once before the port opens, and from then on in the background, until what
+/// is returned is dropped.
+///
+/// # Errors
+/// The system's authorities cannot be read, without which no issuer can be asked.
+pub async fn keep_keys(policy: &Snapshot) -> Result<JoinSet<()>, String> {
+    let mut keeping = JoinSet::new();
+    if policy.authenticator.sources().all(|source| !source.is_fetched()) {
+        return Ok(keeping);
+    }
+    let tls = ClientTls::build(None, Alpn::Http1).map_err(|error| format!("issuers cannot be asked for keys: {error}"))?;
+    let fetch: Arc<dyn jwks::Fetch> = Arc::new(Fetcher(tls));
+    let told = |source: &jwks::Source, result: Result<(), jwks::Error>| {
+        // Callers of this issuer are refused until it answers; the others need not wait for it.
+        if let Err(error) = result {
+            eprintln!("portcullis: warning: no keys from {}: {error}", source.issuer());
+        }
+    };
+    for source in policy.authenticator.sources().filter(|source| source.is_fetched()) {
+        if !source.is_ready(Moment::now()) {
+            told(source, source.refresh(&*fetch, Moment::now()).await);
+        }
+        keeping.spawn(source.clone().keep_fresh(fetch.clone(), told));
+    }
+    Ok(keeping)
+}
+
+/// Fetches key sets over HTTPS, by the rules of `outbound`.
+struct Fetcher(Arc<rustls::ClientConfig>);
+
+impl jwks::Fetch for Fetcher {
+    fn fetch<'a>(&'a self, url: &'a str) -> Pin<Box<dyn Future<Output = Result<Bytes, jwks::FetchError>> + Send + 'a>> {
+        Box::pin(async move {
+            let fetched = outbound::fetch(url, &self.0, &outbound::Limits::default()).await;
+            fetched.map(|fetched| fetched.body).map_err(Into::into)
+        })
+    }
+}
+
+/// What operators may read.
+struct Operators(Arc<House>);
+
+impl Sources for Operators {
+    fn ready(&self) -> Ready {
+        let house = &self.0;
+        if !house.ledger.has_room() {
+            return Ready::No(vec!["the provenance log takes no entries".to_owned()]);
+        }
+        let now = Moment::now();
+        let policy = house.policy.load();
+        let mut notes = Vec::new();
+        if house.stale.load(Ordering::Relaxed) {
+            notes.push("the last policies were refused; the ones before them are in force".to_owned());
+        }
+        notes.extend(policy.authenticator.sources().filter(|source| !source.is_ready(now)).map(|source| format!("no keys from {}", source.issuer())));
+        if notes.is_empty() { Ready::Yes } else { Ready::Degraded(notes) }
+    }
+
+    fn metrics(&self) -> String {
+        self.0.recorder.metrics().render()
+    }
+}
+
+/// Numbers that parts keep themselves, read when they are asked for.
+fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>) {
+    let metrics = house.recorder.metrics();
+    let weak = Arc::downgrade(house);
+    let watched = |read: fn(&House) -> f64| {
+        let weak = weak.clone();
+        move |observe: &mut crate::record::metrics::Observe<'_>| {
+            if let Some(house) = weak.upgrade() {
+                observe(&[], read(&house));
+            }
+        }
+    };
+    metrics.watch("portcullis_policy_stale", "Whether the last policies were refused", Kind::Gauge, watched(|house| f64::from(house.stale.load(Ordering::Relaxed))));
+    metrics.watch("portcullis_log_entries", "Entries of the provenance log", Kind::Counter, watched(|house| house.ledger.counters().entries as f64));
+    metrics.watch("portcullis_log_gaps", "Answers that the provenance log does not hold", Kind::Counter, watched(|house| house.ledger.counters().gaps as f64));
+    metrics.watch("portcullis_log_queue_depth", "Entries that wait to be written", Kind::Gauge, watched(|house| house.ledger.counters().waiting as f64));
+    metrics.watch("portcullis_log_syncs", "Syncs of the provenance log", Kind::Counter, watched(|house| house.ledger.counters().syncs as f64));
+    metrics.watch("portcullis_log_sync_seconds", "Time that syncs took", Kind::Counter, watched(|house| house.ledger.counters().sync_time.as_secs_f64()));
+    metrics.watch("portcullis_budget_callers", "Callers whose budget is kept", Kind::Gauge, watched(|house| house.budget.callers() as f64));
+    let weak = Arc::downgrade(house);
+    metrics.watch("portcullis_policy_info", "The policy in force", Kind::Gauge, move |observe| {
+        if let Some(house) = weak.upgrade() {
+            observe(&[("digest", &house.policy.load().digest.to_string())], 1.0);
+        }
+    });
+    let counters = counters.clone();
+    metrics.watch("portcullis_connections", "Open connections", Kind::Gauge, move |observe| observe(&[], counters.open.load(Ordering::Relaxed) as f64));
+}
