@@ -1,1 +1,6 @@
 //! The stop `prove`.
+
+mod cbor;
+pub mod key;
+pub mod log;
+pub mod statement;
