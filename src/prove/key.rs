@@ -289,7 +289,8 @@ mod tests {
     use super::*;
 
     // RFC 8032 §7.1 test 1, wrapped as PKCS#8 version 1.
-    const RFC8032: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n-----END PRIVATE KEY-----\n";
+    const RFC8032: &str =
+        "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n-----END PRIVATE KEY-----\n";
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -308,7 +309,12 @@ mod tests {
 
     #[test]
     fn what_is_not_an_ed25519_key_is_refused() {
-        for bad in ["", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", &RFC8032.replace("PRIVATE", "PUBLIC"), &RFC8032.replace("MC4", "MC5")] {
+        for bad in [
+            "",
+            "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+            &RFC8032.replace("PRIVATE", "PUBLIC"),
+            &RFC8032.replace("MC4", "MC5"),
+        ] {
             assert!(Key::from_pem(bad.as_bytes()).is_none(), "{bad}");
         }
         assert!(matches!(Key::from_file(Path::new("/nowhere/key.pem")), Err(KeyError::Unreadable(..))));

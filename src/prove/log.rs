@@ -40,6 +40,9 @@ const LEAD: usize = 16;
 /// One mark of time is kept in memory for so many bytes of log: 6 KiB a segment.
 const MARK: u64 = 256 << 10;
 
+/// How long to ask for the lock: a process that is just being forked, or just ending, holds it for a moment longer.
+const LOCK_PATIENCE: Duration = Duration::from_millis(200);
+
 const MAGIC: &[u8; 8] = b"pclswal\n";
 const VERSION: u32 = 1;
 pub(super) const HEADER: usize = 24;
@@ -137,6 +140,7 @@ struct State {
     leading: bool,
     hand_over: bool,
     poisoned: bool,
+    failure: Option<io::Error>,
     closing: bool,
     syncer_waits: bool,
     on_write: Vec<(u64, oneshot::Sender<()>)>,
@@ -213,10 +217,13 @@ impl Wal {
         let lock_path = directory.join(LOCK);
         let mut lock =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&lock_path).map_err(io(&lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => return Err(OpenError::InUse(directory.into())),
-            Err(std::fs::TryLockError::Error(error)) => return Err(OpenError::Io(lock_path, error)),
+        let asked = Instant::now();
+        while let Err(refused) = lock.try_lock() {
+            match refused {
+                std::fs::TryLockError::WouldBlock if asked.elapsed() < LOCK_PATIENCE => std::thread::sleep(LOCK_PATIENCE / 20),
+                std::fs::TryLockError::WouldBlock => return Err(OpenError::InUse(directory.into())),
+                std::fs::TryLockError::Error(error) => return Err(OpenError::Io(lock_path, error)),
+            }
         }
         // The lock file names the boot in which the log was last open.
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
@@ -236,6 +243,7 @@ impl Wal {
             leading: false,
             hand_over: false,
             poisoned: false,
+            failure: None,
             closing: false,
             syncer_waits: false,
             on_write: Vec::new(),
@@ -258,8 +266,7 @@ impl Wal {
             None => begin(directory, &mut state, next).map_err(io(directory))?,
         }
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(io(directory))?;
-        let shared =
-            Arc::new(Shared { directory: directory.into(), segment, state: Mutex::new(state), wake: Condvar::new(), on_fatal });
+        let shared = Arc::new(Shared { directory: directory.into(), segment, state: Mutex::new(state), wake: Condvar::new(), on_fatal });
         let for_syncer = shared.clone();
         let syncer = std::thread::Builder::new().name("prove-sync".into()).spawn(move || for_syncer.sync_until_closed());
         let syncer = syncer.map_err(io(directory))?;
@@ -302,6 +309,16 @@ impl Wal {
         let mut state = held(&self.shared.state);
         debug_assert!(state.ready.is_empty() && seq >= state.next, "numbers are skipped only before the first entry");
         (state.next, state.taken, state.written, state.synced) = (seq, seq, seq, seq);
+    }
+
+    /// What poisoned it.
+    pub(super) fn failure(&self) -> Option<String> {
+        held(&self.shared.state).failure.as_ref().map(io::Error::to_string)
+    }
+
+    /// Every number below is on the disk.
+    pub(super) fn synced(&self) -> u64 {
+        held(&self.shared.state).synced
     }
 
     /// What was done so far.
@@ -469,18 +486,20 @@ impl Shared {
             }
             state.taken += count;
             state.ready_bytes -= bytes;
-            if state.length >= self.segment && follow(&self.directory, &mut state, first).is_err() {
-                return self.failed(state);
+            if state.length >= self.segment
+                && let Err(error) = follow(&self.directory, &mut state, first)
+            {
+                return self.failed(state, error);
             }
             let at = state.length;
             let file = state.file.clone();
             drop(state);
             let outcome = (&*file).write_all(&buffer);
             state = held(&self.state);
-            if outcome.is_err() {
+            if let Err(error) = outcome {
                 // A torn record would be cut at the next start anyway; without one the log can be verified as it lies.
                 let _ = file.set_len(at);
-                return self.failed(state);
+                return self.failed(state, error);
             }
             state.written = first + count;
             state.length += buffer.len() as u64;
@@ -500,7 +519,8 @@ impl Shared {
         state
     }
 
-    fn failed<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    fn failed<'a>(&'a self, mut state: MutexGuard<'a, State>, error: io::Error) -> MutexGuard<'a, State> {
+        state.failure = Some(error);
         drop(state);
         self.poison();
         let mut state = held(&self.state);
@@ -545,7 +565,9 @@ impl Shared {
         if let Err(error) = outcome {
             self.poison();
             (self.on_fatal)(&error);
-            return held(&self.state);
+            let mut state = held(&self.state);
+            state.failure = Some(error);
+            return state;
         }
         let mut state = held(&self.state);
         state.synced = written;
@@ -639,7 +661,10 @@ impl<'a> Record<'a> {
         }
         let entry = bytes.get(FRAME..FRAME + length)?;
         let sound = checksum(&head[..4], &head[8..], entry).to_le_bytes() == head[4..8];
-        sound.then(|| Self { seq: u64::from_le_bytes([head[8], head[9], head[10], head[11], head[12], head[13], head[14], head[15]]), entry })
+        sound.then(|| Self {
+            seq: u64::from_le_bytes([head[8], head[9], head[10], head[11], head[12], head[13], head[14], head[15]]),
+            entry,
+        })
     }
 
     /// How many bytes it takes.
@@ -705,6 +730,14 @@ fn recover(directory: &Path, time_of: &impl Fn(&[u8]) -> u64) -> Result<(Recover
 fn good_after(bytes: &[u8], next: u64) -> bool {
     let plausible = next..next + (1 << 32);
     (0..bytes.len()).any(|at| Record::read(&bytes[at..]).is_some_and(|record| plausible.contains(&record.seq)))
+}
+
+/// The number and the bytes of the first entry in a folder.
+pub(super) fn first_record(directory: &Path) -> io::Result<Option<(u64, Vec<u8>)>> {
+    let Some(number) = numbers(directory)?.into_iter().next() else { return Ok(None) };
+    let mut bytes = Vec::new();
+    File::open(path_of(directory, number))?.take((HEADER + FRAME + MAX_ENTRY) as u64).read_to_end(&mut bytes)?;
+    Ok(bytes.get(HEADER..).and_then(Record::read).map(|record| (record.seq, record.entry.to_vec())))
 }
 
 /// The numbers of the segments in a folder, in order.

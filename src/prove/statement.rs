@@ -405,7 +405,8 @@ impl Statement {
             return Err(no("the id is not in its canonical form"));
         }
         let kind = unsigned(&fields, 2).and_then(|kind| Kind::ALL.into_iter().find(|known| *known as u64 == kind));
-        let (Some(1), Some(kind), Some(seq), Some(signed_at)) = (unsigned(&fields, 1), kind, unsigned(&fields, 4), unsigned(&fields, 6)) else {
+        let (Some(1), Some(kind), Some(seq), Some(signed_at)) = (unsigned(&fields, 1), kind, unsigned(&fields, 4), unsigned(&fields, 6))
+        else {
             return Err(no("version, kind, seq or time is missing or unknown"));
         };
         let (kid, issuer) = (kid.clone(), issuer.to_owned());
@@ -564,4 +565,4 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 #[path = "statement/tests.rs"]
-mod tests;
+pub(in crate::prove) mod tests;

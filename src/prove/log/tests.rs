@@ -158,6 +158,7 @@ async fn a_failed_write_poisons_and_whoever_waits_learns_it() {
     held(&wal.shared.state).file = Arc::new(File::open(path_of(folder.path(), 0)).unwrap());
     assert!(wal.append(0, Until::Written, entry).is_err());
     assert!(!wal.has_room() && wal.tally().poisoned);
+    assert!(wal.failure().is_some());
     assert!(wal.append(0, Until::Ready, entry).is_err());
     drop(wal);
     assert_eq!(open(folder.path()).unwrap().1.entries, 1);
@@ -266,7 +267,12 @@ async fn what_an_append_costs() {
             worst = worst.max(task.await.unwrap());
         }
         let groups = wal.tally().groups - groups;
-        println!("in place: {} tasks, {:?} an entry, worst {worst:?}, {} entries in {groups} groups", count / EACH, from.elapsed() / count, count);
+        println!(
+            "in place: {} tasks, {:?} an entry, worst {worst:?}, {} entries in {groups} groups",
+            count / EACH,
+            from.elapsed() / count,
+            count
+        );
     }
     // The other way: one thread writes what a channel brings, and answers each by a oneshot.
     let (to, from) = std::sync::mpsc::sync_channel::<(Vec<u8>, oneshot::Sender<()>)>(65_536);
@@ -276,7 +282,7 @@ async fn what_an_append_costs() {
             let mut group = vec![first];
             group.extend(from.try_iter().take(400));
             file.write_all(&group.iter().flat_map(|(bytes, _)| bytes.iter().copied()).collect::<Vec<_>>()).unwrap();
-            group.into_iter().for_each(|(_, tell)| drop(tell.send(())));
+            group.into_iter().for_each(|(_, tell)| assert!(tell.send(()).is_ok()));
         }
     });
     for tasks in [1, 2, 16, 64] {

@@ -7,7 +7,8 @@ use super::*;
 use crate::clock::Moment;
 use crate::trail::{Assurance, Content, Trace, Which};
 
-const SEED: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n-----END PRIVATE KEY-----\n";
+const SEED: &str =
+    "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n-----END PRIVATE KEY-----\n";
 
 fn signer() -> Signer {
     let build = Build { binary: Some(Digest::of(b"program")), config: None };
@@ -22,7 +23,8 @@ pub(in crate::prove) fn trail(wall_seconds: u64) -> Trail {
     trail.route = "/v1/chat/completions".into();
     trail.who = Some(Arc::new(Who { caller: "api_key:a".into(), tenant: "acme".into(), tier: "".into(), method: "api_key" }));
     let (name, version, format) = ("digits".into(), "1".into(), "onnx".into());
-    trail.which = Some(Arc::new(Which { name, version, digest: Some(Digest::of(b"model")), format, assurance: Assurance::VerifiedInProcess }));
+    trail.which =
+        Some(Arc::new(Which { name, version, digest: Some(Digest::of(b"model")), format, assurance: Assurance::VerifiedInProcess }));
     trail.request = Content { media_type: Some("application/json".into()), length: 7, digest: Some(Digest::of(b"request")) };
     for stop in [Stop::Accept, Stop::Authenticate, Stop::Authorize, Stop::Budget, Stop::Check, Stop::Detect, Stop::Infer] {
         trail.step(stop, Verdict::Passed, None, arrived.mono, arrived.mono + Duration::from_micros(30));
@@ -32,7 +34,15 @@ pub(in crate::prove) fn trail(wall_seconds: u64) -> Trail {
 
 fn sent() -> Sent<'static> {
     let digest = Digest::of(b"answer");
-    Sent { status: 200, media_type: Some("application/json"), length: 6, digest, complete: true, code: None, usage: Some(Usage { input: 3, output: 5 }) }
+    Sent {
+        status: 200,
+        media_type: Some("application/json"),
+        length: 6,
+        digest,
+        complete: true,
+        code: None,
+        usage: Some(Usage { input: 3, output: 5 }),
+    }
 }
 
 #[test]
