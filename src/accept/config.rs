@@ -118,7 +118,7 @@ pub enum TlsChoice {
     /// `tls = "off"`: plain HTTP, on loopback alone.
     Off,
     /// `[accept.tls]`.
-    On(TlsConfig),
+    On(Box<TlsConfig>),
 }
 
 /// The `[accept.tls]` block; `[admin.tls]` has the same keys.
@@ -177,7 +177,7 @@ impl<'de> Deserialize<'de> for TlsChoice {
             }
 
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<TlsChoice, A::Error> {
-                TlsConfig::deserialize(MapAccessDeserializer::new(map)).map(TlsChoice::On)
+                TlsConfig::deserialize(MapAccessDeserializer::new(map)).map(|tls| TlsChoice::On(Box::new(tls)))
             }
         }
         from.deserialize_any(Choice)

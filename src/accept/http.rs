@@ -155,20 +155,22 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Serves one connection until it ends, is idle for too long, or `phase` says so.
-pub(super) async fn serve<I, H>(
-    io: I,
-    before: &[u8],
-    protocol: Protocol,
-    connection: Connection,
-    limits: Limits,
-    counters: Arc<Counters>,
-    handler: H,
-    phase: watch::Receiver<Phase>,
-) where
+/// What all connections of one listener share.
+#[derive(Clone)]
+pub(super) struct House<H> {
+    pub(super) limits: Limits,
+    pub(super) counters: Arc<Counters>,
+    pub(super) handler: H,
+    pub(super) phase: watch::Receiver<Phase>,
+}
+
+/// Serves one connection, of which `before` was already read, until it ends, is idle for too long, or the phase says so.
+pub(super) async fn serve<I, H>(io: I, before: &[u8], protocol: Protocol, connection: Connection, house: House<H>)
+where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Handler,
 {
+    let House { limits, counters, handler, phase } = house;
     let live = Arc::new(Live {
         born: Instant::now(),
         active: AtomicU32::new(0),

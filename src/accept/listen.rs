@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use super::config::{Config, Limits, TlsChoice};
-use super::http::{self, Handler, Phase, Protocol};
+use super::http::{self, Handler, House, Phase, Protocol};
 use super::{Connection, Counters, Tls, tls};
 use crate::mistake::Mistake;
 
@@ -138,6 +138,7 @@ pub(super) async fn run<H: Handler>(accept: Accept, source: impl Source, handler
     let places = Arc::new(Semaphore::new(limits.max_connections));
     let neighbours = Arc::new(Neighbours::default());
     let (phase, watched) = watch::channel(Phase::Serving);
+    let house = House { limits, counters: counters.clone(), handler, phase: watched };
     let mut stop = std::pin::pin!(stop);
     let mut errors = 0;
     loop {
@@ -171,9 +172,9 @@ pub(super) async fn run<H: Handler>(accept: Accept, source: impl Source, handler
         };
         Counters::add(&counters.accepted);
         let open = Open::new(permit, neighbour, counters.clone());
-        let (tls, handler, watched) = (tls.clone(), handler.clone(), watched.clone());
+        let (tls, house) = (tls.clone(), house.clone());
         tokio::spawn(async move {
-            connection(stream, address, limits, tls.as_deref(), open.counters.clone(), handler, watched).await;
+            connection(stream, address, tls.as_deref(), house).await;
             drop(open);
         });
     }
@@ -265,37 +266,30 @@ impl Drop for Open {
     }
 }
 
-async fn connection<H: Handler>(
-    mut stream: TcpStream,
-    address: SocketAddr,
-    limits: Limits,
-    tls: Option<&Tls>,
-    counters: Arc<Counters>,
-    handler: H,
-    mut phase: watch::Receiver<Phase>,
-) {
+async fn connection<H: Handler>(mut stream: TcpStream, address: SocketAddr, tls: Option<&Tls>, mut house: House<H>) {
     // Answers are written whole; waiting for more to send only delays them.
     let _ = stream.set_nodelay(true);
-    let deadline = tokio::time::Instant::now() + limits.deadlines.handshake.0;
+    let deadline = tokio::time::Instant::now() + house.limits.deadlines.handshake.0;
     let Some(tls) = tls else {
         let Some((protocol, before)) = (tokio::select! {
             spoken = timeout_at(deadline, spoken(&mut stream)) => spoken.ok().flatten(),
-            _ = phase.wait_for(|phase| *phase != Phase::Serving) => None,
+            _ = house.phase.wait_for(|phase| *phase != Phase::Serving) => None,
         }) else {
             return;
         };
         let connection = Connection { address, certificate: None };
-        return http::serve(stream, &before, protocol, connection, limits, counters, handler, phase).await;
+        return http::serve(stream, &before, protocol, connection, house).await;
     };
+    let counters = &house.counters;
     // The state of a handshake is large and short-lived: it is not kept in the connection's task.
     let handshake = Box::pin(timeout_at(deadline, TlsAcceptor::from(tls.current()).accept(stream)));
     let shaken = tokio::select! {
         shaken = handshake => shaken,
-        _ = phase.wait_for(|phase| *phase != Phase::Serving) => return,
+        _ = house.phase.wait_for(|phase| *phase != Phase::Serving) => return,
     };
     let stream = match shaken {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Counters::add(failed(&counters, &error)),
+        Ok(Err(error)) => return Counters::add(failed(counters, &error)),
         Err(_) => return Counters::add(&counters.handshakes_slow),
     };
     let session = stream.get_ref().1;
@@ -308,7 +302,7 @@ async fn connection<H: Handler>(
         },
     };
     let connection = Connection { address, certificate };
-    http::serve(stream, &[], protocol, connection, limits, counters, handler, phase).await;
+    http::serve(stream, &[], protocol, connection, house).await;
 }
 
 /// Reads until it is clear whether HTTP/2 is spoken with prior knowledge; none if the other end closed first.

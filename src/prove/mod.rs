@@ -1,1 +1,21 @@
-//! The stop `prove`.
+//! The eighth stop: what was answered to whom by what, signed, and written where it cannot be changed unseen.
+//!
+//! Its value is the [`Receipt`]: an answer or a refusal that carries its signed [statement](statement), which the
+//! [write-ahead file](log) holds before the answer is released. It does not say that the answer arrived.
+
+mod cbor;
+mod config;
+pub mod key;
+mod ledger;
+pub mod log;
+mod receipt;
+mod refusals;
+pub mod statement;
+mod stream;
+pub mod verify;
+
+pub use config::{Config, OnFailure, Terms, TermsConfig};
+pub use key::Key;
+pub use ledger::{Counters, Error, Found, Ledger, NotProved, OpenError, Opened, Slot};
+pub use receipt::{Receipt, State};
+pub use statement::Build;

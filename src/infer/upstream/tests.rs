@@ -912,6 +912,42 @@ async fn over_http2_a_body_of_the_wrong_length_breaks() {
     assert!(matches!(ask(&to(&[&server], "http2 = true")).await, Err(Error::UpstreamBrokeBody | Error::UpstreamClosed)));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_calls_given_up_at_every_point_nobody_reads_the_answer_of_another() {
+    let echo = |mut speaker: Speaker| async move {
+        while let Some(text) = speaker.hear().await {
+            let id = text.rsplit("\r\n").next().unwrap().to_owned();
+            let (first, second) = id.split_at(4);
+            speaker.say(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{first}", id.len()).as_bytes()).await;
+            tokio::task::yield_now().await;
+            speaker.say(second.as_bytes()).await;
+        }
+    };
+    let (one, other) = (server(echo).await, server(echo).await);
+    let upstream = to(&[&one, &other], "max_in_flight = 64");
+    let call = |n: u64| {
+        let upstream = upstream.clone();
+        async move {
+            let id = format!("{n:08}");
+            let asked = Outgoing { body: Bytes::from(id.clone()), ..request() };
+            let within = Duration::from_micros(if n.is_multiple_of(3) { n * 7 % 3_000 } else { 5_000_000 });
+            let answered = timeout(within, async { whole(upstream.send(asked, Instant::now() + SOON).await?).await }).await;
+            if let Ok(answer) = answered {
+                assert_eq!(answer.unwrap(), id);
+            } else {
+                assert!(n.is_multiple_of(3));
+            }
+        }
+    };
+    for crowd in 0..20 {
+        let calls: Vec<_> = (0..50).map(|n| tokio::spawn(call(crowd * 50 + n))).collect();
+        for call in calls {
+            call.await.unwrap();
+        }
+    }
+    until("everything is given back", || upstream.replicas().iter().all(|replica| replica.in_flight == 0)).await;
+}
+
 #[test]
 fn every_mistake_of_the_config_is_told() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,0 +1,568 @@
+//! One statement: what was answered, to whom, by what; as a COSE_Sign1 (RFC 9052) that is itself the log's entry.
+//!
+//! Protected header: `1` alg (-8, EdDSA) · `3` content type · `4` kid ([`Vkey::kid`]) · `15` CWT claims (RFC 9597): `1` iss, the
+//! log's origin; `2` sub, `urn:portcullis:r:<uuid>`; `6` iat. The unprotected header is empty. The payload is a map with these keys:
+//!
+//! | key | name | content |
+//! | --- | --- | --- |
+//! | 1 | `v` | 1 |
+//! | 2 | `kind` | 1 inference · 2 deny · 3 error · 4 aborted · 8 key-rotation · 10 heartbeat (5-7 and 9 are kept for model-load, policy-change, config-change, erasure) |
+//! | 3 | `node` | the last segment of the origin |
+//! | 4 | `seq` | the entry's number in this log, from 0, without gaps |
+//! | 5, 6 | `t0`, `t1` | when the request arrived, when this was signed; ns since 1970 |
+//! | 7 | `req` | `1` method · `2` route template · `3` media type · `4` length · `5` commit |
+//! | 8 | `resp` | `1` status · `2` media type · `3` length · `4` commit · `5` complete · `6` bytes sent · `7` static code of a refusal |
+//! | 9 | `model` | `1` name · `2` version · `3` sha256 · `4` format · `5` assurance |
+//! | 10 | `policy` | `1` sha256 of the compiled policy |
+//! | 11 | `principal` | `1` pseudonym (16 bytes) · `2` epoch (YYYYMM) · `3` method · `4` the tenant's pseudonym |
+//! | 12 | `trail` | a list of `[stop, verdict, at most µs, rule?]`; stops 0 accept … 8 record; verdicts 0 passed, 1 shadowed, 2 refused; µs rounded up to a power of two |
+//! | 13 | `trace` | `1` trace id · `2` span id |
+//! | 14 | `usage` | `1` input tokens · `2` output tokens |
+//! | 15 | `build` | `1` sha256 of the program · `2` sha256 of its configuration |
+//! | 16 | `counts` | heartbeat: `1` answers without an entry · `2` refusals without a receipt, by code · `3` the last seq before a restart that may have lost entries |
+//! | 17 | `endorses` | key-rotation: the statement key, endorsed by the signature of the log key |
+//!
+//! What is not known is left out. `len` and `commit` of an answer are of the bytes that were handed to the connection; of an aborted
+//! stream, of the prefix that was. `complete` of a whole answer says that all of it was handed over, not that it arrived.
+//!
+//! **The caller reads this.** So it never says what a detector thought: a rule of `detect` is left out and its shadow verdict reads
+//! as passed; a refusal by `budget` or by `detect` reads as one of `budget`, with neither the stops between, nor times, nor what was
+//! known of the body. On any refusal the rule of `authorize` is left out too. The security log has all of it.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ciborium::Value;
+use serde_json::{Map, Value as Json, json};
+use uuid::Uuid;
+
+use super::cbor::{Writer, canonical};
+use super::key::{Key, Vkey};
+use crate::clock::rfc3339;
+use crate::digest::Digest;
+use crate::trail::{Step, Stop, Trail, Usage, Verdict, Who};
+
+/// The payload's media type.
+pub const CONTENT_TYPE: &str = "application/vnd.portcullis.inference-statement+cbor";
+/// What stands before the id in `sub`.
+pub(super) const SUBJECT: &str = "urn:portcullis:r:";
+/// The longest text in a statement, in bytes; longer ones are cut, so that the entry's bound holds whatever a caller sends.
+const MAX_TEXT: usize = 256;
+/// How many codes a heartbeat tells; there are fewer in the program.
+const MAX_CODES: usize = 128;
+/// The longest entry in bytes (C2SP tlog-tiles: a 16-bit length).
+pub const MAX_ENTRY: usize = 65_535;
+
+/// What a statement is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// An answer that came to its end.
+    Inference = 1,
+    /// A refusal.
+    Deny = 2,
+    /// A failure that is not the caller's.
+    Error = 3,
+    /// A stream that broke off.
+    Aborted = 4,
+    /// A statement key, endorsed by the log key.
+    KeyRotation = 8,
+    /// What has no entry of its own, counted.
+    Heartbeat = 10,
+}
+
+impl Kind {
+    const ALL: [Self; 6] = [Self::Inference, Self::Deny, Self::Error, Self::Aborted, Self::KeyRotation, Self::Heartbeat];
+
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Inference => "inference",
+            Self::Deny => "deny",
+            Self::Error => "error",
+            Self::Aborted => "aborted",
+            Self::KeyRotation => "key-rotation",
+            Self::Heartbeat => "heartbeat",
+        }
+    }
+}
+
+/// What stands in every statement of one process.
+#[derive(Clone, Debug, Default)]
+pub struct Build {
+    /// SHA-256 of the program's file.
+    pub binary: Option<Digest>,
+    /// SHA-256 of its configuration.
+    pub config: Option<Digest>,
+}
+
+impl Build {
+    /// The digest of the program that runs; reads its file once, which takes a moment.
+    #[must_use]
+    pub fn of_this_program() -> Self {
+        let bytes = std::env::current_exe().and_then(std::fs::read).ok();
+        Self { binary: bytes.map(|bytes| Digest::of(&bytes)), config: None }
+    }
+}
+
+/// Signs statements for one log.
+pub(super) struct Signer {
+    pub(super) key: Key,
+    pub(super) origin: Arc<str>,
+    node: String,
+    kid: [u8; 8],
+    log_kid: [u8; 8],
+    endorsed: [u8; 32],
+    build: Build,
+}
+
+/// The answer, as far as its statement speaks of it.
+pub(super) struct Sent<'a> {
+    pub(super) status: u16,
+    pub(super) media_type: Option<&'a str>,
+    pub(super) length: u64,
+    pub(super) digest: Digest,
+    pub(super) complete: bool,
+    pub(super) code: Option<&'static str>,
+    pub(super) usage: Option<Usage>,
+}
+
+/// What a heartbeat tells.
+#[derive(Default)]
+pub(super) struct Counts {
+    pub(super) gaps: u64,
+    pub(super) suppressed: Vec<(&'static str, u64)>,
+    pub(super) resumed_after: Option<u64>,
+}
+
+impl Signer {
+    pub(super) fn new(key: Key, origin: Arc<str>, build: Build) -> Self {
+        let (log, statement) = (key.log_vkey(&origin), key.statement_vkey(&origin));
+        let node = origin.rsplit('/').next().unwrap_or_default().to_owned();
+        Self { key, node, kid: statement.kid(), log_kid: log.kid(), endorsed: statement.public, origin, build }
+    }
+
+    /// A statement about an answer or a refusal.
+    pub(super) fn answer(&self, kind: Kind, seq: u64, t1: u64, trail: &Trail, sent: &Sent<'_>) -> Vec<u8> {
+        let id = trail.id;
+        let steps = &trail.steps;
+        let limited = steps.iter().any(|step| step.verdict == Verdict::Refused && matches!(step.stop, Stop::Budget | Stop::Detect));
+        let mut to = Writer::with_room(512);
+        let usage = sent.usage.or(trail.usage);
+        let optional = usize::from(trail.which.is_some()) + usize::from(trail.who.is_some()) + usize::from(usage.is_some());
+        to.map(11 + optional + usize::from(self.has_build()));
+        self.begin(&mut to, kind, seq, trail.arrived.unix_nanos(), t1);
+
+        let known = (!limited).then(|| trail.request.digest.map(|digest| self.key.commit(id, "request", &digest))).flatten();
+        let media_type = trail.request.media_type.as_deref();
+        to.uint(7).map(2 + usize::from(media_type.is_some()) + usize::from(!limited) + usize::from(known.is_some()));
+        to.uint(1).text(clip(trail.method.as_str())).uint(2).text(clip(&trail.route));
+        if let Some(media_type) = media_type {
+            to.uint(3).text(clip(media_type));
+        }
+        if !limited {
+            to.uint(4).uint(trail.request.length);
+        }
+        if let Some(commit) = known {
+            to.uint(5).bytes(commit.as_bytes());
+        }
+
+        to.uint(8).map(5 + usize::from(sent.media_type.is_some()) + usize::from(sent.code.is_some()));
+        to.uint(1).uint(sent.status.into());
+        if let Some(media_type) = sent.media_type {
+            to.uint(2).text(clip(media_type));
+        }
+        to.uint(3).uint(sent.length).uint(4).bytes(self.key.commit(id, "response", &sent.digest).as_bytes());
+        to.uint(5).bool(sent.complete).uint(6).uint(sent.length);
+        if let Some(code) = sent.code {
+            to.uint(7).text(clip(code));
+        }
+
+        if let Some(which) = &trail.which {
+            let version = Some(&which.version).filter(|version| !version.is_empty());
+            to.uint(9).map(3 + usize::from(version.is_some()) + usize::from(which.digest.is_some()));
+            to.uint(1).text(clip(&which.name));
+            if let Some(version) = version {
+                to.uint(2).text(clip(version));
+            }
+            if let Some(digest) = &which.digest {
+                to.uint(3).bytes(digest.as_bytes());
+            }
+            to.uint(4).text(clip(&which.format)).uint(5).text(which.assurance.as_str());
+        }
+        to.uint(10).map(1).uint(1).bytes(trail.policy.as_bytes());
+        if let Some(who) = &trail.who {
+            let epoch = epoch(trail);
+            let (caller, tenant) = self.key.pseudonyms(who, epoch);
+            to.uint(11).map(4).uint(1).bytes(&caller).uint(2).uint(epoch.into()).uint(3).text(clip(who.method)).uint(4).bytes(&tenant);
+        }
+        told(&mut to, steps, limited);
+        to.uint(13).map(2).uint(1).bytes(&trail.trace.trace_id).uint(2).bytes(&trail.trace.span_id);
+        if let Some(usage) = usage {
+            to.uint(14).map(2).uint(1).uint(usage.input).uint(2).uint(usage.output);
+        }
+        self.end(&mut to);
+        self.seal(id, t1, &to.done(), false)
+    }
+
+    /// A count of what has no entry of its own.
+    pub(super) fn heartbeat(&self, seq: u64, t0: u64, t1: u64, counts: &Counts) -> Vec<u8> {
+        let mut to = Writer::with_room(128);
+        to.map(7 + usize::from(self.has_build()));
+        self.begin(&mut to, Kind::Heartbeat, seq, t0, t1);
+        self.end(&mut to);
+        let codes = counts.suppressed.len().min(MAX_CODES);
+        to.uint(16).map(1 + usize::from(codes > 0) + usize::from(counts.resumed_after.is_some())).uint(1).uint(counts.gaps);
+        if codes > 0 {
+            let mut sorted: Vec<_> = counts.suppressed.iter().map(|(code, count)| (clip(code), *count)).take(codes).collect();
+            // Bytewise order of the encoded keys (RFC 8949 §4.2.1): a shorter text has a smaller head.
+            sorted.sort_unstable_by_key(|(code, _)| (code.len(), *code));
+            to.uint(2).map(codes);
+            for (code, count) in sorted {
+                to.text(code).uint(count);
+            }
+        }
+        if let Some(last) = counts.resumed_after {
+            to.uint(3).uint(last);
+        }
+        self.seal(fresh_id(t1), t1, &to.done(), false)
+    }
+
+    /// The log's entry 0: the log key's word for the statement key.
+    pub(super) fn endorsement(&self, t1: u64) -> Vec<u8> {
+        let mut to = Writer::with_room(128);
+        to.map(7 + usize::from(self.has_build()));
+        self.begin(&mut to, Kind::KeyRotation, 0, t1, t1);
+        self.end(&mut to);
+        to.uint(17).bytes(&self.endorsed);
+        self.seal(fresh_id(t1), t1, &to.done(), true)
+    }
+
+    fn begin(&self, to: &mut Writer, kind: Kind, seq: u64, t0: u64, t1: u64) {
+        to.uint(1).uint(1).uint(2).uint(kind as u64).uint(3).text(clip(&self.node)).uint(4).uint(seq).uint(5).uint(t0).uint(6).uint(t1);
+    }
+
+    fn has_build(&self) -> bool {
+        self.build.binary.is_some() || self.build.config.is_some()
+    }
+
+    fn end(&self, to: &mut Writer) {
+        if !self.has_build() {
+            return;
+        }
+        let Build { binary, config } = &self.build;
+        to.uint(15).map(usize::from(binary.is_some()) + usize::from(config.is_some()));
+        if let Some(binary) = binary {
+            to.uint(1).bytes(binary.as_bytes());
+        }
+        if let Some(config) = config {
+            to.uint(2).bytes(config.as_bytes());
+        }
+    }
+
+    fn seal(&self, id: Uuid, t1: u64, payload: &[u8], by_log_key: bool) -> Vec<u8> {
+        let mut subject = [0; SUBJECT.len() + 36];
+        subject[..SUBJECT.len()].copy_from_slice(SUBJECT.as_bytes());
+        id.hyphenated().encode_lower(&mut subject[SUBJECT.len()..]);
+        let subject = std::str::from_utf8(&subject).unwrap_or_default();
+        let kid = if by_log_key { &self.log_kid } else { &self.kid };
+        let mut protected = Writer::with_room(192);
+        protected.map(4).uint(1).negative(7).uint(3).text(CONTENT_TYPE).uint(4).bytes(kid);
+        protected.uint(15).map(3).uint(1).text(&self.origin).uint(2).text(subject).uint(6).uint(t1 / 1_000_000_000);
+        let protected = protected.done();
+        let message = to_be_signed(&protected, payload);
+        let signature = if by_log_key { self.key.sign_endorsement(&message) } else { self.key.sign_statement(&message) };
+        let mut entry = Writer::with_room(protected.len() + payload.len() + 80);
+        entry.tag(18).array(4).bytes(&protected).map(0).bytes(payload).bytes(&signature);
+        entry.done()
+    }
+}
+
+/// The `Sig_structure` of RFC 9052 §4.4, without external data.
+fn to_be_signed(protected: &[u8], payload: &[u8]) -> Vec<u8> {
+    let mut message = Writer::with_room(protected.len() + payload.len() + 24);
+    message.array(4).text("Signature1").bytes(protected).bytes(&[]).bytes(payload);
+    message.done()
+}
+
+/// Writes the trail as its caller may read it.
+fn told(to: &mut Writer, steps: &[Step], limited: bool) {
+    if limited {
+        let before = steps.iter().take_while(|step| step.stop < Stop::Budget);
+        to.uint(12).array(before.clone().count() + 1);
+        before.for_each(|step| item(to, step, step.verdict, None));
+        to.array(3).uint(Stop::Budget as u64).uint(2).uint(0);
+        return;
+    }
+    let refused = steps.iter().any(|step| step.verdict == Verdict::Refused);
+    to.uint(12).array(steps.len());
+    for step in steps {
+        match step.stop {
+            Stop::Detect => item(to, step, Verdict::Passed, None),
+            Stop::Authorize if refused => item(to, step, step.verdict, None),
+            _ => item(to, step, step.verdict, step.rule.as_deref()),
+        }
+    }
+}
+
+fn item(to: &mut Writer, step: &Step, verdict: Verdict, rule: Option<&str>) {
+    let verdict = match verdict {
+        Verdict::Passed => 0,
+        Verdict::Shadowed => 1,
+        Verdict::Refused => 2,
+    };
+    let micros = step.micros.checked_next_power_of_two().unwrap_or(u32::MAX);
+    to.array(3 + usize::from(rule.is_some())).uint(step.stop as u64).uint(verdict).uint(micros.into());
+    if let Some(rule) = rule {
+        to.text(clip(rule));
+    }
+}
+
+fn clip(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_TEXT)]
+}
+
+/// The month in which pseudonyms hold, as YYYYMM.
+fn epoch(trail: &Trail) -> u32 {
+    let text = rfc3339(trail.arrived.wall);
+    let mut parts = text.split('-').filter_map(|part| part.parse::<u32>().ok());
+    parts.next().unwrap_or(0) * 100 + parts.next().unwrap_or(0)
+}
+
+fn fresh_id(nanos: u64) -> Uuid {
+    Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, nanos / 1_000_000_000, (nanos % 1_000_000_000) as u32))
+}
+
+/// A statement, read back. Nothing of it is believed before [`Statement::signed_by`] holds.
+#[derive(Debug)]
+pub struct Statement {
+    protected: Vec<u8>,
+    payload: Vec<u8>,
+    signature: Vec<u8>,
+    /// The kid it names.
+    pub kid: Vec<u8>,
+    /// The origin it names.
+    pub issuer: String,
+    /// The receipt's id.
+    pub id: Uuid,
+    /// When it says it was signed, in seconds.
+    pub issued: u64,
+    /// What it is about.
+    pub kind: Kind,
+    /// Its number.
+    pub seq: u64,
+    /// When it says it was signed, in nanoseconds.
+    pub signed_at: u64,
+    fields: Vec<(Value, Value)>,
+}
+
+/// Why bytes are no statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAStatement(&'static str);
+
+impl std::fmt::Display for NotAStatement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "not a statement: {}", self.0)
+    }
+}
+
+impl std::error::Error for NotAStatement {}
+
+impl Statement {
+    /// Reads the bytes of an entry: deterministic CBOR throughout, and no field that this version does not know how to read.
+    ///
+    /// # Errors
+    /// When they are anything else.
+    pub fn read(entry: &[u8]) -> Result<Self, NotAStatement> {
+        let no = NotAStatement;
+        if entry.len() > MAX_ENTRY {
+            return Err(no("longer than 65,535 bytes"));
+        }
+        let Some(Value::Tag(18, inner)) = canonical(entry) else { return Err(no("not a tagged COSE_Sign1 in deterministic CBOR")) };
+        let Value::Array(parts) = *inner else { return Err(no("COSE_Sign1 is an array")) };
+        let Ok([Value::Bytes(protected), Value::Map(unprotected), Value::Bytes(payload), Value::Bytes(signature)]) =
+            <[Value; 4]>::try_from(parts)
+        else {
+            return Err(no("COSE_Sign1 has four parts"));
+        };
+        if !unprotected.is_empty() {
+            return Err(no("nothing may stand in the unprotected header"));
+        }
+        let Some(Value::Map(header)) = canonical(&protected) else { return Err(no("the protected header is not deterministic CBOR")) };
+        let Some(Value::Map(fields)) = canonical(&payload) else { return Err(no("the payload is not deterministic CBOR")) };
+        let (Some(-8), Some(CONTENT_TYPE), Some(Value::Bytes(kid)), Some(Value::Map(claims)), 4) =
+            (integer(&header, 1), text(&header, 3), field(&header, 4), field(&header, 15), header.len())
+        else {
+            return Err(no("the protected header has other fields"));
+        };
+        let id = text(claims, 2).and_then(|subject| subject.strip_prefix(SUBJECT)).and_then(|id| Uuid::parse_str(id).ok());
+        let (Some(issuer), Some(id), Some(issued), 3) = (text(claims, 1), id, unsigned(claims, 6), claims.len()) else {
+            return Err(no("the claims are not iss, sub and iat"));
+        };
+        if text(claims, 2).is_some_and(|subject| subject[SUBJECT.len()..] != id.hyphenated().to_string()) {
+            return Err(no("the id is not in its canonical form"));
+        }
+        let kind = unsigned(&fields, 2).and_then(|kind| Kind::ALL.into_iter().find(|known| *known as u64 == kind));
+        let (Some(1), Some(kind), Some(seq), Some(signed_at)) = (unsigned(&fields, 1), kind, unsigned(&fields, 4), unsigned(&fields, 6))
+        else {
+            return Err(no("version, kind, seq or time is missing or unknown"));
+        };
+        let (kid, issuer) = (kid.clone(), issuer.to_owned());
+        Ok(Self { protected, payload, signature, kid, issuer, id, issued, kind, seq, signed_at, fields })
+    }
+
+    /// Whether `vkey` signed it, names it, and is of the origin it names.
+    #[must_use]
+    pub fn signed_by(&self, vkey: &Vkey) -> bool {
+        self.kid == vkey.kid() && self.issuer == vkey.name && vkey.verifies(&to_be_signed(&self.protected, &self.payload), &self.signature)
+    }
+
+    /// The statement key that an entry of kind key-rotation endorses.
+    #[must_use]
+    pub fn endorses(&self) -> Option<[u8; 32]> {
+        (self.kind == Kind::KeyRotation).then(|| bytes(&self.fields, 17)?.try_into().ok()).flatten()
+    }
+
+    /// The last number before a restart that may have lost entries, in a heartbeat that says so.
+    #[must_use]
+    pub fn resumed_after(&self) -> Option<u64> {
+        (self.kind == Kind::Heartbeat).then(|| unsigned(map(&self.fields, 16)?, 3)).flatten()
+    }
+
+    /// The commitment to the request's or the answer's bytes.
+    #[must_use]
+    pub fn commit(&self, of_answer: bool) -> Option<Digest> {
+        let (part, key) = if of_answer { (8, 4) } else { (7, 5) };
+        bytes(map(&self.fields, part)?, key)?.try_into().ok().map(Digest)
+    }
+
+    /// Whether it was made for this caller, as the holder of the key can tell.
+    pub(super) fn made_for(&self, who: &Who, key: &Key) -> bool {
+        let Some(principal) = map(&self.fields, 11) else { return false };
+        let Some(epoch) = unsigned(principal, 2).and_then(|epoch| u32::try_from(epoch).ok()) else { return false };
+        bytes(principal, 1).is_some_and(|pseudonym| *pseudonym == key.pseudonyms(who, epoch).0)
+    }
+
+    /// What it says, with names for the numbers; bytes are hex.
+    #[must_use]
+    pub fn view(&self) -> Json {
+        let mut view = Map::new();
+        view.insert("id".into(), json!(self.id.hyphenated().to_string()));
+        view.insert("origin".into(), json!(self.issuer));
+        view.insert("issued".into(), json!(self.issued));
+        view.insert("kid".into(), json!(hex(&self.kid)));
+        for (key, value) in &self.fields {
+            let number = key.as_integer().and_then(|key| usize::try_from(key).ok()).unwrap_or_default();
+            let (name, inner): (&str, &[&str]) = FIELDS.get(number).copied().unwrap_or(("", &[]));
+            let name = if name.is_empty() { number.to_string() } else { name.to_owned() };
+            let value = match number {
+                2 => json!(self.kind.as_str()),
+                12 => trail_view(value),
+                _ => named(value, inner),
+            };
+            view.insert(name, value);
+        }
+        view.insert("signature".into(), json!(STANDARD.encode(&self.signature)));
+        Json::Object(view)
+    }
+}
+
+/// The payload's names by number, and the names inside.
+const FIELDS: [(&str, &[&str]); 18] = [
+    ("", &[]),
+    ("v", &[]),
+    ("kind", &[]),
+    ("node", &[]),
+    ("seq", &[]),
+    ("t0", &[]),
+    ("t1", &[]),
+    ("req", &["method", "route", "content_type", "len", "commit"]),
+    ("resp", &["status", "content_type", "len", "commit", "complete", "bytes_sent", "code"]),
+    ("model", &["name", "version", "sha256", "format", "assurance"]),
+    ("policy", &["sha256"]),
+    ("principal", &["pseudonym", "epoch", "method", "tenant"]),
+    ("trail", &[]),
+    ("trace", &["trace_id", "span_id"]),
+    ("usage", &["input", "output"]),
+    ("build", &["binary", "config"]),
+    ("counts", &["gaps", "suppressed", "resumed_after"]),
+    ("endorses", &[]),
+];
+
+fn named(value: &Value, names: &[&str]) -> Json {
+    match value {
+        Value::Integer(number) => u64::try_from(*number).map_or_else(|_| json!(i64::try_from(*number).unwrap_or_default()), |n| json!(n)),
+        Value::Bytes(bytes) => json!(hex(bytes)),
+        Value::Text(text) => json!(text),
+        Value::Bool(value) => json!(value),
+        Value::Array(items) => items.iter().map(|item| named(item, &[])).collect(),
+        Value::Map(pairs) => Json::Object(
+            pairs
+                .iter()
+                .map(|(key, value)| {
+                    let number = key.as_integer().and_then(|key| usize::try_from(key).ok());
+                    let name = number.and_then(|number| names.get(number.checked_sub(1)?).copied());
+                    let name = name.or(key.as_text()).map_or_else(|| number.unwrap_or_default().to_string(), str::to_owned);
+                    (name, named(value, &[]))
+                })
+                .collect(),
+        ),
+        _ => Json::Null,
+    }
+}
+
+fn trail_view(value: &Value) -> Json {
+    let number = |value: Option<&Value>| value.and_then(Value::as_integer).and_then(|number| u32::try_from(number).ok());
+    let items = value.as_array().map(Vec::as_slice).unwrap_or_default();
+    items
+        .iter()
+        .map(|item| {
+            let parts = item.as_array().map(Vec::as_slice).unwrap_or_default();
+            let stop = number(parts.first()).and_then(|stop| Stop::ALL.get(stop as usize).copied()).map(Stop::as_str);
+            let verdict = number(parts.get(1)).and_then(|verdict| ["passed", "shadowed", "refused"].get(verdict as usize).copied());
+            let mut view = json!({ "stop": stop, "verdict": verdict, "at_most_micros": number(parts.get(2)) });
+            if let Some(rule) = parts.get(3).and_then(Value::as_text) {
+                view["rule"] = json!(rule);
+            }
+            view
+        })
+        .collect()
+}
+
+fn field(map: &[(Value, Value)], key: i64) -> Option<&Value> {
+    map.iter().find(|(name, _)| *name == Value::Integer(key.into())).map(|(_, value)| value)
+}
+
+fn integer(map: &[(Value, Value)], key: i64) -> Option<i64> {
+    i64::try_from(field(map, key)?.as_integer()?).ok()
+}
+
+fn unsigned(map: &[(Value, Value)], key: i64) -> Option<u64> {
+    u64::try_from(field(map, key)?.as_integer()?).ok()
+}
+
+fn text(map: &[(Value, Value)], key: i64) -> Option<&str> {
+    field(map, key)?.as_text()
+}
+
+fn bytes(map: &[(Value, Value)], key: i64) -> Option<&[u8]> {
+    field(map, key)?.as_bytes().map(Vec::as_slice)
+}
+
+fn map(fields: &[(Value, Value)], key: i64) -> Option<&[(Value, Value)]> {
+    field(fields, key)?.as_map().map(Vec::as_slice)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+#[path = "statement/tests.rs"]
+pub(in crate::prove) mod tests;

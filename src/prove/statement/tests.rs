@@ -1,0 +1,160 @@
+use std::net::IpAddr;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use http::Method;
+
+use super::*;
+use crate::clock::Moment;
+use crate::trail::{Assurance, Content, Trace, Which};
+
+const SEED: &str =
+    "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n-----END PRIVATE KEY-----\n";
+
+fn signer() -> Signer {
+    let build = Build { binary: Some(Digest::of(b"program")), config: None };
+    Signer::new(Key::from_pem(SEED.as_bytes()).unwrap(), "gateway.example/portcullis/node1".into(), build)
+}
+
+pub(in crate::prove) fn trail(wall_seconds: u64) -> Trail {
+    let arrived = Moment { mono: Instant::now(), wall: UNIX_EPOCH + Duration::from_secs(wall_seconds) };
+    let trace = Trace { trace_id: [1; 16], span_id: [2; 8], sampled: false };
+    let mut trail = Trail::new(arrived, IpAddr::from([192, 0, 2, 7]), Method::POST, "1.1", Digest::of(b"policy"), trace);
+    trail.id = Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_0001);
+    trail.route = "/v1/chat/completions".into();
+    trail.who = Some(Arc::new(Who { caller: "api_key:a".into(), tenant: "acme".into(), tier: "".into(), method: "api_key" }));
+    let (name, version, format) = ("digits".into(), "1".into(), "onnx".into());
+    trail.which =
+        Some(Arc::new(Which { name, version, digest: Some(Digest::of(b"model")), format, assurance: Assurance::VerifiedInProcess }));
+    trail.request = Content { media_type: Some("application/json".into()), length: 7, digest: Some(Digest::of(b"request")) };
+    for stop in [Stop::Accept, Stop::Authenticate, Stop::Authorize, Stop::Budget, Stop::Check, Stop::Detect, Stop::Infer] {
+        trail.step(stop, Verdict::Passed, None, arrived.mono, arrived.mono + Duration::from_micros(30));
+    }
+    trail
+}
+
+fn sent() -> Sent<'static> {
+    let digest = Digest::of(b"answer");
+    Sent {
+        status: 200,
+        media_type: Some("application/json"),
+        length: 6,
+        digest,
+        complete: true,
+        code: None,
+        usage: Some(Usage { input: 3, output: 5 }),
+    }
+}
+
+#[test]
+fn a_statement_verifies_reads_back_and_is_small() {
+    let signer = signer();
+    let entry = signer.answer(Kind::Inference, 7, 1_800_000_001_000_000_000, &trail(1_800_000_000), &sent());
+    assert!((350..=800).contains(&entry.len()), "{}", entry.len());
+    let statement = Statement::read(&entry).unwrap();
+    let vkey = signer.key.statement_vkey(&signer.origin);
+    assert!(statement.signed_by(&vkey));
+    assert!(!statement.signed_by(&signer.key.log_vkey(&signer.origin)));
+    assert!(!statement.signed_by(&Vkey { name: "another".into(), ..vkey }));
+    assert_eq!((statement.kind, statement.seq, statement.issued), (Kind::Inference, 7, 1_800_000_001));
+    let view = statement.view();
+    assert_eq!(view["req"]["route"], "/v1/chat/completions");
+    assert_eq!(view["model"]["sha256"], Digest::of(b"model").to_string());
+    assert_eq!(view["resp"]["complete"], true);
+    assert_eq!(view["usage"], json!({ "input": 3, "output": 5 }));
+    assert_eq!(view["trail"][0], json!({ "stop": "accept", "verdict": "passed", "at_most_micros": 32 }));
+    assert_eq!(view["principal"]["epoch"], 202_701);
+    assert_eq!(view["kind"], "inference");
+    assert_eq!(statement.commit(true), Some(signer.key.commit(statement.id, "response", &Digest::of(b"answer"))));
+    assert_eq!(statement.commit(false), Some(signer.key.commit(statement.id, "request", &Digest::of(b"request"))));
+    assert!(statement.made_for(trail(0).who.as_ref().unwrap(), &signer.key));
+    let other = Who { caller: "api_key:b".into(), tenant: "acme".into(), tier: "".into(), method: "api_key" };
+    assert!(!statement.made_for(&other, &signer.key));
+}
+
+#[test]
+fn the_same_facts_give_the_same_bytes_and_coset_reads_them() {
+    use coset::TaggedCborSerializable;
+    let trail = trail(1_800_000_000);
+    let entry = signer().answer(Kind::Inference, 7, 1_800_000_001_000_000_000, &trail, &sent());
+    assert_eq!(entry, signer().answer(Kind::Inference, 7, 1_800_000_001_000_000_000, &trail, &sent()));
+    let cose = coset::CoseSign1::from_tagged_slice(&entry).unwrap();
+    let vkey = signer().key.statement_vkey("gateway.example/portcullis/node1");
+    cose.verify_signature(b"", |signature, message| if vkey.verifies(message, signature) { Ok(()) } else { Err(()) }).unwrap();
+    assert_eq!(cose.to_tagged_vec().unwrap(), entry);
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_no_longer_signed() {
+    let signer = signer();
+    let entry = signer.answer(Kind::Inference, 7, 1_800_000_001_000_000_000, &trail(1_800_000_000), &sent());
+    let vkey = signer.key.statement_vkey(&signer.origin);
+    for at in 0..entry.len() {
+        let mut bad = entry.clone();
+        bad[at] ^= 1 << (at % 8);
+        assert!(Statement::read(&bad).map_or(true, |statement| !statement.signed_by(&vkey)), "byte {at}");
+    }
+    assert!(Statement::read(&entry[..entry.len() - 1]).is_err());
+    assert!(Statement::read(&[&entry[..], &[0]].concat()).is_err());
+}
+
+fn refused(by: Stop) -> Trail {
+    let mut trail = trail(1_800_000_000);
+    trail.steps.retain(|step| step.stop < by);
+    trail.steps.iter_mut().filter(|step| step.stop == Stop::Authorize).for_each(|step| step.rule = Some("a-cedar-rule".into()));
+    trail.step(by, Verdict::Refused, Some("secret-rule".into()), trail.arrived.mono, trail.arrived.mono + Duration::from_micros(900));
+    trail
+}
+
+#[test]
+fn a_refusal_by_a_detector_reads_like_one_by_a_limit() {
+    let of = |stop| {
+        let sent = Sent { status: 429, code: Some("budget.requests"), usage: None, ..sent() };
+        signer().answer(Kind::Deny, 7, 1_800_000_001_000_000_000, &refused(stop), &sent)
+    };
+    assert_eq!(of(Stop::Budget), of(Stop::Detect));
+    let view = Statement::read(&of(Stop::Detect)).unwrap().view();
+    assert_eq!(view["trail"].as_array().unwrap().last().unwrap(), &json!({ "stop": "budget", "verdict": "refused", "at_most_micros": 0 }));
+    assert!(!view.to_string().contains("rule"));
+}
+
+#[test]
+fn no_statement_tells_what_a_detector_thought() {
+    let mut trail = trail(1_800_000_000);
+    trail.steps[5].verdict = Verdict::Shadowed;
+    trail.steps[5].rule = Some("secret-rule".into());
+    trail.steps[3].rule = Some("default".into());
+    let view = Statement::read(&signer().answer(Kind::Inference, 7, 1, &trail, &sent())).unwrap().view();
+    assert_eq!(view["trail"][5], json!({ "stop": "detect", "verdict": "passed", "at_most_micros": 32 }));
+    assert_eq!(view["trail"][3]["rule"], "default");
+    let denied = signer().answer(Kind::Deny, 7, 1, &refused(Stop::Authorize), &sent());
+    assert!(!Statement::read(&denied).unwrap().view().to_string().contains("rule"));
+    let checked = signer().answer(Kind::Deny, 7, 1, &refused(Stop::Check), &sent());
+    let view = Statement::read(&checked).unwrap().view();
+    assert_eq!(view["trail"][4]["rule"], "secret-rule");
+    assert_eq!(view["trail"][2].get("rule"), None);
+}
+
+#[test]
+fn whatever_a_caller_sends_the_entry_stays_bounded() {
+    let mut trail = trail(1_800_000_000);
+    let long: Arc<str> = "ä".repeat(100_000).into();
+    trail.request.media_type = Some(long.clone());
+    trail.route = long.clone();
+    trail.method = Method::from_bytes(&[b'A'; 70_000]).unwrap();
+    trail.steps.iter_mut().for_each(|step| step.rule = Some(long.clone()));
+    let entry = signer().answer(Kind::Inference, u64::MAX, u64::MAX, &trail, &Sent { media_type: Some(&long), ..sent() });
+    assert!(entry.len() < 5_000, "{}", entry.len());
+    assert!(Statement::read(&entry).is_ok());
+}
+
+#[test]
+fn heartbeats_and_endorsements_read_back() {
+    let signer = signer();
+    let counts = Counts { gaps: 2, suppressed: vec![("authorize.denied", 9), ("check.json", 4), ("accept.x", 1)], resumed_after: Some(5) };
+    let beat = Statement::read(&signer.heartbeat(6, 1, 2, &counts)).unwrap();
+    assert_eq!(beat.resumed_after(), Some(5));
+    assert_eq!(beat.view()["counts"]["suppressed"]["check.json"], 4);
+    let first = Statement::read(&signer.endorsement(1)).unwrap();
+    assert!(first.signed_by(&signer.key.log_vkey(&signer.origin)));
+    assert_eq!(first.endorses(), Some(signer.key.statement_vkey(&signer.origin).public));
+}

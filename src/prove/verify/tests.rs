@@ -1,0 +1,91 @@
+use super::*;
+use crate::prove::config::Terms;
+use crate::prove::key::Key;
+use crate::prove::ledger::tests::{answer, house};
+
+async fn log() -> (tempfile::TempDir, PathBuf, [Vkey; 2]) {
+    let house = house();
+    for _ in 0..3 {
+        answer(&house.ledger, &Terms::default()).await.unwrap();
+    }
+    house.ledger.close();
+    let (path, keys) = (house.log(), house.ledger.vkeys());
+    (house.folder, path, keys)
+}
+
+#[tokio::test]
+async fn a_sound_log_holds_under_its_own_keys_and_under_the_log_key_alone() {
+    let (_folder, path, keys) = log().await;
+    let own = verify_dir(&path, None).unwrap();
+    assert!(own.ok && own.integrity_only, "{own:?}");
+    assert!(own.summary().ends_with("integrity only: the keys are the log's own"));
+    let given = verify_dir(&path, Some(&keys[..1])).unwrap();
+    assert!(given.ok && !given.integrity_only, "{given:?}");
+    assert_eq!((given.entries, given.last_seq, given.kinds["inference"]), (4, Some(3), 3));
+    let other = Key::from_pem(Key::generate_pem().expose()).unwrap();
+    assert!(!verify_dir(&path, Some(&[other.log_vkey("gw.example/node1")])).unwrap().ok);
+    assert!(!verify_dir(&path, Some(&[])).unwrap().ok);
+}
+
+#[tokio::test]
+async fn a_byte_flipped_anywhere_fails() {
+    let (_folder, path, keys) = log().await;
+    for name in ["wal-00000000", KEYS] {
+        let good = fs::read(path.join(name)).unwrap();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1 << (at % 8);
+            fs::write(path.join(name), &bad).unwrap();
+            assert!(!verify_dir(&path, Some(&keys)).unwrap().ok, "{name} byte {at}");
+        }
+        fs::write(path.join(name), [&good[..], &[0]].concat()).unwrap();
+        assert!(!verify_dir(&path, None).unwrap().ok, "{name} with a byte more");
+        fs::write(path.join(name), &good[..good.len() - 1]).unwrap();
+        assert!(!verify_dir(&path, None).unwrap().ok, "{name} with a byte less");
+        fs::write(path.join(name), &good).unwrap();
+    }
+    assert!(verify_dir(&path, Some(&keys)).unwrap().ok);
+}
+
+#[tokio::test]
+async fn what_does_not_belong_there_fails() {
+    let (_folder, path, keys) = log().await;
+    for name in ["notes.txt", "wal-1", "wal-00000001", "wal-00000007"] {
+        fs::write(path.join(name), b"").unwrap();
+        assert!(!verify_dir(&path, Some(&keys)).unwrap().ok, "{name}");
+        fs::remove_file(path.join(name)).unwrap();
+    }
+    let own = fs::read_to_string(path.join(KEYS)).unwrap();
+    let other = Key::from_pem(Key::generate_pem().expose()).unwrap().log_vkey("gw.example/node1");
+    fs::write(path.join(KEYS), format!("{own}{other}\n")).unwrap();
+    assert!(!verify_dir(&path, Some(&keys)).unwrap().ok);
+}
+
+#[tokio::test]
+async fn entries_taken_out_or_put_in_another_order_fail() {
+    let (_folder, path, keys) = log().await;
+    let file = path.join("wal-00000000");
+    let bytes = fs::read(&file).unwrap();
+    let (mut records, mut at) = (Vec::new(), HEADER);
+    while let Some(record) = Record::read(&bytes[at..]) {
+        records.push(&bytes[at..at + record.size()]);
+        at += record.size();
+    }
+    for order in [&[0, 1, 3][..], &[0, 2, 1, 3], &[1, 2, 3], &[0, 1, 1, 2, 3]] {
+        let picked: Vec<u8> = order.iter().flat_map(|index| records[*index].iter().copied()).collect();
+        fs::write(&file, [&bytes[..HEADER], &picked].concat()).unwrap();
+        assert!(!verify_dir(&path, Some(&keys)).unwrap().ok, "{order:?}");
+    }
+}
+
+#[tokio::test]
+async fn statements_are_shown_by_id_by_number_and_all() {
+    let (_folder, path, _) = log().await;
+    let all: Vec<_> = show(&path, Select::All).unwrap().map(Result::unwrap).collect();
+    assert_eq!(all.len(), 4);
+    let id = all[2]["id"].as_str().unwrap().parse().unwrap();
+    let by_id: Vec<_> = show(&path, Select::Id(id)).unwrap().map(Result::unwrap).collect();
+    assert_eq!(by_id, all[2..3]);
+    let by_seq: Vec<_> = show(&path, Select::Seq(3)).unwrap().map(Result::unwrap).collect();
+    assert_eq!(by_seq, all[3..]);
+}
