@@ -8,8 +8,9 @@ use clap::{Args, Parser, Subcommand};
 use crate::clock::Moment;
 use crate::config::{self, Engines, Made};
 use crate::infer::model;
-use crate::prove::verify;
-use crate::{authorize, demo, house, keys};
+use crate::prove::key::Vkey;
+use crate::prove::verify::{self, Select};
+use crate::{authorize, demo, keys, serve};
 
 /// A hardened gateway for inference.
 #[derive(Debug, Parser)]
@@ -118,7 +119,7 @@ enum LogVerb {
 pub fn run() -> ExitCode {
     let command = Command::parse();
     let done = match command.verb {
-        Verb::Serve { policies } => house::serve(&policies),
+        Verb::Serve { policies } => serve::run(&policies, |_| {}),
         Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Check { cedar_schema: true, .. } => {
             print!("{}", authorize::policy::SCHEMA);
@@ -190,4 +191,73 @@ fn health(admin: std::net::SocketAddr) -> Result<(), No> {
         Ok(status) => Err(No::because(format!("{admin} is not ready: {status}"))),
         Err(error) => Err(No::because(format!("{admin} does not answer: {error}"))),
     }
+}
+
+fn inspect(file: &Path, json: bool) -> Result<(), No> {
+    let verified = model::Verified::inspected(file, model::Bounds::default().size)
+        .map_err(|refused| No::because(format!("{}: {refused}", file.display())))?;
+    let digest = verified.digest();
+    let signature = model::onnx::read(verified.bytes(), &model::onnx::Limits::DEFAULT)
+        .map_err(|fault| No::because(format!("{}: {fault}", file.display())))?;
+    let ports = |ports: &[crate::wire::tensor::Port]| -> Vec<serde_json::Value> {
+        ports.iter().map(|port| serde_json::json!({ "name": port.name, "datatype": port.datatype.as_str(), "shape": port.shape })).collect()
+    };
+    let (inputs, outputs) = (ports(&signature.inputs), ports(&signature.outputs));
+    if json {
+        println!(
+            "{}",
+            serde_json::json!({ "format": "onnx", "bytes": verified.bytes().len(), "sha256": digest.to_string(), "inputs": inputs, "outputs": outputs })
+        );
+        return Ok(());
+    }
+    println!("format   onnx\nbytes    {}\nsha256   {digest}", verified.bytes().len());
+    for (kind, ports) in [("input", &signature.inputs), ("output", &signature.outputs)] {
+        for port in ports {
+            let shape: Vec<String> = port.shape.iter().map(|length| length.map_or("?".to_owned(), |length| length.to_string())).collect();
+            println!("{kind:<8} {} {} [{}]", port.name, port.datatype, shape.join(", "));
+        }
+    }
+    Ok(())
+}
+
+fn log_verify(dir: &Path, keys: &[String], json: bool) -> Result<(), No> {
+    let keys: Result<Vec<Vkey>, No> = keys.iter().map(|key| key.parse().map_err(No::because)).collect();
+    let keys = keys?;
+    let report =
+        verify::verify_dir(dir, (!keys.is_empty()).then_some(&keys)).map_err(|error| No::because(format!("{}: {error}", dir.display())))?;
+    if json {
+        println!(
+            "{}",
+            serde_json::json!({
+                "ok": report.ok, "entries": report.entries, "kinds": report.kinds, "last_seq": report.last_seq,
+                "integrity_only": report.integrity_only, "problems": report.problems
+            })
+        );
+    } else {
+        println!("{}", report.summary());
+    }
+    if report.ok { Ok(()) } else { Err(No(Vec::new())) }
+}
+
+fn log_show(dir: &Path, which: Option<&str>) -> Result<(), No> {
+    use std::io::Write;
+    let told = |error: std::io::Error| No::because(format!("{}: {error}", dir.display()));
+    let select = match which {
+        None => Select::All,
+        Some(text) => match (text.parse(), text.parse()) {
+            (Ok(id), _) => Select::Id(id),
+            (_, Ok(seq)) => Select::Seq(seq),
+            _ => return Err(No::because(format!("{text:?} is neither a receipt's id nor an entry's number"))),
+        },
+    };
+    let mut shown = 0;
+    let mut out = std::io::stdout().lock();
+    for entry in verify::show(dir, select).map_err(told)? {
+        shown += 1;
+        // A reader that has seen enough closes the pipe, which is not a failure.
+        if writeln!(out, "{}", entry.map_err(told)?).is_err() {
+            return Ok(());
+        }
+    }
+    if shown == 0 && which.is_some() { Err(No::because("no such entry")) } else { Ok(()) }
 }

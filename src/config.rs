@@ -62,8 +62,7 @@ struct ModelFile {
     detect: detect::Config,
     #[serde(default)]
     answer: infer::shape::Config,
-    #[serde(default)]
-    prove: toml::Spanned<prove::TermsConfig>,
+    prove: Option<toml::Spanned<prove::TermsConfig>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -116,7 +115,7 @@ impl Made {
 
     /// Failed logins by address, for the life of the process: the first limit that is read stands.
     fn failures(&self, gateway: Option<&Gateway>) -> Arc<Failures> {
-        let limit = gateway.map_or(accept::AUTH_FAILURES, |gateway| gateway.accept.auth_failures);
+        let limit = gateway.map_or(accept::config::AUTH_FAILURES, |gateway| gateway.accept.auth_failures);
         self.failures.get_or_init(|| Arc::new(Failures::new(limit.rate, limit.burst))).clone()
     }
 }
@@ -155,7 +154,7 @@ pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines) -> Result<Lo
         let compiled = Policies::compile(&text, "access.cedar");
         reading.keep("access.cedar", compiled)
     });
-    let global_cap = gateway.as_ref().map_or(accept::MAX_BODY.0, |gateway| gateway.accept.max_body.0);
+    let global_cap = gateway.as_ref().map_or(accept::config::MAX_BODY.0, |gateway| gateway.accept.max_body.0);
     let next = Made { failures: made.failures.clone(), ..Made::default() };
     let library = gateway.as_ref().and_then(|gateway| gateway.runtime.onnxruntime.as_ref()).map(|path| dir.join(path));
     let mut building = Building { global_cap, made, engines, library, next, fresh: Vec::new(), paths: BTreeMap::new() };
@@ -301,7 +300,8 @@ impl Building<'_> {
             let Some(parsed) = reading.toml::<ModelFile>(&file) else { continue };
             let digest = reading.digest.get(&file).copied().unwrap_or_default();
             if let Some(other) = names.insert(parsed.name.get_ref().clone(), file.clone()) {
-                let twice = Mistake::at(parsed.name.span(), format!("a model called `{}` stands in {other} already", parsed.name.get_ref()));
+                let twice =
+                    Mistake::at(parsed.name.span(), format!("a model called `{}` stands in {other} already", parsed.name.get_ref()));
                 reading.keep::<()>(&file, Err(vec![twice]));
                 continue;
             }
@@ -319,7 +319,8 @@ impl Building<'_> {
         let mut mistakes = Vec::new();
         let name = file.name.get_ref().clone();
         if !speakable(&name, MAX_NAME) || !speakable(&file.version, MAX_NAME) && !file.version.is_empty() {
-            let what = format!("a name or version is 1 to {MAX_NAME} visible ASCII characters without `%`, `?` or `#`, and no empty path segment");
+            let what =
+                format!("a name or version is 1 to {MAX_NAME} visible ASCII characters without `%`, `?` or `#`, and no empty path segment");
             mistakes.push(Mistake::at(file.name.span(), what));
         }
         if let Some(route) = &file.route {
@@ -334,13 +335,20 @@ impl Building<'_> {
             }
         };
         if (serves == Serves::Raw) != file.route.is_some() {
-            mistakes.push(Mistake::at(file.backend.span(), "`[route]` and an upstream of protocol \"raw\" belong together: give both or neither"));
+            mistakes.push(Mistake::at(
+                file.backend.span(),
+                "`[route]` and an upstream of protocol \"raw\" belong together: give both or neither",
+            ));
         }
         let around = check::Around { policies: root, folder: base, max_body: self.global_cap, contract: contract.as_ref() };
         let check = file.check.compile(around, &mut mistakes);
         let budget = file.budget.compile(&mut mistakes);
         let detect = file.detect.compile(contract.as_ref(), &mut mistakes);
-        let prove = prove::Terms::resolve(file.prove.get_ref()).map_err(|mistake| mistakes.push(Mistake { span: Some(file.prove.span()), ..mistake }));
+        let prove = match &file.prove {
+            Some(table) => prove::Terms::resolve(table.get_ref())
+                .map_err(|mistake| mistakes.push(Mistake { span: mistake.span.clone().or(Some(table.span())), ..mistake })),
+            None => Ok(prove::Terms::default()),
+        };
         match prove {
             Ok(prove) if mistakes.is_empty() => {
                 let infer = infer::Terms { backend, shape: file.answer };
@@ -415,11 +423,13 @@ impl Building<'_> {
     fn upstream(&mut self, file: &ModelFile, digest: Digest, config: &upstream::Config, base: &Path) -> Result<Built, Vec<Mistake>> {
         let name = file.name.get_ref();
         let (serves, format) = match config.protocol {
-            Protocol::Openai => (Serves::OpenAi, "openai"),
+            Protocol::OpenAi => (Serves::OpenAi, "openai"),
             Protocol::Anthropic => (Serves::Anthropic, "anthropic"),
             Protocol::Oip => (Serves::OipHttp, "oip"),
             Protocol::Raw => (Serves::Raw, "raw"),
-            Protocol::OipGrpc => return Err(vec![Mistake::at(file.backend.span(), "upstreams of protocol \"oip-grpc\" are not served yet: use \"oip\"")]),
+            Protocol::OipGrpc => {
+                return Err(vec![Mistake::at(file.backend.span(), "upstreams of protocol \"oip-grpc\" are not served yet: use \"oip\"")]);
+            }
         };
         // The credential may change without the model's file: it is part of what the connections are opened with.
         let credential = config.credential_file.as_ref().and_then(|path| std::fs::read(base.join(path.get_ref())).ok()).unwrap_or_default();

@@ -32,7 +32,7 @@ pub fn run(arguments: &DemoArgs) -> Result<(), No> {
     let prepared = prepare(&home, arguments.port).map_err(|error| No::because(format!("{}: {error}", home.display())))?;
     let api_key = keys::new(&prepared.policies.join("callers.toml"), "demo", "demo", &["app".to_owned()], "", None)?.secret;
     let json = arguments.json;
-    serve::run(&prepared.policies, move |listening| {
+    serve::run(&prepared.policies, |listening| {
         let url = format!("https://{}", listening.accept);
         let admin_url = listening.admin.map(|admin| format!("http://{admin}")).unwrap_or_default();
         if json {

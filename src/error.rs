@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use crate::trail::Stop;
+use crate::wire::grpc::{Code, Malformed};
 use crate::wire::{json, read};
 use crate::{authenticate, authorize, budget, check, detect, infer, prove};
 
@@ -42,7 +43,7 @@ pub struct Told {
     /// The HTTP status.
     pub status: StatusCode,
     /// The gRPC status.
-    pub grpc: u8,
+    pub grpc: Code,
     /// What the caller may read.
     pub message: Cow<'static, str>,
     /// The part of the request that is at fault, as a JSON Pointer.
@@ -54,7 +55,7 @@ pub struct Told {
 }
 
 impl Told {
-    fn new(code: &'static str, status: StatusCode, grpc: u8, message: impl Into<Cow<'static, str>>) -> Self {
+    fn new(code: &'static str, status: StatusCode, grpc: Code, message: impl Into<Cow<'static, str>>) -> Self {
         Self { code, status, grpc, message: message.into(), param: None, headers: Vec::new(), rule: None }
     }
 
@@ -78,18 +79,6 @@ impl Told {
         self.headers.extend(headers);
         self
     }
-}
-
-/// gRPC status codes, as the contract pairs them with HTTP's.
-mod grpc {
-    pub(super) const INVALID_ARGUMENT: u8 = 3;
-    pub(super) const DEADLINE_EXCEEDED: u8 = 4;
-    pub(super) const NOT_FOUND: u8 = 5;
-    pub(super) const RESOURCE_EXHAUSTED: u8 = 8;
-    pub(super) const UNIMPLEMENTED: u8 = 12;
-    pub(super) const INTERNAL: u8 = 13;
-    pub(super) const UNAVAILABLE: u8 = 14;
-    pub(super) const UNAUTHENTICATED: u8 = 16;
 }
 
 /// How long a caller is asked to wait for what comes back by itself, in seconds.
@@ -121,18 +110,26 @@ impl Refusal {
             Self::Check(error) => check(error),
             Self::Detect(error) => detect(&error),
             Self::Infer(error) => infer(error),
-            Self::Prove(prove::Error::Unavailable) => {
-                Told::new("prove.unavailable", StatusCode::SERVICE_UNAVAILABLE, grpc::UNAVAILABLE, "The answer could not be recorded, so none is given.")
-                    .retry_after(SOON)
-            }
+            Self::Prove(prove::Error::Unavailable) => Told::new(
+                "prove.unavailable",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Code::Unavailable,
+                "The answer could not be recorded, so none is given.",
+            )
+            .retry_after(SOON),
             Self::Deadline(_) => deadline(),
-            Self::Fault(_) => Told::new("internal", StatusCode::INTERNAL_SERVER_ERROR, grpc::INTERNAL, "The gateway failed. The request was not answered."),
+            Self::Fault(_) => Told::new(
+                "internal",
+                StatusCode::INTERNAL_SERVER_ERROR,
+                Code::Internal,
+                "The gateway failed. The request was not answered.",
+            ),
         }
     }
 }
 
 fn deadline() -> Told {
-    Told::new("infer.deadline", StatusCode::GATEWAY_TIMEOUT, grpc::DEADLINE_EXCEEDED, "There was no answer in time.")
+    Told::new("infer.deadline", StatusCode::GATEWAY_TIMEOUT, Code::DeadlineExceeded, "There was no answer in time.")
 }
 
 fn authenticate(refused: authenticate::Refused) -> Told {
@@ -140,22 +137,22 @@ fn authenticate(refused: authenticate::Refused) -> Told {
     // One text for every way to fail, so that none tells which part of a credential was right.
     let (code, text) = (refused.public_code(), authenticate::Refused::TEXT);
     match refused.retry_after {
-        Some(wait) => Told::new(code, refused.status(), grpc::RESOURCE_EXHAUSTED, text).retry_after(wait.as_secs_f64().ceil() as u64),
-        None => Told::new(code, refused.status(), grpc::UNAUTHENTICATED, text).with([(header::WWW_AUTHENTICATE, HINT)]),
+        Some(wait) => Told::new(code, refused.status(), Code::ResourceExhausted, text).retry_after(wait.as_secs_f64().ceil() as u64),
+        None => Told::new(code, refused.status(), Code::Unauthenticated, text).with([(header::WWW_AUTHENTICATE, HINT)]),
     }
     .rule(refused.error.code())
 }
 
 /// The same for a path, a model and a version that are not there, and for those that are not this caller's.
 fn denied() -> Told {
-    Told::new("authorize.denied", StatusCode::NOT_FOUND, grpc::NOT_FOUND, "There is no such model, or it is not yours to use.")
+    Told::new("authorize.denied", StatusCode::NOT_FOUND, Code::NotFound, "There is no such model, or it is not yours to use.")
 }
 
 fn authorize(error: authorize::Error) -> Told {
     match error {
         authorize::Error::CallerAskedNoRoute => denied().rule("no such route"),
         authorize::Error::CallerUsedMethod(expected) => {
-            Told::new("authorize.method", StatusCode::METHOD_NOT_ALLOWED, grpc::UNIMPLEMENTED, "That path takes another method.")
+            Told::new("authorize.method", StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, "That path takes another method.")
                 .with([(header::ALLOW, HeaderValue::from_static(expected))])
         }
         authorize::Error::Denied(rules) => denied().rule(rules),
@@ -168,17 +165,19 @@ fn authorize(error: authorize::Error) -> Told {
 }
 
 fn bad(code: &'static str, message: impl Into<Cow<'static, str>>) -> Told {
-    Told::new(code, StatusCode::BAD_REQUEST, grpc::INVALID_ARGUMENT, message)
+    Told::new(code, StatusCode::BAD_REQUEST, Code::InvalidArgument, message)
 }
 
 fn body(error: read::Error) -> Told {
     match error {
-        read::Error::CallerSentTooMuch => {
-            let told = Told::new("check.too_large", StatusCode::PAYLOAD_TOO_LARGE, grpc::INVALID_ARGUMENT, "The body is too large.");
+        read::Error::TheySentTooMuch => {
+            let told = Told::new("check.too_large", StatusCode::PAYLOAD_TOO_LARGE, Code::InvalidArgument, "The body is too large.");
             told.with([(header::CONNECTION, HeaderValue::from_static("close"))])
         }
-        read::Error::CallerSentTooSlowly => Told::new("check.too_slow", StatusCode::REQUEST_TIMEOUT, grpc::INVALID_ARGUMENT, "The body did not arrive in time."),
-        read::Error::CallerBrokeOff => bad("check.broken_off", "The body broke off."),
+        read::Error::TheySentTooSlowly => {
+            Told::new("check.too_slow", StatusCode::REQUEST_TIMEOUT, Code::InvalidArgument, "The body did not arrive in time.")
+        }
+        read::Error::TheyBrokeOff | read::Error::NoRoom => bad("check.broken_off", "The body broke off."),
     }
 }
 
@@ -198,24 +197,85 @@ fn budget(error: &budget::Error) -> Told {
         "budget.in_flight" => "Too many requests at the same time.",
         _ => "Too many requests for now.",
     };
-    Told::new(code, StatusCode::TOO_MANY_REQUESTS, grpc::RESOURCE_EXHAUSTED, message).with(refused.headers())
+    Told::new(code, StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted, message).with(refused.headers())
 }
 
 fn infer(error: infer::Error) -> Told {
     match error {
         infer::Error::Unavailable(why) => {
-            Told::new("infer.unavailable", StatusCode::SERVICE_UNAVAILABLE, grpc::UNAVAILABLE, "The model cannot answer now.").retry_after(SOON).rule(why)
+            Told::new("infer.unavailable", StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, "The model cannot answer now.")
+                .retry_after(SOON)
+                .rule(why)
         }
         infer::Error::UpstreamBroke(why) => {
-            Told::new("infer.upstream", StatusCode::BAD_GATEWAY, grpc::UNAVAILABLE, "The model server did not give a usable answer.").rule(why)
+            Told::new("infer.upstream", StatusCode::BAD_GATEWAY, Code::Unavailable, "The model server did not give a usable answer.")
+                .rule(why)
         }
-        infer::Error::TooLarge => Told::new("infer.too_large", StatusCode::BAD_GATEWAY, grpc::UNAVAILABLE, "The answer is too large."),
+        infer::Error::TooLarge => Told::new("infer.too_large", StatusCode::BAD_GATEWAY, Code::Unavailable, "The answer is too large."),
         infer::Error::Deadline => deadline(),
         infer::Error::UpstreamRefused(status, words) => {
             let words = words.map_or(Cow::Borrowed("The model server refused the request."), Cow::Owned);
-            Told::new("infer.refused", status, grpc::INVALID_ARGUMENT, words)
+            Told::new("infer.refused", status, Code::InvalidArgument, words)
         }
         infer::Error::CallerSentUnfit(why) => bad("infer.input", why),
         infer::Error::NoSuchReceipt => denied().rule("no such receipt"),
+    }
+}
+
+fn check(error: check::Error) -> Told {
+    let code = error.code();
+    let at_tensor = |told: Told, fault: check::Fault| told.at(fault.to_string());
+    match error {
+        check::Error::Body(error) => body(error),
+        check::Error::CallerSentTooMuch => body(read::Error::TheySentTooMuch),
+        check::Error::CallerSentUnexpectedBody => bad(code, "That path takes no body."),
+        check::Error::CallerSentMediaType => unsupported(code, "The body's media type is not the one that this path takes."),
+        check::Error::CallerSentCoded => unsupported(code, "A body under a content coding is not taken."),
+        check::Error::CallerSentHeaderLength => bad(code, "`Inference-Header-Content-Length` is not a decimal number within the body."),
+        check::Error::CallerSentNoJson(error) => json(error),
+        check::Error::CallerSentNoMessage(malformed) => message(malformed),
+        check::Error::CallerSentShape(shape) => bad(code, shape.text).at(shape.pointer).rule(shape.rule),
+        check::Error::CallerBrokeSchema(place) => {
+            bad(code, format!("The body does not hold to the model's schema: {}.", place.rule())).at(place.pointer()).rule(place.rule())
+        }
+        check::Error::CallerAskedForTooManyTokens => bad(code, "More tokens are asked for than this model may answer with."),
+        check::Error::CallerSentTensor(fault) => at_tensor(bad(code, tensor(fault.broken)), fault),
+    }
+}
+
+const fn tensor(broken: check::Broken) -> &'static str {
+    match broken {
+        check::Broken::Name => "The model has no tensor of that name.",
+        check::Broken::Twice => "Two tensors have the same name.",
+        check::Broken::Missing => "An input of the model is missing.",
+        check::Broken::TooMany => "There are too many tensors.",
+        check::Broken::Datatype => "The datatype is not the model's.",
+        check::Broken::Shape => "The shape does not fit the model's.",
+        check::Broken::Batch => "The batch is too long, empty, or not the same in all inputs.",
+        check::Broken::Bytes => "The data does not hold as many elements as the shape says.",
+        check::Broken::Range => "A number lies outside of what the model takes.",
+        check::Broken::NotFinite => "A number is not finite.",
+    }
+}
+
+fn unsupported(code: &'static str, message: &'static str) -> Told {
+    Told::new(code, StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::InvalidArgument, message)
+}
+
+fn message(malformed: Malformed) -> Told {
+    match malformed {
+        Malformed::Compressed => unsupported("check.coded", malformed.text()),
+        Malformed::TooLong => body(read::Error::TheySentTooMuch),
+        Malformed::Frame | Malformed::Truncated | Malformed::Trailing | Malformed::TooManyEntries | Malformed::Message => {
+            bad("check.grpc", malformed.text())
+        }
+    }
+}
+
+/// Deterministic rules that a caller can mend; whoever asked cannot tell them from any other limit of the model.
+fn detect(error: &detect::Error) -> Told {
+    match error {
+        detect::Error::CallerAskedForTooMuch(rule) => bad(error.code(), "The parameters ask for more than this model tells.").rule(*rule),
+        detect::Error::CallerSentTooFine(rule) => bad(error.code(), "The numbers are finer than this model takes.").rule(*rule),
     }
 }

@@ -59,7 +59,11 @@ pub enum Verb {
 
 fn datetime(text: &str) -> Result<toml_edit::Datetime, String> {
     let parsed: toml_edit::Datetime = text.parse().map_err(|_| "write it like 2027-01-01T00:00:00Z".to_owned())?;
-    if parsed.date.is_some() && parsed.time.is_some() && parsed.offset.is_some() { Ok(parsed) } else { Err("it needs a date, a time and an offset".to_owned()) }
+    if parsed.date.is_some() && parsed.time.is_some() && parsed.offset.is_some() {
+        Ok(parsed)
+    } else {
+        Err("it needs a date, a time and an offset".to_owned())
+    }
 }
 
 /// Does it.
@@ -132,7 +136,10 @@ fn list(file: &Path, json: bool) -> Result<(), No> {
         let roles: Vec<&str> = key.get("roles").and_then(Item::as_array).into_iter().flatten().filter_map(|role| role.as_str()).collect();
         if json {
             let (id, tenant, tier, sha256) = (text("id"), text("tenant"), text("tier"), text("sha256"));
-            println!("{}", serde_json::json!({ "id": id, "tenant": tenant, "roles": roles, "tier": tier, "expires": expires, "sha256": sha256 }));
+            println!(
+                "{}",
+                serde_json::json!({ "id": id, "tenant": tenant, "roles": roles, "tier": tier, "expires": expires, "sha256": sha256 })
+            );
         } else {
             println!("{:<24} {:<16} {:<24} {:<8} {expires}", text("id"), text("tenant"), roles.join(","), text("tier"));
         }

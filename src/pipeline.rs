@@ -1,29 +1,31 @@
 //! The way of a request, whole: [`House::walk`] reads aloud. What surrounds it gives every end, good or bad, a receipt
 //! and a record.
 
+use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderValue, Response, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use uuid::Uuid;
 
-use crate::accept::{Handler, Peer};
+use crate::accept::{self, Handler, Peer};
 use crate::authorize::ReceiptForm;
 use crate::budget::{Ask, Budget};
-use crate::clock::Moment;
+use crate::check;
 use crate::config::Snapshot;
 use crate::detect::Detector;
 use crate::error::Refusal;
 use crate::event::{Event, Events, Name};
 use crate::infer::{Answer, Inference, Receipts};
-use crate::prove::{Ledger, Slot};
-use crate::record::Recorder;
-use crate::trail::{Stop, Trail, Verdict, Which};
+use crate::prove::{Ledger, Receipt, Slot};
+use crate::record::{Answered, Recorder};
+use crate::trail::{Stop, Trail, Verdict, Which, Who};
 use crate::wire::dialect::{self, Dialect};
 use crate::wire::{Body, grpc};
 
@@ -91,7 +93,7 @@ impl House {
         let permit = walk.past(Stop::Budget, permit, Refusal::Budget)?;
         let standing = permit.headers();
 
-        let input = terms.check.check(permit, &mut walk.trail).await;
+        let input = check::check(permit, &terms.check, &mut walk.trail).await;
         let input = walk.past(Stop::Check, input, Refusal::Check)?;
 
         let cleared = self.detector.weigh(input, &terms.detect, &mut walk.trail, &self.events, arrived);
@@ -121,11 +123,73 @@ impl House {
         };
         let receipt = match walked {
             Ok((answer, slot)) => match self.ledger.prove(slot, answer, walk.trail).await {
-                Ok(receipt) => receipt,
-                Err((error, trail)) => self.refuse(Refusal::Prove(error), *trail, dialect).await,
+                Ok(receipt) => (receipt, None),
+                Err(not_proved) => self.refuse(Refusal::Prove(not_proved.error), not_proved.trail, dialect).await,
             },
             Err(refusal) => self.refuse(refusal, walk.trail, dialect).await,
         };
-        self.recorder.record(active, receipt, Instant::now()).into_response()
+        let (status, headers, body, trail, late) = receipt.0.into_parts();
+        let answered = Answered { status, headers, body, trail, late, code: receipt.1 };
+        self.recorder.record(active, answered, Instant::now()).into_response()
+    }
+
+    /// A refusal in the caller's dialect, with its receipt.
+    async fn refuse(&self, refusal: Refusal, mut trail: Trail, dialect: Dialect) -> (Receipt, Option<&'static str>) {
+        let told = refusal.told();
+        if let Some(step) = trail.steps.last_mut() {
+            step.rule = told.rule;
+        }
+        let (media_type, body, mut headers) = match dialect {
+            Dialect::Grpc => ("application/grpc", Bytes::new(), grpc::trailers(told.grpc, &told.message)),
+            _ => {
+                let (media_type, body) = dialect::error_body(dialect, told.status, told.code, &told.message, told.param.as_deref());
+                (media_type, body, HeaderMap::new())
+            }
+        };
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+        headers.insert("portcullis-reason", HeaderValue::from_static(told.code));
+        headers.extend(told.headers);
+        // gRPC tells its status in the headers of an answer without a body; HTTP's own says only that it was gRPC.
+        let status = if dialect == Dialect::Grpc { StatusCode::OK } else { told.status };
+        (self.ledger.refuse(trail, told.code, status, headers, body).await, Some(told.code))
+    }
+
+    /// Tells that a model is ready.
+    pub fn tell_loaded(&self, which: &Which) {
+        let mut event = Event::new(Name::ModelLoaded, SystemTime::now());
+        event.model = Some(which.name.clone());
+        let digest = which.digest.map(|digest| digest.to_string());
+        self.events.tell(event.with("version", &*which.version).with("sha256", digest).with("assurance", which.assurance.as_str()));
+    }
+}
+
+impl Handler for Gate {
+    async fn handle(&self, peer: Peer) -> Response<Body> {
+        self.0.request(peer).await
+    }
+
+    fn refuse(&self, head: &http::request::Parts, error: accept::Error) -> Response<Body> {
+        let dialect = Dialect::of(head.uri.path(), head.headers.get(header::CONTENT_TYPE));
+        if dialect == Dialect::Grpc {
+            return accept::http::problem(error);
+        }
+        let (media_type, body) = dialect::error_body(dialect, error.status(), error.code(), error.public(), None);
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = error.status();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+        response.headers_mut().insert("portcullis-reason", HeaderValue::from_static(error.code()));
+        response
+    }
+}
+
+impl Receipts for House {
+    fn find<'a>(&'a self, id: Uuid, form: ReceiptForm, who: &'a Who) -> Pin<Box<dyn Future<Output = Option<Bytes>> + Send + 'a>> {
+        Box::pin(async move {
+            let found = self.ledger.find(id, who).await?;
+            Some(match form {
+                ReceiptForm::Json => found.json().to_string().into(),
+                ReceiptForm::Statement => found.cose().clone(),
+            })
+        })
     }
 }

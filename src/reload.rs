@@ -27,12 +27,12 @@ const ENDINGS: [&str; 9] = ["toml", "cedar", "json", "pem", "crt", "crl", "key",
 
 /// Reloads until the house is gone.
 ///
-/// `keeping` are the tasks that keep the issuers' keys fresh; `tls` makes new handshakes use what the files hold now.
+/// `_keeping` are the tasks that keep the issuers' keys fresh; `tls` makes new handshakes use what the files hold now.
 pub async fn watch(
     house: Arc<House>,
     dir: PathBuf,
     mut made: Made,
-    mut keeping: JoinSet<()>,
+    mut _keeping: JoinSet<()>,
     tls: impl Fn(&config::Gateway) -> Result<(), Vec<String>>,
 ) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
@@ -59,20 +59,26 @@ pub async fn watch(
         }
         seen = look;
         let (reading, kept) = (dir.clone(), made.clone());
-        let Ok(loaded) = tokio::task::spawn_blocking(move || config::load(&reading, Moment::now(), &kept, Engines::All)).await else { return };
+        let Ok(loaded) = tokio::task::spawn_blocking(move || config::load(&reading, Moment::now(), &kept, Engines::All)).await else {
+            return;
+        };
         let accepted = match loaded {
             Ok(loaded) => accept(&house, loaded, &tls).await,
             Err(mistakes) => Err(mistakes),
         };
         match accepted {
-            Ok(accepted) => (made, keeping) = accepted,
+            Ok(accepted) => (made, _keeping) = accepted,
             Err(mistakes) => refuse(&house, &mistakes),
         }
     }
 }
 
 /// Puts everything in force, or nothing.
-async fn accept(house: &House, loaded: Loaded, tls: &impl Fn(&config::Gateway) -> Result<(), Vec<String>>) -> Result<(Made, JoinSet<()>), Vec<String>> {
+async fn accept(
+    house: &House,
+    loaded: Loaded,
+    tls: &impl Fn(&config::Gateway) -> Result<(), Vec<String>>,
+) -> Result<(Made, JoinSet<()>), Vec<String>> {
     let Loaded { gateway, mut snapshot, made, fresh } = loaded;
     snapshot.authenticator = snapshot.authenticator.going_on_from(&house.policy.load().authenticator);
     let keeping = keep_keys(&snapshot).await.map_err(|why| vec![why])?;

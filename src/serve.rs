@@ -70,17 +70,26 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     let accept = Accept::new(&gateway.accept, &policies).map_err(told)?;
     let recorder = Recorder::new(&gateway.record, &policies).map_err(told)?;
     let events = recorder.events();
-    let (ledger, opened) = Ledger::open(&gateway.prove, &policies, Build::of_this_program(), events.clone(), Box::new(|why| {
-        // A sync that failed leaves it unknown what the disk holds; going on would promise what cannot be kept.
-        eprintln!("portcullis: the provenance log cannot be written ({why}); stopping");
-        std::process::abort();
-    }))
+    let (ledger, opened) = Ledger::open(
+        &gateway.prove,
+        &policies,
+        Build::of_this_program(),
+        events.clone(),
+        Box::new(|why| {
+            // A sync that failed leaves it unknown what the disk holds; going on would promise what cannot be kept.
+            eprintln!("portcullis: the provenance log cannot be written ({why}); stopping");
+            std::process::abort();
+        }),
+    )
     .map_err(|error| No::because(format!("the provenance log does not open: {error}")))?;
     if opened.key.0 {
         eprintln!("portcullis: warning: others than its owner may read the provenance key: chmod 600 it");
     }
     if opened.recovered.cut_bytes > 0 {
-        eprintln!("portcullis: the provenance log had a torn end; {} bytes that were never acknowledged were cut", opened.recovered.cut_bytes);
+        eprintln!(
+            "portcullis: the provenance log had a torn end; {} bytes that were never acknowledged were cut",
+            opened.recovered.cut_bytes
+        );
     }
     let tls = accept.tls().cloned();
     if tls.is_none() {
@@ -106,7 +115,8 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
         Some(config) => Some(admin::bind(config, &policies).map_err(|mistakes| No(located(&policies, &mistakes)))?),
         None => None,
     };
-    let bound = accept.bind().map_err(|error| No::because(format!("{} cannot be listened on: {error}", gateway.accept.listen.get_ref())))?;
+    let bound =
+        accept.bind().map_err(|error| No::because(format!("{} cannot be listened on: {error}", gateway.accept.listen.get_ref())))?;
     let models = house.policy.load().authorizer.models().iter().map(|model| model.resource.name.to_string()).collect();
     let listening = Listening { accept: bound.address(), tls: tls.is_some(), admin: admin.as_ref().map(|admin| admin.address()), models };
     house.recorder.serves(Served { scheme: if tls.is_some() { "https" } else { "http" }, address: Some(listening.accept) });
@@ -219,7 +229,9 @@ impl Sources for Operators {
         if house.stale.load(Ordering::Relaxed) {
             notes.push("the last policies were refused; the ones before them are in force".to_owned());
         }
-        notes.extend(policy.authenticator.sources().filter(|source| !source.is_ready(now)).map(|source| format!("no keys from {}", source.issuer())));
+        notes.extend(
+            policy.authenticator.sources().filter(|source| !source.is_ready(now)).map(|source| format!("no keys from {}", source.issuer())),
+        );
         if notes.is_empty() { Ready::Yes } else { Ready::Degraded(notes) }
     }
 
@@ -240,12 +252,42 @@ fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>) {
             }
         }
     };
-    metrics.watch("portcullis_policy_stale", "Whether the last policies were refused", Kind::Gauge, watched(|house| f64::from(house.stale.load(Ordering::Relaxed))));
-    metrics.watch("portcullis_log_entries", "Entries of the provenance log", Kind::Counter, watched(|house| house.ledger.counters().entries as f64));
-    metrics.watch("portcullis_log_gaps", "Answers that the provenance log does not hold", Kind::Counter, watched(|house| house.ledger.counters().gaps as f64));
-    metrics.watch("portcullis_log_queue_depth", "Entries that wait to be written", Kind::Gauge, watched(|house| house.ledger.counters().waiting as f64));
-    metrics.watch("portcullis_log_syncs", "Syncs of the provenance log", Kind::Counter, watched(|house| house.ledger.counters().syncs as f64));
-    metrics.watch("portcullis_log_sync_seconds", "Time that syncs took", Kind::Counter, watched(|house| house.ledger.counters().sync_time.as_secs_f64()));
+    metrics.watch(
+        "portcullis_policy_stale",
+        "Whether the last policies were refused",
+        Kind::Gauge,
+        watched(|house| f64::from(house.stale.load(Ordering::Relaxed))),
+    );
+    metrics.watch(
+        "portcullis_log_entries",
+        "Entries of the provenance log",
+        Kind::Counter,
+        watched(|house| house.ledger.counters().entries as f64),
+    );
+    metrics.watch(
+        "portcullis_log_gaps",
+        "Answers that the provenance log does not hold",
+        Kind::Counter,
+        watched(|house| house.ledger.counters().gaps as f64),
+    );
+    metrics.watch(
+        "portcullis_log_queue_depth",
+        "Entries that wait to be written",
+        Kind::Gauge,
+        watched(|house| house.ledger.counters().waiting as f64),
+    );
+    metrics.watch(
+        "portcullis_log_syncs",
+        "Syncs of the provenance log",
+        Kind::Counter,
+        watched(|house| house.ledger.counters().syncs as f64),
+    );
+    metrics.watch(
+        "portcullis_log_sync_seconds",
+        "Time that syncs took",
+        Kind::Counter,
+        watched(|house| house.ledger.counters().sync_time.as_secs_f64()),
+    );
     metrics.watch("portcullis_budget_callers", "Callers whose budget is kept", Kind::Gauge, watched(|house| house.budget.callers() as f64));
     let weak = Arc::downgrade(house);
     metrics.watch("portcullis_policy_info", "The policy in force", Kind::Gauge, move |observe| {
@@ -254,5 +296,7 @@ fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>) {
         }
     });
     let counters = counters.clone();
-    metrics.watch("portcullis_connections", "Open connections", Kind::Gauge, move |observe| observe(&[], counters.open.load(Ordering::Relaxed) as f64));
+    metrics.watch("portcullis_connections", "Open connections", Kind::Gauge, move |observe| {
+        observe(&[], counters.open.load(Ordering::Relaxed) as f64)
+    });
 }

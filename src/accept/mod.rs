@@ -93,6 +93,12 @@ impl Peer {
         &self.head.method
     }
 
+    /// `1.1` or `2`: what spans call the protocol's version.
+    #[must_use]
+    pub fn http_version(&self) -> &'static str {
+        if self.head.version == ::http::Version::HTTP_2 { "2" } else { "1.1" }
+    }
+
     /// Its target.
     #[must_use]
     pub fn uri(&self) -> &Uri {

@@ -44,6 +44,12 @@ impl From<IpAddr> for Network {
     }
 }
 
+impl std::fmt::Debug for Failures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Failures(…)")
+    }
+}
+
 impl Failures {
     /// At most `burst` failures at once (at least 1) and `rate` over time, for each address.
     #[must_use]

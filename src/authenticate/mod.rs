@@ -219,6 +219,12 @@ enum Named {
     Certificate(Arc<Identity>),
 }
 
+impl std::fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Authenticator(…)")
+    }
+}
+
 impl Authenticator {
     /// Compiles `callers.toml`, which lies in `base`. `failures` outlives reloads, so that one does not forgive anybody.
     ///

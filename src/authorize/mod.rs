@@ -10,12 +10,12 @@ pub mod target;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::accept::Peer;
 use crate::authenticate::Caller;
 use crate::digest::Digest;
 use crate::trail::{self, Trail, Which};
@@ -147,6 +147,15 @@ impl<T> Grant<T> {
         &self.content
     }
 
+    /// The length of the body, as far as it was read.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        match &self.content {
+            Content::Unread(_) => 0,
+            Content::Read(bytes, _) => bytes.len(),
+        }
+    }
+
     /// Takes the body out, which leaves an empty one.
     pub fn take_content(&mut self) -> Content {
         std::mem::replace(&mut self.content, Content::Unread(Body::Empty))
@@ -254,7 +263,7 @@ impl<T> Authorizer<T> {
         trail.action = Some(route.action().as_str());
         let body = caller.peer_mut().take_body();
         let read = if route.names_its_model_in_the_body() {
-            self.read(&route, body, caller.peer(), trail).await?
+            self.read(&route, body, caller.peer().deadline(), trail).await?
         } else {
             let named = route.model_in_the_path().map(|(model, version)| (model.to_owned(), version.map(str::to_owned)));
             Read { content: Content::Unread(body), asked: None, named }
@@ -280,12 +289,12 @@ impl<T> Authorizer<T> {
         Ok(Grant { caller, route, which, visible: Vec::new(), content, asked, terms })
     }
 
-    async fn read(&self, route: &Route, mut body: Body, peer: &Peer, trail: &mut Trail) -> Result<Read, Error> {
-        let bytes = match read::whole(&mut body, self.body_cap, peer.deadline()).await {
+    async fn read(&self, route: &Route, mut body: Body, deadline: Instant, trail: &mut Trail) -> Result<Read, Error> {
+        let bytes = match read::whole(&mut body, self.body_cap, deadline).await {
             Ok(bytes) => bytes,
             Err(error) => {
-                if error == read::Error::CallerSentTooMuch {
-                    read::drain(&mut body, DRAIN, peer.deadline()).await;
+                if error == read::Error::TheySentTooMuch {
+                    read::drain(&mut body, DRAIN, deadline).await;
                 }
                 return Err(Error::Body(error));
             }

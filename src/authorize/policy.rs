@@ -92,7 +92,9 @@ impl Policies {
         let parsed = PolicySet::from_str(text).map_err(|errors| errors.iter().map(mistake).collect::<Vec<_>>())?;
         let validated = Validator::new(schema).validate(&parsed, ValidationMode::Strict);
         let mut mistakes: Vec<Mistake> = validated.validation_errors().map(mistake).collect();
-        mistakes.extend(parsed.templates().map(|_| Mistake::of_file("a template is never linked: write a policy without `?principal` or `?resource`")));
+        mistakes.extend(
+            parsed.templates().map(|_| Mistake::of_file("a template is never linked: write a policy without `?principal` or `?resource`")),
+        );
 
         let lines = Lines::of(text, &parsed, file);
         let (mut enforced, mut with_shadow, mut names, mut shadows) = (PolicySet::new(), PolicySet::new(), HashMap::new(), 0);
@@ -107,7 +109,8 @@ impl Policies {
                 Some("shadow") => false,
                 Some("off") => continue,
                 Some(other) => {
-                    mistakes.push(lines.mistake(policy, format!("@mode({other:?}) is not a mode: write \"enforce\", \"shadow\" or \"off\"")));
+                    mistakes
+                        .push(lines.mistake(policy, format!("@mode({other:?}) is not a mode: write \"enforce\", \"shadow\" or \"off\"")));
                     continue;
                 }
             };
@@ -136,7 +139,13 @@ impl Policies {
     ///
     /// # Errors
     /// [`Unevaluated`] when Cedar could not evaluate a rule, a deny rule among them: nobody may then.
-    pub fn judge(&self, who: &Identity, action: Action, resource: &Resource, circumstances: Circumstances) -> Result<Judgement, Unevaluated> {
+    pub fn judge(
+        &self,
+        who: &Identity,
+        action: Action,
+        resource: &Resource,
+        circumstances: Circumstances,
+    ) -> Result<Judgement, Unevaluated> {
         let (request, entities) = self.question(who, action, resource, circumstances).map_err(Unevaluated)?;
         let (allowed, rules) = self.decide(&request, &self.enforced, &entities)?;
         let shadowed = match &self.with_shadow {
@@ -162,7 +171,13 @@ impl Policies {
         Ok((response.decision() == Decision::Allow, rules.join(",").into()))
     }
 
-    fn question(&self, who: &Identity, action: Action, resource: &Resource, circumstances: Circumstances) -> Result<(Request, Entities), String> {
+    fn question(
+        &self,
+        who: &Identity,
+        action: Action,
+        resource: &Resource,
+        circumstances: Circumstances,
+    ) -> Result<(Request, Entities), String> {
         let uid = |kind: &EntityTypeName, id: &str| EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id));
         let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
         let caller = uid(&self.types.caller, &who.who.caller);

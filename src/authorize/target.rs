@@ -205,7 +205,8 @@ impl Routes {
         if method.as_str() != expected {
             return Err(Unmatched::Method(expected));
         }
-        let template = self.fixed.iter().find(|(known, _)| *known == template).map_or_else(|| template.into(), |(_, shared)| shared.clone());
+        let template =
+            self.fixed.iter().find(|(known, _)| *known == template).map_or_else(|| template.into(), |(_, shared)| shared.clone());
         Ok((route, template))
     }
 }
@@ -295,10 +296,8 @@ mod tests {
     fn every_template_of_the_table_leads_to_itself() {
         let routes = Routes::new([]);
         for (method, template) in FIXED {
-            let path = template
-                .replace("{model}", "digits")
-                .replace("{version}", "1")
-                .replace("{id}", "0192aaaa-bbbb-7ccc-8ddd-eeeeffff0000");
+            let path =
+                template.replace("{model}", "digits").replace("{version}", "1").replace("{id}", "0192aaaa-bbbb-7ccc-8ddd-eeeeffff0000");
             let (_, found) = routes.find(&method.parse().unwrap(), &path).unwrap();
             assert_eq!(&*found, template);
             let other = if method == "GET" { Method::POST } else { Method::GET };
@@ -310,7 +309,19 @@ mod tests {
     fn what_is_not_in_the_table_is_not_served() {
         let routes = Routes::new([("/predict".into(), "scoring".into())]);
         assert!(routes.find(&Method::POST, "/predict").is_ok());
-        for path in ["/", "/predict/", "/v1", "/v2/models/", "/v2/models//infer", "/v2/models/a/versions//infer", "/v2/models/a/b", "/v2/models/a%20b", "/v1/receipts/1", "/v1/receipts/0192aaaabbbb7ccc8dddeeeeffff0000", "/inference.GRPCInferenceService/RepositoryIndex"] {
+        for path in [
+            "/",
+            "/predict/",
+            "/v1",
+            "/v2/models/",
+            "/v2/models//infer",
+            "/v2/models/a/versions//infer",
+            "/v2/models/a/b",
+            "/v2/models/a%20b",
+            "/v1/receipts/1",
+            "/v1/receipts/0192aaaabbbb7ccc8dddeeeeffff0000",
+            "/inference.GRPCInferenceService/RepositoryIndex",
+        ] {
             assert_eq!(routes.find(&Method::POST, path), Err(Unmatched::Path), "{path}");
         }
     }

@@ -2,9 +2,7 @@
 //!
 //! Its value is the [`Input`]: bytes that were read whole and understood. They are the bytes that are used.
 //!
-//! `body` reads, `text` holds what is said about the body, `schema` and `tensor` what is in it; `terms` is the policy.
-
-use std::time::Instant;
+//! `text` holds what is said about the body, `schema` and `tensor` what is in it; `terms` is the policy.
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
@@ -13,22 +11,25 @@ use serde_json::Value;
 
 use crate::authorize::{Content, OipAsks, Route};
 use crate::budget::Permit;
+use crate::digest::Digest;
+use crate::trail::{self, Trail};
 use crate::wire::openai::Kind;
-use crate::wire::{Asked, Body, Shape, anthropic, grpc, json, oip, openai};
+use crate::wire::{Asked, Body, Shape, anthropic, grpc, json, oip, openai, read};
 
-mod body;
 mod document;
 mod schema;
 mod tensor;
 mod terms;
 mod text;
 
-pub use body::read_whole;
 pub use schema::{MOST_SCHEMA, Place, Schema};
 pub use tensor::{Broken, Contract, Fault, MOST_DIMENSIONS, MOST_TENSORS};
 pub use terms::{Around, Config, DEFAULT_MAX_BATCH, DEFAULT_MAX_DEPTH, MOST_DEPTH, Terms};
 
 use text::Takes;
+
+/// Past so many bytes of a body that is refused as too large, the connection is closed instead of read on.
+const DRAIN: usize = 64 * 1024;
 
 /// What the body was understood to ask for.
 #[derive(Debug)]
@@ -85,12 +86,10 @@ impl Input {
 /// What is wrong with a body. All of it is the caller's, and 400 unless something else is said; no value is ever in it.
 #[derive(Debug, PartialEq)]
 pub enum Error {
-    /// More bytes than the cap, or with a schema more elements than JSON of that length can hold; `check.too_large`, 413.
+    /// The body could not be read; `check.too_large`, 413, `check.too_slow`, 408, or `check.broken_off`.
+    Body(read::Error),
+    /// With a schema, more elements than JSON of the body's cap can hold; `check.too_large`, 413.
     CallerSentTooMuch,
-    /// The body did not end by its deadline; `check.body_timeout`, 408, after which the connection is closed.
-    CallerSentTooSlowly,
-    /// The connection broke in the middle of the body; `check.body`.
-    CallerBrokeOff,
     /// A body where the route takes none; `check.unexpected_body`.
     CallerSentUnexpectedBody,
     /// Another media type than the route takes, none where one must be said, or two; `check.media_type`, 415.
@@ -118,9 +117,11 @@ impl Error {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::CallerSentTooMuch | Self::CallerSentNoMessage(grpc::Malformed::TooLong) => "check.too_large",
-            Self::CallerSentTooSlowly => "check.body_timeout",
-            Self::CallerBrokeOff => "check.body",
+            Self::CallerSentTooMuch | Self::Body(read::Error::TheySentTooMuch) | Self::CallerSentNoMessage(grpc::Malformed::TooLong) => {
+                "check.too_large"
+            }
+            Self::Body(read::Error::TheySentTooSlowly) => "check.too_slow",
+            Self::Body(read::Error::TheyBrokeOff | read::Error::NoRoom) => "check.broken_off",
             Self::CallerSentUnexpectedBody => "check.unexpected_body",
             Self::CallerSentMediaType => "check.media_type",
             Self::CallerSentCoded | Self::CallerSentNoMessage(grpc::Malformed::Compressed) => "check.coded",
@@ -135,33 +136,44 @@ impl Error {
     }
 }
 
-/// Reads what was not read yet, by `deadline` and by the request's own, and holds all of it against `terms`.
+/// Reads what was not read yet, by the request's deadline, and holds all of it against `terms`. What was read stands in `trail`.
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub async fn check(mut permit: Permit, terms: &Terms, deadline: Instant) -> Result<Input, Error> {
+pub async fn check(mut permit: Permit, terms: &Terms, trail: &mut Trail) -> Result<Input, Error> {
     let content = permit.grant_mut().take_content();
-    let grant = permit.grant();
-    let peer = grant.caller().peer();
-    let takes_body = takes_body(grant.route(), peer.method());
+    let (takes_body, deadline) = {
+        let peer = permit.grant().caller().peer();
+        (takes_body(permit.grant().route(), peer.method()), peer.deadline())
+    };
     let (bytes, parsed) = match content {
         Content::Unread(body) if !takes_body => {
             nothing(&body)?;
             (Bytes::new(), None)
         }
-        Content::Unread(body) => (read_whole(body, terms.max_body, deadline.min(peer.deadline())).await?, None),
+        Content::Unread(mut body) => {
+            let bytes = read::whole(&mut body, terms.max_body, deadline).await;
+            if bytes == Err(read::Error::TheySentTooMuch) {
+                read::drain(&mut body, DRAIN, deadline).await;
+            }
+            let bytes = bytes.map_err(Error::Body)?;
+            trail.request = trail::Content { media_type: None, length: bytes.len() as u64, digest: Some(Digest::of(&bytes)) };
+            (bytes, None)
+        }
         Content::Read(bytes, _) if bytes.len() > terms.max_body => return Err(Error::CallerSentTooMuch),
         Content::Read(bytes, _) if !takes_body && !bytes.is_empty() => return Err(Error::CallerSentUnexpectedBody),
         Content::Read(bytes, parsed) => (bytes, parsed),
     };
-    let request = if takes_body { understand(grant.route(), peer.headers(), &bytes, parsed, terms)? } else { Request::Nothing };
+    let grant = permit.grant();
+    let headers = grant.caller().peer().headers();
+    let request = if takes_body { understand(grant.route(), headers, &bytes, parsed, terms)? } else { Request::Nothing };
     Ok(Input { permit, bytes, request })
 }
 
 /// Whether a body belongs to the request at all.
 fn takes_body(route: &Route, method: &Method) -> bool {
     match route {
-        Route::Models | Route::Receipt { .. } => false,
+        Route::Models(_) | Route::Receipt { .. } => false,
         Route::Oip { asks, .. } => *asks == OipAsks::Infer,
         Route::Raw { .. } => *method != Method::GET && *method != Method::HEAD && *method != Method::DELETE,
         Route::ChatCompletions | Route::Completions | Route::Responses | Route::Embeddings | Route::Messages | Route::Grpc(_) => true,
@@ -197,7 +209,7 @@ fn understand(route: &Route, headers: &HeaderMap, bytes: &Bytes, parsed: Option<
             hold_schema(&document(parsed)?, terms)?;
             return Ok(Request::Raw);
         }
-        Route::Models | Route::Receipt { .. } => return Ok(Request::Nothing),
+        Route::Models(_) | Route::Receipt { .. } => return Ok(Request::Nothing),
     };
     text::media_type(headers, Takes::Json)?;
     let document = document(parsed)?;

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method};
-use http_body::{Body as _, Frame};
+use http_body::Frame;
 use serde_json::Value;
 
 use super::memory::Memory;
@@ -180,7 +180,13 @@ fn stream(call: Call, asked: &Asked, incoming: Incoming, rename: bool, shape: &s
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    Answer { status: http::StatusCode::OK, headers, payload: Payload::Stream(Body::stream(metered), late), trailers: None, held: Held::default() }
+    Answer {
+        status: http::StatusCode::OK,
+        headers,
+        payload: Payload::Stream(Body::stream(metered), late),
+        trailers: None,
+        held: Held::default(),
+    }
 }
 
 /// A stream of server-sent events that meters itself, and settles what the budget holds when it ends, however it ends.
@@ -216,7 +222,8 @@ impl Metered {
             return Some(block.into_raw());
         }
         let has = |word: &str| data.windows(word.len()).any(|window| window == word.as_bytes());
-        let wants = self.rename.is_some() || self.decimals.is_some() && has("logprob") || has("\"usage\"") || has("_stop\"") || has(".completed\"");
+        let wants =
+            self.rename.is_some() || self.decimals.is_some() && has("logprob") || has("\"usage\"") || has("_stop\"") || has(".completed\"");
         if !wants {
             return Some(block.into_raw());
         }

@@ -189,12 +189,16 @@ impl Inference {
         match (&call.route, &terms.backend) {
             (Route::Receipt { id, form }, _) => catalogue::receipt(&call, *id, *form, receipts).await,
             (Route::Models(_), _) => Ok(catalogue::models(&call)),
-            (Route::Oip { asks: OipAsks::Live | OipAsks::Ready | OipAsks::Server, .. } | Route::Grpc(OipAsks::Live | OipAsks::Ready | OipAsks::Server), _) => {
-                catalogue::server(&call)
-            }
+            (
+                Route::Oip { asks: OipAsks::Live | OipAsks::Ready | OipAsks::Server, .. }
+                | Route::Grpc(OipAsks::Live | OipAsks::Ready | OipAsks::Server),
+                _,
+            ) => catalogue::server(&call),
             (_, Backend::Nothing) => Err(Error::Unavailable("nobody answers for it")),
             (Route::Oip { .. } | Route::Grpc(_), Backend::Model(model)) => tensors::from_model(call, model, &terms.shape, trail).await,
-            (Route::Oip { .. }, Backend::Upstream(upstream)) => tensors::from_upstream(call, upstream, &terms.shape, &self.memory, trail).await,
+            (Route::Oip { .. }, Backend::Upstream(upstream)) => {
+                tensors::from_upstream(call, upstream, &terms.shape, &self.memory, trail).await
+            }
             (Route::Raw { .. }, Backend::Upstream(upstream)) => raw::from_upstream(call, upstream, &terms.shape, &self.memory, trail).await,
             (_, Backend::Upstream(upstream)) => language::from_upstream(call, upstream, &terms.shape, &self.memory, trail).await,
             (_, Backend::Model(_)) => Err(Error::Unavailable("a model in this machine speaks the Open Inference Protocol alone")),

@@ -24,7 +24,13 @@ pub(super) async fn from_upstream(
     let mut headers = HeaderMap::with_capacity(4);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    let outgoing = Outgoing { method: Method::POST, path_and_query: http::uri::PathAndQuery::from_maybe_shared(Bytes::from(path.to_string())).map_err(|_| Error::Unavailable("the declared path is no path"))?, headers, body: call.bytes.clone() };
+    let outgoing = Outgoing {
+        method: Method::POST,
+        path_and_query: http::uri::PathAndQuery::from_maybe_shared(Bytes::from(path.to_string()))
+            .map_err(|_| Error::Unavailable("the declared path is no path"))?,
+        headers,
+        body: call.bytes.clone(),
+    };
     call.hold.began();
     let incoming = upstream.send(outgoing, call.deadline).await?;
     if !incoming.status.is_success() {

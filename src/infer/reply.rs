@@ -2,17 +2,15 @@
 
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use http::{HeaderMap, StatusCode};
-use http_body::Body as _;
-use http_body_util::BodyExt;
 use serde_json::Value;
 
 use super::Error;
 use super::memory::{Memory, Share};
 use super::upstream::Incoming;
-use crate::wire::{Body, read};
+use crate::wire::read;
 
 /// The most of an upstream's error that is read.
 const ERROR_MAX: usize = 64 << 10;
@@ -30,34 +28,15 @@ pub(super) async fn whole(incoming: Incoming, most: usize, memory: &Memory, dead
     if announced.is_some_and(|length| length > most) {
         return Err(Error::TooLarge);
     }
-    let reading = collect(incoming.body, most, &mut share);
-    let bytes = tokio::time::timeout_at(deadline.into(), reading).await.map_err(|_| Error::Deadline)??;
+    let mut body = incoming.body;
+    let read = read::whole_with_room(&mut body, most, deadline, |bytes| share.grow_to(bytes).is_ok()).await;
+    let bytes = read.map_err(|error| match error {
+        read::Error::TheySentTooMuch => Error::TooLarge,
+        read::Error::TheySentTooSlowly => Error::Deadline,
+        read::Error::TheyBrokeOff => Error::UpstreamBroke("its answer broke off"),
+        read::Error::NoRoom => Error::Unavailable("the memory for answers is full"),
+    })?;
     Ok((bytes, share))
-}
-
-async fn collect(mut body: Body, most: usize, share: &mut Share) -> Result<Bytes, Error> {
-    let mut first: Option<Bytes> = None;
-    let mut rest = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Error::UpstreamBroke("its answer broke off"))?;
-        let Ok(data) = frame.into_data() else { continue };
-        let length = first.as_ref().map_or(rest.len(), Bytes::len) + data.len();
-        if length > most {
-            return Err(Error::TooLarge);
-        }
-        share.grow_to(length)?;
-        if rest.is_empty() && first.is_none() {
-            first = Some(data);
-            continue;
-        }
-        if let Some(one) = first.take() {
-            let to_come = usize::try_from(body.size_hint().lower()).unwrap_or(0).min(most);
-            rest.reserve(length + to_come);
-            rest.extend_from_slice(&one);
-        }
-        rest.extend_from_slice(&data);
-    }
-    Ok(first.unwrap_or_else(|| rest.freeze()))
 }
 
 /// Upstreams are asked for `identity`; a coded answer could not be checked, and is not passed on.

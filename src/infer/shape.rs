@@ -56,7 +56,12 @@ impl Config {
                     self.floats::<2>(tensor, decimals, |b| half::f16::from_le_bytes(b).to_f64(), |x| half::f16::from_f64(x).to_le_bytes());
                 }
                 Datatype::Bf16 => {
-                    self.floats::<2>(tensor, decimals, |b| half::bf16::from_le_bytes(b).to_f64(), |x| half::bf16::from_f64(x).to_le_bytes());
+                    self.floats::<2>(
+                        tensor,
+                        decimals,
+                        |b| half::bf16::from_le_bytes(b).to_f64(),
+                        |x| half::bf16::from_f64(x).to_le_bytes(),
+                    );
                 }
                 _ => {}
             }
@@ -140,7 +145,8 @@ mod tests {
     #[test]
     fn labels_and_what_is_not_finite_stay() {
         let config = Config { top: Some(1), decimals: Some(0), ..Config::default() };
-        let label = Tensor { name: "label".into(), datatype: Datatype::Int64, shape: vec![1], data: Bytes::from_static(&[7, 0, 0, 0, 0, 0, 0, 0]) };
+        let label =
+            Tensor { name: "label".into(), datatype: Datatype::Int64, shape: vec![1], data: Bytes::from_static(&[7, 0, 0, 0, 0, 0, 0, 0]) };
         assert_eq!(shaped(&config, Care::default(), label.clone()), label);
         assert!(values(&shaped(&config, Care::default(), fp32(&[1], &[f32::NAN])))[0].is_nan());
         assert!(rounded(f64::INFINITY, 2).is_infinite());

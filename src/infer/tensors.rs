@@ -43,8 +43,12 @@ pub(super) async fn from_model(mut call: Call, model: &Arc<Model>, shape: &shape
     let bytes: usize = tensors.iter().map(|tensor| tensor.data.len()).sum();
     call.hold.delivered(bytes as u64);
     trail.usage = None;
-    let response =
-        InferResponse { model_name: call.name.to_string(), model_version: call.version.to_string(), id: request.id.clone(), outputs: tensors };
+    let response = InferResponse {
+        model_name: call.name.to_string(),
+        model_version: call.version.to_string(),
+        id: request.id.clone(),
+        outputs: tensors,
+    };
     let held = Held { _budget: Some(call.hold), _memory: None };
     if over_grpc { framed(&message::ModelInferResponse::from(&response), held) } else { encoded(&response, &request, held) }
 }
@@ -76,7 +80,9 @@ fn metadata(call: &Call, model: &Model, over_grpc: bool) -> Result<Answer, Error
 fn from_engine(error: model::Error) -> Error {
     match error {
         model::Error::CallerSentOtherInputs(why) => Error::CallerSentUnfit(why),
-        model::Error::CallerAskedForOtherOutputs => Error::CallerSentUnfit("an output was asked for that the model does not have, or twice"),
+        model::Error::CallerAskedForOtherOutputs => {
+            Error::CallerSentUnfit("an output was asked for that the model does not have, or twice")
+        }
         model::Error::QueueIsFull => Error::Unavailable("the model's queue is full"),
         model::Error::EngineStopped => Error::Unavailable("the model's engine has stopped"),
         model::Error::DeadlinePassed => Error::Deadline,
@@ -185,7 +191,8 @@ fn told_of(bytes: Bytes, asks: OipAsks, name: &str, shape: &shape::Config) -> Re
     if asks == OipAsks::ModelReady {
         return Ok(oip::model_ready(name, true));
     }
-    let document = json::parse(&bytes, &json::Limits::for_body(shape.max_body())).map_err(|_| Error::UpstreamBroke("its metadata is not JSON"))?;
+    let document =
+        json::parse(&bytes, &json::Limits::for_body(shape.max_body())).map_err(|_| Error::UpstreamBroke("its metadata is not JSON"))?;
     if document.get("name").is_none_or(|name| !matches!(name, Value::String(_))) {
         return Err(Error::UpstreamBroke("its metadata names no model"));
     }

@@ -186,6 +186,12 @@ impl Slot {
     }
 }
 
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ledger(…)")
+    }
+}
+
 impl Ledger {
     /// Opens the log that `config` names, or begins it; paths are relative to `base`. Blocks while it reads the write-ahead file.
     ///
@@ -279,8 +285,10 @@ impl Ledger {
     /// # Errors
     /// When the log cannot take the entry and the terms say to refuse.
     pub async fn prove(&self, slot: Slot, answer: Answer, trail: Trail) -> Result<Receipt, Box<NotProved>> {
-        let (status, headers, payload, trailers) = answer.into_parts();
-        self.prove_parts(slot, status, headers, payload, trailers, trail).await
+        let (status, headers, payload, trailers, held) = answer.into_parts();
+        let mut receipt = self.prove_parts(slot, status, headers, payload, trailers, trail).await?;
+        receipt.hold(held);
+        Ok(receipt)
     }
 
     pub(super) async fn prove_parts(

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use uuid::Uuid;
 
 use crate::digest::Digest;
+use crate::infer::Held;
 use crate::trail::{Content, Late, Trail};
 use crate::wire::Body;
 
@@ -104,6 +105,12 @@ impl Receipt {
     #[must_use]
     pub fn content(&self) -> &Content {
         &self.content
+    }
+
+    /// Makes the body hold what the answer holds, until its last byte has left.
+    pub(super) fn hold(&mut self, held: Held) {
+        let body = std::mem::replace(&mut self.body, Body::Empty);
+        self.body = body.holding(held);
     }
 
     /// Its parts: status, headers, body, trail, and how the stream ends where it is one.

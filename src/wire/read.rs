@@ -8,15 +8,17 @@ use http_body_util::BodyExt;
 
 use super::Body;
 
-/// Why a body could not be read.
+/// Why a body could not be read. "They" is whoever sent it: a caller, or an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
     /// It is longer than the cap.
-    CallerSentTooMuch,
+    TheySentTooMuch,
     /// It had not ended at the deadline.
-    CallerSentTooSlowly,
+    TheySentTooSlowly,
     /// The connection broke, or the framing did.
-    CallerBrokeOff,
+    TheyBrokeOff,
+    /// There is no room for it here.
+    NoRoom,
 }
 
 /// The whole body, if it is at most `cap` bytes long and ends before `deadline`.
@@ -26,51 +28,60 @@ pub enum Error {
 /// # Errors
 /// See [`Error`].
 pub async fn whole(body: &mut Body, cap: usize, deadline: Instant) -> Result<Bytes, Error> {
-    if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > cap {
-        return Err(Error::CallerSentTooMuch);
-    }
-    match body {
-        Body::Empty => Ok(Bytes::new()),
-        Body::Whole(bytes) => Ok(std::mem::take(bytes)),
-        Body::Incoming(_) | Body::Stream(_) => {
-            tokio::time::timeout_at(deadline.into(), collect(body, cap)).await.unwrap_or(Err(Error::CallerSentTooSlowly))
-        }
-    }
+    whole_with_room(body, cap, deadline, |_| true).await
 }
 
-async fn collect(body: &mut Body, cap: usize) -> Result<Bytes, Error> {
-    let mut first: Option<Bytes> = None;
+/// The same, asking `room` before so many bytes in all are held.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn whole_with_room(body: &mut Body, cap: usize, deadline: Instant, room: impl FnMut(usize) -> bool) -> Result<Bytes, Error> {
+    if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > cap {
+        return Err(Error::TheySentTooMuch);
+    }
+    tokio::time::timeout_at(deadline.into(), collect(body, cap, room)).await.unwrap_or(Err(Error::TheySentTooSlowly))
+}
+
+async fn collect(body: &mut Body, cap: usize, mut room: impl FnMut(usize) -> bool) -> Result<Bytes, Error> {
+    let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| broken(&*error))?;
-        // Trailers of a request say nothing that the gateway acts on.
+        // Trailers say nothing that the gateway acts on.
         let Ok(data) = frame.into_data() else { continue };
-        let so_far = first.as_ref().map_or(0, Bytes::len) + rest.len();
-        if so_far + data.len() > cap {
-            return Err(Error::CallerSentTooMuch);
+        let so_far = first.len() + rest.len();
+        if data.len() > cap - so_far {
+            return Err(Error::TheySentTooMuch);
         }
-        match (&first, rest.is_empty()) {
-            (None, _) => first = Some(data),
-            (Some(one), true) => {
-                // The length that was announced, if any, saves growing step by step; the cap bounds what a lie can cost.
-                let announced = usize::try_from(body.size_hint().lower()).unwrap_or(0).min(cap);
-                rest.reserve(one.len() + data.len() + announced);
-                rest.extend_from_slice(one);
-                rest.extend_from_slice(&data);
-                first = Some(Bytes::new());
-            }
-            (Some(_), false) => rest.extend_from_slice(&data),
+        if !room(so_far + data.len()) {
+            return Err(Error::NoRoom);
         }
+        if so_far == 0 {
+            first = data;
+            continue;
+        }
+        if rest.is_empty() {
+            // A declared length is their word: memory grows with what came, never past the cap.
+            rest.reserve(((so_far + data.len()) * 2).min(cap));
+            rest.extend_from_slice(&std::mem::take(&mut first));
+        } else if rest.capacity() - rest.len() < data.len() {
+            rest.reserve((rest.len() * 2).clamp(rest.len() + data.len(), cap) - rest.len());
+        }
+        rest.extend_from_slice(&data);
     }
-    Ok(if rest.is_empty() { first.unwrap_or_default() } else { rest.freeze() })
+    Ok(if rest.is_empty() { first } else { rest.freeze() })
 }
 
 /// A body's own deadline, set where the connection is accepted, reports itself as an I/O error of kind `TimedOut`.
 fn broken(error: &(dyn std::error::Error + 'static)) -> Error {
-    match error.downcast_ref::<std::io::Error>() {
-        Some(io) if io.kind() == std::io::ErrorKind::TimedOut => Error::CallerSentTooSlowly,
-        _ => Error::CallerBrokeOff,
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut) {
+            return Error::TheySentTooSlowly;
+        }
+        cause = error.source();
     }
+    Error::TheyBrokeOff
 }
 
 /// Reads on, up to `more` bytes or the body's end, so that a caller who is still sending can hear that it was too much.
@@ -111,16 +122,27 @@ mod tests {
         for body in [&[b"abcd" as &[u8]] as &[&[u8]], &[b"ab", b"cd"], &[b"a", b"b", b"c", b"d"], &[b"", b"abcd", b""]] {
             let shape: Vec<&'static [u8]> = body.to_vec();
             assert_eq!(whole(&mut pieces(&shape), 4, soon()).await.unwrap(), "abcd");
-            assert_eq!(whole(&mut pieces(&shape), 3, soon()).await, Err(Error::CallerSentTooMuch));
+            assert_eq!(whole(&mut pieces(&shape), 3, soon()).await, Err(Error::TheySentTooMuch));
         }
-        assert_eq!(whole(&mut Body::Whole("abcd".into()), 3, soon()).await, Err(Error::CallerSentTooMuch));
+        assert_eq!(whole(&mut Body::Whole("abcd".into()), 3, soon()).await, Err(Error::TheySentTooMuch));
         assert_eq!(whole(&mut Body::Whole("abcd".into()), 4, soon()).await.unwrap(), "abcd");
+    }
+
+    #[tokio::test]
+    async fn what_there_is_no_room_for_is_not_held() {
+        let asked = std::cell::RefCell::new(Vec::new());
+        let room = |bytes| {
+            asked.borrow_mut().push(bytes);
+            bytes <= 4
+        };
+        assert_eq!(whole_with_room(&mut pieces(&[b"ab", b"cd", b"e"]), 10, soon(), room).await, Err(Error::NoRoom));
+        assert_eq!(*asked.borrow(), [2, 4, 5]);
     }
 
     #[tokio::test]
     async fn a_body_that_never_ends_meets_its_deadline() {
         let mut endless = Body::stream(StreamBody::new(stream::pending()));
         let deadline = Instant::now() + Duration::from_millis(10);
-        assert_eq!(whole(&mut endless, 4, deadline).await, Err(Error::CallerSentTooSlowly));
+        assert_eq!(whole(&mut endless, 4, deadline).await, Err(Error::TheySentTooSlowly));
     }
 }

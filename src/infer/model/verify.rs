@@ -32,23 +32,17 @@ impl Verified {
     /// # Errors
     /// [`Refused`] says why the file is not the model.
     pub fn from_file(path: &Path, digest: Digest, limit: usize) -> Result<Self, Refused> {
-        let unreadable = |error| Refused::Unreadable(path.to_path_buf(), error);
-        let mut file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path).map_err(unreadable)?;
-        let about = file.metadata().map_err(unreadable)?;
-        if about.is_dir() {
-            let saved = ["saved_model.pb", "saved_model.pbtxt", "keras_metadata.pb"].iter().any(|name| path.join(name).exists());
-            return Err(if saved { Refused::Format(Format::SavedModel) } else { Refused::NotAFile });
-        }
-        if !about.is_file() {
-            return Err(Refused::NotAFile);
-        }
-        if about.len() > limit as u64 {
-            return Err(Refused::TooLarge { limit });
-        }
-        // The length is a hint only: the file may grow or shrink while it is read.
-        let mut bytes = Vec::with_capacity(usize::try_from(about.len()).unwrap_or(0) + 1);
-        (&mut file).take(limit as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        Self::from_bytes(bytes.into(), digest, limit)
+        Self::from_bytes(read(path, limit)?, digest, limit)
+    }
+
+    /// Reads the file at `path` to say what it is: its digest is whatever it is. Not for loading.
+    ///
+    /// # Errors
+    /// [`Refused`] says why no model of this file would be loaded.
+    pub fn inspected(path: &Path, limit: usize) -> Result<Self, Refused> {
+        let bytes = read(path, limit)?;
+        let digest = Digest::of(&bytes);
+        Self::from_bytes(bytes, digest, limit)
     }
 
     /// Holds `bytes` to `digest`. At most `limit` bytes.
@@ -80,6 +74,27 @@ impl Verified {
     pub fn digest(&self) -> Digest {
         self.digest
     }
+}
+
+/// The file, once and whole.
+fn read(path: &Path, limit: usize) -> Result<Bytes, Refused> {
+    let unreadable = |error| Refused::Unreadable(path.to_path_buf(), error);
+    let mut file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path).map_err(unreadable)?;
+    let about = file.metadata().map_err(unreadable)?;
+    if about.is_dir() {
+        let saved = ["saved_model.pb", "saved_model.pbtxt", "keras_metadata.pb"].iter().any(|name| path.join(name).exists());
+        return Err(if saved { Refused::Format(Format::SavedModel) } else { Refused::NotAFile });
+    }
+    if !about.is_file() {
+        return Err(Refused::NotAFile);
+    }
+    if about.len() > limit as u64 {
+        return Err(Refused::TooLarge { limit });
+    }
+    // The length is a hint only: the file may grow or shrink while it is read.
+    let mut bytes = Vec::with_capacity(usize::try_from(about.len()).unwrap_or(0) + 1);
+    (&mut file).take(limit as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    Ok(bytes.into())
 }
 
 impl fmt::Debug for Verified {
