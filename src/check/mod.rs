@@ -143,19 +143,36 @@ pub async fn check(mut permit: Permit, terms: &Terms, deadline: Instant) -> Resu
     let content = permit.grant_mut().take_content();
     let grant = permit.grant();
     let peer = grant.caller().peer();
-    let takes_body = takes_body(grant.route(), peer.method());
-    let (bytes, parsed) = match content {
-        Content::Unread(body) if !takes_body => {
-            nothing(&body)?;
-            (Bytes::new(), None)
+    let deadline = deadline.min(peer.deadline());
+    let (bytes, request) = read(content, grant.route(), peer.method(), peer.headers(), terms, deadline).await?;
+    Ok(Input { permit, bytes, request })
+}
+
+async fn read(
+    content: Content,
+    route: &Route,
+    method: &Method,
+    headers: &HeaderMap,
+    terms: &Terms,
+    deadline: Instant,
+) -> Result<(Bytes, Request), Error> {
+    if !takes_body(route, method) {
+        match content {
+            Content::Unread(body) => nothing(&body)?,
+            Content::Read(bytes, _) if bytes.is_empty() => {}
+            Content::Read(..) => return Err(Error::CallerSentUnexpectedBody),
         }
-        Content::Unread(body) => (read_whole(body, terms.max_body, deadline.min(peer.deadline())).await?, None),
+        return Ok((Bytes::new(), Request::Nothing));
+    }
+    // Before the body is read: nobody needs to send a megabyte to hear that it is of the wrong type.
+    text::media_type(headers, takes(route, headers))?;
+    let (bytes, parsed) = match content {
+        Content::Unread(body) => (read_whole(body, terms.max_body, deadline).await?, None),
         Content::Read(bytes, _) if bytes.len() > terms.max_body => return Err(Error::CallerSentTooMuch),
-        Content::Read(bytes, _) if !takes_body && !bytes.is_empty() => return Err(Error::CallerSentUnexpectedBody),
         Content::Read(bytes, parsed) => (bytes, parsed),
     };
-    let request = if takes_body { understand(grant.route(), peer.headers(), &bytes, parsed, terms)? } else { Request::Nothing };
-    Ok(Input { permit, bytes, request })
+    let request = understand(route, headers, &bytes, parsed, terms)?;
+    Ok((bytes, request))
 }
 
 /// Whether a body belongs to the request at all.
@@ -168,12 +185,22 @@ fn takes_body(route: &Route, method: &Method) -> bool {
     }
 }
 
+/// The media type of a body that the route takes.
+fn takes(route: &Route, headers: &HeaderMap) -> Takes {
+    match route {
+        Route::Grpc(_) => Takes::Grpc,
+        Route::Oip { .. } if headers.contains_key(oip::HEADER_LENGTH) => Takes::BinaryTensors,
+        Route::Oip { .. } => Takes::Tensors,
+        _ => Takes::Json,
+    }
+}
+
 fn nothing(body: &Body) -> Result<(), Error> {
     let none = body.is_end_stream() || body.size_hint().exact() == Some(0);
     if none { Ok(()) } else { Err(Error::CallerSentUnexpectedBody) }
 }
 
-/// Understands a whole body and holds it against `terms`.
+/// Understands a whole body, whose media type was found right, and holds it against `terms`.
 fn understand(route: &Route, headers: &HeaderMap, bytes: &Bytes, parsed: Option<Value>, terms: &Terms) -> Result<Request, Error> {
     let document = |parsed: Option<Value>| parsed.map_or_else(|| json::parse(bytes, &limits(terms)).map_err(Error::CallerSentNoJson), Ok);
     let kind = match route {
@@ -184,7 +211,6 @@ fn understand(route: &Route, headers: &HeaderMap, bytes: &Bytes, parsed: Option<
         Route::Messages => None,
         Route::Oip { .. } => return binary_or_json(headers, bytes, terms, document, parsed),
         Route::Grpc(asks) => {
-            text::media_type(headers, Takes::Grpc)?;
             let message = grpc::unframe(bytes, terms.max_body).map_err(Error::CallerSentNoMessage)?;
             if *asks != OipAsks::Infer {
                 return Ok(Request::Nothing);
@@ -193,13 +219,11 @@ fn understand(route: &Route, headers: &HeaderMap, bytes: &Bytes, parsed: Option<
             return tensors(message.to_request().map_err(Error::CallerSentShape)?, None, terms);
         }
         Route::Raw { .. } => {
-            text::media_type(headers, Takes::Json)?;
             hold_schema(&document(parsed)?, terms)?;
             return Ok(Request::Raw);
         }
         Route::Models | Route::Receipt { .. } => return Ok(Request::Nothing),
     };
-    text::media_type(headers, Takes::Json)?;
     let document = document(parsed)?;
     let asked = match (kind, terms.strict) {
         (Some(kind), true) => openai::asked_strictly(kind, &document),
@@ -221,7 +245,6 @@ fn binary_or_json(
     parsed: Option<Value>,
 ) -> Result<Request, Error> {
     let length = text::header_length(headers, bytes.len())?;
-    text::media_type(headers, if length.is_some() { Takes::BinaryTensors } else { Takes::Tensors })?;
     let Some(length) = length else {
         let document = document(parsed)?;
         strictly(&document, terms)?;
