@@ -228,8 +228,7 @@ fn exactly_the_burst_passes_however_many_threads_ask_at_once() {
 #[test]
 fn no_more_are_in_flight_at_any_time_than_allowed_however_many_threads_ask() {
     const THREADS: usize = 8;
-    let case =
-        Case::new("[default]\nrequests = { rate = \"1000000/s\" }\nin_flight = 3\n[model]\nin_flight = 5");
+    let case = Case::new("[default]\nrequests = { rate = \"1000000/s\" }\nin_flight = 3\n[model]\nin_flight = 5");
     let (own, all) = ([const { AtomicUsize::new(0) }; 4], AtomicUsize::new(0));
     let (own_peak, all_peak, passed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     let barrier = Barrier::new(THREADS);
