@@ -4,6 +4,8 @@
 //!
 //! `text` holds what is said about the body, `schema` and `tensor` what is in it; `terms` is the policy.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use http_body::Body as _;
@@ -142,32 +144,46 @@ impl Error {
 /// The first thing that is wrong.
 pub async fn check(mut permit: Permit, terms: &Terms, trail: &mut Trail) -> Result<Input, Error> {
     let content = permit.grant_mut().take_content();
-    let (takes_body, deadline) = {
-        let peer = permit.grant().caller().peer();
-        (takes_body(permit.grant().route(), peer.method()), peer.deadline())
+    let (wanted, deadline) = {
+        let (route, peer) = (permit.grant().route(), permit.grant().caller().peer());
+        (wants_body(route, peer.method(), peer.headers())?, peer.deadline())
     };
-    let (bytes, parsed) = match content {
-        Content::Unread(body) if !takes_body => {
-            nothing(&body)?;
-            (Bytes::new(), None)
-        }
+    let (bytes, parsed) = whole(content, wanted, terms, deadline).await?;
+    if trail.request.digest.is_none() {
+        trail.request = trail::Content { media_type: None, length: bytes.len() as u64, digest: Some(Digest::of(&bytes)) };
+    }
+    let grant = permit.grant();
+    let request = match wanted {
+        true => understand(grant.route(), grant.caller().peer().headers(), &bytes, parsed, terms)?,
+        false => Request::Nothing,
+    };
+    Ok(Input { permit, bytes, request })
+}
+
+/// Whether a body is to be read; its type is judged before it is, for nobody needs to send a megabyte to hear that it is of the wrong one.
+fn wants_body(route: &Route, method: &Method, headers: &HeaderMap) -> Result<bool, Error> {
+    let wanted = takes_body(route, method);
+    if wanted {
+        text::media_type(headers, takes(route, headers))?;
+    }
+    Ok(wanted)
+}
+
+/// The body's bytes, and their parse where there is one already.
+async fn whole(content: Content, wanted: bool, terms: &Terms, deadline: Instant) -> Result<(Bytes, Option<Value>), Error> {
+    match content {
+        Content::Unread(body) if !wanted => nothing(&body).map(|()| (Bytes::new(), None)),
+        Content::Read(bytes, _) if !wanted && !bytes.is_empty() => Err(Error::CallerSentUnexpectedBody),
+        Content::Read(bytes, _) if bytes.len() > terms.max_body => Err(Error::Body(read::Error::TheySentTooMuch)),
+        Content::Read(bytes, parsed) => Ok((bytes, parsed)),
         Content::Unread(mut body) => {
             let bytes = read::whole(&mut body, terms.max_body, deadline).await;
             if bytes == Err(read::Error::TheySentTooMuch) {
                 read::drain(&mut body, DRAIN, deadline).await;
             }
-            let bytes = bytes.map_err(Error::Body)?;
-            trail.request = trail::Content { media_type: None, length: bytes.len() as u64, digest: Some(Digest::of(&bytes)) };
-            (bytes, None)
+            Ok((bytes.map_err(Error::Body)?, None))
         }
-        Content::Read(bytes, _) if bytes.len() > terms.max_body => return Err(Error::CallerSentTooMuch),
-        Content::Read(bytes, _) if !takes_body && !bytes.is_empty() => return Err(Error::CallerSentUnexpectedBody),
-        Content::Read(bytes, parsed) => (bytes, parsed),
-    };
-    let grant = permit.grant();
-    let headers = grant.caller().peer().headers();
-    let request = if takes_body { understand(grant.route(), headers, &bytes, parsed, terms)? } else { Request::Nothing };
-    Ok(Input { permit, bytes, request })
+    }
 }
 
 /// Whether a body belongs to the request at all.
@@ -180,12 +196,22 @@ fn takes_body(route: &Route, method: &Method) -> bool {
     }
 }
 
+/// The media type of a body that the route takes.
+fn takes(route: &Route, headers: &HeaderMap) -> Takes {
+    match route {
+        Route::Grpc(_) => Takes::Grpc,
+        Route::Oip { .. } if headers.contains_key(oip::HEADER_LENGTH) => Takes::BinaryTensors,
+        Route::Oip { .. } => Takes::Tensors,
+        _ => Takes::Json,
+    }
+}
+
 fn nothing(body: &Body) -> Result<(), Error> {
     let none = body.is_end_stream() || body.size_hint().exact() == Some(0);
     if none { Ok(()) } else { Err(Error::CallerSentUnexpectedBody) }
 }
 
-/// Understands a whole body and holds it against `terms`.
+/// Understands a whole body, whose media type was found right, and holds it against `terms`.
 fn understand(route: &Route, headers: &HeaderMap, bytes: &Bytes, parsed: Option<Value>, terms: &Terms) -> Result<Request, Error> {
     let document = |parsed: Option<Value>| parsed.map_or_else(|| json::parse(bytes, &limits(terms)).map_err(Error::CallerSentNoJson), Ok);
     let kind = match route {
@@ -196,7 +222,6 @@ fn understand(route: &Route, headers: &HeaderMap, bytes: &Bytes, parsed: Option<
         Route::Messages => None,
         Route::Oip { .. } => return binary_or_json(headers, bytes, terms, document, parsed),
         Route::Grpc(asks) => {
-            text::media_type(headers, Takes::Grpc)?;
             let message = grpc::unframe(bytes, terms.max_body).map_err(Error::CallerSentNoMessage)?;
             if *asks != OipAsks::Infer {
                 return Ok(Request::Nothing);
@@ -205,13 +230,11 @@ fn understand(route: &Route, headers: &HeaderMap, bytes: &Bytes, parsed: Option<
             return tensors(message.to_request().map_err(Error::CallerSentShape)?, None, terms);
         }
         Route::Raw { .. } => {
-            text::media_type(headers, Takes::Json)?;
             hold_schema(&document(parsed)?, terms)?;
             return Ok(Request::Raw);
         }
         Route::Models(_) | Route::Receipt { .. } => return Ok(Request::Nothing),
     };
-    text::media_type(headers, Takes::Json)?;
     let document = document(parsed)?;
     let asked = match (kind, terms.strict) {
         (Some(kind), true) => openai::asked_strictly(kind, &document),
@@ -233,7 +256,6 @@ fn binary_or_json(
     parsed: Option<Value>,
 ) -> Result<Request, Error> {
     let length = text::header_length(headers, bytes.len())?;
-    text::media_type(headers, if length.is_some() { Takes::BinaryTensors } else { Takes::Tensors })?;
     let Some(length) = length else {
         let document = document(parsed)?;
         strictly(&document, terms)?;

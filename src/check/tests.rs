@@ -160,7 +160,7 @@ fn a_grpc_message_is_one_whole_plain_frame() {
 
 #[test]
 fn only_routes_that_take_a_body_have_one() {
-    assert!(!takes_body(&Route::Models, &Method::GET));
+    assert!(!takes_body(&Route::Models(None), &Method::GET));
     assert!(!takes_body(&Route::Oip { asks: OipAsks::Ready, model: None, version: None }, &Method::GET));
     let raw = Route::Raw { path: "/predict".into(), model: "m".into() };
     assert!(takes_body(&raw, &Method::POST) && !takes_body(&raw, &Method::GET));
@@ -169,9 +169,71 @@ fn only_routes_that_take_a_body_have_one() {
 }
 
 #[test]
-fn what_takes_json_takes_nothing_else() {
-    let mut headers = json_headers();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+fn every_route_takes_its_own_media_type() {
+    for (headers, _, route) in encodings([1.0, 2.0]) {
+        assert_eq!(text::media_type(&headers, takes(&route, &headers)), Ok(()), "{route:?}");
+        let mut other = headers.clone();
+        other.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        assert_eq!(text::media_type(&other, takes(&route, &other)), Err(Error::CallerSentMediaType), "{route:?}");
+        let wrong = text::media_type(&headers, takes(&Route::ChatCompletions, &headers));
+        assert_eq!(wrong, Err(Error::CallerSentMediaType), "{route:?}");
+    }
+    // Tensors after the JSON have to be told by the header as well.
+    let binary = headers(&[("content-type", "application/octet-stream".into())]);
+    assert_eq!(text::media_type(&binary, takes(&infer(), &binary)), Err(Error::CallerSentMediaType));
+    assert_eq!(takes(&Route::Messages, &binary), Takes::Json);
+}
+
+/// The stop, without the values around it.
+async fn read(
+    content: Content,
+    route: &Route,
+    method: &Method,
+    headers: &HeaderMap,
+    terms: &Terms,
+    deadline: Instant,
+) -> Result<(Bytes, Request), Error> {
+    let wanted = wants_body(route, method, headers)?;
+    let (bytes, parsed) = whole(content, wanted, terms, deadline).await?;
+    let request = if wanted { understand(route, headers, &bytes, parsed, terms)? } else { Request::Nothing };
+    Ok((bytes, request))
+}
+
+async fn read_chat(content: Content, max_body: usize) -> Result<(Bytes, Request), Error> {
+    let terms = terms(&format!("max_body = \"{max_body}B\""), None, None);
+    let deadline = Instant::now() + std::time::Duration::from_secs(60);
+    read(content, &Route::ChatCompletions, &Method::POST, &json_headers(), &terms, deadline).await
+}
+
+#[tokio::test]
+async fn the_models_own_cap_holds_whether_or_not_the_body_was_read_before() {
     let bytes = Bytes::from(hello().to_string());
-    assert_eq!(understand(&Route::ChatCompletions, &headers, &bytes, None, &terms("", None, None)).unwrap_err().code(), "check.media_type");
+    for whole in [true, false] {
+        let content = || if whole { Content::Read(bytes.clone(), Some(hello())) } else { Content::Unread(Body::Whole(bytes.clone())) };
+        let (read, _) = read_chat(content(), bytes.len()).await.unwrap();
+        assert_eq!(read.as_ptr(), bytes.as_ptr(), "the bytes that were checked are the bytes that came");
+        assert_eq!(read_chat(content(), bytes.len() - 1).await.unwrap_err(), Error::Body(read::Error::TheySentTooMuch));
+    }
+}
+
+#[tokio::test]
+async fn a_body_of_the_wrong_type_is_refused_before_it_is_read() {
+    let endless = Body::stream(http_body_util::StreamBody::new(futures_util::stream::pending::<
+        Result<http_body::Frame<Bytes>, crate::wire::body::Broken>,
+    >()));
+    let (terms, far) = (terms("", None, None), Instant::now() + std::time::Duration::from_secs(3_600));
+    let refused = read(Content::Unread(endless), &Route::ChatCompletions, &Method::POST, &HeaderMap::new(), &terms, far).await;
+    assert_eq!(refused.unwrap_err(), Error::CallerSentMediaType);
+}
+
+#[tokio::test]
+async fn a_question_with_a_body_is_refused() {
+    let terms = Terms::without_model(1_024);
+    let ask =
+        async |content| read(content, &Route::Models(None), &Method::GET, &HeaderMap::new(), &terms, Instant::now()).await.map(|_| ());
+    assert_eq!(ask(Content::Unread(Body::Empty)).await, Ok(()));
+    assert_eq!(ask(Content::Read(Bytes::new(), None)).await, Ok(()));
+    let bytes = Bytes::from_static(b"{}");
+    assert_eq!(ask(Content::Unread(Body::Whole(bytes.clone()))).await, Err(Error::CallerSentUnexpectedBody));
+    assert_eq!(ask(Content::Read(bytes, None)).await, Err(Error::CallerSentUnexpectedBody));
 }

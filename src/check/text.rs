@@ -58,7 +58,7 @@ fn utf_8(parameters: &str) -> bool {
 
 /// How many of the body's `length` bytes are JSON, where the binary tensor extension is used.
 pub(super) fn header_length(headers: &HeaderMap, length: usize) -> Result<Option<usize>, Error> {
-    let mut values = headers.get_all("inference-header-content-length").iter();
+    let mut values = headers.get_all(oip::HEADER_LENGTH).iter();
     let (first, second) = (values.next(), values.next());
     let Some(value) = first else { return Ok(None) };
     let json = if second.is_none() { oip::header_length(value) } else { None };
