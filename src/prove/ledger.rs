@@ -24,6 +24,7 @@ use super::key::{Exposed, Key, KeyError, Vkey};
 use super::log::{self, OnFatal, Poisoned, Recovered, SEGMENT, Until, Wait, Wal};
 use super::receipt::{CONTENT_DIGEST, Receipt, STATEMENT, State, content_digest, media_type, receipt_header, statement_header};
 use super::refusals::Refusals;
+use super::segment;
 use super::statement::{Build, Counts, Kind, Sent, Signer, Statement};
 use super::stream::Proving;
 use crate::clock::Moment;
@@ -532,7 +533,7 @@ fn mentions(entry: &[u8], needle: &[u8]) -> bool {
 
 /// The first entry of the first segment, and its number.
 fn first_entry(directory: &Path) -> Option<(u64, Statement)> {
-    let first = log::first_record(directory).ok()??;
+    let first = segment::first_record(directory).ok()??;
     Some((first.0, Statement::read(&first.1).ok()?))
 }
 

@@ -1,7 +1,6 @@
 //! The write-ahead file: entries in order, each numbered, each with a checksum, never changed.
 //!
-//! A folder of segments `wal-00000000`, `wal-00000001`, …, each a header (`pclswal\n` · version u32 · first number u64 · CRC32C u32)
-//! and records (length u32 · CRC32C u32 · number u64 · entry), all little-endian; the CRC is over length, number and entry.
+//! How segments and records lie in the folder is told in `segment.rs`.
 //!
 //! **Who writes.** The tasks that answer requests do, not a thread of their own. A task draws its number, signs, and lays its entry in
 //! its place; if nobody is writing it takes the lead and writes all that lie ready in one `write`, and again while more lie ready.
@@ -25,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::segment::{HEADER, Record, first_number, frame, header, numbers, path_of};
 use super::statement::MAX_ENTRY;
 
 /// How long an entry may stay unsynced while nobody waits for it.
@@ -43,10 +43,6 @@ const MARK: u64 = 256 << 10;
 /// How long to ask for the lock: a process that is just being forked, or just ending, holds it for a moment longer.
 const LOCK_PATIENCE: Duration = Duration::from_millis(200);
 
-const MAGIC: &[u8; 8] = b"pclswal\n";
-const VERSION: u32 = 1;
-pub(super) const HEADER: usize = 24;
-pub(super) const FRAME: usize = 16;
 const LOCK: &str = "lock";
 
 /// Called once when a sync has failed; it should end the process.
@@ -589,17 +585,6 @@ fn release(waiting: &mut Vec<(u64, oneshot::Sender<()>)>, below: u64) {
     }
 }
 
-fn path_of(directory: &Path, number: u64) -> PathBuf {
-    directory.join(format!("wal-{number:08}"))
-}
-
-/// The number in a segment's file name.
-pub(super) fn segment_number(name: &str) -> Option<u64> {
-    let digits = name.strip_prefix("wal-")?;
-    let number = digits.parse().ok()?;
-    (format!("{number:08}") == digits).then_some(number)
-}
-
 /// Leaves a full segment and begins the next with number `first`.
 fn follow(directory: &Path, state: &mut State, first: u64) -> io::Result<()> {
     let before = state.file.clone();
@@ -615,62 +600,6 @@ fn begin(directory: &Path, state: &mut State, first: u64) -> io::Result<()> {
     (state.file, state.length) = (Arc::new(file), HEADER as u64);
     state.segments.push(Segment { number, marks: Vec::new() });
     Ok(())
-}
-
-fn header(first: u64) -> [u8; HEADER] {
-    let mut header = [0; HEADER];
-    header[..8].copy_from_slice(MAGIC);
-    header[8..12].copy_from_slice(&VERSION.to_le_bytes());
-    header[12..20].copy_from_slice(&first.to_le_bytes());
-    let crc = crc32c::crc32c(&header[..20]);
-    header[20..].copy_from_slice(&crc.to_le_bytes());
-    header
-}
-
-/// The first number of a segment that begins with a sound header of this version.
-pub(super) fn first_number(segment: &[u8]) -> Option<u64> {
-    let first = u64::from_le_bytes(segment.get(12..20)?.try_into().ok()?);
-    (segment.get(..HEADER)? == header(first)).then_some(first)
-}
-
-fn frame(to: &mut Vec<u8>, seq: u64, entry: &[u8]) {
-    let length = u32::try_from(entry.len()).unwrap_or(u32::MAX).to_le_bytes();
-    to.extend_from_slice(&length);
-    to.extend_from_slice(&checksum(&length, &seq.to_le_bytes(), entry).to_le_bytes());
-    to.extend_from_slice(&seq.to_le_bytes());
-    to.extend_from_slice(entry);
-}
-
-fn checksum(length: &[u8], seq: &[u8], entry: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(length), seq), entry)
-}
-
-/// A record as it lies in a segment.
-pub(super) struct Record<'a> {
-    pub(super) seq: u64,
-    pub(super) entry: &'a [u8],
-}
-
-impl<'a> Record<'a> {
-    /// The whole, sound record at the beginning of `bytes`.
-    pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
-        let head = bytes.get(..FRAME)?;
-        let length = u32::from_le_bytes(head[..4].try_into().ok()?) as usize;
-        if length == 0 || length > MAX_ENTRY {
-            return None;
-        }
-        let entry = bytes.get(FRAME..FRAME + length)?;
-        let sound = checksum(&head[..4], &head[8..], entry).to_le_bytes() == head[4..8];
-        sound.then(|| Self {
-            seq: u64::from_le_bytes([head[8], head[9], head[10], head[11], head[12], head[13], head[14], head[15]]),
-            entry,
-        })
-    }
-
-    /// How many bytes it takes.
-    pub(super) fn size(&self) -> usize {
-        FRAME + self.entry.len()
-    }
 }
 
 /// Reads every segment, cuts a torn tail off the last, and says what was there and which number is next.
@@ -730,24 +659,6 @@ fn recover(directory: &Path, time_of: &impl Fn(&[u8]) -> u64) -> Result<(Recover
 fn good_after(bytes: &[u8], next: u64) -> bool {
     let plausible = next..next + (1 << 32);
     (0..bytes.len()).any(|at| Record::read(&bytes[at..]).is_some_and(|record| plausible.contains(&record.seq)))
-}
-
-/// The number and the bytes of the first entry in a folder.
-pub(super) fn first_record(directory: &Path) -> io::Result<Option<(u64, Vec<u8>)>> {
-    let Some(number) = numbers(directory)?.into_iter().next() else { return Ok(None) };
-    let mut bytes = Vec::new();
-    File::open(path_of(directory, number))?.take((HEADER + FRAME + MAX_ENTRY) as u64).read_to_end(&mut bytes)?;
-    Ok(bytes.get(HEADER..).and_then(Record::read).map(|record| (record.seq, record.entry.to_vec())))
-}
-
-/// The numbers of the segments in a folder, in order.
-pub(super) fn numbers(directory: &Path) -> io::Result<Vec<u64>> {
-    let mut numbers = Vec::new();
-    for file in std::fs::read_dir(directory)? {
-        numbers.extend(file?.file_name().to_str().and_then(segment_number));
-    }
-    numbers.sort_unstable();
-    Ok(numbers)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod ledger;
 pub mod log;
 mod receipt;
 mod refusals;
+mod segment;
 pub mod statement;
 mod stream;
 pub mod verify;

@@ -49,6 +49,8 @@ pub const CONTENT_TYPE: &str = "application/vnd.portcullis.inference-statement+c
 pub(super) const SUBJECT: &str = "urn:portcullis:r:";
 /// The longest text in a statement, in bytes; longer ones are cut, so that the entry's bound holds whatever a caller sends.
 const MAX_TEXT: usize = 256;
+/// How many steps a statement tells; a way has nine stops.
+const MAX_STEPS: usize = 32;
 /// How many codes a heartbeat tells; there are fewer in the program.
 const MAX_CODES: usize = 128;
 /// The longest entry in bytes (C2SP tlog-tiles: a 16-bit length).
@@ -289,6 +291,7 @@ fn to_be_signed(protected: &[u8], payload: &[u8]) -> Vec<u8> {
 
 /// Writes the trail as its caller may read it.
 fn told(to: &mut Writer, steps: &[Step], limited: bool) {
+    let steps = &steps[..steps.len().min(MAX_STEPS)];
     if limited {
         let before = steps.iter().take_while(|step| step.stop < Stop::Budget);
         to.uint(12).array(before.clone().count() + 1);

@@ -19,6 +19,8 @@ use crate::trail::{Content, Late, Trail};
 use crate::wire::Body;
 use crate::wire::body::Broken;
 
+type Waiting = Pin<Box<dyn Future<Output = Result<(), Poisoned>> + Send>>;
+
 /// A stream that leaves exactly one entry: when it ends, when it breaks, or when it is dropped.
 pub(super) struct Proving {
     /// Gone once the stream has ended; its going is what fills `late`.
@@ -32,7 +34,7 @@ pub(super) struct Proving {
     trailers: HeaderMap,
     /// Gone once the entry was appended.
     slot: Option<Slot>,
-    wait: Option<Pin<Box<dyn Future<Output = Result<(), Poisoned>> + Send>>>,
+    wait: Option<Waiting>,
 }
 
 impl Proving {
@@ -80,7 +82,7 @@ impl Proving {
                             kept.gap();
                         }
                         if kept.terms().on_failure == OnFailure::Serve { Ok(()) } else { outcome }
-                    }) as Pin<Box<_>>
+                    }) as Waiting
                 });
                 Ok(())
             }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::key::{Kind as KeyKind, Vkey};
 use super::ledger::KEYS;
-use super::log::{HEADER, Record, first_number, numbers, segment_number};
+use super::segment::{HEADER, Record, first_number, numbers, path_of, segment_number};
 use super::statement::{Kind, Statement};
 
 /// How many problems are told; more are counted.
@@ -242,7 +242,7 @@ impl Iterator for Entries {
             }
             let number = self.segments.next()?;
             self.at = HEADER;
-            match fs::read(self.directory.join(format!("wal-{number:08}"))) {
+            match fs::read(path_of(&self.directory, number)) {
                 Ok(bytes) => self.bytes = bytes,
                 Err(error) => {
                     self.bytes.clear();

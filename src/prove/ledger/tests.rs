@@ -96,7 +96,7 @@ impl Drop for Upstream {
 
 async fn stream(house: &House, terms: &Terms, pieces: &[Result<&'static str, &'static str>], complete: bool) -> Receipt {
     let late = Late::default();
-    let body = Body::stream(Upstream(pieces.to_vec().into_iter(), late.clone(), complete));
+    let body = Body::stream(Upstream(Vec::from(pieces).into_iter(), late.clone(), complete));
     let slot = house.ledger.reserve(terms).unwrap();
     house.ledger.prove_parts(slot, StatusCode::OK, head(), Payload::Stream(body, late), None, now()).await.unwrap()
 }
@@ -343,7 +343,7 @@ async fn a_request_that_is_dropped_while_it_waits_still_has_its_entry() {
     let terms = durable();
     {
         let mut waiting = std::pin::pin!(answer(&house.ledger, &terms));
-        std::future::poll_fn(|cx| Poll::Ready(drop(waiting.as_mut().poll(cx)))).await;
+        std::future::poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_ready())).await;
     }
     assert_eq!(house.kinds(), ["key-rotation", "inference"]);
     assert_eq!(house.ledger.counters().slots, 0);

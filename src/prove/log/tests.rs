@@ -2,6 +2,7 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+use crate::prove::segment::FRAME;
 
 fn open_with(directory: &Path, segment: u64) -> Result<(Wal, Recovered), OpenError> {
     Wal::open(directory, segment, |_| 0, Box::new(|_| {}))
