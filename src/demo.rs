@@ -15,7 +15,7 @@ use crate::prove::key;
 use crate::{keys, serve};
 
 /// A small classifier of handwritten digits: 64 numbers from 0 to 16 in, ten probabilities and a label out.
-const DIGITS: &[u8] = include_bytes!("../models/digits/digits.onnx");
+const DIGITS: &[u8] = include_bytes!("../policies/models/digits.onnx");
 
 /// A handwritten zero of scikit-learn's bundled data set, eight rows of eight.
 const A_ZERO: &str = "0,0,5,13,9,1,0,0,0,0,13,15,10,15,5,0,0,3,15,2,0,11,8,0,0,4,12,0,0,8,8,0,0,5,8,0,0,9,8,0,0,4,11,0,1,12,7,0,0,2,14,5,10,12,0,0,0,0,6,13,10,0,0,0";
@@ -120,7 +120,7 @@ fn greeting(url: &str, admin_url: &str, prepared: &Prepared, key: &str) -> Strin
     let log = log.display();
     format!(
         "Portcullis is ready on {url}\nPolicies: {policies}\nRecord:   {log}\n\nClassify a handwritten zero, and get a signed receipt for the answer:\n\n\
-         curl -i --cacert {ca} -H 'authorization: Bearer {key}' \\\n  {url}/v2/models/digits/infer \\\n  -d '{{\"inputs\":[{{\"name\":\"input\",\"datatype\":\"FP32\",\"shape\":[1,64],\"data\":[{A_ZERO}]}}]}}'\n\n\
+         curl -i --cacert {ca} -H 'authorization: Bearer {key}' \\\n  {url}/v2/models/digits/infer \\\n  --json '{{\"inputs\":[{{\"name\":\"input\",\"datatype\":\"FP32\",\"shape\":[1,64],\"data\":[{A_ZERO}]}}]}}'\n\n\
          What the model is, and what it takes:\n\n\
          curl --cacert {ca} -H 'authorization: Bearer {key}' {url}/v2/models/digits\n\n\
          Without a credential there is no answer, and that leaves a receipt too:\n\n\

@@ -1,4 +1,48 @@
-//! Portcullis, a hardened gateway for inference.
+//! Portcullis, a hardened gateway for inference: the map.
+//!
+//! It stands between applications and models. It knows who calls, decides what they may do, bounds how much, checks what
+//! they send, watches for the theft of the model, gets the answer from a model server or from a model it runs itself
+//! after verifying it, and leaves a signed record of what was answered by what.
+//!
+//! # The way of a request
+//!
+//! Nine folders, in the order of the alphabet, are the nine stops. Each takes the value that the stop before it made and
+//! returns its own; the values have private fields, so that a request which skipped a check does not compile.
+//!
+//! | stop | value | what it does |
+//! | --- | --- | --- |
+//! | [`accept`] | [`accept::Peer`] | sockets, TLS, HTTP/1.1 and HTTP/2, strict framing, caps, deadlines |
+//! | [`authenticate`] | [`authenticate::Caller`] | API keys, JWT, client certificates; strips identity that a client claims |
+//! | [`authorize`] | [`authorize::Grant`] | names the target, judges it by Cedar, hands on the terms of every later stop |
+//! | [`budget`] | [`budget::Permit`] | requests, tokens, calls in flight: reserved first, settled after |
+//! | [`check`] | [`check::Input`] | the body within its cap, parsed once, held against schema and tensor contract |
+//! | [`detect`] | [`detect::Cleared`] | what the input says of the one who sends it; with what care to answer |
+//! | [`infer`] | [`infer::Answer`] | an upstream, or a verified model in this machine; shapes the answer |
+//! | [`prove`] | [`prove::Receipt`] | a signed statement, written ahead before the answer leaves |
+//! | [`record`] | [`record::Outcome`] | how it ended, counted once: metrics, spans, the security log |
+//!
+//! A folder uses only folders before it, and the leaves; a test reads the `use` lines and holds that.
+//! [`pipeline`] is the whole way as one short function.
+//!
+//! # The house
+//!
+//! [`config`] compiles the policy folder into one immutable snapshot, [`reload`] replaces it whole or not at all,
+//! [`error`] is the one exhaustive match from every way to fail to what a caller may read, [`serve`] opens and closes
+//! everything in order, [`admin`] is the operators' listener, and [`cli`], [`keys`] and [`demo`] are the commands.
+//!
+//! # The leaves
+//!
+//! They use nothing of the stops: [`clock`], [`digest`], [`event`], [`mistake`], [`outbound`], [`secret`], [`trail`],
+//! [`unit`], and [`wire`], which holds the formats that several stops read.
+//!
+//! # What holds everywhere
+//!
+//! * Closed when in doubt: no credential, no answer; a rule that cannot be evaluated denies; an unknown key stops the start.
+//! * Every route is the same way, streaming or not, over HTTP or gRPC, to an upstream or in this process.
+//! * Everything a stranger can fill is bounded, and full is an answer.
+//! * The bytes that were checked are the bytes that are used.
+//! * What was acknowledged is in the write-ahead file before the answer is released.
+//! * No `unsafe`.
 
 pub mod accept;
 pub mod authenticate;

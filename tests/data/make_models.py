@@ -5,7 +5,7 @@
 
 writes, always the same bytes:
 
-    models/digits/digits.onnx   handwritten digits, 64 pixels of 0 to 16 -> 10 probabilities and a label
+    policies/models/digits.onnx   handwritten digits, 64 pixels of 0 to 16 -> 10 probabilities and a label
     tests/data/digits.json      32 samples that were not trained on, and what a float64 forward pass in numpy says of them
     tests/data/SHA256SUMS       the digests of both, as `sha256sum --check` reads them from the root of the repository
 
@@ -113,7 +113,7 @@ def main():
         sys.exit(f"the model is no good: {accuracy:.3f} on what it was not trained on")
 
     samples = {
-        "model": "models/digits/digits.onnx",
+        "model": "policies/models/digits.onnx",
         "about": "held-out rows of scikit-learn's digits; probabilities by numpy in float64",
         "accuracy": round(accuracy, 4),
         "samples": [
@@ -129,7 +129,7 @@ def main():
     rows = ",\n".join("  " + json.dumps(s, separators=(",", ":")) for s in samples.pop("samples"))
     head = json.dumps(samples, indent=1)[:-2]
     files = {
-        "models/digits/digits.onnx": model(weights),
+        "policies/models/digits.onnx": model(weights),
         "tests/data/digits.json": (head + ',\n "samples": [\n' + rows + "\n ]\n}\n").encode(),
     }
     sums = ""

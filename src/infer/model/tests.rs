@@ -8,7 +8,7 @@ use super::runtime::Places;
 use super::*;
 use crate::wire::tensor::Datatype;
 
-const DIGITS: &[u8] = include_bytes!("../../../models/digits/digits.onnx");
+const DIGITS: &[u8] = include_bytes!("../../../policies/models/digits.onnx");
 const SAMPLES: &str = include_str!("../../../tests/data/digits.json");
 
 fn runtime() -> Runtime {

@@ -289,7 +289,7 @@ mod tests {
 
     #[test]
     fn the_bundled_model_is_none_of_them() {
-        assert_eq!(recognise(include_bytes!("../../../models/digits/digits.onnx")), None);
+        assert_eq!(recognise(include_bytes!("../../../policies/models/digits.onnx")), None);
     }
 
     #[test]
@@ -319,7 +319,7 @@ mod tests {
 
     #[test]
     fn one_changed_bit_is_refused() {
-        let mut bytes = include_bytes!("../../../models/digits/digits.onnx").to_vec();
+        let mut bytes = include_bytes!("../../../policies/models/digits.onnx").to_vec();
         let digest = Digest::of(&bytes);
         bytes[5000] ^= 1;
         assert!(matches!(Verified::from_bytes(bytes.into(), digest, LIMIT), Err(Refused::WrongDigest { .. })));

@@ -133,14 +133,14 @@ fn nested(depth: usize, innermost: Build) -> Build {
 
 #[test]
 fn the_bundled_model_reads_whole() {
-    let signature = read(include_bytes!("../../../../models/digits/digits.onnx"), &Limits::DEFAULT).unwrap();
+    let signature = read(include_bytes!("../../../../policies/models/digits.onnx"), &Limits::DEFAULT).unwrap();
     assert_eq!(signature.inputs.len(), 1);
     assert_eq!(signature.outputs.len(), 2);
 }
 
 #[test]
 fn every_truncation_of_the_bundled_model_is_refused() {
-    let whole = include_bytes!("../../../../models/digits/digits.onnx");
+    let whole = include_bytes!("../../../../policies/models/digits.onnx");
     for length in 0..whole.len() {
         assert!(read(&whole[..length], &Limits::DEFAULT).is_err(), "{length} bytes");
     }
@@ -148,7 +148,7 @@ fn every_truncation_of_the_bundled_model_is_refused() {
 
 #[test]
 fn no_changed_byte_of_the_bundled_model_makes_the_reader_panic() {
-    let whole = include_bytes!("../../../../models/digits/digits.onnx").to_vec();
+    let whole = include_bytes!("../../../../policies/models/digits.onnx").to_vec();
     for place in 0..whole.len() {
         for change in [0xff, 0x80, 0x01] {
             let mut changed = whole.clone();
