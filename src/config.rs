@@ -340,6 +340,12 @@ impl Building<'_> {
                 "`[route]` and an upstream of protocol \"raw\" belong together: give both or neither",
             ));
         }
+        let renamed =
+            file.backend.get_ref().upstream.as_ref().is_some_and(|upstream| upstream.model.as_ref().is_some_and(|theirs| *theirs != name));
+        if file.answer.stream && (renamed || file.answer.top.is_some() || file.answer.decimals.is_some()) {
+            let what = "`answer.stream` lets large answers pass unread, so that nothing in them can be changed: leave out `top`, `decimals` and the upstream's `model`";
+            mistakes.push(Mistake::at(file.backend.span(), what));
+        }
         let around = check::Around { policies: root, folder: base, max_body: self.global_cap, contract: contract.as_ref() };
         let check = file.check.compile(around, &mut mistakes);
         let budget = file.budget.compile(&mut mistakes);

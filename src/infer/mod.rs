@@ -7,6 +7,7 @@ mod catalogue;
 mod language;
 mod memory;
 pub mod model;
+mod passing;
 mod raw;
 mod reply;
 pub mod shape;

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::memory::Memory;
 use super::model::{self, Model};
+use super::passing::{self, Read};
 use super::upstream::{Outgoing, Upstream};
 use super::{Answer, Call, Error, Held, reply, shape, whole};
 use crate::authorize::{OipAsks, Route};
@@ -150,6 +151,14 @@ pub(super) async fn from_upstream(
     let header_length = match incoming.headers.get(HEADER_LENGTH) {
         Some(value) => Some(oip::header_length(value).ok_or(Error::UpstreamBroke("its header length is no number"))?),
         None => None,
+    };
+    let media_type = if header_length.is_some() { OCTETS } else { JSON };
+    let (incoming, mut call) = match passing::if_larger(incoming, call, shape, media_type).await? {
+        Read::Small(incoming, call) => (incoming, call),
+        Read::Large(mut answer) => {
+            answer.headers.extend(header_length.map(|length| (http::HeaderName::from_static(HEADER_LENGTH), HeaderValue::from(length))));
+            return Ok(answer);
+        }
     };
     let (bytes, share) = reply::whole(incoming, shape.max_body(), memory, call.deadline).await?;
     call.hold.delivered(bytes.len() as u64);
