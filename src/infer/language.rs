@@ -72,7 +72,13 @@ pub(super) async fn from_upstream(
     };
     let (bytes, share) = reply::whole(incoming, shape.max_body(), memory, call.deadline).await?;
     let limits = json::Limits::for_body(shape.max_body());
-    let mut document = json::parse(&bytes, &limits).map_err(|_| Error::UpstreamBroke("its answer is not strict JSON"))?;
+    let decimals = decimals(&call, shape);
+    // Where nothing is to be rounded, no more of the answer is built than is looked at.
+    let document = match decimals {
+        Some(_) => json::parse(&bytes, &limits),
+        None => json::parse_members(&bytes, &limits, &["usage", "response", "message"]),
+    };
+    let mut document = document.map_err(|_| Error::UpstreamBroke("its answer is not strict JSON"))?;
     let usage = usage_of(&call.route, &document);
     call.hold.delivered(bytes.len() as u64);
     trail.usage = Some(match usage {
@@ -82,7 +88,7 @@ pub(super) async fn from_upstream(
         }
         None => call.hold.settle_by_bytes(),
     });
-    let rounded = decimals(&call, shape).is_some_and(|decimals| openai::round_logprobs(&mut document, decimals));
+    let rounded = decimals.is_some_and(|decimals| openai::round_logprobs(&mut document, decimals));
     let bytes = renamed(bytes, rounded.then_some(&mut document), &call.name, theirs.is_some());
     Ok(whole(incoming_status(), "application/json", bytes, Held { _budget: Some(call.hold), _memory: Some(share) }))
 }
@@ -226,7 +232,7 @@ impl Metered {
             self.said_it_is_done = true;
             return Some(block.into_raw());
         }
-        let has = |word: &str| data.windows(word.len()).any(|window| window == word.as_bytes());
+        let has = |word: &str| memchr::memmem::find(&data, word.as_bytes()).is_some();
         let wants =
             self.rename.is_some() || self.decimals.is_some() && has("logprob") || has("\"usage\"") || has("_stop\"") || has(".completed\"");
         if !wants {
