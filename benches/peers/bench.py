@@ -272,14 +272,17 @@ def med(v):
     return statistics.median(v) if v else None
 
 
-def starved(c):
-    """Other work took the machine: peer, load and upstream together got under a third of one CPU. Such cells are dropped."""
+def starved(c, asked=None):
+    """Other work took the machine: peer, load and upstream together got under a third of one CPU, or (`asked`: requests a second
+    that were to be offered) a tenth of the load was not offered or not answered. Such cells are dropped."""
+    if asked and "rps" in c and c["scenario"].split("-")[0] in PATHS:
+        return c["rps"] < .9 * asked
     return c["foreign"] > .8 and (c["cpu"] + c["loadgen_cpu"] + c["upstream_cpu"]) / c["wall"] < .35 if "wall" in c and c["scenario"].split("-")[0] in PATHS else False
 
 
 def report(res, out):
     cells = collections.defaultdict(dict)  # scenario -> peer -> [rounds]
-    dropped = [c for c in res["cells"] if starved(c)]
+    dropped = [c for c in res["cells"] if starved(c, res["args"].get("rps"))]
     for c in res["cells"]:
         if c in dropped:
             continue
