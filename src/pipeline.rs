@@ -1,4 +1,4 @@
-//! The way of a request, whole: [`House::walk`] reads aloud. What surrounds it gives every end, good or bad, a receipt
+//! The way of a request, whole: `House::walk` reads aloud. What surrounds it gives every end, good or bad, a receipt
 //! and a record.
 
 use std::future::Future;

@@ -34,7 +34,7 @@ const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 const EVENT_MAX: usize = 1 << 20;
 
 pub(super) async fn from_upstream(
-    mut call: Call,
+    mut call: Box<Call>,
     upstream: &Arc<Upstream>,
     shape: &shape::Config,
     memory: &Memory,
@@ -68,7 +68,7 @@ pub(super) async fn from_upstream(
     }
     let (incoming, mut call) = match passing::if_larger(incoming, call, shape, "application/json").await? {
         Read::Small(incoming, call) => (incoming, call),
-        Read::Large(answer) => return Ok(answer),
+        Read::Large(answer) => return Ok(*answer),
     };
     let (bytes, share) = reply::whole(incoming, shape.max_body(), memory, call.deadline).await?;
     let limits = json::Limits::for_body(shape.max_body());
@@ -166,7 +166,7 @@ fn rename_in(document: &mut Value, name: &str) -> bool {
     renamed
 }
 
-fn stream(call: Call, asked: &Asked, incoming: Incoming, rename: bool, shape: &shape::Config) -> Answer {
+fn stream(call: Box<Call>, asked: &Asked, incoming: Incoming, rename: bool, shape: &shape::Config) -> Answer {
     let late = Late::default();
     let decimals = decimals(&call, shape);
     let metered = Metered {

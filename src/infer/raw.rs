@@ -15,7 +15,7 @@ use crate::trail::Trail;
 use crate::wire::json;
 
 pub(super) async fn from_upstream(
-    mut call: Call,
+    mut call: Box<Call>,
     upstream: &Arc<Upstream>,
     shape: &shape::Config,
     memory: &Memory,
@@ -40,7 +40,7 @@ pub(super) async fn from_upstream(
     reply::uncoded(&incoming.headers)?;
     let (incoming, mut call) = match passing::if_larger(incoming, call, shape, "application/json").await? {
         Read::Small(incoming, call) => (incoming, call),
-        Read::Large(answer) => return Ok(answer),
+        Read::Large(answer) => return Ok(*answer),
     };
     let (bytes, share) = reply::whole(incoming, shape.max_body(), memory, call.deadline).await?;
     json::parse(&bytes, &json::Limits::for_body(shape.max_body())).map_err(|_| Error::UpstreamBroke("its answer is not strict JSON"))?;
