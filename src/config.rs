@@ -41,10 +41,10 @@ pub struct Gateway {
     pub runtime: model::runtime::Config,
 }
 
-/// One file under `models/`.
+/// One file under `models/`, as written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ModelFile {
+pub struct ModelFile {
     name: toml::Spanned<String>,
     #[serde(default)]
     version: String,
