@@ -4,3 +4,8 @@
 
 mod layers;
 mod schemas;
+mod journey;
+mod layers;
+mod limits;
+mod routes;
+mod support;
