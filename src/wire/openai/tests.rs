@@ -159,3 +159,15 @@ fn models_are_listed() {
     let list = models([Listed { id: "chat", created: 1, owned_by: "acme" }]);
     assert_eq!(list, r#"{"object":"list","data":[{"id":"chat","object":"model","created":1,"owned_by":"acme"}]}"#);
 }
+
+/// Ollama and whatever else reads JSON with Go's `encoding/json` takes the last of `model` and `MODEL`.
+#[test]
+fn a_key_that_other_readers_take_for_one_that_was_judged_is_refused() {
+    for key in ["Model", "MODEL", "Max_Tokens", "\u{17f}tream", "best_oF", "Logprobs", "N"] {
+        let mut document = json!({"model": "chat", "messages": [{"role": "user", "content": "x"}]});
+        document[key] = json!("other");
+        assert_eq!(asked(Kind::Chat, &document).unwrap_err().rule, "look_alike", "{key}");
+    }
+    let tools = json!({"model": "chat", "messages": [{"role": "user", "content": "x"}], "X-Own": 1, "chat_template_kwargs": {"Model": 1}});
+    assert!(asked(Kind::Chat, &tools).is_ok());
+}
