@@ -2,10 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
-mod layers;
-mod schemas;
 mod journey;
 mod layers;
 mod limits;
 mod routes;
+mod schemas;
 mod support;
