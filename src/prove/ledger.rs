@@ -144,7 +144,7 @@ pub(super) struct Inner {
     gaps: AtomicU64,
     gaps_told: AtomicU64,
     refusals: Mutex<Refusals>,
-    finders: Semaphore,
+    finders: Arc<Semaphore>,
     events: Events,
     opened: Moment,
 }
@@ -221,7 +221,7 @@ impl Ledger {
             gaps: AtomicU64::new(0),
             gaps_told: AtomicU64::new(0),
             refusals: Mutex::default(),
-            finders: Semaphore::new(FINDERS),
+            finders: Arc::new(Semaphore::new(FINDERS)),
             events,
             opened: Moment::now(),
         };
@@ -407,17 +407,23 @@ impl Ledger {
     pub async fn find(&self, id: Uuid, who: &Who) -> Option<Found> {
         let (seconds, nanos) = id.get_timestamp().filter(|_| id.get_version_num() == 7)?.to_unix();
         let arrived = seconds.saturating_mul(1_000).saturating_add(u64::from(nanos) / 1_000_000);
-        let _permit = self.0.finders.acquire().await.ok()?;
+        let permit = self.0.finders.clone().acquire_owned().await.ok()?;
         let inner = self.0.clone();
         let found = tokio::task::spawn_blocking(move || {
+            // Held by the look-up itself: it goes on when nobody waits for it any more, and still counts then.
+            let _permit = permit;
             let needle = id.hyphenated().to_string();
             let places = inner.wal.places(arrived.saturating_sub(SLACK), arrived.saturating_add(HORIZON), MAX_SCAN);
-            places.iter().find_map(|place| place.scan(|entry| mentions(entry, needle.as_bytes()).then(|| entry.to_vec())))
+            // A method or a media type that a caller wrote may mention the id too: only the statement of this id will do.
+            let of_id = |entry: &[u8]| {
+                let statement = mentions(entry, needle.as_bytes()).then(|| Statement::read(entry).ok()).flatten()?;
+                (statement.id == id).then(|| (entry.to_vec(), statement))
+            };
+            places.iter().find_map(|place| place.scan(of_id))
         });
-        let entry = found.await.ok().flatten()?;
-        let statement = Statement::read(&entry).ok()?;
+        let (entry, statement) = found.await.ok().flatten()?;
         let durable = statement.seq < self.0.wal.synced();
-        let for_them = statement.id == id && statement.made_for(who, &self.0.signer.key);
+        let for_them = statement.made_for(who, &self.0.signer.key);
         for_them.then(|| Found { entry: entry.into(), durable, statement })
     }
 
