@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::memory::Memory;
 use super::model::{self, Model};
 use super::upstream::{Outgoing, Upstream};
-use super::{Answer, Call, Error, Held, reply, shape, whole};
+use super::{Answer, Call, Error, Held, Payload, reply, shape, whole};
 use crate::authorize::{OipAsks, Route};
 use crate::check::Request;
 use crate::trail::{Assurance, Trail};
@@ -23,7 +23,13 @@ const OCTETS: &str = "application/octet-stream";
 const JSON: &str = "application/json";
 
 /// From a model in this machine: its metadata, whether it is ready, or what it says to the tensors.
-pub(super) async fn from_model(mut call: Call, model: &Arc<Model>, shape: &shape::Config, trail: &mut Trail) -> Result<Answer, Error> {
+pub(super) async fn from_model(
+    mut call: Call,
+    model: &Arc<Model>,
+    shape: &shape::Config,
+    memory: &Memory,
+    trail: &mut Trail,
+) -> Result<Answer, Error> {
     let over_grpc = matches!(call.route, Route::Grpc(_));
     match asks(&call.route) {
         // A model that is not ready is not served, so that being here says it is.
@@ -50,7 +56,18 @@ pub(super) async fn from_model(mut call: Call, model: &Arc<Model>, shape: &shape
         outputs: tensors,
     };
     let held = Held { _budget: Some(call.hold), _memory: None };
-    if over_grpc { framed(&message::ModelInferResponse::from(&response), held) } else { encoded(&response, &request, held) }
+    let answer = if over_grpc { framed(&message::ModelInferResponse::from(&response), held) } else { encoded(&response, &request, held) };
+    shared(answer?, memory)
+}
+
+/// Counts an answer that was made here against the memory that all whole answers share.
+fn shared(mut answer: Answer, memory: &Memory) -> Result<Answer, Error> {
+    if let Payload::Whole(bytes) = &answer.payload {
+        let mut share = memory.share()?;
+        share.grow_to(bytes.len())?;
+        answer.held._memory = Some(share);
+    }
+    Ok(answer)
 }
 
 fn asks(route: &Route) -> OipAsks {
@@ -197,4 +214,21 @@ fn told_of(bytes: Bytes, asks: OipAsks, name: &str, shape: &shape::Config) -> Re
         return Err(Error::UpstreamBroke("its metadata names no model"));
     }
     Ok(json::edit(&bytes, &[("name", Edit::replace_text(name))]).unwrap_or(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_made_here_takes_its_share_of_the_memory_and_gives_it_back() {
+        let memory = Memory::default();
+        let answer = || whole(StatusCode::OK, JSON, Bytes::from_static(b"{}"), Held::default());
+        let held = shared(answer(), &memory).unwrap();
+        let mut all = memory.share().unwrap();
+        assert!(all.grow_to(256 << 20).is_err(), "the answer holds a part of it");
+        drop(held);
+        all.grow_to(256 << 20).unwrap();
+        assert_eq!(shared(answer(), &memory).err(), Some(Error::Unavailable("the memory for answers is full")));
+    }
 }
