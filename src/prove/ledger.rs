@@ -180,10 +180,15 @@ impl Slot {
         if self.room { self.inner.append(kind, trail, sent, until) } else { Err(Poisoned) }
     }
 
-    /// Counts an answer that has no entry.
-    pub(super) fn gap(&self) {
+    /// Counts an answer that has no entry, and tells whose it was: the security log is all that will ever know.
+    pub(super) fn gap(&self, trail: &Trail) {
         self.inner.gaps.fetch_add(1, Ordering::Relaxed);
-        self.inner.events.tell(Event::new(Name::LogGap, SystemTime::now()));
+        let mut event =
+            Event::new(Name::LogGap, SystemTime::now()).with("trace", format!("{:032x}", u128::from_be_bytes(trail.trace.trace_id)));
+        event.caller = trail.who.as_ref().map(|who| who.caller.clone());
+        event.tenant = trail.who.as_ref().map(|who| who.tenant.clone());
+        event.model = trail.which.as_ref().map(|which| which.name.clone());
+        self.inner.events.tell(event);
     }
 }
 
@@ -353,7 +358,7 @@ impl Ledger {
                 return Err(Box::new(NotProved { error: Error::Unavailable, trail }));
             }
             Err(Poisoned) => {
-                slot.gap();
+                slot.gap(&trail);
                 state = State::None;
             }
         }

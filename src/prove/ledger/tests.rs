@@ -297,7 +297,9 @@ async fn a_poisoned_log_refuses_or_serves_as_the_terms_say() {
     assert_eq!(refused.error, Error::Unavailable);
     let served = house.ledger.prove_parts(kind, StatusCode::OK, head(), whole(), None, now()).await.unwrap();
     assert_eq!(served.state(), State::None);
-    assert_eq!(house.events.next().await.unwrap().name, Name::LogGap);
+    let gap = house.events.next().await.unwrap();
+    assert_eq!(gap.name, Name::LogGap);
+    assert_eq!((gap.caller.as_deref(), gap.model.as_deref()), (Some("api_key:a"), Some("digits")), "whose answer it was");
     // A stream that began before cannot end as if it were proved.
     assert!(streaming.into_parts().2.collect().await.is_err());
     let denied = house.ledger.refuse(refused.trail, "prove.unavailable", StatusCode::SERVICE_UNAVAILABLE, head(), "{}".into()).await;
