@@ -43,10 +43,10 @@ pub struct Gateway {
     pub runtime: model::runtime::Config,
 }
 
-/// One file under `models/`.
+/// One file under `models/`, as written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ModelFile {
+pub struct ModelFile {
     name: toml::Spanned<String>,
     #[serde(default)]
     version: String,
@@ -344,6 +344,12 @@ impl Building<'_> {
                 file.backend.span(),
                 "`[route]` and an upstream of protocol \"raw\" belong together: give both or neither",
             ));
+        }
+        let renamed =
+            file.backend.get_ref().upstream.as_ref().is_some_and(|upstream| upstream.model.as_ref().is_some_and(|theirs| *theirs != name));
+        if file.answer.stream && (renamed || file.answer.top.is_some() || file.answer.decimals.is_some()) {
+            let what = "`answer.stream` lets large answers pass unread, so that nothing in them can be changed: leave out `top`, `decimals` and the upstream's `model`";
+            mistakes.push(Mistake::at(file.backend.span(), what));
         }
         let around = check::Around { policies: root, folder: base, max_body: self.global_cap, contract: contract.as_ref() };
         let check = file.check.compile(around, &mut mistakes);

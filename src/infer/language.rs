@@ -15,6 +15,7 @@ use http_body::Frame;
 use serde_json::Value;
 
 use super::memory::Memory;
+use super::passing::{self, Read};
 use super::upstream::{Incoming, Outgoing, Upstream};
 use super::{Answer, Call, Error, Held, Payload, reply, shape, whole};
 use crate::authorize::Route;
@@ -33,7 +34,7 @@ const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 const EVENT_MAX: usize = 1 << 20;
 
 pub(super) async fn from_upstream(
-    mut call: Call,
+    mut call: Box<Call>,
     upstream: &Arc<Upstream>,
     shape: &shape::Config,
     memory: &Memory,
@@ -65,6 +66,10 @@ pub(super) async fn from_upstream(
     if !media_type.starts_with(b"application/json") {
         return Err(Error::UpstreamBroke("its answer is not JSON"));
     }
+    let (incoming, mut call) = match passing::if_larger(incoming, call, shape, "application/json").await? {
+        Read::Small(incoming, call) => (incoming, call),
+        Read::Large(answer) => return Ok(*answer),
+    };
     let (bytes, share) = reply::whole(incoming, shape.max_body(), memory, call.deadline).await?;
     let limits = json::Limits::for_body(shape.max_body());
     let mut document = json::parse(&bytes, &limits).map_err(|_| Error::UpstreamBroke("its answer is not strict JSON"))?;
@@ -162,7 +167,7 @@ fn rename_in(document: &mut Value, name: &str) -> bool {
     renamed
 }
 
-fn stream(call: Call, asked: &Asked, incoming: Incoming, rename: bool, shape: &shape::Config) -> Answer {
+fn stream(call: Box<Call>, asked: &Asked, incoming: Incoming, rename: bool, shape: &shape::Config) -> Answer {
     let late = Late::default();
     let decimals = decimals(&call, shape);
     let metered = Metered {
