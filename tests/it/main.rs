@@ -5,6 +5,7 @@
 mod journey;
 mod layers;
 mod limits;
+mod oracle;
 mod routes;
 mod schemas;
 mod support;
