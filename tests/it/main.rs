@@ -1,3 +1,4 @@
 //! The integration tests: one binary, so that a clean clone links once.
 
+mod descriptors;
 mod layers;
