@@ -127,7 +127,8 @@ async fn a_client_certificate_gets_answers_and_a_bearer_wins_over_it() {
     assert!(refused);
     assert_eq!(gateway.h2().await.send(nobody()).await.is(401).reason(), "authenticate.missing");
     gateway.stop().await;
-    let methods: Vec<Value> = folder.entries().iter().filter(|entry| entry["kind"] == "inference").map(|entry| entry["principal"]["method"].clone()).collect();
+    let methods: Vec<Value> =
+        folder.entries().iter().filter(|entry| entry["kind"] == "inference").map(|entry| entry["principal"]["method"].clone()).collect();
     assert_eq!(methods, ["certificate", "certificate", "api_key", "api_key"]);
 }
 

@@ -58,7 +58,8 @@ async fn the_models_own_limit_counts_all_callers_and_takes_nothing_from_who_is_r
     let folder = Folder::new();
     let issuer = crate::support::Issuer::es256();
     issuer.trusted_by(&folder, &[]);
-    let budget = "[budget.default]\nrequests = { rate = \"1/day\", burst = 5 }\n[budget.model]\nrequests = { rate = \"1/day\", burst = 6 }\n";
+    let budget =
+        "[budget.default]\nrequests = { rate = \"1/day\", burst = 5 }\n[budget.model]\nrequests = { rate = \"1/day\", burst = 6 }\n";
     folder.upstream("chat", "openai", &upstream, "", budget);
     let gateway = folder.serve().await;
     let mut client = gateway.h2().await;

@@ -1,5 +1,7 @@
 //! The integration tests: one binary, so that a clean clone links once.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
 mod access;
 mod durability;
 mod journey;
@@ -7,4 +9,5 @@ mod layers;
 mod limits;
 mod reload;
 mod routes;
+mod schemas;
 mod support;
