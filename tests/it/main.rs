@@ -7,6 +7,7 @@ mod durability;
 mod journey;
 mod layers;
 mod limits;
+mod policies;
 mod reload;
 mod routes;
 mod schemas;
