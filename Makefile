@@ -13,8 +13,10 @@ build:
 runtime:
 	scripts/onnxruntime
 
+# Everything of the demo lies in target/demo; `. target/demo/env` tells a shell where.
 demo: runtime build
-	target/release/portcullis demo
+	rm -rf target/demo
+	target/release/portcullis demo --directory target/demo
 
 # The real clients, servers and collectors that the tests run against, pinned.
 venv: $(VENV)/.ready

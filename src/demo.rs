@@ -35,6 +35,9 @@ pub fn run(arguments: &DemoArgs) -> Result<(), No> {
     serve::run(&prepared.policies, |listening| {
         let url = format!("https://{}", listening.accept);
         let admin_url = listening.admin.map(|admin| format!("http://{admin}")).unwrap_or_default();
+        if let Err(error) = secret(&home.join("env"), environment(&url, &admin_url, &prepared, &api_key).as_bytes()) {
+            eprintln!("portcullis: {}: {error}", home.join("env").display());
+        }
         if json {
             let (ca, policies) = (&prepared.ca, &prepared.policies);
             println!(
@@ -54,6 +57,11 @@ struct Prepared {
 
 fn prepare(home: &Path, port: u16) -> std::io::Result<Prepared> {
     let policies = home.join("policies");
+    if policies.exists() {
+        return Err(std::io::Error::other(
+            "a demo was prepared here before; serve it with `portcullis serve`, delete it, or name another folder",
+        ));
+    }
     for folder in ["models", "schemas", "tls", "rehearsals"] {
         fs::create_dir_all(policies.join(folder))?;
     }
@@ -112,6 +120,15 @@ fn certificates(tls: &Path) -> Result<std::io::Result<PathBuf>, rcgen::Error> {
 fn secret(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write;
     fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(bytes)
+}
+
+/// The same facts for a shell: `. FOLDER/env`.
+fn environment(url: &str, admin_url: &str, prepared: &Prepared, key: &str) -> String {
+    let (ca, policies, log) = (prepared.ca.display(), prepared.policies.display(), prepared.policies.with_file_name("log"));
+    format!(
+        "export URL='{url}' ADMIN='{admin_url}' CA='{ca}' KEY='{key}' POLICIES='{policies}' LOG='{}'\nexport ZERO='{A_ZERO}'\n",
+        log.display()
+    )
 }
 
 fn greeting(url: &str, admin_url: &str, prepared: &Prepared, key: &str) -> String {

@@ -279,12 +279,12 @@ impl<T> Authorizer<T> {
             return Err(denied());
         }
         let judgement = self.judge(&caller, route.action(), model)?;
+        trail.shadowed = judgement.shadowed.clone();
         if !judgement.allowed {
             return Err(Error::Denied(if judgement.rules.is_empty() { "no rule permits".into() } else { judgement.rules.clone() }));
         }
         trail.which = Some(model.which.clone());
         trail.rules = Some(judgement.rules.clone());
-        trail.shadowed = judgement.shadowed.clone();
         let (which, terms) = (Some(model.which.clone()), model.terms.clone());
         Ok(Grant { caller, route, which, visible: Vec::new(), content, asked, terms })
     }

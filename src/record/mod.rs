@@ -50,8 +50,8 @@ pub struct Config {
     pub sample: Spanned<f64>,
 }
 
-/// Two of a hundred ordinary requests.
-pub const DEFAULT_SAMPLE: f64 = 0.02;
+/// All of them, as an OpenTelemetry SDK does that was told nothing: what is left out is left out by the owner.
+pub const DEFAULT_SAMPLE: f64 = 1.0;
 
 /// Standard error, which every supervisor keeps.
 pub const DEFAULT_SECURITY_LOG: &str = "stderr";

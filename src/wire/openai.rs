@@ -176,6 +176,24 @@ pub fn round_logprobs(document: &mut Value, decimals: u8) -> bool {
     round(document, 10_f64.powi(i32::from(decimals.min(15))), false)
 }
 
+/// Takes every log-probability out of an answer or a chunk, and leaves what servers write where none were asked for; says whether anything changed.
+pub fn strip_logprobs(document: &mut Value) -> bool {
+    match document {
+        Value::Array(list) => list.iter_mut().fold(false, |changed, item| strip_logprobs(item) | changed),
+        Value::Object(members) => members.iter_mut().fold(false, |changed, (key, member)| {
+            if !LOGPROBS.contains(&key.as_str()) {
+                return strip_logprobs(member) | changed;
+            }
+            // A list stays a list: the responses API has one in every event of a text.
+            let nothing = if member.is_array() { json!([]) } else { Value::Null };
+            let told = *member != nothing;
+            *member = nothing;
+            changed | told
+        }),
+        _ => false,
+    }
+}
+
 /// The members that hold log-probabilities; the parse bounded how deep this goes.
 const LOGPROBS: [&str; 5] = ["logprobs", "logprob", "top_logprobs", "token_logprobs", "prompt_logprobs"];
 

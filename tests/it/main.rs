@@ -1,3 +1,10 @@
 //! The integration tests: one binary, so that a clean clone links once.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+mod journey;
 mod layers;
+mod limits;
+mod routes;
+mod schemas;
+mod support;
