@@ -32,6 +32,9 @@ const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 /// The longest single event of a stream, in bytes: one chunk of an answer, with log-probabilities and all.
 const EVENT_MAX: usize = 1 << 20;
 
+/// No answer has so many tokens: whoever tells more is wrong, and the sums of them that are kept must not pass 64 bits.
+const MOST_TOKENS: u64 = 1 << 32;
+
 pub(super) async fn from_upstream(
     mut call: Call,
     upstream: &Arc<Upstream>,
@@ -140,7 +143,8 @@ fn asks_for_usage(route: &Route, asked: &Asked) -> bool {
 }
 
 fn usage_of(route: &Route, document: &Value) -> Option<Usage> {
-    if *route == Route::Messages { anthropic::usage(document) } else { openai::usage(document) }
+    let told = if *route == Route::Messages { anthropic::usage(document) } else { openai::usage(document) }?;
+    Some(Usage { input: told.input.min(MOST_TOKENS), output: told.output.min(MOST_TOKENS) })
 }
 
 fn decimals(call: &Call, shape: &shape::Config) -> Option<u8> {
@@ -403,6 +407,15 @@ mod tests {
         assert_eq!(told(&[LONE_SURROGATE, DONE], None).await, (String::new(), false, false));
         assert_eq!(told(&[FINE, DONE], Some(2)).await, (String::new(), false, false));
         assert_eq!(told(&["data: ping\n\n", DONE], Some(2)).await, (format!("data: ping\n\n{DONE}"), true, true));
+    }
+
+    #[test]
+    fn an_upstream_cannot_tell_more_tokens_than_can_be_added_up() {
+        let told = |text| usage_of(&Route::ChatCompletions, &serde_json::from_str(text).unwrap()).unwrap();
+        let huge = told(r#"{"usage":{"prompt_tokens":18446744073709551615,"completion_tokens":4294967297}}"#);
+        assert_eq!(huge, Usage { input: MOST_TOKENS, output: MOST_TOKENS });
+        let most = told(r#"{"usage":{"prompt_tokens":4294967296,"completion_tokens":0}}"#);
+        assert_eq!(most, Usage { input: MOST_TOKENS, output: 0 });
     }
 
     #[test]
