@@ -349,7 +349,8 @@ impl http_body::Body for Metered {
 impl Drop for Metered {
     fn drop(&mut self) {
         if self.upstream.is_some() {
-            self.end(false);
+            // Clients hang up once they have read that it is done; that was the whole answer all the same.
+            self.end(self.said_it_is_done && self.ready.is_empty());
         }
     }
 }
@@ -363,11 +364,10 @@ mod tests {
     const CHUNK: &str = "data: {\"model\":\"acme/secret-7b\",\"choices\":[]}\n\n";
     const DONE: &str = "data: [DONE]\n\n";
 
-    /// What the caller of `chat` reads, whether the stream ended cleanly, and whether it is told to be complete.
-    async fn told(pieces: &[&'static str], decimals: Option<u8>) -> (String, bool, bool) {
+    fn metered(pieces: &[&'static str], decimals: Option<u8>) -> (Metered, Late) {
         let pieces: Vec<_> = pieces.iter().map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes())))).collect();
         let late = Late::default();
-        let mut body = Metered {
+        let body = Metered {
             upstream: Some(Body::stream(StreamBody::new(futures_util::stream::iter(pieces)))),
             splitter: Splitter::new(EVENT_MAX),
             ready: VecDeque::new(),
@@ -381,6 +381,12 @@ mod tests {
             late: late.clone(),
             route: Route::ChatCompletions,
         };
+        (body, late)
+    }
+
+    /// What the caller of `chat` reads, whether the stream ended cleanly, and whether it is told to be complete.
+    async fn told(pieces: &[&'static str], decimals: Option<u8>) -> (String, bool, bool) {
+        let (mut body, late) = metered(pieces, decimals);
         let (mut text, mut clean) = (String::new(), true);
         while let Some(frame) = body.frame().await {
             match frame {
@@ -398,6 +404,18 @@ mod tests {
         assert_eq!(told(&[CHUNK], None).await, (passed.clone(), false, false));
         assert_eq!(told(&[CHUNK, ": half"], None).await, (format!("{passed}: half"), false, false));
         assert_eq!(told(&[], None).await, (String::new(), false, false));
+    }
+
+    #[tokio::test]
+    async fn whoever_hangs_up_after_the_end_was_told_had_the_whole_answer_and_before_it_not() {
+        for (read, complete) in [(1, false), (2, true)] {
+            let (mut body, late) = metered(&[CHUNK, DONE, "more"], None);
+            for _ in 0..read {
+                body.frame().await.unwrap().unwrap();
+            }
+            drop(body);
+            assert_eq!(late.end().unwrap().complete, complete, "{read}");
+        }
     }
 
     #[tokio::test]
