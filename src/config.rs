@@ -3,6 +3,7 @@
 //! Each part owns its own configuration; this file composes them and knows where they stand.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -19,6 +20,7 @@ use crate::infer::model::{self};
 use crate::infer::upstream::{self, Protocol, Upstream};
 use crate::infer::{self, Backend};
 use crate::mistake::Mistake;
+use crate::outbound::Origin;
 use crate::trail::{Assurance, Which};
 use crate::wire::json;
 use crate::{accept, admin, authenticate, budget, check, detect, prove, record};
@@ -41,10 +43,10 @@ pub struct Gateway {
     pub runtime: model::runtime::Config,
 }
 
-/// One file under `models/`.
+/// One file under `models/`, as written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ModelFile {
+pub struct ModelFile {
     name: toml::Spanned<String>,
     #[serde(default)]
     version: String,
@@ -145,6 +147,9 @@ pub type Told = Vec<String>;
 pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines) -> Result<Loaded, Told> {
     let mut reading = Reading { dir, told: Vec::new(), digest: BTreeMap::new() };
     let gateway: Option<Gateway> = reading.toml("gateway.toml");
+    if let Some(Err(mistakes)) = gateway.as_ref().map(|gateway| gateway.accept.limits()) {
+        reading.keep::<()>("gateway.toml", Err(mistakes));
+    }
     let callers: Option<authenticate::Config> = reading.toml("callers.toml");
     let authenticator = callers.and_then(|callers| {
         let compiled = Authenticator::compile(&callers, dir, made.failures(gateway.as_ref()), now);
@@ -340,10 +345,17 @@ impl Building<'_> {
                 "`[route]` and an upstream of protocol \"raw\" belong together: give both or neither",
             ));
         }
+        let renamed =
+            file.backend.get_ref().upstream.as_ref().is_some_and(|upstream| upstream.model.as_ref().is_some_and(|theirs| *theirs != name));
+        if file.answer.stream && (renamed || file.answer.top.is_some() || file.answer.decimals.is_some()) {
+            let what = "`answer.stream` lets large answers pass unread, so that nothing in them can be changed: leave out `top`, `decimals` and the upstream's `model`";
+            mistakes.push(Mistake::at(file.backend.span(), what));
+        }
         let around = check::Around { policies: root, folder: base, max_body: self.global_cap, contract: contract.as_ref() };
         let check = file.check.compile(around, &mut mistakes);
         let budget = file.budget.compile(&mut mistakes);
         let detect = file.detect.compile(contract.as_ref(), &mut mistakes);
+        mistakes.extend(file.answer.mistakes());
         let prove = match &file.prove {
             Some(table) => prove::Terms::resolve(table.get_ref())
                 .map_err(|mistake| mistakes.push(Mistake { span: mistake.span.clone().or(Some(table.span())), ..mistake })),
@@ -382,7 +394,10 @@ impl Building<'_> {
                 let source = onnx.resolve(file.name.get_ref(), &file.version, base, root)?;
                 self.onnx(&source).map_err(|what| vec![Mistake::at(file.backend.span(), what)])
             }
-            BackendFile { onnx: None, upstream: Some(upstream) } => self.upstream(file, digest, upstream, base),
+            BackendFile { onnx: None, upstream: Some(upstream) } => {
+                let mistakes = unsafe_secrets(upstream, base, root);
+                if mistakes.is_empty() { self.upstream(file, digest, upstream, base) } else { Err(mistakes) }
+            }
             _ => Err(vec![Mistake::at(file.backend.span(), "a model has one backend: [backend.onnx] or [backend.upstream]")]),
         }
     }
@@ -463,9 +478,100 @@ struct Built {
     contract: Option<check::Contract>,
 }
 
+/// What would carry a secret out of the house, or fetch a file from outside of it; found before any file is opened.
+fn unsafe_secrets(config: &upstream::Config, base: &Path, root: &Path) -> Vec<Mistake> {
+    let mut mistakes = Vec::new();
+    for (key, file) in [("credential_file", &config.credential_file), ("ca", &config.ca)] {
+        let Some(file) = file else { continue };
+        // What is not there at all is told by the part that reads it; links are followed.
+        let real = (base.join(file.get_ref()).canonicalize(), root.canonicalize());
+        if let (Ok(path), Ok(root)) = real
+            && !path.starts_with(root)
+        {
+            mistakes.push(Mistake::at(file.span(), format!("{key} leaves the policy folder: put the file inside it")));
+        }
+    }
+    if config.credential_file.is_some() {
+        for url in config.urls.get_ref() {
+            let Ok(origin) = Origin::parse(url.get_ref()) else { continue };
+            let loopback = origin.host() == "localhost" || origin.host().parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+            if !origin.is_https() && !loopback {
+                let what = "a credential is not sent over plain HTTP to another machine: write https://, or leave out credential_file";
+                mistakes.push(Mistake::at(url.span(), what));
+            }
+        }
+    }
+    mistakes
+}
+
 /// Whether `text` can stand in a path, a header and a label as it is.
 fn speakable(text: &str, longest: usize) -> bool {
     let plain = text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'%' | b'?' | b'#' | b'\\' | b'"'));
     let segments = text.split('/').all(|segment| !matches!(segment, "" | "." | ".."));
     plain && segments && text.len() <= longest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHAT: &str = "name = \"chat\"\n[backend.upstream]\nprotocol = \"openai\"\n";
+
+    /// What is told of a folder whose only model is this.
+    fn told(model: &str) -> Told {
+        told_with("", model)
+    }
+
+    fn told_with(accept: &str, model: &str) -> Told {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("policies");
+        std::fs::create_dir_all(dir.join("models")).unwrap();
+        std::fs::create_dir_all(dir.join("keys")).unwrap();
+        let write = |file: &str, text: &str| std::fs::write(dir.join(file), text).unwrap();
+        let gateway = format!(
+            "[accept]\nlisten = \"127.0.0.1:0\"\ntls = \"off\"\n{accept}\n[prove]\ndirectory = \"../log\"\norigin = \"a/b\"\nkey = \"k\"\n"
+        );
+        write("gateway.toml", &gateway);
+        write("access.cedar", "permit (principal, action, resource);");
+        write("keys/in.token", "secret");
+        write("../out.token", "secret");
+        std::os::unix::fs::symlink("../../out.token", dir.join("keys/link.token")).unwrap();
+        let sha256 = Digest::of(b"a secret that is long enough to be none of the known ones");
+        write("callers.toml", &format!("[[api_key]]\nid = \"a\"\nsha256 = \"{sha256}\"\ntenant = \"t\"\nroles = []\n"));
+        write("models/chat.toml", model);
+        load(&dir, Moment::now(), &Made::default(), Engines::None).err().unwrap_or_default()
+    }
+
+    #[test]
+    fn a_credential_stays_in_the_folder_and_off_plain_http_to_other_machines() {
+        let chat = |url: &str, more: &str| told(&format!("{CHAT}urls = [\"{url}\"]\n{more}\n"));
+        for url in ["http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1", "https://models.example"] {
+            assert_eq!(chat(url, "credential_file = \"../keys/in.token\""), Vec::<String>::new(), "{url}");
+        }
+        assert_eq!(chat("http://models.example", ""), Vec::<String>::new());
+        let plain = chat("http://models.example", "credential_file = \"../keys/in.token\"");
+        assert!(plain.len() == 1 && plain[0].contains("chat.toml:4:9: a credential is not sent over plain HTTP"), "{plain:?}");
+        for out in ["../../out.token", "/dev/zero", "../keys/link.token"] {
+            for key in ["credential_file", "ca"] {
+                let told = chat("https://127.0.0.1:1", &format!("{key} = \"{out}\""));
+                assert!(told.len() == 1 && told[0].contains("leaves the policy folder"), "{key} {out}: {told:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_that_could_tell_nothing_is_a_mistake() {
+        let answer = |text: &str| told(&format!("{CHAT}urls = [\"http://127.0.0.1:1\"]\n[answer]\n{text}\n")).len();
+        assert_eq!((answer("top = 1"), answer("decimals = 15"), answer("max_body = \"1B\"")), (0, 0, 0));
+        assert_eq!((answer("top = 0"), answer("decimals = 16"), answer("max_body = \"0B\"")), (1, 1, 1));
+    }
+
+    #[test]
+    fn limits_that_serve_would_refuse_are_refused_by_check() {
+        let chat = format!("{CHAT}urls = [\"http://127.0.0.1:1\"]\n");
+        assert_eq!(told_with("", &chat), Vec::<String>::new());
+        for accept in ["max_connections = 0", "max_body = \"0B\"", "max_body = \"2GiB\""] {
+            assert_eq!(told_with(accept, &chat).len(), 1, "{accept}");
+        }
+    }
 }

@@ -58,7 +58,9 @@ struct Prepared {
 fn prepare(home: &Path, port: u16) -> std::io::Result<Prepared> {
     let policies = home.join("policies");
     if policies.exists() {
-        return Err(std::io::Error::other("a demo was prepared here before; serve it with `portcullis serve`, delete it, or name another folder"));
+        return Err(std::io::Error::other(
+            "a demo was prepared here before; serve it with `portcullis serve`, delete it, or name another folder",
+        ));
     }
     for folder in ["models", "schemas", "tls", "rehearsals"] {
         fs::create_dir_all(policies.join(folder))?;

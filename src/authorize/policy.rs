@@ -115,11 +115,12 @@ impl Policies {
                 }
             };
             names.insert(policy.id().clone(), name);
-            let adding = with_shadow.add(policy.clone());
-            let adding = if enforce { adding.and_then(|()| enforced.add(policy.clone())) } else { adding };
             shadows += usize::from(!enforce);
-            if let Err(error) = adding {
-                mistakes.push(lines.mistake(policy, error.to_string()));
+            let sets = if enforce { vec![&mut with_shadow, &mut enforced] } else { vec![&mut with_shadow] };
+            for set in sets {
+                if let Err(error) = set.add(policy.clone()) {
+                    mistakes.push(lines.mistake(policy, error.to_string()));
+                }
             }
         }
         if !mistakes.is_empty() {

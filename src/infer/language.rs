@@ -15,10 +15,11 @@ use http_body::Frame;
 use serde_json::Value;
 
 use super::memory::Memory;
+use super::passing::{self, Read};
 use super::upstream::{Incoming, Outgoing, Upstream};
 use super::{Answer, Call, Error, Held, Payload, reply, shape, whole};
 use crate::authorize::Route;
-use crate::budget::Hold;
+use crate::budget::{self, Hold};
 use crate::check::Request;
 use crate::trail::{End, Late, Trail, Usage};
 use crate::wire::body::Broken;
@@ -36,7 +37,7 @@ const EVENT_MAX: usize = 1 << 20;
 const MOST_TOKENS: u64 = 1 << 32;
 
 pub(super) async fn from_upstream(
-    mut call: Call,
+    mut call: Box<Call>,
     upstream: &Arc<Upstream>,
     shape: &shape::Config,
     memory: &Memory,
@@ -68,6 +69,10 @@ pub(super) async fn from_upstream(
     if !media_type.starts_with(b"application/json") {
         return Err(Error::UpstreamBroke("its answer is not JSON"));
     }
+    let (incoming, mut call) = match passing::if_larger(incoming, call, shape, "application/json").await? {
+        Read::Small(incoming, call) => (incoming, call),
+        Read::Large(answer) => return Ok(*answer),
+    };
     let (bytes, share) = reply::whole(incoming, shape.max_body(), memory, call.deadline).await?;
     let limits = json::Limits::for_body(shape.max_body());
     let mut document = json::parse(&bytes, &limits).map_err(|_| Error::UpstreamBroke("its answer is not strict JSON"))?;
@@ -81,8 +86,9 @@ pub(super) async fn from_upstream(
         }
         None => call.hold.settle_by_bytes(),
     });
+    let stripped = call.care.without_logprobs && openai::strip_logprobs(&mut document);
     let rounded = decimals(&call, shape).is_some_and(|decimals| openai::round_logprobs(&mut document, decimals));
-    let bytes = renamed(bytes, rounded.then_some(&mut document), &call.name, theirs.is_some());
+    let bytes = renamed(bytes, (stripped || rounded).then_some(&mut document), &call.name, theirs.is_some());
     Ok(whole(incoming_status(), "application/json", bytes, Held { _budget: Some(call.hold), _memory: Some(share) }))
 }
 
@@ -177,7 +183,7 @@ fn rename_in(document: &mut Value, name: &str) -> bool {
     renamed
 }
 
-fn stream(call: Call, asked: &Asked, incoming: Incoming, rename: bool, shape: &shape::Config) -> Answer {
+fn stream(call: Box<Call>, asked: &Asked, incoming: Incoming, rename: bool, shape: &shape::Config) -> Answer {
     let late = Late::default();
     let decimals = decimals(&call, shape);
     let metered = Metered {
@@ -187,6 +193,7 @@ fn stream(call: Call, asked: &Asked, incoming: Incoming, rename: bool, shape: &s
         takes_out_usage: asks_for_usage(&call.route, asked),
         rename: rename.then(|| call.name.to_string()),
         decimals,
+        without_logprobs: call.care.without_logprobs,
         usage: None,
         said_it_is_done: false,
         cut_short: false,
@@ -215,6 +222,7 @@ struct Metered {
     takes_out_usage: bool,
     rename: Option<String>,
     decimals: Option<u8>,
+    without_logprobs: bool,
     usage: Option<Usage>,
     said_it_is_done: bool,
     /// The upstream ended before it said that it was done, which is still to be told once all that came was passed on.
@@ -241,12 +249,16 @@ impl Metered {
             return Ok(Some(block.into_raw()));
         }
         let has = |word: &str| data.windows(word.len()).any(|window| window == word.as_bytes());
-        let wants =
-            self.rename.is_some() || self.decimals.is_some() && has("logprob") || has("\"usage\"") || has("_stop\"") || has(".completed\"");
+        let shapes = self.without_logprobs || self.decimals.is_some();
+        let wants = self.rename.is_some() || shapes && has("logprob") || has("\"usage\"") || has("_stop\"") || has(".completed\"");
         if !wants {
             return Ok(Some(block.into_raw()));
         }
         let Ok(mut document) = serde_json::from_slice::<Value>(&data) else {
+            // Where log-probabilities are withheld, they are withheld in whatever is not understood too.
+            if self.without_logprobs && has("logprob") {
+                return Ok(None);
+            }
             // What cannot be read passes as it came, and is not counted; but not where something in it must not pass.
             return match self.decimals.is_some() && has("logprob") || self.rename.is_some() && has("\"model\"") {
                 true => Err("the upstream sent an event that cannot be read".into()),
@@ -279,14 +291,19 @@ impl Metered {
 
     fn change(&self, document: &mut Value) -> bool {
         let renamed = self.rename.as_deref().is_some_and(|name| rename_in(document, name));
+        let stripped = self.without_logprobs && openai::strip_logprobs(document);
         let rounded = self.decimals.is_some_and(|decimals| openai::round_logprobs(document, decimals));
-        renamed || rounded
+        renamed || stripped || rounded
     }
 
     fn end(&mut self, complete: bool) {
         self.upstream = None;
         let usage = match self.usage {
-            Some(usage) => {
+            Some(mut usage) => {
+                // `message_start` tells one token of output: who leaves after it owes for what has come since.
+                if !complete {
+                    usage.output = usage.output.max(budget::estimate(self.hold.so_far()));
+                }
                 self.hold.settle(usage);
                 usage
             }
@@ -361,7 +378,65 @@ mod tests {
 
     use super::*;
 
-    const CHUNK: &str = "data: {\"model\":\"acme/secret-7b\",\"choices\":[]}\n\n";
+    fn metered(route: Route, events: &[&'static str], then_waits: bool) -> (Metered, Late) {
+        use futures_util::{StreamExt, stream};
+        let frames: Vec<Result<_, Broken>> = events.iter().map(|event| Ok(Frame::data(Bytes::from_static(event.as_bytes())))).collect();
+        let frames = stream::iter(frames);
+        let body =
+            if then_waits { Body::stream(StreamBody::new(frames.chain(stream::pending()))) } else { Body::stream(StreamBody::new(frames)) };
+        let late = Late::default();
+        let metered = Metered {
+            upstream: Some(body),
+            splitter: Splitter::new(EVENT_MAX),
+            ready: VecDeque::new(),
+            takes_out_usage: false,
+            rename: None,
+            decimals: None,
+            without_logprobs: false,
+            usage: None,
+            said_it_is_done: false,
+            cut_short: false,
+            hold: Hold::of_nobody(),
+            late: late.clone(),
+            route,
+        };
+        (metered, late)
+    }
+
+    const START: &str = "data: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":25,\"output_tokens\":1}}}\n\n";
+    const DELTA: &str = "data: {\"type\":\"content_block_delta\",\"delta\":{\"text\":\"a word and another word\"}}\n\n";
+    const END: &str = "data: {\"type\":\"message_delta\",\"usage\":{\"output_tokens\":9}}\n\ndata: {\"type\":\"message_stop\"}\n\n";
+
+    #[tokio::test]
+    async fn who_leaves_before_the_usage_is_told_owes_for_what_came() {
+        let (mut left, late) = metered(Route::Messages, &[START, DELTA, DELTA], true);
+        for _ in 0..3 {
+            left.frame().await.unwrap().unwrap();
+        }
+        drop(left);
+        let usage = late.end().unwrap().usage.unwrap();
+        let came = (START.len() + 2 * DELTA.len()) as u64;
+        assert_eq!((usage.input, usage.output), (25, budget::estimate(came)));
+
+        let (stayed, late) = metered(Route::Messages, &[START, DELTA, DELTA, END], false);
+        stayed.collect().await.unwrap();
+        assert_eq!(late.end().unwrap().usage, Some(Usage { input: 25, output: 9 }));
+    }
+
+    #[tokio::test]
+    async fn withheld_log_probabilities_leave_in_no_chunk() {
+        const CHUNK: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"},\"logprobs\":{\"content\":[{\"logprob\":-0.25}]}}]}\n\n";
+        const ODD: &str =
+            "data: {\"choices\":[{\"delta\":{\"content\":\"\\ud83d\"},\"logprobs\":{\"content\":[{\"logprob\":-0.25}]}}]}\n\n";
+        let (mut stream, _) = metered(Route::ChatCompletions, &[CHUNK, ODD, "data: [DONE]\n\n"], false);
+        stream.without_logprobs = true;
+        let told = stream.collect().await.unwrap().to_bytes();
+        let told = String::from_utf8_lossy(&told);
+        assert!(told.contains("\"content\":\"a\"") && told.contains("\"logprobs\":null") && told.contains("[DONE]"), "{told}");
+        assert!(!told.contains("0.25"), "{told}");
+    }
+
+    const NAMED: &str = "data: {\"model\":\"acme/secret-7b\",\"choices\":[]}\n\n";
     const DONE: &str = "data: [DONE]\n\n";
 
     fn metered(pieces: &[&'static str], decimals: Option<u8>) -> (Metered, Late) {
@@ -374,10 +449,11 @@ mod tests {
             takes_out_usage: true,
             rename: Some("chat".into()),
             decimals,
+            without_logprobs: false,
             usage: None,
             said_it_is_done: false,
             cut_short: false,
-            hold: Hold::of_some_caller(),
+            hold: Hold::of_nobody(),
             late: late.clone(),
             route: Route::ChatCompletions,
         };
@@ -399,10 +475,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_that_said_it_is_done_ends_cleanly_and_every_other_breaks() {
-        let passed = CHUNK.replace("acme/secret-7b", "chat");
-        assert_eq!(told(&[CHUNK, DONE], None).await, (format!("{passed}{DONE}"), true, true));
-        assert_eq!(told(&[CHUNK], None).await, (passed.clone(), false, false));
-        assert_eq!(told(&[CHUNK, ": half"], None).await, (format!("{passed}: half"), false, false));
+        let passed = NAMED.replace("acme/secret-7b", "chat");
+        assert_eq!(told(&[NAMED, DONE], None).await, (format!("{passed}{DONE}"), true, true));
+        assert_eq!(told(&[NAMED], None).await, (passed.clone(), false, false));
+        assert_eq!(told(&[NAMED, ": half"], None).await, (format!("{passed}: half"), false, false));
         assert_eq!(told(&[], None).await, (String::new(), false, false));
     }
 

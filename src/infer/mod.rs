@@ -7,6 +7,7 @@ mod catalogue;
 mod language;
 mod memory;
 pub mod model;
+mod passing;
 mod raw;
 mod reply;
 pub mod shape;
@@ -173,7 +174,7 @@ impl Inference {
         let (grant, hold) = permit.into_parts();
         let peer = grant.caller().peer();
         let (name, version) = grant.which().map(|which| (which.name.clone(), which.version.clone())).unwrap_or_default();
-        let call = Call {
+        let call = Box::new(Call {
             route: grant.route().clone(),
             who: grant.caller().identity().who.clone(),
             name,
@@ -185,7 +186,7 @@ impl Inference {
             care,
             hold,
             deadline: peer.deadline(),
-        };
+        });
         match (&call.route, &terms.backend) {
             (Route::Receipt { id, form }, _) => catalogue::receipt(&call, *id, *form, receipts).await,
             (Route::Models(_), _) => Ok(catalogue::models(&call)),

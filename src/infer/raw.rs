@@ -7,6 +7,7 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::memory::Memory;
+use super::passing::{self, Read};
 use super::upstream::{Outgoing, Upstream};
 use super::{Answer, Call, Error, Held, reply, shape, whole};
 use crate::authorize::Route;
@@ -14,7 +15,7 @@ use crate::trail::Trail;
 use crate::wire::json;
 
 pub(super) async fn from_upstream(
-    mut call: Call,
+    mut call: Box<Call>,
     upstream: &Arc<Upstream>,
     shape: &shape::Config,
     memory: &Memory,
@@ -37,6 +38,10 @@ pub(super) async fn from_upstream(
         return Err(reply::refused(incoming, call.deadline, None).await);
     }
     reply::uncoded(&incoming.headers)?;
+    let (incoming, mut call) = match passing::if_larger(incoming, call, shape, "application/json").await? {
+        Read::Small(incoming, call) => (incoming, call),
+        Read::Large(answer) => return Ok(*answer),
+    };
     let framed = incoming.framed;
     let (bytes, share) = reply::whole(incoming, shape.max_body(), memory, call.deadline).await?;
     let document = json::parse(&bytes, &json::Limits::for_body(shape.max_body()))

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::memory::Memory;
 use super::model::{self, Model};
+use super::passing::{self, Read};
 use super::upstream::{Outgoing, Upstream};
 use super::{Answer, Call, Error, Held, Payload, reply, shape, whole};
 use crate::authorize::{OipAsks, Route};
@@ -24,7 +25,7 @@ const JSON: &str = "application/json";
 
 /// From a model in this machine: its metadata, whether it is ready, or what it says to the tensors.
 pub(super) async fn from_model(
-    mut call: Call,
+    mut call: Box<Call>,
     model: &Arc<Model>,
     shape: &shape::Config,
     memory: &Memory,
@@ -131,7 +132,7 @@ fn encoded(response: &InferResponse, request: &InferRequest, held: Held) -> Resu
 
 /// From a model server that speaks the protocol over HTTP.
 pub(super) async fn from_upstream(
-    mut call: Call,
+    mut call: Box<Call>,
     upstream: &Arc<Upstream>,
     shape: &shape::Config,
     memory: &Memory,
@@ -168,9 +169,17 @@ pub(super) async fn from_upstream(
         Some(value) => Some(oip::header_length(value).ok_or(Error::UpstreamBroke("its header length is no number"))?),
         None => None,
     };
+    let media_type = if header_length.is_some() { OCTETS } else { JSON };
+    let (incoming, mut call) = match passing::if_larger(incoming, call, shape, media_type).await? {
+        Read::Small(incoming, call) => (incoming, call),
+        Read::Large(mut answer) => {
+            answer.headers.extend(header_length.map(|length| (http::HeaderName::from_static(HEADER_LENGTH), HeaderValue::from(length))));
+            return Ok(*answer);
+        }
+    };
     let (bytes, share) = reply::whole(incoming, shape.max_body(), memory, call.deadline).await?;
     call.hold.delivered(bytes.len() as u64);
-    let held = |call: Call| Held { _budget: Some(call.hold), _memory: Some(share) };
+    let held = |call: Box<Call>| Held { _budget: Some(call.hold), _memory: Some(share) };
     if asks != OipAsks::Infer {
         return Ok(whole(StatusCode::OK, JSON, told_of(bytes, asks, &call.name, shape)?, held(call)));
     }

@@ -373,7 +373,7 @@ impl Ledger {
         Ok(Receipt { status, headers, body, trail: Arc::new(trail), late: None, state, content })
     }
 
-    /// Gives a refusal its receipt, where it may have one. Never fails, and waits [`REFUSAL_PATIENCE`] at the most.
+    /// Gives a refusal its receipt, where it may have one. Never fails, and waits `REFUSAL_PATIENCE` at the most.
     ///
     /// `code` is the one that the caller reads, and `status`, `headers` and `body` are the answer as the caller gets it. Where the trail
     /// has no passed `authorize` the refusal draws on the allowance of strangers; past it there is no receipt, and it is counted.

@@ -30,6 +30,7 @@ pub(super) fn split(header_length: usize, body: &Bytes, limits: &Limits) -> Resu
 
 pub(super) fn request(document: &Value, tail: Option<Bytes>) -> Result<InferRequest, Shape> {
     let members = object(document, "")?;
+    Shape::look_alike(members, &["id", "inputs", "outputs", "parameters"])?;
     let parameters = parameters(members, "")?;
     let inputs = tensors(members, "inputs", tail)?;
     if inputs.is_empty() {
@@ -108,6 +109,7 @@ fn tensors(members: &Map<String, Value>, key: &str, mut tail: Option<Bytes>) -> 
 
 fn tensor(value: &Value, tail: Option<&mut Bytes>) -> Result<Tensor, Shape> {
     let members = object(value, "")?;
+    Shape::look_alike(members, &["data", "datatype", "name", "parameters", "shape"])?;
     let name = name(members, "")?;
     let datatype = text(members, "datatype", "")?.ok_or_else(|| Shape::new("/datatype", "required", "must be given"))?;
     let datatype: Datatype = datatype.parse().map_err(|_| Shape::new("/datatype", "datatype", "is no datatype of the protocol"))?;

@@ -251,3 +251,12 @@ proptest! {
         let _ = InferRequest::from_binary(head.to_string().len(), &body, &json::Limits::default());
     }
 }
+
+#[test]
+fn a_key_that_other_readers_take_for_one_that_was_checked_is_refused() {
+    let tensor = json!({"name": "x", "datatype": "FP32", "shape": [1], "data": [1]});
+    let more = json!({"inputs": [tensor], "Inputs": [tensor]});
+    assert_eq!(InferRequest::from_json(&more).unwrap_err().rule, "look_alike");
+    let shaped = json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1], "Data": [2]}]});
+    assert_eq!(InferRequest::from_json(&shaped).unwrap_err().rule, "look_alike");
+}

@@ -1,0 +1,117 @@
+//! Answers that are larger than what is buffered, of models whose owner says to deliver them all the same: they pass as
+//! they come, byte for byte, and are digested and signed at their end.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use http_body::Frame;
+use http_body_util::BodyExt;
+
+use super::upstream::Incoming;
+use super::{Answer, Call, Error, Held, Payload, shape};
+use crate::budget::Hold;
+use crate::detect::Care;
+use crate::trail::{End, Late, Usage};
+use crate::wire::Body;
+use crate::wire::body::Broken;
+
+/// What became of an answer that may be delivered as a stream.
+pub(super) enum Read {
+    /// It is small enough to be buffered, like any other: here it is again.
+    Small(Incoming, Box<Call>),
+    /// It is not: here it passes.
+    Large(Box<Answer>),
+}
+
+/// Looks at an answer up to the cap, and lets it pass if it is longer.
+///
+/// # Errors
+/// It broke off, or the deadline passed, before the cap was reached.
+pub(super) async fn if_larger(incoming: Incoming, call: Box<Call>, shape: &shape::Config, media_type: &'static str) -> Result<Read, Error> {
+    // Where detectors want the answer coarser than it is, it must be read to be made so.
+    if !shape.stream || call.care != Care::default() {
+        return Ok(Read::Small(incoming, call));
+    }
+    let Incoming { status, headers, mut body, framed } = incoming;
+    let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok()).unwrap_or(0);
+    let (mut pieces, mut length) = (VecDeque::new(), 0);
+    while announced <= shape.max_body() && length <= shape.max_body() {
+        let frame = tokio::time::timeout_at(call.deadline.into(), body.frame()).await.map_err(|_| Error::Deadline)?;
+        let Some(frame) = frame else {
+            let body = Body::stream(http_body_util::StreamBody::new(futures_util::stream::iter(
+                pieces.into_iter().map(|piece| Ok(Frame::data(piece))),
+            )));
+            return Ok(Read::Small(Incoming { status, headers, body, framed }, call));
+        };
+        if let Ok(data) = frame.map_err(|_| Error::UpstreamBroke("its answer broke off"))?.into_data() {
+            length += data.len();
+            pieces.push_back(data);
+        }
+    }
+    let late = Late::default();
+    let body = Body::stream(Passing { pieces, rest: Some(body), hold: call.hold, late: late.clone() });
+    let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(media_type))]);
+    Ok(Read::Large(Box::new(Answer {
+        status: StatusCode::OK,
+        headers,
+        payload: Payload::Stream(body, late),
+        trailers: None,
+        held: Held::default(),
+    })))
+}
+
+struct Passing {
+    pieces: VecDeque<Bytes>,
+    /// Gone once the answer has ended, which cancels the upstream call where it had not.
+    rest: Option<Body>,
+    hold: Hold,
+    late: Late,
+}
+
+impl Passing {
+    fn end(&mut self, complete: bool) {
+        self.rest = None;
+        let usage: Usage = self.hold.settle_by_bytes();
+        self.late.ended(End { usage: Some(usage), complete });
+    }
+}
+
+impl http_body::Body for Passing {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(piece) = this.pieces.pop_front() {
+                this.hold.delivered(piece.len() as u64);
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            let Some(rest) = &mut this.rest else { return Poll::Ready(None) };
+            match std::task::ready!(Pin::new(rest).poll_frame(cx)) {
+                Some(Ok(frame)) => this.pieces.extend(frame.into_data().ok()),
+                Some(Err(error)) => {
+                    this.end(false);
+                    return Poll::Ready(Some(Err(error)));
+                }
+                None => this.end(true),
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.pieces.is_empty() && self.rest.is_none()
+    }
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        if self.rest.is_some() || !self.pieces.is_empty() {
+            self.end(false);
+        }
+    }
+}
