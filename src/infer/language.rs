@@ -33,6 +33,9 @@ const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 /// The longest single event of a stream, in bytes: one chunk of an answer, with log-probabilities and all.
 const EVENT_MAX: usize = 1 << 20;
 
+/// No answer has so many tokens: whoever tells more is wrong, and the sums of them that are kept must not pass 64 bits.
+const MOST_TOKENS: u64 = 1 << 32;
+
 pub(super) async fn from_upstream(
     mut call: Box<Call>,
     upstream: &Arc<Upstream>,
@@ -146,7 +149,8 @@ fn asks_for_usage(route: &Route, asked: &Asked) -> bool {
 }
 
 fn usage_of(route: &Route, document: &Value) -> Option<Usage> {
-    if *route == Route::Messages { anthropic::usage(document) } else { openai::usage(document) }
+    let told = if *route == Route::Messages { anthropic::usage(document) } else { openai::usage(document) }?;
+    Some(Usage { input: told.input.min(MOST_TOKENS), output: told.output.min(MOST_TOKENS) })
 }
 
 fn decimals(call: &Call, shape: &shape::Config) -> Option<u8> {
@@ -362,7 +366,8 @@ impl http_body::Body for Metered {
 impl Drop for Metered {
     fn drop(&mut self) {
         if self.upstream.is_some() {
-            self.end(false);
+            // Clients hang up once they have read that it is done; that was the whole answer all the same.
+            self.end(self.said_it_is_done && self.ready.is_empty());
         }
     }
 }
@@ -434,11 +439,10 @@ mod tests {
     const NAMED: &str = "data: {\"model\":\"acme/secret-7b\",\"choices\":[]}\n\n";
     const DONE: &str = "data: [DONE]\n\n";
 
-    /// What the caller of `chat` reads, whether the stream ended cleanly, and whether it is told to be complete.
-    async fn told(pieces: &[&'static str], decimals: Option<u8>) -> (String, bool, bool) {
+    fn metered(pieces: &[&'static str], decimals: Option<u8>) -> (Metered, Late) {
         let pieces: Vec<_> = pieces.iter().map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes())))).collect();
         let late = Late::default();
-        let mut body = Metered {
+        let body = Metered {
             upstream: Some(Body::stream(StreamBody::new(futures_util::stream::iter(pieces)))),
             splitter: Splitter::new(EVENT_MAX),
             ready: VecDeque::new(),
@@ -453,6 +457,12 @@ mod tests {
             late: late.clone(),
             route: Route::ChatCompletions,
         };
+        (body, late)
+    }
+
+    /// What the caller of `chat` reads, whether the stream ended cleanly, and whether it is told to be complete.
+    async fn told(pieces: &[&'static str], decimals: Option<u8>) -> (String, bool, bool) {
+        let (mut body, late) = metered(pieces, decimals);
         let (mut text, mut clean) = (String::new(), true);
         while let Some(frame) = body.frame().await {
             match frame {
@@ -473,12 +483,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn whoever_hangs_up_after_the_end_was_told_had_the_whole_answer_and_before_it_not() {
+        for (read, complete) in [(1, false), (2, true)] {
+            let (mut body, late) = metered(&[CHUNK, DONE, "more"], None);
+            for _ in 0..read {
+                body.frame().await.unwrap().unwrap();
+            }
+            drop(body);
+            assert_eq!(late.end().unwrap().complete, complete, "{read}");
+        }
+    }
+
+    #[tokio::test]
     async fn an_event_that_cannot_be_read_does_not_pass_what_it_must_not_tell() {
         const LONE_SURROGATE: &str = "data: {\"x\":\"\\ud83d\",\"model\":\"acme/secret-7b\"}\n\n";
         const FINE: &str = "data: {\"x\":\"\\ud83d\",\"logprobs\":[{\"logprob\":-0.123456}]}\n\n";
         assert_eq!(told(&[LONE_SURROGATE, DONE], None).await, (String::new(), false, false));
         assert_eq!(told(&[FINE, DONE], Some(2)).await, (String::new(), false, false));
         assert_eq!(told(&["data: ping\n\n", DONE], Some(2)).await, (format!("data: ping\n\n{DONE}"), true, true));
+    }
+
+    #[test]
+    fn an_upstream_cannot_tell_more_tokens_than_can_be_added_up() {
+        let told = |text| usage_of(&Route::ChatCompletions, &serde_json::from_str(text).unwrap()).unwrap();
+        let huge = told(r#"{"usage":{"prompt_tokens":18446744073709551615,"completion_tokens":4294967297}}"#);
+        assert_eq!(huge, Usage { input: MOST_TOKENS, output: MOST_TOKENS });
+        let most = told(r#"{"usage":{"prompt_tokens":4294967296,"completion_tokens":0}}"#);
+        assert_eq!(most, Usage { input: MOST_TOKENS, output: 0 });
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub(super) async fn from_upstream(
     let document = json::parse(&bytes, &json::Limits::for_body(shape.max_body()))
         .map_err(|_| Error::UpstreamBroke("its answer is not strict JSON"))?;
     // An object or a list shows where it ends; of a number whose end is not marked, nobody knows whether it is whole.
-    if !framed && !(document.is_object() || document.is_array()) {
+    if !(framed || document.is_object() || document.is_array()) {
         return Err(Error::UpstreamBroke("the end of its answer is not marked"));
     }
     call.hold.delivered(bytes.len() as u64);
