@@ -4,6 +4,7 @@
 
 mod access;
 mod durability;
+mod hardening;
 mod journey;
 mod layers;
 mod limits;
