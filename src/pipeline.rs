@@ -142,7 +142,8 @@ impl House {
     /// A refusal in the caller's dialect, with its receipt.
     async fn refuse(&self, refusal: Refusal, mut trail: Trail, dialect: Dialect) -> (Receipt, Option<&'static str>) {
         let told = refusal.told();
-        if let Some(step) = trail.steps.last_mut() {
+        // Where the clock or the log refused, the last stop is one that passed, and its own rule stays.
+        if let Some(step) = trail.steps.last_mut().filter(|step| step.verdict == Verdict::Refused) {
             step.rule = told.rule;
         }
         let (media_type, body, mut headers) = match dialect {

@@ -60,6 +60,19 @@ impl Accept {
         Self { address, limits, tls: tls.map(Arc::new), counters: Arc::default() }
     }
 
+    /// How many connections it holds at once.
+    #[must_use]
+    pub fn max_connections(&self) -> usize {
+        self.limits.max_connections
+    }
+
+    /// The same, with no more than `most` connections at once, and at least one.
+    #[must_use]
+    pub fn with_at_most(mut self, most: usize) -> Self {
+        self.limits.max_connections = self.limits.max_connections.min(most.max(1));
+        self
+    }
+
     /// What it counts.
     #[must_use]
     pub fn counters(&self) -> &Arc<Counters> {

@@ -259,7 +259,11 @@ impl<T> Authorizer<T> {
     /// See [`Error`]. What it could read of the request stands in `trail` all the same.
     pub async fn authorize(&self, mut caller: Caller, trail: &mut Trail) -> Result<Grant<T>, Error> {
         let (route, template) = self.routes.find(caller.peer().method(), caller.peer().uri().path())?;
-        trail.route = template;
+        let declared = matches!(route, Route::Raw { .. });
+        // A receipt tells the route: of a declared path it tells those alone who may use it.
+        if !declared {
+            trail.route = template.clone();
+        }
         trail.action = Some(route.action().as_str());
         let body = caller.peer_mut().take_body();
         let read = if route.names_its_model_in_the_body() {
@@ -282,6 +286,12 @@ impl<T> Authorizer<T> {
         trail.shadowed = judgement.shadowed.clone();
         if !judgement.allowed {
             return Err(Error::Denied(if judgement.rules.is_empty() { "no rule permits".into() } else { judgement.rules.clone() }));
+        }
+        if declared {
+            trail.route = template;
+            if caller.peer().method() != http::Method::POST {
+                return Err(Error::CallerUsedMethod("POST"));
+            }
         }
         trail.which = Some(model.which.clone());
         trail.rules = Some(judgement.rules.clone());

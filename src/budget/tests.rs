@@ -38,6 +38,13 @@ impl Case {
     }
 }
 
+impl Hold {
+    /// What a request of some caller holds, for the tests of the stops behind.
+    pub(crate) fn of_some_caller() -> Self {
+        Case::new("[default]\nin_flight = 1").ask("a", None, ZERO).unwrap()
+    }
+}
+
 const ZERO: Duration = Duration::ZERO;
 
 fn headers(error: &Error) -> Vec<(String, String)> {

@@ -75,11 +75,11 @@ impl Proving {
                 }
                 // The slot stays taken while the entry is waited for.
                 self.wait = (!wait.is_over()).then(|| {
-                    let kept = slot;
+                    let (kept, trail) = (slot, self.trail.clone());
                     Box::pin(async move {
                         let outcome = wait.done().await;
                         if outcome.is_err() {
-                            kept.gap();
+                            kept.gap(&trail);
                         }
                         if kept.terms().on_failure == OnFailure::Serve { Ok(()) } else { outcome }
                     }) as Waiting
@@ -87,7 +87,7 @@ impl Proving {
                 Ok(())
             }
             Err(Poisoned) => {
-                slot.gap();
+                slot.gap(&self.trail);
                 if ended && slot.terms().on_failure == OnFailure::Refuse {
                     Err("the log cannot take the end of this stream".into())
                 } else {

@@ -1,5 +1,6 @@
 """What the tests share: one gateway with every kind of backend behind it, started once."""
 
+import importlib.util
 import os
 import pathlib
 import subprocess
@@ -11,15 +12,13 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE))
 
-MISSING = []
-for module in "aiohttp anthropic cbor2 cryptography gguf grpc h2 httpx jwt mlserver numpy openai opentelemetry.proto rotel sklearn tritonclient xllamacpp".split():
-    try:
-        __import__(module)
-    except ImportError as error:
-        MISSING.append(str(error))
+# MLServer is only looked for: its protobuf types and those of tritonclient have the same names, and cannot be in one process.
+NEEDED = "aiohttp anthropic cbor2 cryptography gguf grpc h2 httpx jwt mlserver mlserver_sklearn numpy openai opentelemetry"
+NEEDED += " prometheus_client requests rotel sklearn tritonclient xllamacpp"
+MISSING = [name for name in NEEDED.split() if importlib.util.find_spec(name) is None]
 if MISSING:
     raise pytest.UsageError(
-        "tests/clients needs " + "; ".join(MISSING) + ". `make venv` installs all of it; then run .venv/bin/pytest -q tests/clients")
+        f"tests/clients needs {', '.join(MISSING)}: `make venv` installs all of it, then run .venv/bin/pytest -q tests/clients")
 
 import gate as gates  # noqa: E402
 from scripted import Scripted  # noqa: E402
