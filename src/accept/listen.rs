@@ -199,8 +199,15 @@ pub(super) async fn run<H: Handler>(accept: Accept, source: impl Source, handler
     }
     let cut = counters.in_flight.load(Ordering::Relaxed);
     phase.send_replace(Phase::Cut);
-    // Cut connections end as soon as their tasks run; the bound is for a task that a handler blocks.
-    let _ = timeout(LONGEST_PAUSE, places.acquire_many(every)).await;
+    // Cut connections end as soon as their tasks run; the bound is for a task that a handler blocks. HTTP/2 has a task for
+    // each answer, which ends after its connection: until then it still has the end of its answer to tell to the log.
+    let ended = async {
+        let _ = places.acquire_many(every).await;
+        while counters.in_flight.load(Ordering::Relaxed) > 0 {
+            sleep(FIRST_PAUSE).await;
+        }
+    };
+    let _ = timeout(LONGEST_PAUSE, ended).await;
     Drained { cut }
 }
 

@@ -11,7 +11,17 @@ use crate::support::{Folder, Issuer, Reply, Upstream};
 /// An answer without what differs between any two: ids, times, digests of them.
 fn bare_of_ids(reply: &Reply) -> (u16, Vec<u8>, BTreeSet<String>, Vec<String>) {
     let names = reply.headers.keys().map(|name| name.as_str().to_owned()).collect();
-    let same = ["content-type", "content-length", "portcullis-reason", "ratelimit", "ratelimit-policy", "allow", "content-digest", "grpc-status", "grpc-message"];
+    let same = [
+        "content-type",
+        "content-length",
+        "portcullis-reason",
+        "ratelimit",
+        "ratelimit-policy",
+        "allow",
+        "content-digest",
+        "grpc-status",
+        "grpc-message",
+    ];
     let values = same.iter().map(|name| format!("{name}: {}", reply.header(name))).collect();
     (reply.status.as_u16(), reply.body.to_vec(), names, values)
 }
@@ -79,7 +89,9 @@ async fn lists_show_a_caller_what_the_caller_may_use() {
     let (_upstream, folder, issuer) = two_tenants().await;
     let gateway = folder.serve().await;
     let mut client = gateway.h2().await;
-    let names = |reply: &Reply| -> Vec<String> { reply.json()["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap().to_owned()).collect() };
+    let names = |reply: &Reply| -> Vec<String> {
+        reply.json()["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap().to_owned()).collect()
+    };
     let mine = client.send(ask("GET", "/v1/models", "")).await.is(200);
     assert_eq!(names(&mine), ["chat", "claude", "digits"]);
     let mut other = claims();
@@ -100,7 +112,8 @@ async fn a_rule_that_errs_denies_and_one_in_shadow_is_only_told() {
     let issuer = Issuer::es256();
     issuer.trusted_by(&folder, &[]);
     // Cedar skips a rule that overflows; a forbid that is skipped would have let everybody in.
-    let errs = "@id(\"overflows\")\nforbid (principal, action, resource)\nwhen { principal.tier == \"gold\" && 9223372036854775807 + 1 == 0 };\n";
+    let errs =
+        "@id(\"overflows\")\nforbid (principal, action, resource)\nwhen { principal.tier == \"gold\" && 9223372036854775807 + 1 == 0 };\n";
     let shadow = "@id(\"soon\")\n@mode(\"shadow\")\nforbid (principal, action == Action::\"chat\", resource);\n";
     folder.write("access.cedar", format!("{}{errs}{shadow}", folder.read("access.cedar")));
     let gateway = folder.serve().await;

@@ -140,7 +140,8 @@ async fn a_stop_waits_for_what_is_in_flight() {
 }
 
 #[tokio::test]
-async fn a_stop_that_has_waited_long_enough_says_whom_it_cut() {
+async fn a_stop_that_has_waited_long_enough_says_whom_it_cut_and_signs_how_far_they_came() {
+    const STREAMS: usize = 40;
     let (tell, mut begun) = tokio::sync::mpsc::unbounded_channel();
     let upstream = Upstream::start(move |_| {
         let (writer, response) = crate::support::upstream::stream("text/event-stream");
@@ -151,16 +152,22 @@ async fn a_stop_that_has_waited_long_enough_says_whom_it_cut() {
     let folder = folder(&upstream);
     folder.gateway("drain = \"300ms\"", "");
     let gateway = folder.serve().await;
-    let mut client = gateway.h2().await;
-    let held = client.open(post_stream()).await.unwrap();
-    let id = crate::support::client::receipt(held.headers()).unwrap();
-    let writer = begun.recv().await.unwrap();
-    writer.send(crate::support::upstream::events("chat", false)[0].clone().into()).await.unwrap();
+    let client = gateway.h2().await;
+    let mut cut = Vec::new();
+    for _ in 0..STREAMS {
+        let held = client.again().open(post_stream()).await.unwrap();
+        let id = crate::support::client::receipt(held.headers()).unwrap();
+        let writer = begun.recv().await.unwrap();
+        writer.send(crate::support::upstream::events("chat", false)[0].clone().into()).await.unwrap();
+        cut.push((id, held, writer));
+    }
     gateway.signal("TERM");
-    gateway.says("stopped; 1 request(s) cut").await;
+    gateway.says(&format!("stopped; {STREAMS} request(s) cut")).await;
     assert!(gateway.ended().await.success());
-    assert!(crate::support::Reply::read(held).await.is_err(), "what was cut must not look like a whole answer");
     let entries = folder.entries();
-    let entry = entries.iter().find(|entry| entry["id"] == id.as_str()).expect("the stream that was cut has its statement");
-    assert_eq!((&entry["kind"], &entry["resp"]["complete"]), (&json!("aborted"), &json!(false)));
+    for (id, held, _writer) in cut {
+        assert!(crate::support::Reply::read(held).await.is_err(), "what was cut must not look like a whole answer");
+        let entry = entries.iter().find(|entry| entry["id"] == id.as_str()).expect("the stream that was cut has its statement");
+        assert_eq!((&entry["kind"], &entry["resp"]["complete"]), (&json!("aborted"), &json!(false)));
+    }
 }

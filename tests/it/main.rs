@@ -5,6 +5,7 @@
 mod access;
 mod descriptors;
 mod durability;
+mod hardening;
 mod journey;
 mod layers;
 mod limits;

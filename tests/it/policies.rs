@@ -195,7 +195,7 @@ const MISTAKES: &[Mistake] = &[
     Mistake {
         what: "an origin that is none",
         breaks: |folder| _ = folder.write("gateway.toml", folder.read("gateway.toml").replace("test.example/node", "a node")),
-        at: "gateway.toml:14:10:",
+        at: "gateway.toml:15:10:",
         words: &["prove.origin"],
     },
     Mistake {
@@ -204,17 +204,18 @@ const MISTAKES: &[Mistake] = &[
             let text = folder.read("gateway.toml").replace("[admin]\nlisten = \"127.0.0.1:", "[admin]\nlisten = \"0.0.0.0:");
             folder.write("gateway.toml", text);
         },
-        at: "gateway.toml:10:10:",
+        at: "gateway.toml:11:10:",
         words: &["[admin.tls]"],
     },
     Mistake {
         what: "plain HTTP for everyone",
         breaks: |folder| {
-            let text = folder.read("gateway.toml").replace("[accept]\nlisten = \"127.0.0.1:", "[accept]\ntls = \"off\"\nlisten = \"0.0.0.0:");
+            let text =
+                folder.read("gateway.toml").replace("[accept]\nlisten = \"127.0.0.1:", "[accept]\ntls = \"off\"\nlisten = \"0.0.0.0:");
             let (before, after) = text.split_once("[accept.tls]").unwrap();
             folder.write("gateway.toml", format!("{before}{}", &after[after.find("[admin]").unwrap()..]));
         },
-        at: "gateway.toml:",
+        at: "gateway.toml:3:10:",
         words: &["loopback"],
     },
     Mistake {
