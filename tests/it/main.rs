@@ -4,6 +4,7 @@
 
 mod access;
 mod descriptors;
+mod docs;
 mod durability;
 mod hardening;
 mod journey;
