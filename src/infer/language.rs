@@ -4,6 +4,7 @@
 //! where they differ, asks for `usage` on streams, and changes no other byte.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -29,6 +30,9 @@ use crate::wire::{Asked, Body, anthropic, openai};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
+
+/// How long an upstream may keep its body open after it said that the stream is done.
+const GRACE: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// The longest single event of a stream, in bytes: one chunk of an answer, with log-probabilities and all.
 const EVENT_MAX: usize = 1 << 20;
@@ -196,6 +200,7 @@ fn stream(call: Box<Call>, asked: &Asked, incoming: Incoming, rename: bool, shap
         without_logprobs: call.care.without_logprobs,
         usage: None,
         said_it_is_done: false,
+        last: None,
         cut_short: false,
         hold: call.hold,
         late: late.clone(),
@@ -225,6 +230,8 @@ struct Metered {
     without_logprobs: bool,
     usage: Option<Usage>,
     said_it_is_done: bool,
+    /// The event that says so, which leaves when the upstream has ended, or has had its grace to end.
+    last: Option<(Bytes, Pin<Box<tokio::time::Sleep>>)>,
     /// The upstream ended before it said that it was done, which is still to be told once all that came was passed on.
     cut_short: bool,
     hold: Hold,
@@ -235,9 +242,17 @@ struct Metered {
 impl Metered {
     /// One event on its way through: byte for byte, unless something in it must change.
     fn pass(&mut self, block: Block) -> Result<(), Broken> {
+        if self.last.is_some() {
+            // Nothing follows the event that says that it is done.
+            return Ok(());
+        }
         if let Some(bytes) = self.passed(block)? {
             self.hold.delivered(bytes.len() as u64);
-            self.ready.push_back(bytes);
+            if self.said_it_is_done {
+                self.last = Some((bytes, Box::pin(tokio::time::sleep(GRACE))));
+            } else {
+                self.ready.push_back(bytes);
+            }
         }
         Ok(())
     }
@@ -250,7 +265,11 @@ impl Metered {
         }
         let has = |word: &str| data.windows(word.len()).any(|window| window == word.as_bytes());
         let shapes = self.without_logprobs || self.decimals.is_some();
-        let wants = self.rename.is_some() || shapes && has("logprob") || has("\"usage\"") || has("_stop\"") || has(".completed\"");
+        let wants = self.rename.is_some()
+            || shapes && has("logprob")
+            || has("\"usage\"")
+            || has("_stop\"")
+            || [".completed\"", ".incomplete\"", ".failed\""].into_iter().any(has);
         if !wants {
             return Ok(Some(block.into_raw()));
         }
@@ -335,7 +354,18 @@ impl http_body::Body for Metered {
                 // A clean end would tell the caller that this was the whole answer, which its receipt denies.
                 return Poll::Ready(std::mem::take(&mut this.cut_short).then(|| Err("the upstream's stream broke off".into())));
             };
-            match std::task::ready!(Pin::new(upstream).poll_frame(cx)) {
+            let polled = match (Pin::new(upstream).poll_frame(cx), &mut this.last) {
+                // The last event waits for the end of the upstream's body, so that its connection can serve again; but not for long.
+                (Poll::Pending, Some((_, grace))) => {
+                    std::task::ready!(grace.as_mut().poll(cx));
+                    None
+                }
+                (Poll::Pending, None) => return Poll::Pending,
+                (Poll::Ready(Some(Ok(_))), Some(_)) => continue,
+                (Poll::Ready(_), Some(_)) => None,
+                (Poll::Ready(polled), None) => polled,
+            };
+            match polled {
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else { continue };
                     if let Err(error) = this.feed(&data) {
@@ -352,22 +382,24 @@ impl http_body::Body for Metered {
                     let rest = splitter.finish().map_or(Ok(()), |block| this.pass(block));
                     let complete = this.said_it_is_done && rest.is_ok();
                     this.cut_short = !complete;
+                    // Told before the last event leaves: whoever proves the stream keeps its entry first.
                     this.end(complete);
+                    this.ready.extend(this.last.take().map(|(bytes, _)| bytes));
                 }
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.upstream.is_none() && self.ready.is_empty() && !self.cut_short
+        self.upstream.is_none() && self.ready.is_empty() && self.last.is_none() && !self.cut_short
     }
 }
 
 impl Drop for Metered {
     fn drop(&mut self) {
         if self.upstream.is_some() {
-            // Clients hang up once they have read that it is done; that was the whole answer all the same.
-            self.end(self.said_it_is_done && self.ready.is_empty());
+            // The last event has not left, or the upstream would be gone: the caller does not have the whole answer.
+            self.end(false);
         }
     }
 }
@@ -395,6 +427,7 @@ mod tests {
             without_logprobs: false,
             usage: None,
             said_it_is_done: false,
+            last: None,
             cut_short: false,
             hold: Hold::of_nobody(),
             late: late.clone(),
@@ -439,30 +472,15 @@ mod tests {
     const NAMED: &str = "data: {\"model\":\"acme/secret-7b\",\"choices\":[]}\n\n";
     const DONE: &str = "data: [DONE]\n\n";
 
-    fn metered(pieces: &[&'static str], decimals: Option<u8>) -> (Metered, Late) {
-        let pieces: Vec<_> = pieces.iter().map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes())))).collect();
-        let late = Late::default();
-        let body = Metered {
-            upstream: Some(Body::stream(StreamBody::new(futures_util::stream::iter(pieces)))),
-            splitter: Splitter::new(EVENT_MAX),
-            ready: VecDeque::new(),
-            takes_out_usage: true,
-            rename: Some("chat".into()),
-            decimals,
-            without_logprobs: false,
-            usage: None,
-            said_it_is_done: false,
-            cut_short: false,
-            hold: Hold::of_nobody(),
-            late: late.clone(),
-            route: Route::ChatCompletions,
-        };
+    fn of_chat(pieces: &[&'static str], decimals: Option<u8>) -> (Metered, Late) {
+        let (mut body, late) = metered(Route::ChatCompletions, pieces, false);
+        (body.takes_out_usage, body.rename, body.decimals) = (true, Some("chat".into()), decimals);
         (body, late)
     }
 
     /// What the caller of `chat` reads, whether the stream ended cleanly, and whether it is told to be complete.
     async fn told(pieces: &[&'static str], decimals: Option<u8>) -> (String, bool, bool) {
-        let (mut body, late) = metered(pieces, decimals);
+        let (mut body, late) = of_chat(pieces, decimals);
         let (mut text, mut clean) = (String::new(), true);
         while let Some(frame) = body.frame().await {
             match frame {
@@ -485,13 +503,23 @@ mod tests {
     #[tokio::test]
     async fn whoever_hangs_up_after_the_end_was_told_had_the_whole_answer_and_before_it_not() {
         for (read, complete) in [(1, false), (2, true)] {
-            let (mut body, late) = metered(&[CHUNK, DONE, "more"], None);
+            let (mut body, late) = of_chat(&[NAMED, DONE, "more"], None);
             for _ in 0..read {
                 body.frame().await.unwrap().unwrap();
             }
             drop(body);
             assert_eq!(late.end().unwrap().complete, complete, "{read}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upstream_that_keeps_its_body_open_delays_the_last_event_by_its_grace() {
+        let (mut body, late) = metered(Route::ChatCompletions, &[DONE], true);
+        let from = tokio::time::Instant::now();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), DONE);
+        assert_eq!(from.elapsed(), GRACE);
+        assert!(late.end().unwrap().complete, "it is told before the last event leaves");
+        assert!(body.frame().await.is_none());
     }
 
     #[tokio::test]

@@ -376,12 +376,14 @@ impl Ledger {
     /// Gives a refusal its receipt, where it may have one. Never fails, and waits `REFUSAL_PATIENCE` at the most.
     ///
     /// `code` is the one that the caller reads, and `status`, `headers` and `body` are the answer as the caller gets it. Where the trail
-    /// has no passed `authorize` the refusal draws on the allowance of strangers; past it there is no receipt, and it is counted.
+    /// has no passed `authorize`, or a refusal by `budget`, it draws on the allowance of strangers; past it there is no receipt, and it is counted.
     pub async fn refuse(&self, mut trail: Trail, code: &'static str, status: StatusCode, mut headers: HeaderMap, body: Bytes) -> Receipt {
         let from = Instant::now();
         let digest = Digest::of(&body);
         let content = Content { media_type: media_type(&headers), length: body.len() as u64, digest: Some(digest) };
-        let granted = trail.steps.iter().any(|step| step.stop == Stop::Authorize && step.verdict != Verdict::Refused);
+        let ended = |stop, refused| trail.steps.iter().any(|step| step.stop == stop && (step.verdict == Verdict::Refused) == refused);
+        // Whom the budget refuses could otherwise fill the log with nothing but that.
+        let granted = ended(Stop::Authorize, false) && !ended(Stop::Budget, true);
         let second = from.saturating_duration_since(self.0.opened.mono).as_secs();
         let mut state = State::None;
         if granted || self.0.refusals().allow(trail.address, second, code) {

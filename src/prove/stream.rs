@@ -35,12 +35,14 @@ pub(super) struct Proving {
     /// Gone once the entry was appended.
     slot: Option<Slot>,
     wait: Option<Waiting>,
+    /// The last bytes of a stream that said that it is done.
+    last: Option<Bytes>,
 }
 
 impl Proving {
     pub(super) fn new(inner: Body, late: Late, trail: Arc<Trail>, status: u16, content: Content, trailers: HeaderMap, slot: Slot) -> Self {
         let (hasher, sent) = (Hasher::new(), 0);
-        Self { inner: Some(inner), late, trail, status, content, hasher, sent, trailers, slot: Some(slot), wait: None }
+        Self { inner: Some(inner), late, trail, status, content, hasher, sent, trailers, slot: Some(slot), wait: None, last: None }
     }
 
     /// Signs and appends, once.
@@ -111,6 +113,16 @@ impl http_body::Body for Proving {
                     Ok(data) => {
                         this.hasher.update(&data);
                         this.sent += data.len() as u64;
+                        if this.late.end().is_some_and(|end| end.complete) {
+                            // The stream has said that it is done: its last bytes leave once its entry is kept, not before.
+                            this.last = Some(data);
+                            if let Err(error) = this.finish(true) {
+                                this.trailers.clear();
+                                this.last = None;
+                                return Poll::Ready(Some(Err(error)));
+                            }
+                            break;
+                        }
                         return Poll::Ready(Some(Ok(Frame::data(data))));
                     }
                     Err(frame) => this.trailers.extend(frame.into_trailers().unwrap_or_default()),
@@ -133,8 +145,12 @@ impl http_body::Body for Proving {
             this.wait = None;
             if outcome.is_err() {
                 this.trailers.clear();
+                this.last = None;
                 return Poll::Ready(Some(Err("the log could not keep the end of this stream".into())));
             }
+        }
+        if let Some(last) = this.last.take() {
+            return Poll::Ready(Some(Ok(Frame::data(last))));
         }
         let trailers = std::mem::take(&mut this.trailers);
         Poll::Ready((!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers))))

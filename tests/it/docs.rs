@@ -26,7 +26,11 @@ fn every_test_and_file_that_the_hardening_page_names_exists() {
         let last = row.trim_end_matches('|').rsplit('|').next().unwrap();
         for name in last.split('`').skip(1).step_by(2) {
             named += 1;
-            let there = if name.contains('/') { root.join(name).exists() } else { sources.iter().any(|text| text.contains(&format!("fn {name}("))) };
+            let there = if name.contains('/') {
+                root.join(name).exists()
+            } else {
+                sources.iter().any(|text| text.contains(&format!("fn {name}(")))
+            };
             assert!(there, "docs/hardening.md names `{name}`, which does not exist");
         }
     }

@@ -342,6 +342,51 @@ async fn refusals_of_strangers_have_an_allowance_and_the_rest_is_counted_by_code
 }
 
 #[tokio::test]
+async fn the_last_bytes_of_a_stream_leave_once_its_entry_is_kept() {
+    use crate::trail::End;
+    for (terms, synced) in [(Terms::default(), false), (durable(), true)] {
+        let house = house();
+        let late = Late::default();
+        let (telling, mut pieces) = (late.clone(), vec!["one", "data: [DONE]"].into_iter());
+        // As language streams do: how it ended is told before the event that says so leaves.
+        let frames = futures_util::stream::iter(std::iter::from_fn(move || {
+            let piece = pieces.next()?;
+            if pieces.len() == 0 {
+                telling.ended(End { usage: None, complete: true });
+            }
+            Some(Ok(Frame::data(Bytes::from_static(piece.as_bytes()))))
+        }));
+        let slot = house.ledger.reserve(&terms).unwrap();
+        let body = Body::stream(http_body_util::StreamBody::new(frames));
+        let receipt = house.ledger.prove_parts(slot, StatusCode::OK, head(), Payload::Stream(body, late), None, now()).await.unwrap();
+        let mut body = receipt.into_parts().2;
+        let before = house.ledger.counters();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
+        assert_eq!(house.ledger.counters().entries, before.entries);
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "data: [DONE]");
+        let after = house.ledger.counters();
+        assert_eq!(after.entries, before.entries + 1);
+        assert!(!synced || after.syncs > before.syncs, "durable is synced first");
+        assert!(body.frame().await.unwrap().unwrap().trailers_ref().is_some());
+        assert!(body.frame().await.is_none());
+    }
+}
+
+#[tokio::test]
+async fn who_is_over_budget_cannot_fill_the_log_with_that() {
+    let house = house();
+    let mut made = 0;
+    for _ in 0..100 {
+        let mut trail = now();
+        trail.steps.retain(|step| step.stop < Stop::Budget);
+        trail.step(Stop::Budget, Verdict::Refused, None, trail.arrived.mono, trail.arrived.mono);
+        let receipt = house.ledger.refuse(trail, "budget.requests", StatusCode::TOO_MANY_REQUESTS, head(), "{}".into()).await;
+        made += usize::from(receipt.state() == State::Promised);
+    }
+    assert!(made == 20 || made == 40, "{made}");
+}
+
+#[tokio::test]
 async fn after_lost_power_no_number_is_used_again_and_the_log_still_verifies() {
     let House { folder, ledger, .. } = house();
     answer(&ledger, &Terms::default()).await.unwrap();
