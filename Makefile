@@ -29,3 +29,14 @@ $(VENV)/.ready: tests/clients/requirements.txt
 test: runtime venv build
 	$(CARGO) test --release --locked
 	$(VENV)/bin/pytest -q tests/clients
+
+# What single stops cost, and what the whole way adds for one caller.
+bench:
+	$(CARGO) bench --profile release --locked --bench stops --bench way
+
+# CPU, latency and memory beside bare hyper, nginx and HAProxy, interleaved, on loopback; PEERS and ARGS say otherwise.
+PEERS ?= hyper nginx haproxy haproxy-jwt portcullis
+ARGS ?= --only '^chat-h[12]-(1|64)k-c32'
+peers: build
+	benches/peers/setup.sh
+	benches/peers/run.sh $(PEERS) $(ARGS)

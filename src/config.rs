@@ -43,6 +43,19 @@ pub struct Gateway {
     pub runtime: model::runtime::Config,
 }
 
+impl Gateway {
+    /// What is wrong with it, as far as its own text says.
+    fn mistakes(&self, dir: &Path) -> Vec<Mistake> {
+        let mut mistakes = self.accept.limits().err().unwrap_or_default();
+        mistakes.extend(self.prove.mistakes());
+        // With TLS it names files, which are read where the port is opened.
+        if let Some(admin) = self.admin.as_ref().filter(|admin| admin.tls.is_none()) {
+            mistakes.extend(admin::resolve(admin, dir).err().unwrap_or_default());
+        }
+        mistakes
+    }
+}
+
 /// One file under `models/`, as written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -147,8 +160,8 @@ pub type Told = Vec<String>;
 pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines) -> Result<Loaded, Told> {
     let mut reading = Reading { dir, told: Vec::new(), digest: BTreeMap::new() };
     let gateway: Option<Gateway> = reading.toml("gateway.toml");
-    if let Some(Err(mistakes)) = gateway.as_ref().map(|gateway| gateway.accept.limits()) {
-        reading.keep::<()>("gateway.toml", Err(mistakes));
+    if let Some(gateway) = &gateway {
+        reading.keep::<()>("gateway.toml", Err(gateway.mistakes(dir)));
     }
     let callers: Option<authenticate::Config> = reading.toml("callers.toml");
     let authenticator = callers.and_then(|callers| {

@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use uuid::Uuid;
 
 use crate::accept::{self, Handler, Peer};
-use crate::authorize::ReceiptForm;
+use crate::authorize::{Action, ReceiptForm};
 use crate::budget::{Ask, Budget};
 use crate::check;
 use crate::config::Snapshot;
@@ -94,7 +94,10 @@ impl House {
         let grant = walk.past(Stop::Authorize, grant, Refusal::Authorize)?;
         let terms = grant.terms().clone();
 
-        let ask = grant.asked().map(|asked| Ask::language(grant.length(), asked, terms.check.max_tokens()));
+        let ask = grant.asked().map(|asked| match grant.action() {
+            Action::Embed => Ask::prompt(grant.length()),
+            _ => Ask::language(grant.length(), asked, terms.check.max_tokens()),
+        });
         let permit = self.budget.admit(grant, &terms.budget, ask, arrived.mono);
         let permit = walk.past(Stop::Budget, permit, Refusal::Budget)?;
         let standing = permit.headers();
@@ -142,7 +145,8 @@ impl House {
     /// A refusal in the caller's dialect, with its receipt.
     async fn refuse(&self, refusal: Refusal, mut trail: Trail, dialect: Dialect) -> (Receipt, Option<&'static str>) {
         let told = refusal.told();
-        if let Some(step) = trail.steps.last_mut() {
+        // Where the clock or the log refused, the last stop is one that passed, and its own rule stays.
+        if let Some(step) = trail.steps.last_mut().filter(|step| step.verdict == Verdict::Refused) {
             step.rule = told.rule;
         }
         let (media_type, body, mut headers) = match dialect {

@@ -67,7 +67,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     for warning in snapshot.authenticator.warnings() {
         eprintln!("portcullis: warning: {}", located(&policies, std::slice::from_ref(warning)).concat());
     }
-    let accept = Accept::new(&gateway.accept, &policies).map_err(told)?;
+    let accept = within_descriptors(Accept::new(&gateway.accept, &policies).map_err(told)?);
     let recorder = Recorder::new(&gateway.record, &policies).map_err(told)?;
     let events = recorder.events();
     let (ledger, opened) = Ledger::open(
@@ -154,6 +154,31 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     house.recorder.finish(LAST_WORDS).await;
     eprintln!("portcullis: stopped; {} request(s) cut", drained.cut);
     Ok(())
+}
+
+/// Descriptors that callers' connections leave to the log, the policies, upstreams and operators: a quarter of all, but
+/// not fewer than this, and never more than half.
+const LEAST_RESERVED: u64 = 256;
+
+/// The listener, with no more connections than leave descriptors to everything else. Without that, a stranger's open
+/// connections would keep the log from growing, policies from being read again, and operators out.
+fn within_descriptors(accept: Accept) -> Accept {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // The soft limit is there for programs that use select(2). Where it may not be raised it stands.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let most = for_callers(getrlimit(Resource::Nofile).current);
+    if most < accept.max_connections() {
+        let wanted = accept.max_connections();
+        eprintln!("portcullis: warning: at most {most} connections instead of {wanted}: raise the limit of open files (ulimit -n)");
+    }
+    accept.with_at_most(most)
+}
+
+/// How many of `descriptors` callers may have; none stands for no limit.
+fn for_callers(descriptors: Option<u64>) -> usize {
+    let most = descriptors.map_or(u64::MAX, |all| all - LEAST_RESERVED.max(all / 4).min(all / 2));
+    usize::try_from(most).unwrap_or(usize::MAX)
 }
 
 /// Mistakes of parts that read `gateway.toml`, with their lines.
@@ -299,4 +324,15 @@ fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>) {
     metrics.watch("portcullis_connections", "Open connections", Kind::Gauge, move |observe| {
         observe(&[], counters.open.load(Ordering::Relaxed) as f64)
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_never_get_the_last_descriptors() {
+        assert_eq!([64, 512, 1_024, 20_000].map(|all| for_callers(Some(all))), [32, 256, 768, 15_000]);
+        assert_eq!(for_callers(None), usize::MAX);
+    }
 }

@@ -112,10 +112,6 @@ impl http_body::Body for Arriving {
     }
 }
 
-/// The most of a whole answer that is handed over at once, in bytes. Handed over in one piece, it would leave its place
-/// in flight, and every bound on slow readers, while it still waits in the HTTP library's buffers.
-const PIECE: usize = 64 << 10;
-
 pin_project_lite::pin_project! {
     /// An answer on its way out: it holds the request's place in flight until its last byte was handed over.
     pub(super) struct Departing {
@@ -154,11 +150,6 @@ impl http_body::Body for Departing {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let mut this = self.project();
-        if let Body::Whole(bytes) = this.body
-            && bytes.len() > PIECE
-        {
-            return Poll::Ready(Some(Ok(Frame::data(bytes.split_to(PIECE)))));
-        }
         if let Poll::Ready(frame) = Pin::new(&mut *this.body).poll_frame(cx) {
             if frame.is_none() || this.body.is_end_stream() {
                 this.flight.whole();

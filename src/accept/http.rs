@@ -100,7 +100,8 @@ struct Seat<H> {
 struct Live {
     born: Instant,
     active: AtomicU32,
-    /// Milliseconds after `born` at which the last request ended.
+    /// Milliseconds after `born` at which the last request began, and at which the last one ended.
+    busy_since: AtomicU64,
     quiet_since: AtomicU64,
     served: AtomicU32,
     abandoned: AtomicU32,
@@ -117,6 +118,7 @@ pub(super) struct Flight {
 
 impl Flight {
     fn begin(live: &Arc<Live>) -> Self {
+        live.busy_since.store(millis(live.born.elapsed()), Ordering::Relaxed);
         live.active.fetch_add(1, Ordering::Relaxed);
         live.counters.in_flight.fetch_add(1, Ordering::Relaxed);
         Counters::add(&live.counters.requests);
@@ -174,6 +176,7 @@ where
     let live = Arc::new(Live {
         born: Instant::now(),
         active: AtomicU32::new(0),
+        busy_since: AtomicU64::new(0),
         quiet_since: AtomicU64::new(0),
         served: AtomicU32::new(0),
         abandoned: AtomicU32::new(0),
@@ -184,6 +187,9 @@ where
     let idle = limits.deadlines.idle.0;
     let seat = Arc::new(Seat { handler, connection, limits, live: live.clone() });
     let service = hyper::service::service_fn(move |request| answer(seat.clone(), request));
+    // A stream whose window the other end keeps shut, or an answer that it takes a little of now and then, is polled by
+    // no one else.
+    let most = limits.deadlines.request.0 + GRACE + GRACE;
     let strict = protocol == Protocol::Http1;
     let io = TokioIo::new(Guard::new(io, before, strict, limits.deadlines.headers.0, idle, counters));
     match protocol {
@@ -197,12 +203,14 @@ where
                 .max_buf_size(READ_BUFFER.max(limits.max_header_bytes))
                 .max_header_size(limits.max_header_bytes)
                 .max_headers(limits.max_headers);
-            tend(builder.serve_connection(io, service), &live, idle, phase).await;
+            let late = overdue(&live, most);
+            tokio::select! {
+                () = tend(builder.serve_connection(io, service), &live, idle, phase) => {}
+                () = late => Counters::add(&live.counters.stalled),
+            }
         }
         Protocol::Http2 => {
-            // A stream whose window the other end keeps shut is polled by no one else.
-            let spawn = Bounded(limits.deadlines.request.0 + GRACE + GRACE);
-            let mut builder = http2::Builder::new(spawn);
+            let mut builder = http2::Builder::new(Bounded(most));
             builder
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(limits.max_streams)
@@ -216,6 +224,21 @@ where
                 .keep_alive_timeout(PING_ANSWER);
             tend(builder.serve_connection(io, service), &live, idle, phase).await;
         }
+    }
+}
+
+/// Ends when the one request that HTTP/1.1 has in flight has taken `most`.
+async fn overdue(live: &Live, most: Duration) {
+    let mut wait = most;
+    loop {
+        sleep(wait).await;
+        let since = live.born + Duration::from_millis(live.busy_since.load(Ordering::Relaxed));
+        let took = since.elapsed();
+        wait = match most.checked_sub(took) {
+            Some(left) if !left.is_zero() => left,
+            _ if live.active.load(Ordering::Relaxed) > 0 => return,
+            _ => most,
+        };
     }
 }
 

@@ -322,6 +322,26 @@ async fn an_answer_that_is_not_read_is_cut() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_read_a_little_at_a_time_ends_with_its_request() {
+    let running = plain("deadlines = { idle = \"3s\", request = \"50ms\" }");
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    stream.write_all(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    // Each time enough that the write is not a stalled one; all of it would take minutes.
+    let reading = async {
+        let mut some = vec![0; 512 << 10];
+        loop {
+            if stream.read_exact(&mut some).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(http::GRACE * 4, reading).await.expect("it is cut before all was read");
+    nothing_in_flight(&running.counters).await;
+    assert_eq!(running.counters.abandoned.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
 async fn an_http2_window_that_stays_shut_is_cut() {
     let running = plain("deadlines = { request = \"50ms\" }");
     let stream = TcpStream::connect(running.address).await.unwrap();
@@ -559,6 +579,21 @@ async fn a_reload_is_for_new_handshakes_and_a_bad_one_changes_nothing() {
     assert!(shake(running.address, client(&new, None, None, &[])).await.is_ok());
     assert!(shake(running.address, client(&old, None, None, &[])).await.is_err());
     assert!(over_http1(&mut living, "/").await.unwrap().starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn a_name_of_one_kind_is_not_taken_for_one_of_the_other() {
+    let clients = Authority::new("clients");
+    let names = vec![
+        dns("spiffe://acme.example/admin"),
+        SanType::URI("node.example".try_into().unwrap()),
+        SanType::URI("spiffe://acme.example/app".try_into().unwrap()),
+        dns("app.acme.example"),
+    ];
+    let issued = clients.issue(names, 7, 2099);
+    let der = CertificateDer::from_pem_slice(issued.certificate.as_bytes()).unwrap();
+    let certificate = tls::client_certificate(&der, std::time::SystemTime::now()).unwrap();
+    assert_eq!(certificate.names, ["spiffe://acme.example/app".into(), "app.acme.example".into()]);
 }
 
 #[tokio::test]

@@ -33,6 +33,9 @@ const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 /// The longest single event of a stream, in bytes: one chunk of an answer, with log-probabilities and all.
 const EVENT_MAX: usize = 1 << 20;
 
+/// No answer has so many tokens: whoever tells more is wrong, and the sums of them that are kept must not pass 64 bits.
+const MOST_TOKENS: u64 = 1 << 32;
+
 pub(super) async fn from_upstream(
     mut call: Box<Call>,
     upstream: &Arc<Upstream>,
@@ -53,7 +56,7 @@ pub(super) async fn from_upstream(
     call.hold.began();
     let incoming = upstream.send(outgoing, call.deadline).await?;
     if !incoming.status.is_success() {
-        return Err(reply::refused(incoming, call.deadline).await);
+        return Err(reply::refused(incoming, call.deadline, theirs.as_deref().map(|theirs| (theirs, &*call.name))).await);
     }
     reply::uncoded(&incoming.headers)?;
     let media_type = incoming.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
@@ -73,6 +76,7 @@ pub(super) async fn from_upstream(
     let (bytes, share) = reply::whole(incoming, shape.max_body(), memory, call.deadline).await?;
     let limits = json::Limits::for_body(shape.max_body());
     let mut document = json::parse(&bytes, &limits).map_err(|_| Error::UpstreamBroke("its answer is not strict JSON"))?;
+    protocol(&call.route, &document)?;
     let usage = usage_of(&call.route, &document);
     call.hold.delivered(bytes.len() as u64);
     trail.usage = Some(match usage {
@@ -86,6 +90,17 @@ pub(super) async fn from_upstream(
     let rounded = decimals(&call, shape).is_some_and(|decimals| openai::round_logprobs(&mut document, decimals));
     let bytes = renamed(bytes, (stripped || rounded).then_some(&mut document), &call.name, theirs.is_some());
     Ok(whole(incoming_status(), "application/json", bytes, Held { _budget: Some(call.hold), _memory: Some(share) }))
+}
+
+/// Refuses what is JSON and no answer of the protocol: an error told as a success would pass the upstream's own words on.
+fn protocol(route: &Route, document: &Value) -> Result<(), Error> {
+    let Value::Object(members) = document else { return Err(Error::UpstreamBroke("its answer is no object")) };
+    // The responses API has the member in every answer, and in one that failed its text belongs to the answer.
+    match members.get("error") {
+        None | Some(Value::Null) => Ok(()),
+        Some(_) if *route == Route::Responses => Ok(()),
+        Some(_) => Err(Error::UpstreamBroke("it told an error as a success")),
+    }
 }
 
 /// Whatever success the upstream told, the caller hears the one that its protocol knows.
@@ -134,7 +149,8 @@ fn asks_for_usage(route: &Route, asked: &Asked) -> bool {
 }
 
 fn usage_of(route: &Route, document: &Value) -> Option<Usage> {
-    if *route == Route::Messages { anthropic::usage(document) } else { openai::usage(document) }
+    let told = if *route == Route::Messages { anthropic::usage(document) } else { openai::usage(document) }?;
+    Some(Usage { input: told.input.min(MOST_TOKENS), output: told.output.min(MOST_TOKENS) })
 }
 
 fn decimals(call: &Call, shape: &shape::Config) -> Option<u8> {
@@ -180,6 +196,7 @@ fn stream(call: Box<Call>, asked: &Asked, incoming: Incoming, rename: bool, shap
         without_logprobs: call.care.without_logprobs,
         usage: None,
         said_it_is_done: false,
+        cut_short: false,
         hold: call.hold,
         late: late.clone(),
         route: call.route,
@@ -208,6 +225,8 @@ struct Metered {
     without_logprobs: bool,
     usage: Option<Usage>,
     said_it_is_done: bool,
+    /// The upstream ended before it said that it was done, which is still to be told once all that came was passed on.
+    cut_short: bool,
     hold: Hold,
     late: Late,
     route: Route,
@@ -215,30 +234,36 @@ struct Metered {
 
 impl Metered {
     /// One event on its way through: byte for byte, unless something in it must change.
-    fn pass(&mut self, block: Block) {
-        let passed = self.passed(block);
-        if let Some(bytes) = passed {
+    fn pass(&mut self, block: Block) -> Result<(), Broken> {
+        if let Some(bytes) = self.passed(block)? {
             self.hold.delivered(bytes.len() as u64);
             self.ready.push_back(bytes);
         }
+        Ok(())
     }
 
-    fn passed(&mut self, block: Block) -> Option<Bytes> {
-        let Some(data) = block.data() else { return Some(block.into_raw()) };
+    fn passed(&mut self, block: Block) -> Result<Option<Bytes>, Broken> {
+        let Some(data) = block.data() else { return Ok(Some(block.into_raw())) };
         if &*data == b"[DONE]" {
             self.said_it_is_done = true;
-            return Some(block.into_raw());
+            return Ok(Some(block.into_raw()));
         }
         let has = |word: &str| data.windows(word.len()).any(|window| window == word.as_bytes());
         let shapes = self.without_logprobs || self.decimals.is_some();
         let wants = self.rename.is_some() || shapes && has("logprob") || has("\"usage\"") || has("_stop\"") || has(".completed\"");
         if !wants {
-            return Some(block.into_raw());
+            return Ok(Some(block.into_raw()));
         }
-        // What cannot be read is not ours to mend: it passes as it came, and is not counted.
         let Ok(mut document) = serde_json::from_slice::<Value>(&data) else {
-            // But where log-probabilities are withheld, they are withheld in whatever is not understood too.
-            return (!(self.without_logprobs && has("logprob"))).then(|| block.into_raw());
+            // Where log-probabilities are withheld, they are withheld in whatever is not understood too.
+            if self.without_logprobs && has("logprob") {
+                return Ok(None);
+            }
+            // What cannot be read passes as it came, and is not counted; but not where something in it must not pass.
+            return match self.decimals.is_some() && has("logprob") || self.rename.is_some() && has("\"model\"") {
+                true => Err("the upstream sent an event that cannot be read".into()),
+                false => Ok(Some(block.into_raw())),
+            };
         };
         if let Some(usage) = usage_of(&self.route, &document) {
             let so_far = self.usage.unwrap_or_default();
@@ -250,7 +275,7 @@ impl Metered {
         }
         if self.takes_out_usage {
             if openai::is_usage_only(&document) {
-                return None;
+                return Ok(None);
             }
             // Servers that were asked for usage write `"usage": null` into every other chunk, which the caller did not ask for either.
             if document.get("usage").is_some_and(Value::is_null)
@@ -258,10 +283,10 @@ impl Metered {
             {
                 chunk.remove("usage");
                 self.change(&mut document);
-                return Some(block.with_data(document.to_string().as_bytes()));
+                return Ok(Some(block.with_data(document.to_string().as_bytes())));
             }
         }
-        if self.change(&mut document) { Some(block.with_data(document.to_string().as_bytes())) } else { Some(block.into_raw()) }
+        Ok(Some(if self.change(&mut document) { block.with_data(document.to_string().as_bytes()) } else { block.into_raw() }))
     }
 
     fn change(&self, document: &mut Value) -> bool {
@@ -290,7 +315,7 @@ impl Metered {
     fn feed(&mut self, data: &[u8]) -> Result<(), Broken> {
         self.splitter.push(data);
         while let Some(block) = self.splitter.next_block().map_err(|_| "the upstream sent an event that is too long")? {
-            self.pass(block);
+            self.pass(block)?;
         }
         Ok(())
     }
@@ -306,7 +331,10 @@ impl http_body::Body for Metered {
             if let Some(bytes) = this.ready.pop_front() {
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
-            let Some(upstream) = &mut this.upstream else { return Poll::Ready(None) };
+            let Some(upstream) = &mut this.upstream else {
+                // A clean end would tell the caller that this was the whole answer, which its receipt denies.
+                return Poll::Ready(std::mem::take(&mut this.cut_short).then(|| Err("the upstream's stream broke off".into())));
+            };
             match std::task::ready!(Pin::new(upstream).poll_frame(cx)) {
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else { continue };
@@ -321,10 +349,9 @@ impl http_body::Body for Metered {
                 }
                 None => {
                     let splitter = std::mem::replace(&mut this.splitter, Splitter::new(EVENT_MAX));
-                    if let Some(block) = splitter.finish() {
-                        this.pass(block);
-                    }
-                    let complete = this.said_it_is_done;
+                    let rest = splitter.finish().map_or(Ok(()), |block| this.pass(block));
+                    let complete = this.said_it_is_done && rest.is_ok();
+                    this.cut_short = !complete;
                     this.end(complete);
                 }
             }
@@ -332,22 +359,22 @@ impl http_body::Body for Metered {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.upstream.is_none() && self.ready.is_empty()
+        self.upstream.is_none() && self.ready.is_empty() && !self.cut_short
     }
 }
 
 impl Drop for Metered {
     fn drop(&mut self) {
         if self.upstream.is_some() {
-            self.end(false);
+            // Clients hang up once they have read that it is done; that was the whole answer all the same.
+            self.end(self.said_it_is_done && self.ready.is_empty());
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::BodyExt;
-    use http_body_util::StreamBody;
+    use http_body_util::{BodyExt, StreamBody};
 
     use super::*;
 
@@ -368,6 +395,7 @@ mod tests {
             without_logprobs: false,
             usage: None,
             said_it_is_done: false,
+            cut_short: false,
             hold: Hold::of_nobody(),
             late: late.clone(),
             route,
@@ -406,5 +434,92 @@ mod tests {
         let told = String::from_utf8_lossy(&told);
         assert!(told.contains("\"content\":\"a\"") && told.contains("\"logprobs\":null") && told.contains("[DONE]"), "{told}");
         assert!(!told.contains("0.25"), "{told}");
+    }
+
+    const NAMED: &str = "data: {\"model\":\"acme/secret-7b\",\"choices\":[]}\n\n";
+    const DONE: &str = "data: [DONE]\n\n";
+
+    fn metered(pieces: &[&'static str], decimals: Option<u8>) -> (Metered, Late) {
+        let pieces: Vec<_> = pieces.iter().map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes())))).collect();
+        let late = Late::default();
+        let body = Metered {
+            upstream: Some(Body::stream(StreamBody::new(futures_util::stream::iter(pieces)))),
+            splitter: Splitter::new(EVENT_MAX),
+            ready: VecDeque::new(),
+            takes_out_usage: true,
+            rename: Some("chat".into()),
+            decimals,
+            without_logprobs: false,
+            usage: None,
+            said_it_is_done: false,
+            cut_short: false,
+            hold: Hold::of_nobody(),
+            late: late.clone(),
+            route: Route::ChatCompletions,
+        };
+        (body, late)
+    }
+
+    /// What the caller of `chat` reads, whether the stream ended cleanly, and whether it is told to be complete.
+    async fn told(pieces: &[&'static str], decimals: Option<u8>) -> (String, bool, bool) {
+        let (mut body, late) = metered(pieces, decimals);
+        let (mut text, mut clean) = (String::new(), true);
+        while let Some(frame) = body.frame().await {
+            match frame {
+                Ok(frame) => text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap()),
+                Err(_) => clean = false,
+            }
+        }
+        (text, clean, late.end().unwrap().complete)
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_said_it_is_done_ends_cleanly_and_every_other_breaks() {
+        let passed = NAMED.replace("acme/secret-7b", "chat");
+        assert_eq!(told(&[NAMED, DONE], None).await, (format!("{passed}{DONE}"), true, true));
+        assert_eq!(told(&[NAMED], None).await, (passed.clone(), false, false));
+        assert_eq!(told(&[NAMED, ": half"], None).await, (format!("{passed}: half"), false, false));
+        assert_eq!(told(&[], None).await, (String::new(), false, false));
+    }
+
+    #[tokio::test]
+    async fn whoever_hangs_up_after_the_end_was_told_had_the_whole_answer_and_before_it_not() {
+        for (read, complete) in [(1, false), (2, true)] {
+            let (mut body, late) = metered(&[CHUNK, DONE, "more"], None);
+            for _ in 0..read {
+                body.frame().await.unwrap().unwrap();
+            }
+            drop(body);
+            assert_eq!(late.end().unwrap().complete, complete, "{read}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_event_that_cannot_be_read_does_not_pass_what_it_must_not_tell() {
+        const LONE_SURROGATE: &str = "data: {\"x\":\"\\ud83d\",\"model\":\"acme/secret-7b\"}\n\n";
+        const FINE: &str = "data: {\"x\":\"\\ud83d\",\"logprobs\":[{\"logprob\":-0.123456}]}\n\n";
+        assert_eq!(told(&[LONE_SURROGATE, DONE], None).await, (String::new(), false, false));
+        assert_eq!(told(&[FINE, DONE], Some(2)).await, (String::new(), false, false));
+        assert_eq!(told(&["data: ping\n\n", DONE], Some(2)).await, (format!("data: ping\n\n{DONE}"), true, true));
+    }
+
+    #[test]
+    fn an_upstream_cannot_tell_more_tokens_than_can_be_added_up() {
+        let told = |text| usage_of(&Route::ChatCompletions, &serde_json::from_str(text).unwrap()).unwrap();
+        let huge = told(r#"{"usage":{"prompt_tokens":18446744073709551615,"completion_tokens":4294967297}}"#);
+        assert_eq!(huge, Usage { input: MOST_TOKENS, output: MOST_TOKENS });
+        let most = told(r#"{"usage":{"prompt_tokens":4294967296,"completion_tokens":0}}"#);
+        assert_eq!(most, Usage { input: MOST_TOKENS, output: 0 });
+    }
+
+    #[test]
+    fn json_that_is_no_answer_of_the_protocol_is_refused() {
+        let read = |route, text| protocol(&route, &serde_json::from_str(text).unwrap()).is_ok();
+        assert!(read(Route::ChatCompletions, r#"{"choices":[]}"#));
+        assert!(read(Route::ChatCompletions, r#"{"choices":[],"error":null}"#));
+        assert!(read(Route::Responses, r#"{"status":"failed","error":{"message":"no"}}"#));
+        assert!(!read(Route::ChatCompletions, r#"{"error":{"message":"bad key sk-1"}}"#));
+        assert!(!read(Route::Messages, "[1,2]"));
+        assert!(!read(Route::Embeddings, "7"));
     }
 }

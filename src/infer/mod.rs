@@ -196,7 +196,9 @@ impl Inference {
                 _,
             ) => catalogue::server(&call),
             (_, Backend::Nothing) => Err(Error::Unavailable("nobody answers for it")),
-            (Route::Oip { .. } | Route::Grpc(_), Backend::Model(model)) => tensors::from_model(call, model, &terms.shape, trail).await,
+            (Route::Oip { .. } | Route::Grpc(_), Backend::Model(model)) => {
+                tensors::from_model(call, model, &terms.shape, &self.memory, trail).await
+            }
             (Route::Oip { .. }, Backend::Upstream(upstream)) => {
                 tensors::from_upstream(call, upstream, &terms.shape, &self.memory, trail).await
             }

@@ -52,6 +52,10 @@ pub(super) async fn if_larger(incoming: Incoming, call: Box<Call>, shape: &shape
             pieces.push_back(data);
         }
     }
+    // Of an answer whose end is not marked, nobody could tell whether it is whole.
+    if !framed {
+        return Err(Error::UpstreamBroke("the end of its answer is not marked"));
+    }
     let late = Late::default();
     let body = Body::stream(Passing { pieces, rest: Some(body), hold: call.hold, late: late.clone() });
     let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(media_type))]);

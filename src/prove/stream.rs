@@ -49,7 +49,8 @@ impl Proving {
         drop(self.inner.take());
         let Some(slot) = self.slot.take() else { return Ok(()) };
         let end = self.late.end();
-        let complete = ended && end.is_none_or(|end| end.complete);
+        // Where the meter knows, its word counts: who hangs up right after the last event has been handed all of it.
+        let complete = end.map_or(ended, |end| end.complete);
         let digest = std::mem::take(&mut self.hasher).finish();
         let sent = Sent {
             status: self.status,
@@ -75,11 +76,11 @@ impl Proving {
                 }
                 // The slot stays taken while the entry is waited for.
                 self.wait = (!wait.is_over()).then(|| {
-                    let kept = slot;
+                    let (kept, trail) = (slot, self.trail.clone());
                     Box::pin(async move {
                         let outcome = wait.done().await;
                         if outcome.is_err() {
-                            kept.gap();
+                            kept.gap(&trail);
                         }
                         if kept.terms().on_failure == OnFailure::Serve { Ok(()) } else { outcome }
                     }) as Waiting
@@ -87,7 +88,7 @@ impl Proving {
                 Ok(())
             }
             Err(Poisoned) => {
-                slot.gap();
+                slot.gap(&self.trail);
                 if ended && slot.terms().on_failure == OnFailure::Refuse {
                     Err("the log cannot take the end of this stream".into())
                 } else {

@@ -37,7 +37,7 @@ pub fn later(so_far: Option<Usage>, told: Option<Usage>) -> Option<Usage> {
 }
 
 /// The members on which something is decided, of all dialects.
-const DECIDED: [&str; 16] = [
+const DECIDED: [&str; 18] = [
     "best_of",
     "include",
     "input",
@@ -49,6 +49,8 @@ const DECIDED: [&str; 16] = [
     "messages",
     "model",
     "n",
+    "n_predict",
+    "n_probs",
     "prompt",
     "prompt_logprobs",
     "stream",

@@ -42,6 +42,7 @@ pub(super) fn request(document: &Value, tail: Option<Bytes>) -> Result<InferRequ
         let output = object(output, &place)?;
         let own = self::parameters(output, &place)?;
         shared_memory(own.keys(), &place)?;
+        classification(own.keys(), &place)?;
         outputs.push(RequestedOutput { name: name(output, &place)?, binary: flag(&own, "binary_data", &place)? });
     }
     distinct(outputs.iter().map(|output| output.name.as_str()), "outputs")?;
@@ -81,6 +82,14 @@ pub(in crate::wire) fn distinct<'n>(names: impl Iterator<Item = &'n str>, list: 
 pub(in crate::wire) fn shared_memory<'k>(mut keys: impl Iterator<Item = &'k String>, place: &str) -> Result<(), Shape> {
     match keys.any(|key| key.starts_with("shared_memory")) {
         true => Err(Shape::new(format!("{place}/parameters"), "shared_memory", "shared memory is not served")),
+        false => Ok(()),
+    }
+}
+
+/// Refuses outputs as classes (Triton's classification extension): scores in texts would go around the shape of the answer.
+pub(in crate::wire) fn classification<'k>(mut keys: impl Iterator<Item = &'k String>, place: &str) -> Result<(), Shape> {
+    match keys.any(|key| key == "classification") {
+        true => Err(Shape::new(format!("{place}/parameters"), "classification", "the classification extension is not served")),
         false => Ok(()),
     }
 }

@@ -97,6 +97,11 @@ fn what_does_not_hold_to_its_shape_is_named() {
         (json!({"inputs": [input(json!({"parameters": {"binary_data_size": 1}}))]}), "/inputs/0/data", "binary"),
         (json!({"inputs": [input(json!({"parameters": {"shared_memory_region": "r"}}))]}), "/inputs/0/parameters", "shared_memory"),
         (json!({"inputs": [input(json!({"parameters": {"a": {}}}))]}), "/inputs/0/parameters", "type"),
+        (
+            json!({"inputs": [input(json!({}))], "outputs": [{"name": "y", "parameters": {"classification": 3}}]}),
+            "/outputs/0/parameters",
+            "classification",
+        ),
         (json!({"inputs": [input(json!({}))], "id": 7}), "/id", "type"),
         (json!({"inputs": [input(json!({}))], "id": "x".repeat(513)}), "/id", "range"),
         (json!({"inputs": [input(json!({}))], "outputs": [{"name": "y"}, {"name": "y"}]}), "/outputs/1/name", "duplicate"),

@@ -182,3 +182,19 @@ fn log_probabilities_are_left_out_wherever_they_stand() {
     assert!(strip_logprobs(&mut event));
     assert_eq!(event["logprobs"], json!([]));
 }
+
+#[test]
+fn the_words_that_one_server_has_of_its_own_are_no_way_around_a_cap() {
+    let more = |kind, mut more: Value| {
+        more["model"] = json!("chat");
+        more["messages"] = json!([{"role": "user", "content": "x"}]);
+        asked(kind, &more)
+    };
+    for kind in [Kind::Chat, Kind::Completions] {
+        assert_eq!(more(kind, json!({"max_tokens": 1, "n_predict": 100_000})).unwrap().max_tokens, Some(100_000));
+        assert_eq!(more(kind, json!({"n_predict": -1})).unwrap_err().pointer, "/n_predict");
+        assert_eq!(more(kind, json!({"n_probs": 10})).unwrap().logprobs, Some(10));
+        assert_eq!(more(kind, json!({"n_probs": 0})).unwrap().logprobs, None);
+        assert_eq!(more(kind, json!({"n": 1, "best_of": 20})).unwrap().answers, 20);
+    }
+}

@@ -10,8 +10,9 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::{CertificateDer, ServerName};
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::PATIENCE;
 use super::folder::Shown;
@@ -61,8 +62,8 @@ impl Dial {
         self
     }
 
-    /// Connects.
-    pub async fn connect(self) -> Result<Client, Failure> {
+    /// The TLS connection alone, for what no client library would send.
+    pub async fn raw(self) -> Result<TlsStream<TcpStream>, Failure> {
         let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(self.roots);
@@ -75,10 +76,16 @@ impl Dial {
         socket.bind(SocketAddr::new(IpAddr::V4(self.from), 0))?;
         let stream = socket.connect(self.to).await?;
         stream.set_nodelay(true)?;
-        let stream = TlsConnector::from(Arc::new(tls)).connect(ServerName::try_from("localhost")?, stream).await?;
+        Ok(TlsConnector::from(Arc::new(tls)).connect(ServerName::try_from("localhost")?, stream).await?)
+    }
+
+    /// Connects.
+    pub async fn connect(self) -> Result<Client, Failure> {
+        let http = self.http;
+        let stream = self.raw().await?;
         let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).cloned();
         let io = TokioIo::new(stream);
-        let sender = match self.http {
+        let sender = match http {
             Http::One => {
                 let (sender, connection) = http1::handshake(io).await?;
                 tokio::spawn(connection);
