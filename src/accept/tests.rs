@@ -196,6 +196,52 @@ async fn a_request_that_is_never_answered_is_dropped_after_its_deadline() {
     assert_eq!(running.counters.abandoned.load(Ordering::Relaxed), 1);
 }
 
+/// Reads one whole answer with a body of no bytes.
+async fn an_answer(stream: &mut TcpStream) -> String {
+    let mut read = Vec::new();
+    while !read.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        if stream.read(&mut byte).await.unwrap_or(0) == 0 {
+            break;
+        }
+        read.push(byte[0]);
+    }
+    String::from_utf8(read).unwrap()
+}
+
+#[tokio::test]
+async fn a_body_that_nobody_wants_may_still_be_sent_and_the_connection_goes_on() {
+    let running = plain("");
+    for length in [1, body::DRAINED] {
+        let mut stream = TcpStream::connect(running.address).await.unwrap();
+        stream.write_all(format!("POST /who HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n").as_bytes()).await.unwrap();
+        assert!(an_answer(&mut stream).await.starts_with("HTTP/1.1 200"));
+        stream.write_all(&vec![b'x'; length]).await.unwrap();
+        stream.write_all(b"GET /who HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        assert!(an_answer(&mut stream).await.starts_with("HTTP/1.1 200"), "{length}");
+    }
+}
+
+#[tokio::test]
+async fn of_a_longer_one_no_more_is_read_and_the_connection_ends() {
+    let running = plain("");
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    stream.write_all(format!("POST /who HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", 8 << 20).as_bytes()).await.unwrap();
+    assert!(an_answer(&mut stream).await.starts_with("HTTP/1.1 200"));
+    assert!(stream.write_all(&vec![b'x'; 8 << 20]).await.is_err(), "somebody read all of it");
+}
+
+#[tokio::test]
+async fn who_waits_to_be_asked_for_the_body_is_not_taken_at_their_next_word() {
+    let running = plain("");
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    let head = b"POST /who HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 40\r\n\r\n";
+    stream.write_all(head).await.unwrap();
+    assert!(an_answer(&mut stream).await.starts_with("HTTP/1.1 200"));
+    let _ = stream.write_all(b"GET /who HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(to_close(&mut stream).await, "");
+}
+
 #[tokio::test]
 async fn the_last_place_is_given_and_one_more_connection_is_closed_at_once() {
     for cap in ["max_connections = 2", "max_connections_per_address = 2"] {

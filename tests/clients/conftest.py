@@ -77,6 +77,9 @@ def gate(tmp_path_factory, llama, scripted, mlserver_port):
     gate.upstream("raw", "raw", scripted.url, backend=token, more='[check]\nschema = "../schemas/raw.json"')
     gate.write("schemas/raw.json", '{"type": "object", "required": ["text"], "properties": {"text": {"type": "string", "maxLength": 2000}}}')
     gate.upstream("iris", "oip", f"http://127.0.0.1:{mlserver_port}", model="iris-theirs")
+    (gate.policies / "keys/own.token").write_text(gate.app)
+    own = 'ca = "../tls/ca.pem"\ncredential_file = "../keys/own.token"'
+    gate.upstream("behind", "oip", gate.url, model="digits", backend=own)
     gate.upstream("down", "openai", f"http://127.0.0.1:{gates.free_port()}")
     gate.upstream("small", "openai", scripted.url, more='[check]\nmax_body = "2KiB"\nmax_tokens = 64\nstrict = true')
     gate.upstream("tight", "openai", scripted.url, budget=False, more='[budget.default]\nrequests = { rate = "2/min", burst = 2 }')

@@ -55,13 +55,22 @@ def test_json_is_one_line_of_what_a_program_needs(demo, tmp_path):
 
 def test_the_lines_that_it_prints_work_when_pasted(demo):
     process = demo()
-    lines, shell = [], []
-    while "curl" not in "".join(lines) or lines[-1].strip():
+    text = ""
+    while "Stop with" not in text:
         line = process.stdout.readline()
         assert line, process.stderr.read()
-        lines.append(line)
-    text = "".join(lines)
-    shell = text[text.index("curl") :]
-    done = subprocess.run(["bash", "-euc", shell], capture_output=True, text=True, timeout=20)
-    assert done.returncode == 0, f"{shell}\n{done.stderr}"
-    assert '"label"' in done.stdout and "rovenance-" in done.stdout + done.stderr or '"label"' in done.stdout
+        text += line
+    shell = text[text.index("curl ") : text.index("Stop with")]
+    # What stands between the commands is for people: a paragraph that begins with a capital letter.
+    commands = [part for part in shell.split("\n\n") if part and not part.strip()[0].isupper()]
+    assert len(commands) >= 4
+    said = []
+    for command in commands:
+        paths = f"PATH={binary().parent}:$PATH"
+        done = subprocess.run(["bash", "-euc", f"{paths}\n{command}"], capture_output=True, text=True, timeout=20)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        said.append(done.stdout)
+    assert '"label"' in said[0] and "provenance-receipt:" in said[0].lower() and " 200" in said[0].splitlines()[0]
+    assert '"inputs"' in said[1]
+    assert " 401" in said[2].splitlines()[0]
+    assert "http_server_request_duration" in said[3]
