@@ -86,7 +86,8 @@ async fn a_process_that_is_killed_under_load_loses_no_receipt() {
     }
     // A last start finds everything, goes on, and stops in order.
     let gateway = folder.serve().await;
-    held.lock().unwrap().push(gateway.h2().await.send(post_chat()).await.receipt().unwrap());
+    let last = gateway.h2().await.send(post_chat()).await.receipt().unwrap();
+    held.lock().unwrap().push(last);
     gateway.stop().await;
     every_receipt_is_in_the_log(&folder, &held);
 }

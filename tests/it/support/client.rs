@@ -149,7 +149,7 @@ impl Client {
     /// Sends a request and reads its answer to the end.
     pub async fn try_send(&mut self, request: Request<Bytes>) -> Result<Reply, Failure> {
         let response = self.open(request).await?;
-        Ok(tokio::time::timeout(PATIENCE, Reply::read(response)).await.map_err(|_| "no end in time")??)
+        tokio::time::timeout(PATIENCE, Reply::read(response)).await.map_err(|_| "no end in time")?
     }
 
     /// The same, for requests that must be answered.

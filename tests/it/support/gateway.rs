@@ -60,11 +60,6 @@ impl Gateway {
         self.said.borrow().clone()
     }
 
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
     /// A connection of HTTP/2.
     pub async fn h2(&self) -> Client {
         self.dial().http(Http::Two).connect().await.unwrap()
@@ -156,8 +151,7 @@ impl Gateway {
         let said = self.said.clone();
         let status = self.ended().await;
         assert!(status.success(), "{status}: {:#?}", said.borrow());
-        let lines = said.borrow().clone();
-        lines
+        said.borrow().to_vec()
     }
 
     /// Kills it without a word, and waits until it is gone.

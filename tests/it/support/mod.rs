@@ -25,7 +25,7 @@ pub use upstream::Upstream;
 use std::time::Duration;
 
 /// How long anything may take before a test gives up; nothing waits so long unless it fails.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The API key that every folder knows, of caller `api_key:app`, tenant `acme`, role `app`.
 pub const KEY: &str = "pk_test-0123456789abcdefghijklmnopqrstuvwxyz";
