@@ -54,6 +54,16 @@ impl Gateway {
         }
         mistakes
     }
+
+    /// The files of both listeners' TLS.
+    fn tls_files(&self) -> impl Iterator<Item = &PathBuf> {
+        let callers = match self.accept.tls.get_ref() {
+            accept::config::TlsChoice::On(tls) => Some(&**tls),
+            accept::config::TlsChoice::Off => None,
+        };
+        let operators = self.admin.as_ref().and_then(|admin| admin.tls.as_ref()).map(toml::Spanned::get_ref);
+        callers.into_iter().chain(operators).flat_map(accept::config::TlsConfig::files)
+    }
 }
 
 /// One file under `models/`, as written.
@@ -120,12 +130,20 @@ pub struct Made {
     models: BTreeMap<String, (Digest, Arc<model::Model>)>,
     upstreams: BTreeMap<String, (Digest, Arc<Upstream>)>,
     failures: Arc<OnceLock<Arc<Failures>>>,
+    /// Files that policies name and that are no policies themselves: keys, certificates, credentials.
+    named: Vec<PathBuf>,
 }
 
 impl Made {
     /// Starts what goes on in the background of upstreams. Must be called inside a Tokio runtime.
     pub fn tend(&self) {
         self.upstreams.values().for_each(|(_, upstream)| upstream.tend());
+    }
+
+    /// Files that the policies name, wherever they lie and whatever they are called; a reload looks at them too.
+    #[must_use]
+    pub fn named(&self) -> &[PathBuf] {
+        &self.named
     }
 
     /// Failed logins by address, for the life of the process: the first limit that is read stands.
@@ -185,8 +203,11 @@ pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines) -> Result<Lo
             let routes = Routes::new(building.paths.into_iter().map(|(path, model)| (path.into(), model.into())));
             let serverwide = Terms::serverwide(global_cap);
             let authorizer = Authorizer::new(routes, policies, models, serverwide, body_cap, json::Limits::for_body(body_cap));
+            let mut made = building.next;
+            made.named.extend(gateway.tls_files().map(|file| dir.join(file)));
+            made.named.extend(authenticator.sources().filter_map(|source| source.file()).map(Path::to_owned));
             let snapshot = Snapshot { digest, authenticator, authorizer };
-            Ok(Loaded { gateway, snapshot, made: building.next, fresh: building.fresh })
+            Ok(Loaded { gateway, snapshot, made, fresh: building.fresh })
         }
         _ => Err(reading.told),
     }
@@ -461,6 +482,8 @@ impl Building<'_> {
         };
         // The credential may change without the model's file: it is part of what the connections are opened with.
         let credential = config.credential_file.as_ref().and_then(|path| std::fs::read(base.join(path.get_ref())).ok()).unwrap_or_default();
+        let named = [&config.credential_file, &config.ca].into_iter().flatten();
+        self.next.named.extend(named.map(|path| base.join(path.get_ref())));
         let ca = config.ca.as_ref().and_then(|path| std::fs::read(base.join(path.get_ref())).ok()).unwrap_or_default();
         let identity = Digest::of(&[digest.0.as_slice(), &Digest::of(&credential).0, &Digest::of(&ca).0].concat());
         let upstream = match self.made.upstreams.get(name) {

@@ -61,6 +61,7 @@ pub fn run(policies: &Path, ready: impl FnOnce(&Listening)) -> Result<(), No> {
 }
 
 async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), No> {
+    let seen = reload::Look::at(&policies, &[]);
     let loaded = config::load(&policies, Moment::now(), &Made::default(), Engines::All).map_err(No)?;
     let Loaded { gateway, snapshot, made, fresh } = loaded;
     let told = |mistakes: Vec<Mistake>| No(located(&policies, &mistakes));
@@ -122,17 +123,31 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     house.recorder.serves(Served { scheme: if tls.is_some() { "https" } else { "http" }, address: Some(listening.accept) });
     let changed_tls = {
         let folder = policies.clone();
-        move |gateway: &config::Gateway| match (&tls, gateway.accept.tls.get_ref()) {
-            (Some(tls), TlsChoice::On(config)) => {
-                let prepared = crate::accept::Tls::prepare(config, &folder).map_err(|mistakes| located(&folder, &mistakes))?;
-                tls.install(prepared);
-                Ok(())
+        let operators_tls = admin.as_ref().and_then(|admin| admin.tls().cloned());
+        move |gateway: &config::Gateway| {
+            let restart = || vec!["turning TLS on or off needs a restart".to_owned()];
+            let callers = match gateway.accept.tls.get_ref() {
+                TlsChoice::On(config) => Some(&**config),
+                TlsChoice::Off => None,
+            };
+            let operators = gateway.admin.as_ref().and_then(|admin| admin.tls.as_ref()).map(toml::Spanned::get_ref);
+            let mut prepared = Vec::new();
+            for (tls, config) in [(&tls, callers), (&operators_tls, operators)] {
+                match (tls, config) {
+                    (Some(tls), Some(config)) => {
+                        let new = crate::accept::Tls::prepare(config, &folder).map_err(|mistakes| located(&folder, &mistakes))?;
+                        prepared.push((tls, new));
+                    }
+                    (None, None) => {}
+                    _ => return Err(restart()),
+                }
             }
-            (None, TlsChoice::Off) => Ok(()),
-            _ => Err(vec!["turning TLS on or off needs a restart".to_owned()]),
+            // All are good: now they take turns, with nothing left that could fail.
+            prepared.into_iter().for_each(|(tls, new)| tls.install(new));
+            Ok(())
         }
     };
-    let reloading = tokio::spawn(reload::watch(house.clone(), policies.clone(), made, keeping, changed_tls));
+    let reloading = tokio::spawn(reload::watch(house.clone(), policies.clone(), made, keeping, seen, changed_tls));
     let operators = admin.map(|admin| tokio::spawn(admin::serve_admin(admin, Arc::new(Operators(house.clone())), until(stopped.clone()))));
     tokio::spawn(async move {
         interrupted().await;
@@ -218,10 +233,11 @@ pub async fn keep_keys(policy: &Snapshot) -> Result<JoinSet<()>, String> {
             eprintln!("portcullis: warning: no keys from {}: {error}", source.issuer());
         }
     };
+    let missing = policy.authenticator.sources().filter(|source| source.is_fetched() && !source.is_ready(Moment::now()));
+    // All at once: a revocation in the policies that are to come waits for the slowest issuer, not for the sum of them.
+    let asking = missing.map(|source| async { told(source, source.refresh(&*fetch, Moment::now()).await) });
+    futures_util::future::join_all(asking).await;
     for source in policy.authenticator.sources().filter(|source| source.is_fetched()) {
-        if !source.is_ready(Moment::now()) {
-            told(source, source.refresh(&*fetch, Moment::now()).await);
-        }
         keeping.spawn(source.clone().keep_fresh(fetch.clone(), told));
     }
     Ok(keeping)

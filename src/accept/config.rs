@@ -139,6 +139,14 @@ pub struct TlsConfig {
     pub alpn: Option<Spanned<Vec<Alpn>>>,
 }
 
+impl TlsConfig {
+    /// Every file that it names, as it is written.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let files = [Some(&self.certificate), Some(&self.key), self.client_ca.as_ref(), self.client_crl.as_ref()];
+        files.into_iter().flatten().map(Spanned::get_ref)
+    }
+}
+
 /// Whether client certificates are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]

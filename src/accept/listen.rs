@@ -122,6 +122,12 @@ pub struct Drained {
 }
 
 impl Bound {
+    /// Its TLS, to reload; none for plain HTTP.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Arc<Tls>> {
+        self.accept.tls()
+    }
+
     /// The address, with the port that was given for port 0.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
