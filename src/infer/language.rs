@@ -68,7 +68,7 @@ pub(super) async fn from_upstream(
         if !media_type.starts_with(b"text/event-stream") {
             return Err(Error::UpstreamBroke("it was asked for a stream and sent none"));
         }
-        return Ok(stream(call, &asked, incoming, theirs.is_some(), shape));
+        return Ok(stream(call, &asked, incoming, shape));
     }
     if !media_type.starts_with(b"application/json") {
         return Err(Error::UpstreamBroke("its answer is not JSON"));
@@ -92,7 +92,15 @@ pub(super) async fn from_upstream(
     });
     let stripped = call.care.without_logprobs && openai::strip_logprobs(&mut document);
     let rounded = decimals(&call, shape).is_some_and(|decimals| openai::round_logprobs(&mut document, decimals));
-    let bytes = renamed(bytes, (stripped || rounded).then_some(&mut document), &call.name, theirs.is_some());
+    // Whatever the upstream calls it, the caller hears the name that was asked for.
+    let misnamed = rename_in(&mut document, &call.name);
+    let bytes = if stripped || rounded {
+        document.to_string().into()
+    } else if misnamed {
+        json::edit(&bytes, &[("model", Edit::replace_text(&call.name))]).unwrap_or(bytes)
+    } else {
+        bytes
+    };
     Ok(whole(incoming_status(), "application/json", bytes, Held { _budget: Some(call.hold), _memory: Some(share) }))
 }
 
@@ -161,25 +169,11 @@ fn decimals(call: &Call, shape: &shape::Config) -> Option<u8> {
     [shape.decimals, call.care.decimals].into_iter().flatten().min()
 }
 
-/// The answer with the caller's name of the model in it; byte for byte the upstream's where nothing had to change.
-fn renamed(bytes: Bytes, changed: Option<&mut Value>, name: &str, rename: bool) -> Bytes {
-    match changed {
-        Some(document) => {
-            if rename {
-                rename_in(document, name);
-            }
-            document.to_string().into()
-        }
-        None if rename => json::edit(&bytes, &[("model", Edit::replace_text(name))]).unwrap_or(bytes),
-        None => bytes,
-    }
-}
-
 /// The name stands at the top, in a responses event's `response`, or in a messages event's `message`.
 fn rename_in(document: &mut Value, name: &str) -> bool {
     let mut renamed = false;
     for pointer in ["/model", "/response/model", "/message/model"] {
-        if let Some(model) = document.pointer_mut(pointer) {
+        if let Some(model) = document.pointer_mut(pointer).filter(|model| **model != *name) {
             *model = name.into();
             renamed = true;
         }
@@ -187,7 +181,7 @@ fn rename_in(document: &mut Value, name: &str) -> bool {
     renamed
 }
 
-fn stream(call: Box<Call>, asked: &Asked, incoming: Incoming, rename: bool, shape: &shape::Config) -> Answer {
+fn stream(call: Box<Call>, asked: &Asked, incoming: Incoming, shape: &shape::Config) -> Answer {
     let late = Late::default();
     let decimals = decimals(&call, shape);
     let metered = Metered {
@@ -195,7 +189,8 @@ fn stream(call: Box<Call>, asked: &Asked, incoming: Incoming, rename: bool, shap
         splitter: Splitter::new(EVENT_MAX),
         ready: VecDeque::new(),
         takes_out_usage: asks_for_usage(&call.route, asked),
-        rename: rename.then(|| call.name.to_string()),
+        named: format!("\"model\":{}", Value::from(&*call.name)),
+        name: call.name.clone(),
         decimals,
         without_logprobs: call.care.without_logprobs,
         usage: None,
@@ -225,7 +220,9 @@ struct Metered {
     splitter: Splitter,
     ready: VecDeque<Bytes>,
     takes_out_usage: bool,
-    rename: Option<String>,
+    /// What callers call the model, and how a chunk that says so writes it.
+    name: Arc<str>,
+    named: String,
     decimals: Option<u8>,
     without_logprobs: bool,
     usage: Option<Usage>,
@@ -265,7 +262,8 @@ impl Metered {
         }
         let has = |word: &str| data.windows(word.len()).any(|window| window == word.as_bytes());
         let shapes = self.without_logprobs || self.decimals.is_some();
-        let wants = self.rename.is_some()
+        let misnamed = has("\"model\"") && !has(&self.named);
+        let wants = misnamed
             || shapes && has("logprob")
             || has("\"usage\"")
             || has("_stop\"")
@@ -279,7 +277,7 @@ impl Metered {
                 return Ok(None);
             }
             // What cannot be read passes as it came, and is not counted; but not where something in it must not pass.
-            return match self.decimals.is_some() && has("logprob") || self.rename.is_some() && has("\"model\"") {
+            return match self.decimals.is_some() && has("logprob") || misnamed {
                 true => Err("the upstream sent an event that cannot be read".into()),
                 false => Ok(Some(block.into_raw())),
             };
@@ -309,7 +307,7 @@ impl Metered {
     }
 
     fn change(&self, document: &mut Value) -> bool {
-        let renamed = self.rename.as_deref().is_some_and(|name| rename_in(document, name));
+        let renamed = rename_in(document, &self.name);
         let stripped = self.without_logprobs && openai::strip_logprobs(document);
         let rounded = self.decimals.is_some_and(|decimals| openai::round_logprobs(document, decimals));
         renamed || stripped || rounded
@@ -422,7 +420,8 @@ mod tests {
             splitter: Splitter::new(EVENT_MAX),
             ready: VecDeque::new(),
             takes_out_usage: false,
-            rename: None,
+            name: "chat".into(),
+            named: "\"model\":\"chat\"".into(),
             decimals: None,
             without_logprobs: false,
             usage: None,
@@ -474,7 +473,7 @@ mod tests {
 
     fn of_chat(pieces: &[&'static str], decimals: Option<u8>) -> (Metered, Late) {
         let (mut body, late) = metered(Route::ChatCompletions, pieces, false);
-        (body.takes_out_usage, body.rename, body.decimals) = (true, Some("chat".into()), decimals);
+        (body.takes_out_usage, body.decimals) = (true, decimals);
         (body, late)
     }
 

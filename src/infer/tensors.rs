@@ -187,7 +187,7 @@ pub(super) async fn from_upstream(
         return Err(Error::Unavailable("the route carries no tensors"));
     };
     let mut response = understood(&bytes, header_length, shape)?;
-    if shape.leaves_tensors_alone(call.care) && *theirs == *call.name {
+    if shape.leaves_tensors_alone(call.care) && response.model_name == *call.name {
         let mut answer = whole(StatusCode::OK, if header_length.is_some() { OCTETS } else { JSON }, bytes, held(call));
         if let Some(length) = header_length {
             answer.headers.insert(HEADER_LENGTH, HeaderValue::from(length));
