@@ -50,8 +50,21 @@ pub fn micros_between(from: Instant, to: Instant) -> u32 {
 #[must_use]
 pub fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    // Howard Hinnant's civil_from_days, over days since 1970-01-01.
+    let (year, month, day) = civil(since.as_secs() / 86_400);
+    let second = since.as_secs() % 86_400;
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z", second / 3_600, second / 60 % 60, second % 60, since.subsec_millis())
+}
+
+/// The month in UTC, as YYYYMM.
+#[must_use]
+pub fn month(time: SystemTime) -> u32 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let (year, month, _) = civil(since.as_secs() / 86_400);
+    u32::try_from(year * 100 + month).unwrap_or(u32::MAX)
+}
+
+/// Year, month and day of a day counted from 1970-01-01, by Howard Hinnant's civil_from_days.
+fn civil(days: u64) -> (i64, i64, i64) {
     let z = days as i64 + 719_468;
     let era = z.div_euclid(146_097);
     let doe = z.rem_euclid(146_097);
@@ -60,8 +73,7 @@ pub fn rfc3339(time: SystemTime) -> String {
     let mp = (5 * doy + 2) / 153;
     let day = doy - (153 * mp + 2) / 5 + 1;
     let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    let year = yoe + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z", second / 3_600, second / 60 % 60, second % 60, since.subsec_millis())
+    (yoe + era * 400 + i64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]
@@ -73,5 +85,9 @@ mod tests {
         assert_eq!(rfc3339(UNIX_EPOCH), "1970-01-01T00:00:00.000Z");
         assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_millis(951_782_400_123)), "2000-02-29T00:00:00.123Z");
         assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(1_795_219_199)), "2026-11-20T23:59:59.000Z");
+        assert_eq!(
+            [0, 951_782_400, 1_795_219_199].map(|second| month(UNIX_EPOCH + Duration::from_secs(second))),
+            [197_001, 200_002, 202_611]
+        );
     }
 }

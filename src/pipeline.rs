@@ -124,7 +124,9 @@ impl House {
         let mut walk = Walk { trail, at: Stop::Authenticate, since: arrived.mono };
         walk.past(Stop::Accept, Ok::<(), Refusal>(()), |refusal| refusal).unwrap_or(());
 
-        let walking = AssertUnwindSafe(tokio::time::timeout_at(deadline.into(), self.walk(&policy, peer, &mut walk))).catch_unwind();
+        // The way is a large future: in its box it is moved once, and not with each of those around it, down to the connection's.
+        let way = Box::pin(self.walk(&policy, peer, &mut walk));
+        let walking = AssertUnwindSafe(tokio::time::timeout_at(deadline.into(), way)).catch_unwind();
         let walked = match walking.await {
             Ok(Ok(walked)) => walked,
             Ok(Err(_)) => Err(Refusal::Deadline(walk.at)),

@@ -69,6 +69,16 @@ struct Told {
     chunked: bool,
 }
 
+impl Told {
+    /// Takes note of more of the request line.
+    fn line(&mut self, more: &[u8]) {
+        let last = more.len().min(self.tail.len());
+        self.tail.rotate_left(last);
+        let from = self.tail.len() - last;
+        self.tail[from..].copy_from_slice(&more[more.len() - last..]);
+    }
+}
+
 /// The first `N` bytes of something, in lower case, and how long it is.
 #[derive(Clone, Copy, Debug)]
 struct Short<const N: usize> {
@@ -83,11 +93,12 @@ impl<const N: usize> Default for Short<N> {
 }
 
 impl<const N: usize> Short<N> {
-    fn push(&mut self, byte: u8) {
-        if let Some(slot) = self.bytes.get_mut(self.length) {
+    fn extend(&mut self, more: &[u8]) {
+        let free = self.bytes.get_mut(self.length..).unwrap_or_default();
+        for (slot, byte) in free.iter_mut().zip(more) {
             *slot = byte.to_ascii_lowercase();
         }
-        self.length = self.length.saturating_add(1);
+        self.length = self.length.saturating_add(more.len());
     }
 
     /// All of it, if it was no longer than `N`.
@@ -139,13 +150,36 @@ impl Framing {
                     self.at = At::ChunkCr;
                     at += rest as usize;
                 }
-                _ => {
-                    self.at = self.byte(bytes[at]).ok_or(Wrong(at))?;
-                    at += 1;
+                // Most of a head: what neither ends its part of the line nor is wrong there, at once.
+                At::Line => {
+                    let run = run(&bytes[at..], |byte| matches!(byte, b' '..=b'~') && byte != b'#');
+                    self.told.line(&bytes[at..at + run]);
+                    at += run;
+                    at += self.step(bytes, at)?;
                 }
+                At::Name => {
+                    let run = run(&bytes[at..], token);
+                    self.told.name.extend(&bytes[at..at + run]);
+                    at += run;
+                    at += self.step(bytes, at)?;
+                }
+                At::Value => {
+                    let run = run(&bytes[at..], |byte| matches!(byte, b'\t' | b' '..=b'~' | 0x80..));
+                    self.told.value.extend(&bytes[at..at + run]);
+                    at += run;
+                    at += self.step(bytes, at)?;
+                }
+                _ => at += self.step(bytes, at)?,
             }
         }
         Ok(())
+    }
+
+    /// Reads the byte at `at`, if there is one, and tells how many that was.
+    fn step(&mut self, bytes: &[u8], at: usize) -> Result<usize, Wrong> {
+        let Some(byte) = bytes.get(at) else { return Ok(0) };
+        self.at = self.byte(*byte).ok_or(Wrong(at))?;
+        Ok(1)
     }
 
     /// Where one byte outside a body leads; `None` if it may not stand here.
@@ -157,32 +191,20 @@ impl Framing {
                 self.told = Told::default();
                 At::Line
             }
+            // Every other byte that may stand in it was read with its run. A fragment is never sent (RFC 9112 §3.2), and the library
+            // drops it unseen.
             (At::Line, b'\r') => At::Lf(After::Line),
-            // A fragment is never sent (RFC 9112 §3.2), and the library drops it unseen.
-            (At::Line, b' '..=b'~') if byte != b'#' => {
-                self.told.tail.rotate_left(1);
-                self.told.tail[7] = byte;
-                At::Line
-            }
             (At::NameStart, b'\r') => At::Lf(After::Head),
             // A line that begins with a blank goes on with the last one (obs-fold, RFC 9112 §5.2), or hides a header.
             (At::NameStart, _) if token(byte) => {
                 (self.told.name, self.told.value) = (Short::default(), Short::default());
-                self.told.name.push(byte);
+                self.told.name.extend(&[byte]);
                 At::Name
             }
             (At::Name, b':') => At::Value,
-            (At::Name, _) if token(byte) => {
-                self.told.name.push(byte);
-                At::Name
-            }
             (At::Value, b'\r') => {
                 self.header()?;
                 At::Lf(After::Header)
-            }
-            (At::Value, b'\t' | b' '..=b'~' | 0x80..) => {
-                self.told.value.push(byte);
-                At::Value
             }
             (At::Lf(after), b'\n') => self.after(after)?,
             (At::Size(digits, size), _) if byte.is_ascii_hexdigit() && digits < 16 => {
@@ -249,7 +271,25 @@ impl Framing {
 
 /// Whether `byte` may stand in a token (RFC 9110 §5.6.2).
 fn token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    const TOKEN: [bool; 256] = {
+        let (mut table, mut byte, others) = ([false; 256], 0, b"!#$%&'*+-.^_`|~");
+        while byte < 256 {
+            table[byte] = (byte as u8).is_ascii_alphanumeric();
+            byte += 1;
+        }
+        let mut at = 0;
+        while at < others.len() {
+            table[others[at] as usize] = true;
+            at += 1;
+        }
+        table
+    };
+    TOKEN[usize::from(byte)]
+}
+
+/// How many bytes at the beginning are of a kind.
+fn run(bytes: &[u8], kind: impl Fn(u8) -> bool) -> usize {
+    bytes.iter().position(|byte| !kind(*byte)).unwrap_or(bytes.len())
 }
 
 fn trimmed(mut value: &[u8]) -> &[u8] {

@@ -45,6 +45,9 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// HTTP/1.1: what is buffered of one connection's input.
 const READ_BUFFER: usize = 64 << 10;
 
+/// HTTP/1.1: the most headers that hyper takes when it is told nothing.
+const HYPERS_HEADERS: usize = 100;
+
 /// Who answers requests.
 pub trait Handler: Clone + Send + Sync + 'static {
     /// Answers one request. It is dropped [`GRACE`] past the request's deadline, and when the caller gives up.
@@ -201,8 +204,11 @@ where
                 // The guard times heads: this timer would also run between requests, where `idle` counts.
                 .header_read_timeout(None)
                 .max_buf_size(READ_BUFFER.max(limits.max_header_bytes))
-                .max_header_size(limits.max_header_bytes)
-                .max_headers(limits.max_headers);
+                .max_header_size(limits.max_header_bytes);
+            // Where the bound is hyper's own the room for them is on the stack; asking for it would move it to the heap.
+            if limits.max_headers != HYPERS_HEADERS {
+                builder.max_headers(limits.max_headers);
+            }
             let late = overdue(&live, most);
             tokio::select! {
                 () = tend(builder.serve_connection(io, service), &live, idle, phase) => {}

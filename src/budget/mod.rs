@@ -268,7 +268,9 @@ impl Standing {
                 let _ = write!(text, "{comma}\"{name}\";r={remaining};t={reset}");
             }
         }
-        let now = if text.is_empty() { None } else { HeaderValue::try_from(text).ok() };
+        let mut now = if text.is_empty() { None } else { HeaderValue::try_from(text).ok() };
+        // It is another one in each answer: HTTP/2 need not keep it in its table.
+        now.iter_mut().for_each(|value| value.set_sensitive(true));
         let policy = self.limits.policy.clone().map(|value| (HeaderName::from_static("ratelimit-policy"), value));
         policy.into_iter().chain(now.map(|value| (HeaderName::from_static("ratelimit"), value)))
     }

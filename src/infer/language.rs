@@ -79,7 +79,13 @@ pub(super) async fn from_upstream(
     };
     let (bytes, share) = reply::whole(incoming, shape.max_body(), memory, call.deadline).await?;
     let limits = json::Limits::for_body(shape.max_body());
-    let mut document = json::parse(&bytes, &limits).map_err(|_| Error::UpstreamBroke("its answer is not strict JSON"))?;
+    let decimals = decimals(&call, shape);
+    // Where nothing is to be changed in it, no more of the answer is built than is looked at.
+    let document = match decimals.is_some() || call.care.without_logprobs {
+        true => json::parse(&bytes, &limits),
+        false => json::parse_members(&bytes, &limits, &["error", "message", "model", "response", "usage"]),
+    };
+    let mut document = document.map_err(|_| Error::UpstreamBroke("its answer is not strict JSON"))?;
     protocol(&call.route, &document)?;
     let usage = usage_of(&call.route, &document);
     call.hold.delivered(bytes.len() as u64);
@@ -91,7 +97,7 @@ pub(super) async fn from_upstream(
         None => call.hold.settle_by_bytes(),
     });
     let stripped = call.care.without_logprobs && openai::strip_logprobs(&mut document);
-    let rounded = decimals(&call, shape).is_some_and(|decimals| openai::round_logprobs(&mut document, decimals));
+    let rounded = decimals.is_some_and(|decimals| openai::round_logprobs(&mut document, decimals));
     // Whatever the upstream calls it, the caller hears the name that was asked for.
     let misnamed = rename_in(&mut document, &call.name);
     let bytes = if stripped || rounded {
@@ -260,7 +266,7 @@ impl Metered {
             self.said_it_is_done = true;
             return Ok(Some(block.into_raw()));
         }
-        let has = |word: &str| data.windows(word.len()).any(|window| window == word.as_bytes());
+        let has = |word: &str| memchr::memmem::find(&data, word.as_bytes()).is_some();
         let shapes = self.without_logprobs || self.decimals.is_some();
         let misnamed = has("\"model\"") && !has(&self.named);
         let wants = misnamed

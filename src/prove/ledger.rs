@@ -541,7 +541,7 @@ fn signed_millis(entry: &[u8]) -> u64 {
 }
 
 fn mentions(entry: &[u8], needle: &[u8]) -> bool {
-    entry.windows(needle.len()).any(|window| window == needle)
+    memchr::memmem::find(entry, needle).is_some()
 }
 
 /// The first entry of the first segment, and its number.

@@ -8,6 +8,7 @@ mod config;
 pub mod key;
 mod ledger;
 pub mod log;
+mod pseudonyms;
 mod receipt;
 mod refusals;
 mod segment;

@@ -134,7 +134,7 @@ pub(super) fn receipt_header(headers: &mut HeaderMap, id: Uuid, origin: &str, st
 
 /// `Content-Digest` (RFC 9530).
 pub(super) fn content_digest(headers: &mut HeaderMap, digest: &Digest) {
-    set(headers, CONTENT_DIGEST, format!("sha-256=:{}:", STANDARD.encode(digest.as_bytes())));
+    set(headers, CONTENT_DIGEST, bytes("sha-256=:", digest.as_bytes()));
 }
 
 /// `Provenance-Statement`, a byte sequence (RFC 9651), or for gRPC `provenance-statement-bin`.
@@ -145,13 +145,24 @@ pub(super) fn statement_header(headers: &mut HeaderMap, entry: &[u8], grpc: bool
     if grpc {
         set(headers, STATEMENT_BIN, STANDARD_NO_PAD.encode(entry));
     } else {
-        set(headers, STATEMENT, format!(":{}:", STANDARD.encode(entry)));
+        set(headers, STATEMENT, bytes(":", entry));
     }
+}
+
+/// A byte sequence of structured fields (RFC 9651 §3.3.5), of whose beginning `before` ends with the colon.
+fn bytes(before: &str, content: &[u8]) -> String {
+    let mut text = String::with_capacity(before.len() + content.len().div_ceil(3) * 4 + 1);
+    text.push_str(before);
+    STANDARD.encode_string(content, &mut text);
+    text.push(':');
+    text
 }
 
 fn set(headers: &mut HeaderMap, name: HeaderName, value: String) {
     // Origins are printable ASCII, the rest is base64 and hex: there is no value that is refused here.
-    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(value)) {
+    if let Ok(mut value) = HeaderValue::from_maybe_shared(Bytes::from(value)) {
+        // It is another one in each answer: kept out of HTTP/2's table, which it would only push the others out of (RFC 7541 §6.2.3).
+        value.set_sensitive(true);
         headers.insert(name, value);
     }
 }

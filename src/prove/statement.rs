@@ -40,7 +40,8 @@ use uuid::Uuid;
 
 use super::cbor::{Writer, canonical};
 use super::key::{Key, Vkey};
-use crate::clock::rfc3339;
+use super::pseudonyms::Pseudonyms;
+use crate::clock::month;
 use crate::digest::Digest;
 use crate::trail::{Step, Stop, Trail, Usage, Verdict, Who};
 
@@ -119,6 +120,7 @@ pub(super) struct Signer {
     log_kid: [u8; 8],
     endorsed: [u8; 32],
     build: Build,
+    known: Pseudonyms,
 }
 
 /// The answer, as far as its statement speaks of it.
@@ -144,7 +146,16 @@ impl Signer {
     pub(super) fn new(key: Key, origin: Arc<str>, build: Build) -> Self {
         let (log, statement) = (key.log_vkey(&origin), key.statement_vkey(&origin));
         let node = origin.rsplit('/').next().unwrap_or_default().to_owned();
-        Self { key, node, kid: statement.kid(), log_kid: log.kid(), endorsed: statement.public, origin, build }
+        Self {
+            key,
+            node,
+            kid: statement.kid(),
+            log_kid: log.kid(),
+            endorsed: statement.public,
+            origin,
+            build,
+            known: Pseudonyms::default(),
+        }
     }
 
     /// A statement about an answer or a refusal.
@@ -197,8 +208,9 @@ impl Signer {
         }
         to.uint(10).map(1).uint(1).bytes(trail.policy.as_bytes());
         if let Some(who) = &trail.who {
-            let epoch = epoch(trail);
-            let (caller, tenant) = self.key.pseudonyms(who, epoch);
+            // Pseudonyms hold for a month.
+            let epoch = month(trail.arrived.wall);
+            let (caller, tenant) = self.known.or_make(who, epoch, || self.key.pseudonyms(who, epoch));
             to.uint(11).map(4).uint(1).bytes(&caller).uint(2).uint(epoch.into()).uint(3).text(clip(who.method)).uint(4).bytes(&tenant);
         }
         told(&mut to, steps, limited);
@@ -327,13 +339,6 @@ fn item(to: &mut Writer, step: &Step, verdict: Verdict, rule: Option<&str>) {
 
 fn clip(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_TEXT)]
-}
-
-/// The month in which pseudonyms hold, as YYYYMM.
-fn epoch(trail: &Trail) -> u32 {
-    let text = rfc3339(trail.arrived.wall);
-    let mut parts = text.split('-').filter_map(|part| part.parse::<u32>().ok());
-    parts.next().unwrap_or(0) * 100 + parts.next().unwrap_or(0)
 }
 
 fn fresh_id(nanos: u64) -> Uuid {

@@ -76,7 +76,10 @@ pub fn traceparent(trace: &Trace) -> HeaderValue {
     write_hex(&trace.trace_id, &mut text[3..35]);
     write_hex(&trace.span_id, &mut text[36..52]);
     text[54] = b'0' + u8::from(trace.sampled);
-    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    let mut value = HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""));
+    // It is another one in each answer: HTTP/2 need not keep it in its table.
+    value.set_sensitive(true);
+    value
 }
 
 fn write_hex(bytes: &[u8], out: &mut [u8]) {

@@ -3,7 +3,9 @@
 //! Two parsers that read one body differently are a way past a check. So what readers are known to disagree about is
 //! refused here: duplicate keys, lone surrogates, invalid UTF-8, numbers past binary64, bytes after the document.
 
+use std::borrow::Cow;
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::fmt;
 
 use bytes::{Bytes, BytesMut};
@@ -137,8 +139,28 @@ pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Value, Error> {
         return Err(Error::NumberLength(at));
     }
     let state = State { left: Cell::new(limits.values), fault: Cell::new(None) };
+    read(bytes, &state, Seed { state: &state, depth: limits.depth.min(DEPTH_MAX) })
+}
+
+/// The same reading of the same documents, of which nothing is built but the members `kept` of the outermost object.
+///
+/// # Errors
+/// Those of [`parse`].
+pub fn parse_members(bytes: &[u8], limits: &Limits, kept: &[&str]) -> Result<Value, Error> {
+    if bytes.iter().all(|byte| is_space(*byte)) {
+        return Err(Error::Empty);
+    }
+    if let Some(at) = long_number(bytes, limits.number) {
+        return Err(Error::NumberLength(at));
+    }
+    let state = State { left: Cell::new(limits.values), fault: Cell::new(None) };
+    let members = read(bytes, &state, Skim { seed: Seed { state: &state, depth: limits.depth.min(DEPTH_MAX) }, kept })?;
+    Ok(Value::Object(members))
+}
+
+/// Reads one document to the end of the bytes.
+fn read<'de, S: DeserializeSeed<'de>>(bytes: &'de [u8], state: &State, seed: S) -> Result<S::Value, Error> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let seed = Seed { state: &state, depth: limits.depth.min(DEPTH_MAX) };
     let parsed = seed.deserialize(&mut reader).map_err(|error| {
         let at = offset(bytes, &error);
         match state.fault.get() {
@@ -277,6 +299,138 @@ impl<'de> Visitor<'de> for Seed<'_> {
             };
         }
         Ok(Value::Object(members))
+    }
+}
+
+/// Reads like [`Seed`] and spends the same, but builds only the members that are kept.
+#[derive(Clone, Copy)]
+struct Skim<'s> {
+    seed: Seed<'s>,
+    kept: &'s [&'s str],
+}
+
+impl<'de> DeserializeSeed<'de> for Skim<'_> {
+    type Value = Map<String, Value>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Skim<'_> {
+    type Value = Map<String, Value>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Self::Value, E> {
+        self.seed.state.spend(1).map(|()| Map::new())
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<Self::Value, E> {
+        self.seed.state.spend(1).map(|()| Map::new())
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<Self::Value, E> {
+        self.seed.state.spend(1).map(|()| Map::new())
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<Self::Value, E> {
+        self.seed.state.spend(1).map(|()| Map::new())
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Self::Value, E> {
+        self.seed.visit_f64(value).map(|_| Map::new())
+    }
+
+    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<Self::Value, E> {
+        self.seed.state.spend(1).map(|()| Map::new())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
+        let state = self.seed.state;
+        state.spend(1)?;
+        let inner = Self { seed: self.seed.deeper()?, kept: &[] };
+        let mut empty = true;
+        while access.next_element_seed(inner)?.is_some() {
+            if std::mem::take(&mut empty) {
+                state.spend(ARRAY_COST)?;
+            }
+        }
+        Ok(Map::new())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
+        let state = self.seed.state;
+        state.spend(1)?;
+        let inner = self.seed.deeper()?;
+        let (mut members, mut keys) = (Map::new(), Keys::default());
+        while let Some(key) = access.next_key_seed(Key)? {
+            if keys.few.is_empty() {
+                state.spend(OBJECT_COST)?;
+            }
+            state.spend(MEMBER_COST)?;
+            let kept = self.kept.iter().find(|kept| **kept == key);
+            if !keys.add(key) {
+                return Err(state.fail(Fault::DuplicateKey));
+            }
+            match kept {
+                Some(kept) => _ = members.insert((*kept).to_owned(), access.next_value_seed(inner)?),
+                None => _ = access.next_value_seed(Self { seed: inner, kept: &[] })?,
+            }
+        }
+        Ok(members)
+    }
+}
+
+/// The keys of one object: compared one by one while they are few.
+#[derive(Default)]
+struct Keys<'de> {
+    few: Vec<Cow<'de, str>>,
+    more: HashSet<Cow<'de, str>>,
+}
+
+impl<'de> Keys<'de> {
+    const FEW: usize = 16;
+
+    /// Whether it is a new one.
+    fn add(&mut self, key: Cow<'de, str>) -> bool {
+        if self.few.contains(&key) {
+            return false;
+        }
+        if self.few.len() < Self::FEW {
+            self.few.push(key);
+            return true;
+        }
+        self.more.insert(key)
+    }
+}
+
+/// A key, borrowed from the bytes unless it is written with escapes.
+struct Key;
+
+impl<'de> DeserializeSeed<'de> for Key {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Key {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_borrowed_str<E: serde::de::Error>(self, key: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(key))
+    }
+
+    fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(key.to_owned()))
     }
 }
 

@@ -112,13 +112,14 @@ impl Pool {
             Version::Chosen => origin.is_https() && !self.chose_http1.load(Ordering::Relaxed),
         };
         if !may_share {
-            return self.open(origin, settings, now).await;
+            // Opening is seldom and its state is large: in a box of its own, it is no part of every request's.
+            return Box::pin(self.open(origin, settings, now)).await;
         }
         timeout(settings.connect_timeout, async {
             let _one_at_a_time = self.opening.acquire().await;
             match self.pooled(settings, now) {
                 Some(lease) => Ok(lease),
-                None => self.open(origin, settings, now).await,
+                None => Box::pin(self.open(origin, settings, now)).await,
             }
         })
         .await

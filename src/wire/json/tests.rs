@@ -203,3 +203,34 @@ fn what_a_chat_costs() {
     }
     println!("{} bytes: {:?} each", chat.len(), start.elapsed() / 100_000);
 }
+
+#[test]
+fn of_a_document_that_is_skimmed_the_members_that_are_kept_are_there_and_no_others() {
+    let text = br#"{"id":"a","usage":{"n":[1,{"a":2.5}]},"choices":[{"usage":1}],"response":null}"#;
+    let skimmed = parse_members(text, &Limits::default(), &["usage", "response", "message"]).unwrap();
+    assert_eq!(skimmed, json!({"usage": {"n": [1, {"a": 2.5}]}, "response": null}));
+    assert_eq!(parse_members(b"[1]", &Limits::default(), &["usage"]).unwrap(), json!({}));
+    let many: String = (0..40).map(|n| format!("\"k{n}\":1,")).collect();
+    assert!(parse_members(format!("{{{many}\"usage\":1}}").as_bytes(), &Limits::default(), &["usage"]).is_ok());
+    for again in ["k0", "k15", "k16", "k39", "usage"] {
+        let text = format!("{{\"usage\":1,{many}\"{again}\":1}}");
+        assert!(matches!(parse_members(text.as_bytes(), &Limits::default(), &["usage"]), Err(Error::DuplicateKey(_))), "{again}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_skimmed_is_refused_exactly_where_it_would_be_parsed(
+        text in r#"[\[{]{0,3}("(a|b|\\u0061)":([0-9]{1,3}|-1|1e400|1\.5|"x"|null|true|\{\}|\[1,2\]|\[\])[,}]?){0,5}[\]},]{0,3}"#,
+        values in 0_usize..40,
+        depth in 0_usize..5,
+    ) {
+        let limits = Limits { depth, values, number: 8 };
+        let parsed = parse(text.as_bytes(), &limits);
+        let skimmed = parse_members(text.as_bytes(), &limits, &["a"]);
+        prop_assert_eq!(parsed.as_ref().err(), skimmed.as_ref().err());
+        if let (Ok(parsed), Ok(skimmed)) = (parsed, skimmed) {
+            prop_assert_eq!(parsed.get("a"), skimmed.get("a"));
+        }
+    }
+}
