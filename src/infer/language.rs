@@ -80,13 +80,7 @@ pub(super) async fn from_upstream(
     let (bytes, share) = reply::whole(incoming, shape.max_body(), memory, call.deadline).await?;
     let limits = json::Limits::for_body(shape.max_body());
     let decimals = decimals(&call, shape);
-    // Where nothing is to be changed in it, no more of the answer is built than is looked at.
-    let document = match decimals.is_some() || call.care.without_logprobs {
-        true => json::parse(&bytes, &limits),
-        false => json::parse_members(&bytes, &limits, &["error", "message", "model", "response", "usage"]),
-    };
-    let mut document = document.map_err(|_| Error::UpstreamBroke("its answer is not strict JSON"))?;
-    protocol(&call.route, &document)?;
+    let mut document = understood(&call.route, &bytes, &limits, decimals.is_some() || call.care.without_logprobs)?;
     let usage = usage_of(&call.route, &document);
     call.hold.delivered(bytes.len() as u64);
     trail.usage = Some(match usage {
@@ -110,13 +104,24 @@ pub(super) async fn from_upstream(
     Ok(whole(incoming_status(), "application/json", bytes, Held { _budget: Some(call.hold), _memory: Some(share) }))
 }
 
-/// Refuses what is JSON and no answer of the protocol: an error told as a success would pass the upstream's own words on.
-fn protocol(route: &Route, document: &Value) -> Result<(), Error> {
-    let Value::Object(members) = document else { return Err(Error::UpstreamBroke("its answer is no object")) };
+/// The parsed answer: all of it where something in it is to be changed, else only what is looked at.
+///
+/// What is JSON and no answer of the protocol is refused: an error told as a success would pass the upstream's own words on.
+fn understood(route: &Route, bytes: &Bytes, limits: &json::Limits, all: bool) -> Result<Value, Error> {
+    let parsed = if all {
+        json::parse(bytes, limits)
+    } else {
+        json::parse_members(bytes, limits, &["error", "message", "model", "response", "usage"])
+    };
+    let document = parsed.map_err(|_| Error::UpstreamBroke("its answer is not strict JSON"))?;
+    // Of what is no object the reading of members builds an empty one.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Error::UpstreamBroke("its answer is no object"));
+    }
     // The responses API has the member in every answer, and in one that failed its text belongs to the answer.
-    match members.get("error") {
-        None | Some(Value::Null) => Ok(()),
-        Some(_) if *route == Route::Responses => Ok(()),
+    match document.get("error") {
+        None | Some(Value::Null) => Ok(document),
+        Some(_) if *route == Route::Responses => Ok(document),
         Some(_) => Err(Error::UpstreamBroke("it told an error as a success")),
     }
 }
@@ -547,7 +552,12 @@ mod tests {
 
     #[test]
     fn json_that_is_no_answer_of_the_protocol_is_refused() {
-        let read = |route, text| protocol(&route, &serde_json::from_str(text).unwrap()).is_ok();
+        let read = |route, text: &'static str| {
+            let [some, all] =
+                [false, true].map(|all| understood(&route, &Bytes::from_static(text.as_bytes()), &json::Limits::default(), all).is_ok());
+            assert_eq!(some, all, "{text}");
+            some
+        };
         assert!(read(Route::ChatCompletions, r#"{"choices":[]}"#));
         assert!(read(Route::ChatCompletions, r#"{"choices":[],"error":null}"#));
         assert!(read(Route::Responses, r#"{"status":"failed","error":{"message":"no"}}"#));
