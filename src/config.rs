@@ -3,6 +3,7 @@
 //! Each part owns its own configuration; this file composes them and knows where they stand.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -19,6 +20,7 @@ use crate::infer::model::{self};
 use crate::infer::upstream::{self, Protocol, Upstream};
 use crate::infer::{self, Backend};
 use crate::mistake::Mistake;
+use crate::outbound::Origin;
 use crate::trail::{Assurance, Which};
 use crate::wire::json;
 use crate::{accept, admin, authenticate, budget, check, detect, prove, record};
@@ -41,10 +43,33 @@ pub struct Gateway {
     pub runtime: model::runtime::Config,
 }
 
-/// One file under `models/`.
+impl Gateway {
+    /// What is wrong with it, as far as its own text says.
+    fn mistakes(&self, dir: &Path) -> Vec<Mistake> {
+        let mut mistakes = self.accept.limits().err().unwrap_or_default();
+        mistakes.extend(self.prove.mistakes());
+        // With TLS it names files, which are read where the port is opened.
+        if let Some(admin) = self.admin.as_ref().filter(|admin| admin.tls.is_none()) {
+            mistakes.extend(admin::resolve(admin, dir).err().unwrap_or_default());
+        }
+        mistakes
+    }
+
+    /// The files of both listeners' TLS.
+    fn tls_files(&self) -> impl Iterator<Item = &PathBuf> {
+        let callers = match self.accept.tls.get_ref() {
+            accept::config::TlsChoice::On(tls) => Some(&**tls),
+            accept::config::TlsChoice::Off => None,
+        };
+        let operators = self.admin.as_ref().and_then(|admin| admin.tls.as_ref()).map(toml::Spanned::get_ref);
+        callers.into_iter().chain(operators).flat_map(accept::config::TlsConfig::files)
+    }
+}
+
+/// One file under `models/`, as written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ModelFile {
+pub struct ModelFile {
     name: toml::Spanned<String>,
     #[serde(default)]
     version: String,
@@ -105,12 +130,20 @@ pub struct Made {
     models: BTreeMap<String, (Digest, Arc<model::Model>)>,
     upstreams: BTreeMap<String, (Digest, Arc<Upstream>)>,
     failures: Arc<OnceLock<Arc<Failures>>>,
+    /// Files that policies name and that are no policies themselves: keys, certificates, credentials.
+    named: Vec<PathBuf>,
 }
 
 impl Made {
     /// Starts what goes on in the background of upstreams. Must be called inside a Tokio runtime.
     pub fn tend(&self) {
         self.upstreams.values().for_each(|(_, upstream)| upstream.tend());
+    }
+
+    /// Files that the policies name, wherever they lie and whatever they are called; a reload looks at them too.
+    #[must_use]
+    pub fn named(&self) -> &[PathBuf] {
+        &self.named
     }
 
     /// Failed logins by address, for the life of the process: the first limit that is read stands.
@@ -145,6 +178,9 @@ pub type Told = Vec<String>;
 pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines) -> Result<Loaded, Told> {
     let mut reading = Reading { dir, told: Vec::new(), digest: BTreeMap::new() };
     let gateway: Option<Gateway> = reading.toml("gateway.toml");
+    if let Some(gateway) = &gateway {
+        reading.keep::<()>("gateway.toml", Err(gateway.mistakes(dir)));
+    }
     let callers: Option<authenticate::Config> = reading.toml("callers.toml");
     let authenticator = callers.and_then(|callers| {
         let compiled = Authenticator::compile(&callers, dir, made.failures(gateway.as_ref()), now);
@@ -167,8 +203,11 @@ pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines) -> Result<Lo
             let routes = Routes::new(building.paths.into_iter().map(|(path, model)| (path.into(), model.into())));
             let serverwide = Terms::serverwide(global_cap);
             let authorizer = Authorizer::new(routes, policies, models, serverwide, body_cap, json::Limits::for_body(body_cap));
+            let mut made = building.next;
+            made.named.extend(gateway.tls_files().map(|file| dir.join(file)));
+            made.named.extend(authenticator.sources().filter_map(|source| source.file()).map(Path::to_owned));
             let snapshot = Snapshot { digest, authenticator, authorizer };
-            Ok(Loaded { gateway, snapshot, made: building.next, fresh: building.fresh })
+            Ok(Loaded { gateway, snapshot, made, fresh: building.fresh })
         }
         _ => Err(reading.told),
     }
@@ -350,6 +389,7 @@ impl Building<'_> {
         let check = file.check.compile(around, &mut mistakes);
         let budget = file.budget.compile(&mut mistakes);
         let detect = file.detect.compile(contract.as_ref(), &mut mistakes);
+        mistakes.extend(file.answer.mistakes());
         let prove = match &file.prove {
             Some(table) => prove::Terms::resolve(table.get_ref())
                 .map_err(|mistake| mistakes.push(Mistake { span: mistake.span.clone().or(Some(table.span())), ..mistake })),
@@ -388,7 +428,10 @@ impl Building<'_> {
                 let source = onnx.resolve(file.name.get_ref(), &file.version, base, root)?;
                 self.onnx(&source).map_err(|what| vec![Mistake::at(file.backend.span(), what)])
             }
-            BackendFile { onnx: None, upstream: Some(upstream) } => self.upstream(file, digest, upstream, base),
+            BackendFile { onnx: None, upstream: Some(upstream) } => {
+                let mistakes = unsafe_secrets(upstream, base, root);
+                if mistakes.is_empty() { self.upstream(file, digest, upstream, base) } else { Err(mistakes) }
+            }
             _ => Err(vec![Mistake::at(file.backend.span(), "a model has one backend: [backend.onnx] or [backend.upstream]")]),
         }
     }
@@ -439,6 +482,8 @@ impl Building<'_> {
         };
         // The credential may change without the model's file: it is part of what the connections are opened with.
         let credential = config.credential_file.as_ref().and_then(|path| std::fs::read(base.join(path.get_ref())).ok()).unwrap_or_default();
+        let named = [&config.credential_file, &config.ca].into_iter().flatten();
+        self.next.named.extend(named.map(|path| base.join(path.get_ref())));
         let ca = config.ca.as_ref().and_then(|path| std::fs::read(base.join(path.get_ref())).ok()).unwrap_or_default();
         let identity = Digest::of(&[digest.0.as_slice(), &Digest::of(&credential).0, &Digest::of(&ca).0].concat());
         let upstream = match self.made.upstreams.get(name) {
@@ -469,9 +514,100 @@ struct Built {
     contract: Option<check::Contract>,
 }
 
+/// What would carry a secret out of the house, or fetch a file from outside of it; found before any file is opened.
+fn unsafe_secrets(config: &upstream::Config, base: &Path, root: &Path) -> Vec<Mistake> {
+    let mut mistakes = Vec::new();
+    for (key, file) in [("credential_file", &config.credential_file), ("ca", &config.ca)] {
+        let Some(file) = file else { continue };
+        // What is not there at all is told by the part that reads it; links are followed.
+        let real = (base.join(file.get_ref()).canonicalize(), root.canonicalize());
+        if let (Ok(path), Ok(root)) = real
+            && !path.starts_with(root)
+        {
+            mistakes.push(Mistake::at(file.span(), format!("{key} leaves the policy folder: put the file inside it")));
+        }
+    }
+    if config.credential_file.is_some() {
+        for url in config.urls.get_ref() {
+            let Ok(origin) = Origin::parse(url.get_ref()) else { continue };
+            let loopback = origin.host() == "localhost" || origin.host().parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+            if !origin.is_https() && !loopback {
+                let what = "a credential is not sent over plain HTTP to another machine: write https://, or leave out credential_file";
+                mistakes.push(Mistake::at(url.span(), what));
+            }
+        }
+    }
+    mistakes
+}
+
 /// Whether `text` can stand in a path, a header and a label as it is.
 fn speakable(text: &str, longest: usize) -> bool {
     let plain = text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'%' | b'?' | b'#' | b'\\' | b'"'));
     let segments = text.split('/').all(|segment| !matches!(segment, "" | "." | ".."));
     plain && segments && text.len() <= longest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHAT: &str = "name = \"chat\"\n[backend.upstream]\nprotocol = \"openai\"\n";
+
+    /// What is told of a folder whose only model is this.
+    fn told(model: &str) -> Told {
+        told_with("", model)
+    }
+
+    fn told_with(accept: &str, model: &str) -> Told {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("policies");
+        std::fs::create_dir_all(dir.join("models")).unwrap();
+        std::fs::create_dir_all(dir.join("keys")).unwrap();
+        let write = |file: &str, text: &str| std::fs::write(dir.join(file), text).unwrap();
+        let gateway = format!(
+            "[accept]\nlisten = \"127.0.0.1:0\"\ntls = \"off\"\n{accept}\n[prove]\ndirectory = \"../log\"\norigin = \"a/b\"\nkey = \"k\"\n"
+        );
+        write("gateway.toml", &gateway);
+        write("access.cedar", "permit (principal, action, resource);");
+        write("keys/in.token", "secret");
+        write("../out.token", "secret");
+        std::os::unix::fs::symlink("../../out.token", dir.join("keys/link.token")).unwrap();
+        let sha256 = Digest::of(b"a secret that is long enough to be none of the known ones");
+        write("callers.toml", &format!("[[api_key]]\nid = \"a\"\nsha256 = \"{sha256}\"\ntenant = \"t\"\nroles = []\n"));
+        write("models/chat.toml", model);
+        load(&dir, Moment::now(), &Made::default(), Engines::None).err().unwrap_or_default()
+    }
+
+    #[test]
+    fn a_credential_stays_in_the_folder_and_off_plain_http_to_other_machines() {
+        let chat = |url: &str, more: &str| told(&format!("{CHAT}urls = [\"{url}\"]\n{more}\n"));
+        for url in ["http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1", "https://models.example"] {
+            assert_eq!(chat(url, "credential_file = \"../keys/in.token\""), Vec::<String>::new(), "{url}");
+        }
+        assert_eq!(chat("http://models.example", ""), Vec::<String>::new());
+        let plain = chat("http://models.example", "credential_file = \"../keys/in.token\"");
+        assert!(plain.len() == 1 && plain[0].contains("chat.toml:4:9: a credential is not sent over plain HTTP"), "{plain:?}");
+        for out in ["../../out.token", "/dev/zero", "../keys/link.token"] {
+            for key in ["credential_file", "ca"] {
+                let told = chat("https://127.0.0.1:1", &format!("{key} = \"{out}\""));
+                assert!(told.len() == 1 && told[0].contains("leaves the policy folder"), "{key} {out}: {told:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_that_could_tell_nothing_is_a_mistake() {
+        let answer = |text: &str| told(&format!("{CHAT}urls = [\"http://127.0.0.1:1\"]\n[answer]\n{text}\n")).len();
+        assert_eq!((answer("top = 1"), answer("decimals = 15"), answer("max_body = \"1B\"")), (0, 0, 0));
+        assert_eq!((answer("top = 0"), answer("decimals = 16"), answer("max_body = \"0B\"")), (1, 1, 1));
+    }
+
+    #[test]
+    fn limits_that_serve_would_refuse_are_refused_by_check() {
+        let chat = format!("{CHAT}urls = [\"http://127.0.0.1:1\"]\n");
+        assert_eq!(told_with("", &chat), Vec::<String>::new());
+        for accept in ["max_connections = 0", "max_body = \"0B\"", "max_body = \"2GiB\""] {
+            assert_eq!(told_with(accept, &chat).len(), 1, "{accept}");
+        }
+    }
 }

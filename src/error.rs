@@ -177,7 +177,11 @@ fn body(error: read::Error) -> Told {
         read::Error::TheySentTooSlowly => {
             Told::new("check.too_slow", StatusCode::REQUEST_TIMEOUT, Code::InvalidArgument, "The body did not arrive in time.")
         }
-        read::Error::TheyBrokeOff | read::Error::NoRoom => bad("check.broken_off", "The body broke off."),
+        read::Error::TheyBrokeOff => bad("check.broken_off", "The body broke off."),
+        read::Error::NoRoom => {
+            Told::new("budget.room", StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted, "Too many requests at the same time.")
+                .retry_after(SOON)
+        }
     }
 }
 

@@ -15,6 +15,8 @@ pub enum Name {
     RequestRefused,
     /// A credential was missing or did not hold.
     AuthenticateFailed,
+    /// An access rule in shadow mode would have decided otherwise.
+    AuthorizeShadowed,
     /// A detector decided that something is wrong.
     DetectAlarm,
     /// A model was verified and is ready.
@@ -38,6 +40,7 @@ impl Name {
         match self {
             Self::RequestRefused => "request.refused",
             Self::AuthenticateFailed => "authenticate.failed",
+            Self::AuthorizeShadowed => "authorize.shadowed",
             Self::DetectAlarm => "detect.alarm",
             Self::ModelLoaded => "model.loaded",
             Self::ModelRefused => "model.refused",

@@ -1,13 +1,18 @@
 //! `portcullis key`: API keys in `callers.toml`. The secret is shown once, the file keeps its SHA-256 digest.
 
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Subcommand;
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, value};
 
-use crate::authenticate::api_key;
+use crate::accept::config::AUTH_FAILURES;
+use crate::authenticate::{self, Authenticator, Failures, api_key};
 use crate::cli::No;
+use crate::clock::Moment;
+use crate::mistake::Mistake;
 
 /// What to do with keys.
 #[derive(Debug, Subcommand)]
@@ -100,9 +105,10 @@ pub struct NewKey {
 /// # Errors
 /// The id is not usable or taken, the file is not TOML, or cannot be written.
 pub fn new(file: &Path, id: &str, tenant: &str, roles: &[String], tier: &str, expires: Option<toml_edit::Datetime>) -> Result<NewKey, No> {
-    if id.is_empty() || id.len() > 128 || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte)) {
-        return Err(No::because("an id is 1 to 128 letters, digits, `-`, `_`, `.` or `@`"));
+    if id.is_empty() || id.len() > 128 || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
+        return Err(No::because("an id is 1 to 128 letters, digits, `-`, `_` or `.`"));
     }
+    let _held = hold(file)?;
     let mut document = read(file)?;
     if keys(&document).any(|key| key.get("id").and_then(Item::as_str) == Some(id)) {
         return Err(No::because(format!("a key called `{id}` stands in {} already", file.display())));
@@ -124,8 +130,30 @@ pub fn new(file: &Path, id: &str, tenant: &str, roles: &[String], tier: &str, ex
     }
     let tables = document.entry("api_key").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
     tables.as_array_of_tables_mut().ok_or_else(|| No::because("`api_key` is not written as [[api_key]]"))?.push(key);
+    holds(file, &document)?;
     write(file, &document)?;
     Ok(NewKey { secret, sha256 })
+}
+
+/// Whether a gateway would take these keys. It would refuse the whole folder for one bad name, and then go on with the
+/// keys that it has, revoked ones among them.
+fn holds(file: &Path, document: &DocumentMut) -> Result<(), No> {
+    let told = |mistakes: Vec<Mistake>| No(mistakes.iter().map(|mistake| format!("{}: {}", file.display(), mistake.what)).collect());
+    let mut keys = DocumentMut::new();
+    keys["api_key"] = document["api_key"].clone();
+    let keys: authenticate::Config = toml::from_str(&keys.to_string()).map_err(|error| told(vec![Mistake::of_toml(&error)]))?;
+    let failures = Arc::new(Failures::new(AUTH_FAILURES.rate, AUTH_FAILURES.burst));
+    Authenticator::compile(&keys, Path::new("."), failures, Moment::now()).map(drop).map_err(told)
+}
+
+/// Holds the folder of `file` against other commands until dropped: without it one that read the file before a key was
+/// revoked would write the key back.
+fn hold(file: &Path) -> Result<File, No> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let told = |error: std::io::Error| No::because(format!("{}: {error}", folder.display()));
+    let held = File::open(folder).map_err(told)?;
+    held.lock().map_err(told)?;
+    Ok(held)
 }
 
 fn list(file: &Path, json: bool) -> Result<(), No> {
@@ -148,13 +176,16 @@ fn list(file: &Path, json: bool) -> Result<(), No> {
 }
 
 fn revoke(file: &Path, id: &str) -> Result<(), No> {
+    let held = hold(file)?;
     let mut document = read(file)?;
     let tables = document.get_mut("api_key").and_then(Item::as_array_of_tables_mut);
     let before = tables.as_ref().map_or(0, |tables| tables.len());
     if let Some(tables) = tables {
         tables.retain(|key| key.get("id").and_then(Item::as_str) != Some(id));
         if tables.len() < before {
-            return write(file, &document);
+            write(file, &document)?;
+            // The new name must outlive a loss of power, for with the old file the key would be back.
+            return held.sync_all().map_err(|error| No::because(format!("{}: {error}", file.display())));
         }
     }
     Err(No::because(format!("no key called `{id}` stands in {}", file.display())))
@@ -177,7 +208,7 @@ fn read(file: &Path) -> Result<DocumentMut, No> {
 fn write(file: &Path, document: &DocumentMut) -> Result<(), No> {
     let told = |error: std::io::Error| No::because(format!("{}: {error}", file.display()));
     let beside = file.with_extension("toml.new");
-    let mut out = std::fs::File::create(&beside).map_err(told)?;
+    let mut out = File::create(&beside).map_err(told)?;
     out.write_all(document.to_string().as_bytes()).and_then(|()| out.sync_all()).map_err(told)?;
     if let Ok(meta) = std::fs::metadata(file) {
         std::fs::set_permissions(&beside, meta.permissions()).map_err(told)?;
@@ -205,5 +236,35 @@ mod tests {
         assert!(revoke(&file, "a").is_err());
         let text = std::fs::read_to_string(&file).unwrap();
         assert!(!text.contains(&key.sha256) && text.contains("# theirs"));
+    }
+
+    #[test]
+    fn what_a_gateway_would_refuse_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("callers.toml");
+        assert!(new(&file, "ops@acme", "", &[], "", None).is_err());
+        assert!(new(&file, "a", "ac\nme", &[], "", None).is_err());
+        assert!(new(&file, "a", "", &[String::new()], "", None).is_err());
+        assert!(new(&file, "a", "", &[], &"x".repeat(257), None).is_err());
+        assert!(new(&file, "a", "", &[], "", Some("1969-01-01T00:00:00Z".parse().unwrap())).is_err());
+        assert!(!file.exists());
+    }
+
+    #[test]
+    fn a_key_that_was_revoked_does_not_come_back_with_one_that_is_made_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("callers.toml");
+        for round in 0..10 {
+            let id = format!("leaked-{round}");
+            new(&file, &id, "", &[], "", None).unwrap();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    (0..4).for_each(|n| drop(new(&file, &format!("new-{round}-{n}"), "", &[], "", None).map_err(|_| panic!("{n}"))))
+                });
+                scope.spawn(|| revoke(&file, &id).map_err(|_| panic!("{round}")).unwrap());
+            });
+            assert!(revoke(&file, &id).is_err(), "{round}");
+        }
+        assert_eq!(keys(&read(&file).unwrap()).count(), 40);
     }
 }

@@ -33,7 +33,7 @@
 //! # The leaves
 //!
 //! They use nothing of the stops: [`clock`], [`digest`], [`event`], [`mistake`], [`outbound`], [`secret`], [`trail`],
-//! [`unit`], and [`wire`], which holds the formats that several stops read.
+//! [`mod@unit`], and [`wire`], which holds the formats that several stops read.
 //!
 //! # What holds everywhere
 //!

@@ -1,4 +1,4 @@
-//! The way of a request, whole: [`House::walk`] reads aloud. What surrounds it gives every end, good or bad, a receipt
+//! The way of a request, whole: `House::walk` reads aloud. What surrounds it gives every end, good or bad, a receipt
 //! and a record.
 
 use std::future::Future;
@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use uuid::Uuid;
 
 use crate::accept::{self, Handler, Peer};
-use crate::authorize::ReceiptForm;
+use crate::authorize::{Action, ReceiptForm};
 use crate::budget::{Ask, Budget};
 use crate::check;
 use crate::config::Snapshot;
@@ -65,8 +65,13 @@ impl Walk {
     /// Writes down how a stop ended, and goes on to the next or not at all.
     fn past<T, E>(&mut self, stop: Stop, ended: Result<T, E>, refusal: impl FnOnce(E) -> Refusal) -> Result<T, Refusal> {
         let now = Instant::now();
-        let verdict = if ended.is_ok() { Verdict::Passed } else { Verdict::Refused };
-        self.trail.step(stop, verdict, None, self.since, now);
+        let shadowed = self.trail.shadowed.take_if(|_| stop == Stop::Authorize);
+        let (verdict, rule) = match (&ended, shadowed) {
+            (Ok(_), None) => (Verdict::Passed, None),
+            (Ok(_), rules) => (Verdict::Shadowed, rules),
+            (Err(_), _) => (Verdict::Refused, None),
+        };
+        self.trail.step(stop, verdict, rule, self.since, now);
         self.since = now;
         if ended.is_ok() {
             self.at = Stop::ALL[(stop as usize + 1).min(Stop::ALL.len() - 1)];
@@ -85,10 +90,14 @@ impl House {
         walk.trail.who = Some(caller.identity().who.clone());
 
         let grant = policy.authorizer.authorize(caller, &mut walk.trail).await;
+        self.tell_shadowed(&walk.trail);
         let grant = walk.past(Stop::Authorize, grant, Refusal::Authorize)?;
         let terms = grant.terms().clone();
 
-        let ask = grant.asked().map(|asked| Ask::language(grant.length(), asked, terms.check.max_tokens()));
+        let ask = grant.asked().map(|asked| match grant.action() {
+            Action::Embed => Ask::prompt(grant.length()),
+            _ => Ask::language(grant.length(), asked, terms.check.max_tokens()),
+        });
         let permit = self.budget.admit(grant, &terms.budget, ask, arrived.mono);
         let permit = walk.past(Stop::Budget, permit, Refusal::Budget)?;
         let standing = permit.headers();
@@ -138,7 +147,8 @@ impl House {
     /// A refusal in the caller's dialect, with its receipt.
     async fn refuse(&self, refusal: Refusal, mut trail: Trail, dialect: Dialect) -> (Receipt, Option<&'static str>) {
         let told = refusal.told();
-        if let Some(step) = trail.steps.last_mut() {
+        // Where the clock or the log refused, the last stop is one that passed, and its own rule stays.
+        if let Some(step) = trail.steps.last_mut().filter(|step| step.verdict == Verdict::Refused) {
             step.rule = told.rule;
         }
         let (media_type, body, mut headers) = match dialect {
@@ -154,6 +164,17 @@ impl House {
         // gRPC tells its status in the headers of an answer without a body; HTTP's own says only that it was gRPC.
         let status = if dialect == Dialect::Grpc { StatusCode::OK } else { told.status };
         (self.ledger.refuse(trail, told.code, status, headers, body).await, Some(told.code))
+    }
+
+    /// Tells that rules in shadow would have decided otherwise.
+    fn tell_shadowed(&self, trail: &Trail) {
+        let Some(rules) = &trail.shadowed else { return };
+        let mut event = Event::new(Name::AuthorizeShadowed, trail.arrived.wall);
+        event.caller = trail.who.as_ref().map(|who| who.caller.clone());
+        event.tenant = trail.who.as_ref().map(|who| who.tenant.clone());
+        event.model = trail.which.as_ref().map(|which| which.name.clone());
+        (event.rule, event.receipt) = (Some(rules.clone()), Some(trail.id));
+        self.events.tell(event);
     }
 
     /// Tells that a model is ready.

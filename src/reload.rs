@@ -1,5 +1,7 @@
 //! Policies reload on change and on SIGHUP: all or nothing, and the last good ones stay.
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,22 +23,23 @@ const EVERY: Duration = Duration::from_millis(500);
 /// How long the folder must have been still before it is read: a file that is being written is not read half.
 const STILL: Duration = Duration::from_millis(100);
 
-/// What is looked at: text that policies consist of, and what TLS needs. Logs and models are not; a model is named by
-/// its digest, so that a changed one shows in its policy file.
+/// What is looked at, beside the files that policies name: text that policies consist of. Logs and models are not; a
+/// model is named by its digest, so that a changed one shows in its policy file.
 const ENDINGS: [&str; 9] = ["toml", "cedar", "json", "pem", "crt", "crl", "key", "token", "onnxsig"];
 
 /// Reloads until the house is gone.
 ///
-/// `_keeping` are the tasks that keep the issuers' keys fresh; `tls` makes new handshakes use what the files hold now.
+/// `seen` is what the folder looked like before it was read for `made`; `_keeping` are the tasks that keep the issuers' keys fresh; `tls` makes new handshakes use what the files hold now.
 pub async fn watch(
     house: Arc<House>,
     dir: PathBuf,
     mut made: Made,
     mut _keeping: JoinSet<()>,
+    mut seen: Look,
     tls: impl Fn(&config::Gateway) -> Result<(), Vec<String>>,
 ) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
-    let mut seen = Look::at(&dir);
+    seen.goes_on_with(made.named());
     loop {
         let forced = tokio::select! {
             () = tokio::time::sleep(EVERY) => false,
@@ -45,13 +48,13 @@ pub async fn watch(
         if forced {
             house.recorder.reopen();
         }
-        let mut look = Look::at(&dir);
+        let mut look = Look::at(&dir, made.named());
         if look == seen && !forced {
             continue;
         }
         loop {
             tokio::time::sleep(STILL).await;
-            let again = Look::at(&dir);
+            let again = Look::at(&dir, made.named());
             if again == look {
                 break;
             }
@@ -59,15 +62,19 @@ pub async fn watch(
         }
         seen = look;
         let (reading, kept) = (dir.clone(), made.clone());
-        let Ok(loaded) = tokio::task::spawn_blocking(move || config::load(&reading, Moment::now(), &kept, Engines::All)).await else {
-            return;
-        };
+        let loaded = tokio::task::spawn_blocking(move || config::load(&reading, Moment::now(), &kept, Engines::All)).await;
         let accepted = match loaded {
-            Ok(loaded) => accept(&house, loaded, &tls).await,
-            Err(mistakes) => Err(mistakes),
+            Ok(Ok(loaded)) => accept(&house, loaded, &tls).await,
+            Ok(Err(mistakes)) => Err(mistakes),
+            // To end here would be to take in no revocation ever again.
+            Err(_) => Err(vec!["the gateway failed while it read them".to_owned()]),
         };
         match accepted {
-            Ok(accepted) => (made, _keeping) = accepted,
+            Ok(accepted) => {
+                (made, _keeping) = accepted;
+                // Files that are named only now were not looked at before they were read.
+                seen.goes_on_with(made.named());
+            }
             Err(mistakes) => refuse(&house, &mistakes),
         }
     }
@@ -100,20 +107,39 @@ fn refuse(house: &House, mistakes: &[String]) {
     house.events.tell(Event::new(Name::PolicyRefused, SystemTime::now()).with("mistakes", serde_json::json!(told)));
 }
 
-/// What the folder looks like from outside: names, times, lengths and identities of its files.
+/// What files look like from outside: names, times, lengths and identities.
+type Files = Vec<(PathBuf, Option<SystemTime>, u64, u64)>;
+
+/// What the folder and the files that policies name look like.
 #[derive(PartialEq, Eq)]
-struct Look(Vec<(PathBuf, Option<SystemTime>, u64, u64)>);
+pub struct Look {
+    policies: Files,
+    named: Files,
+}
 
 impl Look {
-    fn at(dir: &Path) -> Self {
-        let mut files = Vec::new();
-        Self::walk(dir, 0, &mut files);
-        files.sort();
-        Self(files)
+    /// Looks at `dir`, and at the files `named`.
+    #[must_use]
+    pub fn at(dir: &Path, named: &[PathBuf]) -> Self {
+        let mut policies = Vec::new();
+        Self::walk(dir, 0, &mut policies);
+        policies.sort();
+        Self { policies, named: named.iter().map(|path| Self::file(path.clone(), std::fs::metadata(path).ok().as_ref())).collect() }
     }
 
-    fn walk(dir: &Path, depth: u8, files: &mut Vec<(PathBuf, Option<SystemTime>, u64, u64)>) {
-        use std::os::unix::fs::MetadataExt;
+    /// Looks at these files as well from now on; what was seen of them before stays seen.
+    fn goes_on_with(&mut self, named: &[PathBuf]) {
+        if !self.named.iter().map(|(path, ..)| path).eq(named) {
+            self.named = Self::at(Path::new(""), named).named;
+        }
+    }
+
+    fn file(path: PathBuf, meta: Option<&Metadata>) -> (PathBuf, Option<SystemTime>, u64, u64) {
+        let modified = meta.and_then(|meta| meta.modified().ok());
+        (path, modified, meta.map_or(0, Metadata::len), meta.map_or(0, MetadataExt::ino))
+    }
+
+    fn walk(dir: &Path, depth: u8, files: &mut Files) {
         // Deeper than any policy folder is laid out, and more files than one has.
         if depth > 4 || files.len() > 10_000 {
             return;
@@ -124,8 +150,29 @@ impl Look {
             if meta.is_dir() {
                 Self::walk(&path, depth + 1, files);
             } else if path.extension().and_then(|ending| ending.to_str()).is_some_and(|ending| ENDINGS.contains(&ending)) {
-                files.push((path, meta.modified().ok(), meta.len(), meta.ino()));
+                files.push(Self::file(path, Some(&meta)));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_named_file_is_looked_at_wherever_it_lies_and_whatever_it_is_called() {
+        let (policies, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let named = [policies.path().join("issuer.jwks"), elsewhere.path().join("clients")];
+        named.iter().for_each(|file| std::fs::write(file, "before").unwrap());
+        for file in &named {
+            let mut seen = Look::at(policies.path(), &[]);
+            seen.goes_on_with(&named);
+            assert!(seen == Look::at(policies.path(), &named));
+            std::fs::write(file, "revoked").unwrap();
+            // Once named, a file is not forgotten as it is now: a change while it was read would be lost.
+            seen.goes_on_with(&named);
+            assert!(seen != Look::at(policies.path(), &named), "{}", file.display());
         }
     }
 }

@@ -61,13 +61,14 @@ pub fn run(policies: &Path, ready: impl FnOnce(&Listening)) -> Result<(), No> {
 }
 
 async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), No> {
+    let seen = reload::Look::at(&policies, &[]);
     let loaded = config::load(&policies, Moment::now(), &Made::default(), Engines::All).map_err(No)?;
     let Loaded { gateway, snapshot, made, fresh } = loaded;
     let told = |mistakes: Vec<Mistake>| No(located(&policies, &mistakes));
     for warning in snapshot.authenticator.warnings() {
         eprintln!("portcullis: warning: {}", located(&policies, std::slice::from_ref(warning)).concat());
     }
-    let accept = Accept::new(&gateway.accept, &policies).map_err(told)?;
+    let accept = within_descriptors(Accept::new(&gateway.accept, &policies).map_err(told)?);
     let recorder = Recorder::new(&gateway.record, &policies).map_err(told)?;
     let events = recorder.events();
     let (ledger, opened) = Ledger::open(
@@ -122,17 +123,31 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     house.recorder.serves(Served { scheme: if tls.is_some() { "https" } else { "http" }, address: Some(listening.accept) });
     let changed_tls = {
         let folder = policies.clone();
-        move |gateway: &config::Gateway| match (&tls, gateway.accept.tls.get_ref()) {
-            (Some(tls), TlsChoice::On(config)) => {
-                let prepared = crate::accept::Tls::prepare(config, &folder).map_err(|mistakes| located(&folder, &mistakes))?;
-                tls.install(prepared);
-                Ok(())
+        let operators_tls = admin.as_ref().and_then(|admin| admin.tls().cloned());
+        move |gateway: &config::Gateway| {
+            let restart = || vec!["turning TLS on or off needs a restart".to_owned()];
+            let callers = match gateway.accept.tls.get_ref() {
+                TlsChoice::On(config) => Some(&**config),
+                TlsChoice::Off => None,
+            };
+            let operators = gateway.admin.as_ref().and_then(|admin| admin.tls.as_ref()).map(toml::Spanned::get_ref);
+            let mut prepared = Vec::new();
+            for (tls, config) in [(&tls, callers), (&operators_tls, operators)] {
+                match (tls, config) {
+                    (Some(tls), Some(config)) => {
+                        let new = crate::accept::Tls::prepare(config, &folder).map_err(|mistakes| located(&folder, &mistakes))?;
+                        prepared.push((tls, new));
+                    }
+                    (None, None) => {}
+                    _ => return Err(restart()),
+                }
             }
-            (None, TlsChoice::Off) => Ok(()),
-            _ => Err(vec!["turning TLS on or off needs a restart".to_owned()]),
+            // All are good: now they take turns, with nothing left that could fail.
+            prepared.into_iter().for_each(|(tls, new)| tls.install(new));
+            Ok(())
         }
     };
-    let reloading = tokio::spawn(reload::watch(house.clone(), policies.clone(), made, keeping, changed_tls));
+    let reloading = tokio::spawn(reload::watch(house.clone(), policies.clone(), made, keeping, seen, changed_tls));
     let operators = admin.map(|admin| tokio::spawn(admin::serve_admin(admin, Arc::new(Operators(house.clone())), until(stopped.clone()))));
     tokio::spawn(async move {
         interrupted().await;
@@ -154,6 +169,31 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     house.recorder.finish(LAST_WORDS).await;
     eprintln!("portcullis: stopped; {} request(s) cut", drained.cut);
     Ok(())
+}
+
+/// Descriptors that callers' connections leave to the log, the policies, upstreams and operators: a quarter of all, but
+/// not fewer than this, and never more than half.
+const LEAST_RESERVED: u64 = 256;
+
+/// The listener, with no more connections than leave descriptors to everything else. Without that, a stranger's open
+/// connections would keep the log from growing, policies from being read again, and operators out.
+fn within_descriptors(accept: Accept) -> Accept {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // The soft limit is there for programs that use select(2). Where it may not be raised it stands.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let most = for_callers(getrlimit(Resource::Nofile).current);
+    if most < accept.max_connections() {
+        let wanted = accept.max_connections();
+        eprintln!("portcullis: warning: at most {most} connections instead of {wanted}: raise the limit of open files (ulimit -n)");
+    }
+    accept.with_at_most(most)
+}
+
+/// How many of `descriptors` callers may have; none stands for no limit.
+fn for_callers(descriptors: Option<u64>) -> usize {
+    let most = descriptors.map_or(u64::MAX, |all| all - LEAST_RESERVED.max(all / 4).min(all / 2));
+    usize::try_from(most).unwrap_or(usize::MAX)
 }
 
 /// Mistakes of parts that read `gateway.toml`, with their lines.
@@ -193,10 +233,11 @@ pub async fn keep_keys(policy: &Snapshot) -> Result<JoinSet<()>, String> {
             eprintln!("portcullis: warning: no keys from {}: {error}", source.issuer());
         }
     };
+    let missing = policy.authenticator.sources().filter(|source| source.is_fetched() && !source.is_ready(Moment::now()));
+    // All at once: a revocation in the policies that are to come waits for the slowest issuer, not for the sum of them.
+    let asking = missing.map(|source| async { told(source, source.refresh(&*fetch, Moment::now()).await) });
+    futures_util::future::join_all(asking).await;
     for source in policy.authenticator.sources().filter(|source| source.is_fetched()) {
-        if !source.is_ready(Moment::now()) {
-            told(source, source.refresh(&*fetch, Moment::now()).await);
-        }
         keeping.spawn(source.clone().keep_fresh(fetch.clone(), told));
     }
     Ok(keeping)
@@ -299,4 +340,15 @@ fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>) {
     metrics.watch("portcullis_connections", "Open connections", Kind::Gauge, move |observe| {
         observe(&[], counters.open.load(Ordering::Relaxed) as f64)
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_never_get_the_last_descriptors() {
+        assert_eq!([64, 512, 1_024, 20_000].map(|all| for_callers(Some(all))), [32, 256, 768, 15_000]);
+        assert_eq!(for_callers(None), usize::MAX);
+    }
 }

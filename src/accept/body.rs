@@ -2,12 +2,13 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use super::Error;
@@ -18,6 +19,9 @@ use crate::wire::body::Broken;
 /// How much more of a body that is too large is read before the connection closes, so that the caller can read the
 /// answer before the reset that follows unread bytes, in bytes.
 pub const DRAINED: usize = 64 << 10;
+
+/// How long a body that nobody wants is read on for.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Reads up to `limit` more bytes of `body` and forgets them. Returns whether the body ended; if it did not, the
 /// connection closes after the answer by itself (HTTP/1.1) or the stream is reset (HTTP/2).
@@ -39,16 +43,48 @@ pub fn why_broken(broken: &Broken) -> Error {
     broken.downcast_ref::<Error>().copied().unwrap_or(Error::CallerBrokeBody)
 }
 
-/// A caller's body, which must have arrived by its deadline.
-pub(super) fn by_deadline(incoming: Incoming, deadline: Instant) -> Body {
-    if incoming.is_end_stream() { Body::Empty } else { Body::stream(Arriving { incoming, deadline, sleep: None }) }
+/// A caller's body, which must have arrived by its deadline; and what nobody read of it, once it was dropped.
+pub(super) fn by_deadline(incoming: Incoming, deadline: Instant) -> (Body, Option<Unread>) {
+    if incoming.is_end_stream() {
+        return (Body::Empty, None);
+    }
+    let (left, unread) = oneshot::channel();
+    (Body::stream(Arriving { incoming: Some(incoming), deadline, sleep: None, left: Some(left) }), Some(Unread(unread)))
+}
+
+/// A body that its request's handler may leave unread.
+pub(super) struct Unread(oneshot::Receiver<Incoming>);
+
+impl Unread {
+    /// Reads on beside the answer and forgets it, up to [`DRAINED`] bytes and for [`LINGER`]. A caller who still sends when
+    /// the answer comes might else see a reset and never the answer: TCP throws away what it has not read when unread bytes
+    /// meet a closed socket, and curl before 8.0 takes the reset of an HTTP/2 stream for a failure, although RFC 9113 §8.1
+    /// asks for it.
+    pub(super) fn read_on(mut self) {
+        if let Ok(incoming) = self.0.try_recv() {
+            let reading = async move { drain(&mut Body::Incoming(incoming), DRAINED).await };
+            tokio::spawn(tokio::time::timeout(LINGER, reading));
+        }
+    }
 }
 
 struct Arriving {
-    incoming: Incoming,
+    /// Gone only while it is dropped.
+    incoming: Option<Incoming>,
     deadline: Instant,
     /// Made at the first wait: most bodies are there already.
     sleep: Option<Pin<Box<Sleep>>>,
+    left: Option<oneshot::Sender<Incoming>>,
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        if let (Some(incoming), Some(left)) = (self.incoming.take(), self.left.take())
+            && !incoming.is_end_stream()
+        {
+            let _ = left.send(incoming);
+        }
+    }
 }
 
 impl http_body::Body for Arriving {
@@ -57,7 +93,8 @@ impl http_body::Body for Arriving {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = self.get_mut();
-        if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
+        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
+        if let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) {
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         let deadline = this.deadline;
@@ -67,17 +104,13 @@ impl http_body::Body for Arriving {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.incoming.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.incoming.as_ref().map(Incoming::size_hint).unwrap_or_default()
     }
 }
-
-/// The most of a whole answer that is handed over at once, in bytes. Handed over in one piece, it would leave its place
-/// in flight, and every bound on slow readers, while it still waits in the HTTP library's buffers.
-const PIECE: usize = 64 << 10;
 
 pin_project_lite::pin_project! {
     /// An answer on its way out: it holds the request's place in flight until its last byte was handed over.
@@ -117,11 +150,6 @@ impl http_body::Body for Departing {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let mut this = self.project();
-        if let Body::Whole(bytes) = this.body
-            && bytes.len() > PIECE
-        {
-            return Poll::Ready(Some(Ok(Frame::data(bytes.split_to(PIECE)))));
-        }
         if let Poll::Ready(frame) = Pin::new(&mut *this.body).poll_frame(cx) {
             if frame.is_none() || this.body.is_end_stream() {
                 this.flight.whole();

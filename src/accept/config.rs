@@ -139,6 +139,14 @@ pub struct TlsConfig {
     pub alpn: Option<Spanned<Vec<Alpn>>>,
 }
 
+impl TlsConfig {
+    /// Every file that it names, as it is written.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let files = [Some(&self.certificate), Some(&self.key), self.client_ca.as_ref(), self.client_crl.as_ref()];
+        files.into_iter().flatten().map(Spanned::get_ref)
+    }
+}
+
 /// Whether client certificates are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -223,6 +231,9 @@ impl Config {
                 LEAST_HEADER_BYTES
             }
         };
+        if !(1..=MOST_BODY).contains(&self.max_body.0) {
+            mistakes.push(Mistake::of_file("accept.max_body must be from \"1B\" to \"1GiB\""));
+        }
         let d = &self.deadlines;
         for (name, span) in [("handshake", d.handshake), ("headers", d.headers), ("body", d.body), ("idle", d.idle), ("request", d.request)]
         {
@@ -254,6 +265,9 @@ impl Config {
         })
     }
 }
+
+/// The largest cap on bodies: they are held in memory whole.
+const MOST_BODY: usize = 1 << 30;
 
 /// No deadline is longer: instants so far ahead are still representable, and a day is past any honest request.
 const LONGEST: Duration = Duration::from_secs(86_400);

@@ -103,7 +103,8 @@ struct Seat<H> {
 struct Live {
     born: Instant,
     active: AtomicU32,
-    /// Milliseconds after `born` at which the last request ended.
+    /// Milliseconds after `born` at which the last request began, and at which the last one ended.
+    busy_since: AtomicU64,
     quiet_since: AtomicU64,
     served: AtomicU32,
     abandoned: AtomicU32,
@@ -120,6 +121,7 @@ pub(super) struct Flight {
 
 impl Flight {
     fn begin(live: &Arc<Live>) -> Self {
+        live.busy_since.store(millis(live.born.elapsed()), Ordering::Relaxed);
         live.active.fetch_add(1, Ordering::Relaxed);
         live.counters.in_flight.fetch_add(1, Ordering::Relaxed);
         Counters::add(&live.counters.requests);
@@ -177,6 +179,7 @@ where
     let live = Arc::new(Live {
         born: Instant::now(),
         active: AtomicU32::new(0),
+        busy_since: AtomicU64::new(0),
         quiet_since: AtomicU64::new(0),
         served: AtomicU32::new(0),
         abandoned: AtomicU32::new(0),
@@ -187,6 +190,9 @@ where
     let idle = limits.deadlines.idle.0;
     let seat = Arc::new(Seat { handler, connection, limits, live: live.clone() });
     let service = hyper::service::service_fn(move |request| answer(seat.clone(), request));
+    // A stream whose window the other end keeps shut, or an answer that it takes a little of now and then, is polled by
+    // no one else.
+    let most = limits.deadlines.request.0 + GRACE + GRACE;
     let strict = protocol == Protocol::Http1;
     let io = TokioIo::new(Guard::new(io, before, strict, limits.deadlines.headers.0, idle, counters));
     match protocol {
@@ -203,12 +209,14 @@ where
             if limits.max_headers != HYPERS_HEADERS {
                 builder.max_headers(limits.max_headers);
             }
-            tend(builder.serve_connection(io, service), &live, idle, phase).await;
+            let late = overdue(&live, most);
+            tokio::select! {
+                () = tend(builder.serve_connection(io, service), &live, idle, phase) => {}
+                () = late => Counters::add(&live.counters.stalled),
+            }
         }
         Protocol::Http2 => {
-            // A stream whose window the other end keeps shut is polled by no one else.
-            let spawn = Bounded(limits.deadlines.request.0 + GRACE + GRACE);
-            let mut builder = http2::Builder::new(spawn);
+            let mut builder = http2::Builder::new(Bounded(most));
             builder
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(limits.max_streams)
@@ -222,6 +230,21 @@ where
                 .keep_alive_timeout(PING_ANSWER);
             tend(builder.serve_connection(io, service), &live, idle, phase).await;
         }
+    }
+}
+
+/// Ends when the one request that HTTP/1.1 has in flight has taken `most`.
+async fn overdue(live: &Live, most: Duration) {
+    let mut wait = most;
+    loop {
+        sleep(wait).await;
+        let since = live.born + Duration::from_millis(live.busy_since.load(Ordering::Relaxed));
+        let took = since.elapsed();
+        wait = match most.checked_sub(took) {
+            Some(left) if !left.is_zero() => left,
+            _ if live.active.load(Ordering::Relaxed) > 0 => return,
+            _ => most,
+        };
     }
 }
 
@@ -345,10 +368,18 @@ async fn answer<H: Handler>(seat: Arc<Seat<H>>, request: Request<Incoming>) -> R
     };
     let mut response = match admitted {
         Ok(()) => {
-            let body = by_deadline(incoming, arrived.mono + deadlines.body.0);
+            let (body, unread) = by_deadline(incoming, arrived.mono + deadlines.body.0);
+            // Who waits to be asked for the body sends none after an answer, but perhaps its next request.
+            let unread = unread.filter(|_| !head.headers.contains_key(header::EXPECT));
             let request = Request::from_parts(head, body);
             let peer = Peer::on_connection(seat.connection.clone(), arrived, deadlines.request.0, request);
-            timeout_at(hard_stop.into(), seat.handler.handle(peer)).await.map_err(|_| Unanswered)?
+            let response = timeout_at(hard_stop.into(), seat.handler.handle(peer)).await.map_err(|_| Unanswered)?;
+            // A body that is too large was read on already, and its connection closes.
+            let closes = response.headers().get(header::CONNECTION).is_some_and(|value| value == "close");
+            if let Some(unread) = unread.filter(|_| !closes) {
+                unread.read_on();
+            }
+            response
         }
         Err(error) => {
             Counters::add(&seat.live.counters.inadmissible);

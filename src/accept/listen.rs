@@ -60,6 +60,19 @@ impl Accept {
         Self { address, limits, tls: tls.map(Arc::new), counters: Arc::default() }
     }
 
+    /// How many connections it holds at once.
+    #[must_use]
+    pub fn max_connections(&self) -> usize {
+        self.limits.max_connections
+    }
+
+    /// The same, with no more than `most` connections at once, and at least one.
+    #[must_use]
+    pub fn with_at_most(mut self, most: usize) -> Self {
+        self.limits.max_connections = self.limits.max_connections.min(most.max(1));
+        self
+    }
+
     /// What it counts.
     #[must_use]
     pub fn counters(&self) -> &Arc<Counters> {
@@ -109,6 +122,12 @@ pub struct Drained {
 }
 
 impl Bound {
+    /// Its TLS, to reload; none for plain HTTP.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Arc<Tls>> {
+        self.accept.tls()
+    }
+
     /// The address, with the port that was given for port 0.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
@@ -186,8 +205,15 @@ pub(super) async fn run<H: Handler>(accept: Accept, source: impl Source, handler
     }
     let cut = counters.in_flight.load(Ordering::Relaxed);
     phase.send_replace(Phase::Cut);
-    // Cut connections end as soon as their tasks run; the bound is for a task that a handler blocks.
-    let _ = timeout(LONGEST_PAUSE, places.acquire_many(every)).await;
+    // Cut connections end as soon as their tasks run; the bound is for a task that a handler blocks. HTTP/2 has a task for
+    // each answer, which ends after its connection: until then it still has the end of its answer to tell to the log.
+    let ended = async {
+        let _ = places.acquire_many(every).await;
+        while counters.in_flight.load(Ordering::Relaxed) > 0 {
+            sleep(FIRST_PAUSE).await;
+        }
+    };
+    let _ = timeout(LONGEST_PAUSE, ended).await;
     Drained { cut }
 }
 

@@ -196,6 +196,52 @@ async fn a_request_that_is_never_answered_is_dropped_after_its_deadline() {
     assert_eq!(running.counters.abandoned.load(Ordering::Relaxed), 1);
 }
 
+/// Reads one whole answer with a body of no bytes.
+async fn an_answer(stream: &mut TcpStream) -> String {
+    let mut read = Vec::new();
+    while !read.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        if stream.read(&mut byte).await.unwrap_or(0) == 0 {
+            break;
+        }
+        read.push(byte[0]);
+    }
+    String::from_utf8(read).unwrap()
+}
+
+#[tokio::test]
+async fn a_body_that_nobody_wants_may_still_be_sent_and_the_connection_goes_on() {
+    let running = plain("");
+    for length in [1, body::DRAINED] {
+        let mut stream = TcpStream::connect(running.address).await.unwrap();
+        stream.write_all(format!("POST /who HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n").as_bytes()).await.unwrap();
+        assert!(an_answer(&mut stream).await.starts_with("HTTP/1.1 200"));
+        stream.write_all(&vec![b'x'; length]).await.unwrap();
+        stream.write_all(b"GET /who HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        assert!(an_answer(&mut stream).await.starts_with("HTTP/1.1 200"), "{length}");
+    }
+}
+
+#[tokio::test]
+async fn of_a_longer_one_no_more_is_read_and_the_connection_ends() {
+    let running = plain("");
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    stream.write_all(format!("POST /who HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", 8 << 20).as_bytes()).await.unwrap();
+    assert!(an_answer(&mut stream).await.starts_with("HTTP/1.1 200"));
+    assert!(stream.write_all(&vec![b'x'; 8 << 20]).await.is_err(), "somebody read all of it");
+}
+
+#[tokio::test]
+async fn who_waits_to_be_asked_for_the_body_is_not_taken_at_their_next_word() {
+    let running = plain("");
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    let head = b"POST /who HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 40\r\n\r\n";
+    stream.write_all(head).await.unwrap();
+    assert!(an_answer(&mut stream).await.starts_with("HTTP/1.1 200"));
+    let _ = stream.write_all(b"GET /who HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(to_close(&mut stream).await, "");
+}
+
 #[tokio::test]
 async fn the_last_place_is_given_and_one_more_connection_is_closed_at_once() {
     for cap in ["max_connections = 2", "max_connections_per_address = 2"] {
@@ -272,6 +318,26 @@ async fn an_answer_that_is_not_read_is_cut() {
     stream.readable().await.unwrap();
     nothing_in_flight(&running.counters).await;
     assert_eq!(running.counters.stalled.load(Ordering::Relaxed), 1);
+    assert_eq!(running.counters.abandoned.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_read_a_little_at_a_time_ends_with_its_request() {
+    let running = plain("deadlines = { idle = \"3s\", request = \"50ms\" }");
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    stream.write_all(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    // Each time enough that the write is not a stalled one; all of it would take minutes.
+    let reading = async {
+        let mut some = vec![0; 512 << 10];
+        loop {
+            if stream.read_exact(&mut some).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(http::GRACE * 4, reading).await.expect("it is cut before all was read");
+    nothing_in_flight(&running.counters).await;
     assert_eq!(running.counters.abandoned.load(Ordering::Relaxed), 1);
 }
 
@@ -513,6 +579,21 @@ async fn a_reload_is_for_new_handshakes_and_a_bad_one_changes_nothing() {
     assert!(shake(running.address, client(&new, None, None, &[])).await.is_ok());
     assert!(shake(running.address, client(&old, None, None, &[])).await.is_err());
     assert!(over_http1(&mut living, "/").await.unwrap().starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn a_name_of_one_kind_is_not_taken_for_one_of_the_other() {
+    let clients = Authority::new("clients");
+    let names = vec![
+        dns("spiffe://acme.example/admin"),
+        SanType::URI("node.example".try_into().unwrap()),
+        SanType::URI("spiffe://acme.example/app".try_into().unwrap()),
+        dns("app.acme.example"),
+    ];
+    let issued = clients.issue(names, 7, 2099);
+    let der = CertificateDer::from_pem_slice(issued.certificate.as_bytes()).unwrap();
+    let certificate = tls::client_certificate(&der, std::time::SystemTime::now()).unwrap();
+    assert_eq!(certificate.names, ["spiffe://acme.example/app".into(), "app.acme.example".into()]);
 }
 
 #[tokio::test]

@@ -238,9 +238,15 @@ pub(super) fn client_certificate(der: &CertificateDer<'_>, now: SystemTime) -> O
     let uris = of(|name| matches!(name, GeneralName::URI(_)));
     let hosts = of(|name| matches!(name, GeneralName::DNSName(_)));
     let names = uris.chain(hosts).filter_map(|name| match name {
-        // A name with anything but visible ASCII could pass for another one in a log or a pattern.
+        // A name with anything but visible ASCII could pass for another one in a log or a pattern, and so could a host
+        // that is written as a URI, which an authority that looks only at URIs would sign.
         GeneralName::URI(text) | GeneralName::DNSName(text) => {
-            (!text.is_empty() && text.len() <= MAX_NAME && text.bytes().all(|byte| byte.is_ascii_graphic())).then(|| Arc::from(*text))
+            let of_its_kind = match name {
+                GeneralName::URI(_) => text.contains("://"),
+                _ => !text.contains([':', '/']),
+            };
+            let plain = !text.is_empty() && text.len() <= MAX_NAME && text.bytes().all(|byte| byte.is_ascii_graphic());
+            (plain && of_its_kind).then(|| Arc::from(*text))
         }
         _ => None,
     });

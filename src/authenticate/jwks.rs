@@ -117,6 +117,15 @@ impl Source {
         &self.plan.issuer
     }
 
+    /// The file that the keys are read from, if they are.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match &self.plan.origin {
+            Origin::File(path) => Some(path),
+            Origin::Url(_) => None,
+        }
+    }
+
     /// Whether the keys are fetched, so that [`Source::keep_fresh`] must run.
     #[must_use]
     pub fn is_fetched(&self) -> bool {

@@ -28,8 +28,11 @@ struct Key {
 #[derive(Default)]
 pub(super) struct Decisions {
     hasher: RandomState,
-    shards: [Mutex<HashMap<u64, (Key, Arc<Judgement>)>>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
 }
+
+/// By the hash of the key.
+type Shard = HashMap<u64, (Key, Arc<Judgement>)>;
 
 impl std::fmt::Debug for Decisions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -10,6 +10,7 @@ pub mod target;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -186,7 +187,7 @@ pub enum Error {
     Denied(Arc<str>),
     /// A rule could not be evaluated, which denies: `authorize.denied`, 404. The reason is for the security log.
     OperatorRuleErred(Arc<str>),
-    /// The body could not be read: `check.too_large`, `check.too_slow`, `check.broken_off`.
+    /// The body could not be read: `check.too_large`, `check.too_slow`, `check.broken_off`, without room `budget.room`.
     Body(read::Error),
     /// The body is not acceptable JSON: `check.json`.
     Json(json::Error),
@@ -216,6 +217,43 @@ pub struct Authorizer<T> {
     body_cap: usize,
     json: json::Limits,
     decisions: Decisions,
+    room: Room,
+}
+
+/// What all bodies that are read for their model's name may hold together, in bytes: their callers' limits are not known yet.
+const ROOM: usize = 256 << 20;
+
+/// How many bodies of the largest size there is room for at the least.
+const ROOM_FOR: usize = 4;
+
+/// The room for those bodies.
+#[derive(Debug)]
+struct Room {
+    used: AtomicUsize,
+    most: usize,
+}
+
+/// A body's share of it.
+struct Share<'r> {
+    room: &'r Room,
+    held: usize,
+}
+
+impl Share<'_> {
+    /// Whether there is room for `bytes` in all.
+    fn grow_to(&mut self, bytes: usize) -> bool {
+        let more = bytes.saturating_sub(self.held);
+        let grown = |used: usize| used.checked_add(more).filter(|used| *used <= self.room.most);
+        let fits = self.room.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_ok();
+        self.held += if fits { more } else { 0 };
+        fits
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        self.room.used.fetch_sub(self.held, Ordering::Relaxed);
+    }
 }
 
 /// What reading a body brought.
@@ -242,7 +280,8 @@ impl<T> Authorizer<T> {
     /// A stop that judges by `policies`; `body_cap` is the largest body that any model takes.
     pub fn new(routes: Routes, policies: Policies, models: Vec<Model<T>>, serverwide: T, body_cap: usize, json: json::Limits) -> Self {
         let models = models.into_iter().map(|model| (model.resource.name.clone(), Arc::new(model))).collect();
-        Self { routes, policies, models, serverwide: Arc::new(serverwide), body_cap, json, decisions: Decisions::default() }
+        let room = Room { used: AtomicUsize::new(0), most: ROOM.max(body_cap.saturating_mul(ROOM_FOR)) };
+        Self { routes, policies, models, serverwide: Arc::new(serverwide), body_cap, json, decisions: Decisions::default(), room }
     }
 
     /// Every model, in the order of their names.
@@ -259,7 +298,11 @@ impl<T> Authorizer<T> {
     /// See [`Error`]. What it could read of the request stands in `trail` all the same.
     pub async fn authorize(&self, mut caller: Caller, trail: &mut Trail) -> Result<Grant<T>, Error> {
         let (route, template) = self.routes.find(caller.peer().method(), caller.peer().uri().path())?;
-        trail.route = template;
+        let declared = matches!(route, Route::Raw { .. });
+        // A receipt tells the route: of a declared path it tells those alone who may use it.
+        if !declared {
+            trail.route = template.clone();
+        }
         trail.action = Some(route.action().as_str());
         let body = caller.peer_mut().take_body();
         let read = if route.names_its_model_in_the_body() {
@@ -279,18 +322,25 @@ impl<T> Authorizer<T> {
             return Err(denied());
         }
         let judgement = self.judge(&caller, route.action(), model)?;
+        trail.shadowed = judgement.shadowed.clone();
         if !judgement.allowed {
             return Err(Error::Denied(if judgement.rules.is_empty() { "no rule permits".into() } else { judgement.rules.clone() }));
         }
+        if declared {
+            trail.route = template;
+            if caller.peer().method() != http::Method::POST {
+                return Err(Error::CallerUsedMethod("POST"));
+            }
+        }
         trail.which = Some(model.which.clone());
         trail.rules = Some(judgement.rules.clone());
-        trail.shadowed = judgement.shadowed.clone();
         let (which, terms) = (Some(model.which.clone()), model.terms.clone());
         Ok(Grant { caller, route, which, visible: Vec::new(), content, asked, terms })
     }
 
     async fn read(&self, route: &Route, mut body: Body, deadline: Instant, trail: &mut Trail) -> Result<Read, Error> {
-        let bytes = match read::whole(&mut body, self.body_cap, deadline).await {
+        let mut share = Share { room: &self.room, held: 0 };
+        let bytes = match read::whole_with_room(&mut body, self.body_cap, deadline, |bytes| share.grow_to(bytes)).await {
             Ok(bytes) => bytes,
             Err(error) => {
                 if error == read::Error::TheySentTooMuch {
@@ -341,5 +391,23 @@ impl<T> Authorizer<T> {
                 self.policies.judge(caller.identity(), action, &model.resource, circumstances)
             })
             .map_err(|policy::Unevaluated(why)| Error::OperatorRuleErred(why.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_room_for_bodies_can_be_filled_and_not_passed_and_comes_back() {
+        let room = Room { used: AtomicUsize::new(0), most: 10 };
+        let mut one = Share { room: &room, held: 0 };
+        assert!(one.grow_to(4) && one.grow_to(7) && one.grow_to(6));
+        let mut other = Share { room: &room, held: 0 };
+        assert!(other.grow_to(3) && !other.grow_to(4) && !other.grow_to(usize::MAX));
+        drop(one);
+        assert!(other.grow_to(10) && !other.grow_to(11));
+        drop(other);
+        assert_eq!(room.used.into_inner(), 0);
     }
 }

@@ -9,8 +9,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use cedar_policy::{
-    Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet, Request,
-    RestrictedExpression, Schema, ValidationMode, Validator,
+    AuthorizationError, Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet,
+    Request, RestrictedExpression, Schema, ValidationMode, Validator,
 };
 use miette::Diagnostic;
 
@@ -115,11 +115,12 @@ impl Policies {
                 }
             };
             names.insert(policy.id().clone(), name);
-            let adding = with_shadow.add(policy.clone());
-            let adding = if enforce { adding.and_then(|()| enforced.add(policy.clone())) } else { adding };
             shadows += usize::from(!enforce);
-            if let Err(error) = adding {
-                mistakes.push(lines.mistake(policy, error.to_string()));
+            let sets = if enforce { vec![&mut with_shadow, &mut enforced] } else { vec![&mut with_shadow] };
+            for set in sets {
+                if let Err(error) = set.add(policy.clone()) {
+                    mistakes.push(lines.mistake(policy, error.to_string()));
+                }
             }
         }
         if !mistakes.is_empty() {
@@ -164,7 +165,9 @@ impl Policies {
         let response = self.engine.is_authorized(request, policies, entities);
         // Cedar skips a rule that errs, which would turn an erring `forbid` into a pass.
         if let Some(error) = response.diagnostics().errors().next() {
-            return Err(Unevaluated(error.to_string()));
+            let AuthorizationError::PolicyEvaluationError(erred) = error;
+            let name = self.names.get(erred.policy_id()).map_or("a rule", |name| name);
+            return Err(Unevaluated(format!("{name}: {}", erred.inner())));
         }
         let mut rules: Vec<&str> = response.diagnostics().reason().filter_map(|id| self.names.get(id)).map(|name| &**name).collect();
         rules.sort_unstable();

@@ -194,11 +194,11 @@ impl Routes {
     /// The route of a request, and its template.
     ///
     /// # Errors
-    /// [`Unmatched`] where nothing is served at `path`, or only with another method.
+    /// [`Unmatched`] where nothing is served at `path`, or only with another method. A declared path is found with any method.
     pub fn find(&self, method: &Method, path: &str) -> Result<Matched, Unmatched> {
         if let Some((path, model)) = self.raw.get_key_value(path) {
-            let route = Route::Raw { path: path.clone(), model: model.clone() };
-            return if method == Method::POST { Ok((route, path.clone())) } else { Err(Unmatched::Method("POST")) };
+            // Its method is looked at once the caller may use it: to others the path is not there, whatever the method.
+            return Ok((Route::Raw { path: path.clone(), model: model.clone() }, path.clone()));
         }
         let (route, template) = fixed(path).ok_or(Unmatched::Path)?;
         let expected = FIXED.iter().find(|(_, known)| *known == template).map_or("POST", |(method, _)| method);
@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn what_is_not_in_the_table_is_not_served() {
         let routes = Routes::new([("/predict".into(), "scoring".into())]);
-        assert!(routes.find(&Method::POST, "/predict").is_ok());
+        assert!(routes.find(&Method::POST, "/predict").is_ok() && routes.find(&Method::GET, "/predict").is_ok());
         for path in [
             "/",
             "/predict/",

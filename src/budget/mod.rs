@@ -135,6 +135,12 @@ impl Hold {
         self.delivered = self.delivered.saturating_add(bytes);
     }
 
+    /// The bytes of the answer that have come.
+    #[must_use]
+    pub fn so_far(&self) -> u64 {
+        self.delivered
+    }
+
     /// Puts the tokens that were used in the place of those that were reserved; what is past the reservation is owed.
     /// The first call counts, later ones change nothing.
     pub fn settle(&mut self, usage: Usage) {
@@ -152,6 +158,18 @@ impl Hold {
         let used = used.min(MOST_TOKENS);
         if let Some(ask) = self.reserved.take() {
             self.meters.each(|meter| meter.correct(ask.tokens(), used));
+        }
+    }
+}
+
+#[cfg(test)]
+impl Hold {
+    /// What a caller of no name holds, for the tests of later stops.
+    pub(crate) fn of_nobody() -> Self {
+        let who = Who { caller: "".into(), tenant: "".into(), tier: "".into(), method: "api_key" };
+        match Budget::default().hold(&who, None, &Terms::default(), Some(Ask::default()), Instant::now()) {
+            Ok(hold) => hold,
+            Err(error) => panic!("{error:?}"),
         }
     }
 }

@@ -226,7 +226,7 @@ fn understand(route: &Route, headers: &HeaderMap, bytes: &Bytes, parsed: Option<
             if *asks != OipAsks::Infer {
                 return Ok(Request::Nothing);
             }
-            let message: grpc::ModelInferRequest = grpc::decode(message).map_err(Error::CallerSentNoMessage)?;
+            let message = grpc::decode_request(message).map_err(Error::CallerSentNoMessage)?;
             return tensors(message.to_request().map_err(Error::CallerSentShape)?, None, terms);
         }
         Route::Raw { .. } => {

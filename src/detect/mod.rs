@@ -291,14 +291,19 @@ impl Detector {
         let name = model.unwrap_or(&self.nameless).clone();
         let entry = self.rows.entry((who.caller.clone(), name), now, || Rows::new(self.origin))?;
         entry.seen.fetch_max(now.saturating_duration_since(self.origin).as_secs(), Ordering::Relaxed);
-        Some(entry.count.fetch_add(rows, Ordering::Relaxed) + rows)
+        let before = entry.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| Some(count.saturating_add(rows)));
+        Some(before.unwrap_or_else(|count| count).saturating_add(rows))
     }
 }
 
 /// How many rows a request asks about: the longest first dimension of its tensors, else one.
 fn rows(request: &Request) -> u64 {
     match request {
-        Request::Tensors(tensors) => tensors.inputs.iter().filter_map(|tensor| tensor.shape.first().copied()).max().unwrap_or(1).max(1),
+        // A dimension beside a zero is the caller's word for nothing: there are no more rows than bytes.
+        Request::Tensors(tensors) => {
+            let rows = tensors.inputs.iter().filter_map(|tensor| Some((*tensor.shape.first()?).min(tensor.data.len() as u64)));
+            rows.max().unwrap_or(1).max(1)
+        }
         Request::Language(_) | Request::Raw | Request::Nothing => 1,
     }
 }

@@ -111,6 +111,23 @@ fn rows_are_counted_by_caller_and_model_and_the_count_is_bounded() {
 }
 
 #[test]
+fn a_dimension_beside_a_zero_neither_counts_rows_nor_overflows_the_count() {
+    use crate::wire::oip::InferRequest;
+    use crate::wire::tensor::{Datatype, Tensor};
+    let tensor = |shape: &[u64], data: &'static [u8]| {
+        let tensor = Tensor { name: "x".into(), datatype: Datatype::Uint8, shape: shape.to_vec(), data: data.into() };
+        rows(&Request::Tensors(InferRequest { inputs: vec![tensor], ..InferRequest::default() }))
+    };
+    assert_eq!((tensor(&[u64::MAX, 0], b""), tensor(&[3, 2], b"abcdef"), tensor(&[], b"a")), (1, 3, 1));
+    let now = Instant::now();
+    let detector = Detector::with_capacity(64, now);
+    let who = Who { caller: "a".into(), tenant: "".into(), tier: "".into(), method: "api_key" };
+    for _ in 0..2 {
+        assert_eq!(detector.count(&who, None, u64::MAX, now), Some(u64::MAX));
+    }
+}
+
+#[test]
 fn care_adds_up_to_the_greater() {
     let coarse = Care { decimals: Some(1), without_logprobs: false };
     let without = Care { decimals: Some(3), without_logprobs: true };

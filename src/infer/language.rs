@@ -4,6 +4,7 @@
 //! where they differ, asks for `usage` on streams, and changes no other byte.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -19,7 +20,7 @@ use super::passing::{self, Read};
 use super::upstream::{Incoming, Outgoing, Upstream};
 use super::{Answer, Call, Error, Held, Payload, reply, shape, whole};
 use crate::authorize::Route;
-use crate::budget::Hold;
+use crate::budget::{self, Hold};
 use crate::check::Request;
 use crate::trail::{End, Late, Trail, Usage};
 use crate::wire::body::Broken;
@@ -30,11 +31,17 @@ use crate::wire::{Asked, Body, anthropic, openai};
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 
+/// How long an upstream may keep its body open after it said that the stream is done.
+const GRACE: std::time::Duration = std::time::Duration::from_millis(200);
+
 /// The longest single event of a stream, in bytes: one chunk of an answer, with log-probabilities and all.
 const EVENT_MAX: usize = 1 << 20;
 
+/// No answer has so many tokens: whoever tells more is wrong, and the sums of them that are kept must not pass 64 bits.
+const MOST_TOKENS: u64 = 1 << 32;
+
 pub(super) async fn from_upstream(
-    mut call: Call,
+    mut call: Box<Call>,
     upstream: &Arc<Upstream>,
     shape: &shape::Config,
     memory: &Memory,
@@ -53,7 +60,7 @@ pub(super) async fn from_upstream(
     call.hold.began();
     let incoming = upstream.send(outgoing, call.deadline).await?;
     if !incoming.status.is_success() {
-        return Err(reply::refused(incoming, call.deadline).await);
+        return Err(reply::refused(incoming, call.deadline, theirs.as_deref().map(|theirs| (theirs, &*call.name))).await);
     }
     reply::uncoded(&incoming.headers)?;
     let media_type = incoming.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
@@ -61,24 +68,19 @@ pub(super) async fn from_upstream(
         if !media_type.starts_with(b"text/event-stream") {
             return Err(Error::UpstreamBroke("it was asked for a stream and sent none"));
         }
-        return Ok(stream(call, &asked, incoming, theirs.is_some(), shape));
+        return Ok(stream(call, &asked, incoming, shape));
     }
     if !media_type.starts_with(b"application/json") {
         return Err(Error::UpstreamBroke("its answer is not JSON"));
     }
     let (incoming, mut call) = match passing::if_larger(incoming, call, shape, "application/json").await? {
         Read::Small(incoming, call) => (incoming, call),
-        Read::Large(answer) => return Ok(answer),
+        Read::Large(answer) => return Ok(*answer),
     };
     let (bytes, share) = reply::whole(incoming, shape.max_body(), memory, call.deadline).await?;
     let limits = json::Limits::for_body(shape.max_body());
     let decimals = decimals(&call, shape);
-    // Where nothing is to be rounded, no more of the answer is built than is looked at.
-    let document = match decimals {
-        Some(_) => json::parse(&bytes, &limits),
-        None => json::parse_members(&bytes, &limits, &["usage", "response", "message"]),
-    };
-    let mut document = document.map_err(|_| Error::UpstreamBroke("its answer is not strict JSON"))?;
+    let mut document = understood(&call.route, &bytes, &limits, decimals.is_some() || call.care.without_logprobs)?;
     let usage = usage_of(&call.route, &document);
     call.hold.delivered(bytes.len() as u64);
     trail.usage = Some(match usage {
@@ -88,9 +90,40 @@ pub(super) async fn from_upstream(
         }
         None => call.hold.settle_by_bytes(),
     });
+    let stripped = call.care.without_logprobs && openai::strip_logprobs(&mut document);
     let rounded = decimals.is_some_and(|decimals| openai::round_logprobs(&mut document, decimals));
-    let bytes = renamed(bytes, rounded.then_some(&mut document), &call.name, theirs.is_some());
+    // Whatever the upstream calls it, the caller hears the name that was asked for.
+    let misnamed = rename_in(&mut document, &call.name);
+    let bytes = if stripped || rounded {
+        document.to_string().into()
+    } else if misnamed {
+        json::edit(&bytes, &[("model", Edit::replace_text(&call.name))]).unwrap_or(bytes)
+    } else {
+        bytes
+    };
     Ok(whole(incoming_status(), "application/json", bytes, Held { _budget: Some(call.hold), _memory: Some(share) }))
+}
+
+/// The parsed answer: all of it where something in it is to be changed, else only what is looked at.
+///
+/// What is JSON and no answer of the protocol is refused: an error told as a success would pass the upstream's own words on.
+fn understood(route: &Route, bytes: &Bytes, limits: &json::Limits, all: bool) -> Result<Value, Error> {
+    let parsed = if all {
+        json::parse(bytes, limits)
+    } else {
+        json::parse_members(bytes, limits, &["error", "message", "model", "response", "usage"])
+    };
+    let document = parsed.map_err(|_| Error::UpstreamBroke("its answer is not strict JSON"))?;
+    // Of what is no object the reading of members builds an empty one.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Error::UpstreamBroke("its answer is no object"));
+    }
+    // The responses API has the member in every answer, and in one that failed its text belongs to the answer.
+    match document.get("error") {
+        None | Some(Value::Null) => Ok(document),
+        Some(_) if *route == Route::Responses => Ok(document),
+        Some(_) => Err(Error::UpstreamBroke("it told an error as a success")),
+    }
 }
 
 /// Whatever success the upstream told, the caller hears the one that its protocol knows.
@@ -139,32 +172,19 @@ fn asks_for_usage(route: &Route, asked: &Asked) -> bool {
 }
 
 fn usage_of(route: &Route, document: &Value) -> Option<Usage> {
-    if *route == Route::Messages { anthropic::usage(document) } else { openai::usage(document) }
+    let told = if *route == Route::Messages { anthropic::usage(document) } else { openai::usage(document) }?;
+    Some(Usage { input: told.input.min(MOST_TOKENS), output: told.output.min(MOST_TOKENS) })
 }
 
 fn decimals(call: &Call, shape: &shape::Config) -> Option<u8> {
     [shape.decimals, call.care.decimals].into_iter().flatten().min()
 }
 
-/// The answer with the caller's name of the model in it; byte for byte the upstream's where nothing had to change.
-fn renamed(bytes: Bytes, changed: Option<&mut Value>, name: &str, rename: bool) -> Bytes {
-    match changed {
-        Some(document) => {
-            if rename {
-                rename_in(document, name);
-            }
-            document.to_string().into()
-        }
-        None if rename => json::edit(&bytes, &[("model", Edit::replace_text(name))]).unwrap_or(bytes),
-        None => bytes,
-    }
-}
-
 /// The name stands at the top, in a responses event's `response`, or in a messages event's `message`.
 fn rename_in(document: &mut Value, name: &str) -> bool {
     let mut renamed = false;
     for pointer in ["/model", "/response/model", "/message/model"] {
-        if let Some(model) = document.pointer_mut(pointer) {
+        if let Some(model) = document.pointer_mut(pointer).filter(|model| **model != *name) {
             *model = name.into();
             renamed = true;
         }
@@ -172,7 +192,7 @@ fn rename_in(document: &mut Value, name: &str) -> bool {
     renamed
 }
 
-fn stream(call: Call, asked: &Asked, incoming: Incoming, rename: bool, shape: &shape::Config) -> Answer {
+fn stream(call: Box<Call>, asked: &Asked, incoming: Incoming, shape: &shape::Config) -> Answer {
     let late = Late::default();
     let decimals = decimals(&call, shape);
     let metered = Metered {
@@ -180,10 +200,14 @@ fn stream(call: Call, asked: &Asked, incoming: Incoming, rename: bool, shape: &s
         splitter: Splitter::new(EVENT_MAX),
         ready: VecDeque::new(),
         takes_out_usage: asks_for_usage(&call.route, asked),
-        rename: rename.then(|| call.name.to_string()),
+        named: format!("\"model\":{}", Value::from(&*call.name)),
+        name: call.name.clone(),
         decimals,
+        without_logprobs: call.care.without_logprobs,
         usage: None,
         said_it_is_done: false,
+        last: None,
+        cut_short: false,
         hold: call.hold,
         late: late.clone(),
         route: call.route,
@@ -207,10 +231,17 @@ struct Metered {
     splitter: Splitter,
     ready: VecDeque<Bytes>,
     takes_out_usage: bool,
-    rename: Option<String>,
+    /// What callers call the model, and how a chunk that says so writes it.
+    name: Arc<str>,
+    named: String,
     decimals: Option<u8>,
+    without_logprobs: bool,
     usage: Option<Usage>,
     said_it_is_done: bool,
+    /// The event that says so, which leaves when the upstream has ended, or has had its grace to end.
+    last: Option<(Bytes, Pin<Box<tokio::time::Sleep>>)>,
+    /// The upstream ended before it said that it was done, which is still to be told once all that came was passed on.
+    cut_short: bool,
     hold: Hold,
     late: Late,
     route: Route,
@@ -218,28 +249,50 @@ struct Metered {
 
 impl Metered {
     /// One event on its way through: byte for byte, unless something in it must change.
-    fn pass(&mut self, block: Block) {
-        let passed = self.passed(block);
-        if let Some(bytes) = passed {
-            self.hold.delivered(bytes.len() as u64);
-            self.ready.push_back(bytes);
+    fn pass(&mut self, block: Block) -> Result<(), Broken> {
+        if self.last.is_some() {
+            // Nothing follows the event that says that it is done.
+            return Ok(());
         }
+        if let Some(bytes) = self.passed(block)? {
+            self.hold.delivered(bytes.len() as u64);
+            if self.said_it_is_done {
+                self.last = Some((bytes, Box::pin(tokio::time::sleep(GRACE))));
+            } else {
+                self.ready.push_back(bytes);
+            }
+        }
+        Ok(())
     }
 
-    fn passed(&mut self, block: Block) -> Option<Bytes> {
-        let Some(data) = block.data() else { return Some(block.into_raw()) };
+    fn passed(&mut self, block: Block) -> Result<Option<Bytes>, Broken> {
+        let Some(data) = block.data() else { return Ok(Some(block.into_raw())) };
         if &*data == b"[DONE]" {
             self.said_it_is_done = true;
-            return Some(block.into_raw());
+            return Ok(Some(block.into_raw()));
         }
         let has = |word: &str| memchr::memmem::find(&data, word.as_bytes()).is_some();
-        let wants =
-            self.rename.is_some() || self.decimals.is_some() && has("logprob") || has("\"usage\"") || has("_stop\"") || has(".completed\"");
+        let shapes = self.without_logprobs || self.decimals.is_some();
+        let misnamed = has("\"model\"") && !has(&self.named);
+        let wants = misnamed
+            || shapes && has("logprob")
+            || has("\"usage\"")
+            || has("_stop\"")
+            || [".completed\"", ".incomplete\"", ".failed\""].into_iter().any(has);
         if !wants {
-            return Some(block.into_raw());
+            return Ok(Some(block.into_raw()));
         }
-        // What cannot be read is not ours to mend: it passes as it came, and is not counted.
-        let Ok(mut document) = serde_json::from_slice::<Value>(&data) else { return Some(block.into_raw()) };
+        let Ok(mut document) = serde_json::from_slice::<Value>(&data) else {
+            // Where log-probabilities are withheld, they are withheld in whatever is not understood too.
+            if self.without_logprobs && has("logprob") {
+                return Ok(None);
+            }
+            // What cannot be read passes as it came, and is not counted; but not where something in it must not pass.
+            return match self.decimals.is_some() && has("logprob") || misnamed {
+                true => Err("the upstream sent an event that cannot be read".into()),
+                false => Ok(Some(block.into_raw())),
+            };
+        };
         if let Some(usage) = usage_of(&self.route, &document) {
             let so_far = self.usage.unwrap_or_default();
             self.usage = Some(Usage { input: so_far.input.max(usage.input), output: so_far.output.max(usage.output) });
@@ -250,7 +303,7 @@ impl Metered {
         }
         if self.takes_out_usage {
             if openai::is_usage_only(&document) {
-                return None;
+                return Ok(None);
             }
             // Servers that were asked for usage write `"usage": null` into every other chunk, which the caller did not ask for either.
             if document.get("usage").is_some_and(Value::is_null)
@@ -258,22 +311,27 @@ impl Metered {
             {
                 chunk.remove("usage");
                 self.change(&mut document);
-                return Some(block.with_data(document.to_string().as_bytes()));
+                return Ok(Some(block.with_data(document.to_string().as_bytes())));
             }
         }
-        if self.change(&mut document) { Some(block.with_data(document.to_string().as_bytes())) } else { Some(block.into_raw()) }
+        Ok(Some(if self.change(&mut document) { block.with_data(document.to_string().as_bytes()) } else { block.into_raw() }))
     }
 
     fn change(&self, document: &mut Value) -> bool {
-        let renamed = self.rename.as_deref().is_some_and(|name| rename_in(document, name));
+        let renamed = rename_in(document, &self.name);
+        let stripped = self.without_logprobs && openai::strip_logprobs(document);
         let rounded = self.decimals.is_some_and(|decimals| openai::round_logprobs(document, decimals));
-        renamed || rounded
+        renamed || stripped || rounded
     }
 
     fn end(&mut self, complete: bool) {
         self.upstream = None;
         let usage = match self.usage {
-            Some(usage) => {
+            Some(mut usage) => {
+                // `message_start` tells one token of output: who leaves after it owes for what has come since.
+                if !complete {
+                    usage.output = usage.output.max(budget::estimate(self.hold.so_far()));
+                }
                 self.hold.settle(usage);
                 usage
             }
@@ -285,7 +343,7 @@ impl Metered {
     fn feed(&mut self, data: &[u8]) -> Result<(), Broken> {
         self.splitter.push(data);
         while let Some(block) = self.splitter.next_block().map_err(|_| "the upstream sent an event that is too long")? {
-            self.pass(block);
+            self.pass(block)?;
         }
         Ok(())
     }
@@ -301,8 +359,22 @@ impl http_body::Body for Metered {
             if let Some(bytes) = this.ready.pop_front() {
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
-            let Some(upstream) = &mut this.upstream else { return Poll::Ready(None) };
-            match std::task::ready!(Pin::new(upstream).poll_frame(cx)) {
+            let Some(upstream) = &mut this.upstream else {
+                // A clean end would tell the caller that this was the whole answer, which its receipt denies.
+                return Poll::Ready(std::mem::take(&mut this.cut_short).then(|| Err("the upstream's stream broke off".into())));
+            };
+            let polled = match (Pin::new(upstream).poll_frame(cx), &mut this.last) {
+                // The last event waits for the end of the upstream's body, so that its connection can serve again; but not for long.
+                (Poll::Pending, Some((_, grace))) => {
+                    std::task::ready!(grace.as_mut().poll(cx));
+                    None
+                }
+                (Poll::Pending, None) => return Poll::Pending,
+                (Poll::Ready(Some(Ok(_))), Some(_)) => continue,
+                (Poll::Ready(_), Some(_)) => None,
+                (Poll::Ready(polled), None) => polled,
+            };
+            match polled {
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else { continue };
                     if let Err(error) = this.feed(&data) {
@@ -316,25 +388,181 @@ impl http_body::Body for Metered {
                 }
                 None => {
                     let splitter = std::mem::replace(&mut this.splitter, Splitter::new(EVENT_MAX));
-                    if let Some(block) = splitter.finish() {
-                        this.pass(block);
-                    }
-                    let complete = this.said_it_is_done;
+                    let rest = splitter.finish().map_or(Ok(()), |block| this.pass(block));
+                    let complete = this.said_it_is_done && rest.is_ok();
+                    this.cut_short = !complete;
+                    // Told before the last event leaves: whoever proves the stream keeps its entry first.
                     this.end(complete);
+                    this.ready.extend(this.last.take().map(|(bytes, _)| bytes));
                 }
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.upstream.is_none() && self.ready.is_empty()
+        self.upstream.is_none() && self.ready.is_empty() && self.last.is_none() && !self.cut_short
     }
 }
 
 impl Drop for Metered {
     fn drop(&mut self) {
         if self.upstream.is_some() {
+            // The last event has not left, or the upstream would be gone: the caller does not have the whole answer.
             self.end(false);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, StreamBody};
+
+    use super::*;
+
+    fn metered(route: Route, events: &[&'static str], then_waits: bool) -> (Metered, Late) {
+        use futures_util::{StreamExt, stream};
+        let frames: Vec<Result<_, Broken>> = events.iter().map(|event| Ok(Frame::data(Bytes::from_static(event.as_bytes())))).collect();
+        let frames = stream::iter(frames);
+        let body =
+            if then_waits { Body::stream(StreamBody::new(frames.chain(stream::pending()))) } else { Body::stream(StreamBody::new(frames)) };
+        let late = Late::default();
+        let metered = Metered {
+            upstream: Some(body),
+            splitter: Splitter::new(EVENT_MAX),
+            ready: VecDeque::new(),
+            takes_out_usage: false,
+            name: "chat".into(),
+            named: "\"model\":\"chat\"".into(),
+            decimals: None,
+            without_logprobs: false,
+            usage: None,
+            said_it_is_done: false,
+            last: None,
+            cut_short: false,
+            hold: Hold::of_nobody(),
+            late: late.clone(),
+            route,
+        };
+        (metered, late)
+    }
+
+    const START: &str = "data: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":25,\"output_tokens\":1}}}\n\n";
+    const DELTA: &str = "data: {\"type\":\"content_block_delta\",\"delta\":{\"text\":\"a word and another word\"}}\n\n";
+    const END: &str = "data: {\"type\":\"message_delta\",\"usage\":{\"output_tokens\":9}}\n\ndata: {\"type\":\"message_stop\"}\n\n";
+
+    #[tokio::test]
+    async fn who_leaves_before_the_usage_is_told_owes_for_what_came() {
+        let (mut left, late) = metered(Route::Messages, &[START, DELTA, DELTA], true);
+        for _ in 0..3 {
+            left.frame().await.unwrap().unwrap();
+        }
+        drop(left);
+        let usage = late.end().unwrap().usage.unwrap();
+        let came = (START.len() + 2 * DELTA.len()) as u64;
+        assert_eq!((usage.input, usage.output), (25, budget::estimate(came)));
+
+        let (stayed, late) = metered(Route::Messages, &[START, DELTA, DELTA, END], false);
+        stayed.collect().await.unwrap();
+        assert_eq!(late.end().unwrap().usage, Some(Usage { input: 25, output: 9 }));
+    }
+
+    #[tokio::test]
+    async fn withheld_log_probabilities_leave_in_no_chunk() {
+        const CHUNK: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"},\"logprobs\":{\"content\":[{\"logprob\":-0.25}]}}]}\n\n";
+        const ODD: &str =
+            "data: {\"choices\":[{\"delta\":{\"content\":\"\\ud83d\"},\"logprobs\":{\"content\":[{\"logprob\":-0.25}]}}]}\n\n";
+        let (mut stream, _) = metered(Route::ChatCompletions, &[CHUNK, ODD, "data: [DONE]\n\n"], false);
+        stream.without_logprobs = true;
+        let told = stream.collect().await.unwrap().to_bytes();
+        let told = String::from_utf8_lossy(&told);
+        assert!(told.contains("\"content\":\"a\"") && told.contains("\"logprobs\":null") && told.contains("[DONE]"), "{told}");
+        assert!(!told.contains("0.25"), "{told}");
+    }
+
+    const NAMED: &str = "data: {\"model\":\"acme/secret-7b\",\"choices\":[]}\n\n";
+    const DONE: &str = "data: [DONE]\n\n";
+
+    fn of_chat(pieces: &[&'static str], decimals: Option<u8>) -> (Metered, Late) {
+        let (mut body, late) = metered(Route::ChatCompletions, pieces, false);
+        (body.takes_out_usage, body.decimals) = (true, decimals);
+        (body, late)
+    }
+
+    /// What the caller of `chat` reads, whether the stream ended cleanly, and whether it is told to be complete.
+    async fn told(pieces: &[&'static str], decimals: Option<u8>) -> (String, bool, bool) {
+        let (mut body, late) = of_chat(pieces, decimals);
+        let (mut text, mut clean) = (String::new(), true);
+        while let Some(frame) = body.frame().await {
+            match frame {
+                Ok(frame) => text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap()),
+                Err(_) => clean = false,
+            }
+        }
+        (text, clean, late.end().unwrap().complete)
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_said_it_is_done_ends_cleanly_and_every_other_breaks() {
+        let passed = NAMED.replace("acme/secret-7b", "chat");
+        assert_eq!(told(&[NAMED, DONE], None).await, (format!("{passed}{DONE}"), true, true));
+        assert_eq!(told(&[NAMED], None).await, (passed.clone(), false, false));
+        assert_eq!(told(&[NAMED, ": half"], None).await, (format!("{passed}: half"), false, false));
+        assert_eq!(told(&[], None).await, (String::new(), false, false));
+    }
+
+    #[tokio::test]
+    async fn whoever_hangs_up_after_the_end_was_told_had_the_whole_answer_and_before_it_not() {
+        for (read, complete) in [(1, false), (2, true)] {
+            let (mut body, late) = of_chat(&[NAMED, DONE, "more"], None);
+            for _ in 0..read {
+                body.frame().await.unwrap().unwrap();
+            }
+            drop(body);
+            assert_eq!(late.end().unwrap().complete, complete, "{read}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upstream_that_keeps_its_body_open_delays_the_last_event_by_its_grace() {
+        let (mut body, late) = metered(Route::ChatCompletions, &[DONE], true);
+        let from = tokio::time::Instant::now();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), DONE);
+        assert_eq!(from.elapsed(), GRACE);
+        assert!(late.end().unwrap().complete, "it is told before the last event leaves");
+        assert!(body.frame().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn an_event_that_cannot_be_read_does_not_pass_what_it_must_not_tell() {
+        const LONE_SURROGATE: &str = "data: {\"x\":\"\\ud83d\",\"model\":\"acme/secret-7b\"}\n\n";
+        const FINE: &str = "data: {\"x\":\"\\ud83d\",\"logprobs\":[{\"logprob\":-0.123456}]}\n\n";
+        assert_eq!(told(&[LONE_SURROGATE, DONE], None).await, (String::new(), false, false));
+        assert_eq!(told(&[FINE, DONE], Some(2)).await, (String::new(), false, false));
+        assert_eq!(told(&["data: ping\n\n", DONE], Some(2)).await, (format!("data: ping\n\n{DONE}"), true, true));
+    }
+
+    #[test]
+    fn an_upstream_cannot_tell_more_tokens_than_can_be_added_up() {
+        let told = |text| usage_of(&Route::ChatCompletions, &serde_json::from_str(text).unwrap()).unwrap();
+        let huge = told(r#"{"usage":{"prompt_tokens":18446744073709551615,"completion_tokens":4294967297}}"#);
+        assert_eq!(huge, Usage { input: MOST_TOKENS, output: MOST_TOKENS });
+        let most = told(r#"{"usage":{"prompt_tokens":4294967296,"completion_tokens":0}}"#);
+        assert_eq!(most, Usage { input: MOST_TOKENS, output: 0 });
+    }
+
+    #[test]
+    fn json_that_is_no_answer_of_the_protocol_is_refused() {
+        let read = |route, text: &'static str| {
+            let [some, all] =
+                [false, true].map(|all| understood(&route, &Bytes::from_static(text.as_bytes()), &json::Limits::default(), all).is_ok());
+            assert_eq!(some, all, "{text}");
+            some
+        };
+        assert!(read(Route::ChatCompletions, r#"{"choices":[]}"#));
+        assert!(read(Route::ChatCompletions, r#"{"choices":[],"error":null}"#));
+        assert!(read(Route::Responses, r#"{"status":"failed","error":{"message":"no"}}"#));
+        assert!(!read(Route::ChatCompletions, r#"{"error":{"message":"bad key sk-1"}}"#));
+        assert!(!read(Route::Messages, "[1,2]"));
+        assert!(!read(Route::Embeddings, "7"));
     }
 }

@@ -174,7 +174,7 @@ impl Inference {
         let (grant, hold) = permit.into_parts();
         let peer = grant.caller().peer();
         let (name, version) = grant.which().map(|which| (which.name.clone(), which.version.clone())).unwrap_or_default();
-        let call = Call {
+        let call = Box::new(Call {
             route: grant.route().clone(),
             who: grant.caller().identity().who.clone(),
             name,
@@ -186,7 +186,7 @@ impl Inference {
             care,
             hold,
             deadline: peer.deadline(),
-        };
+        });
         match (&call.route, &terms.backend) {
             (Route::Receipt { id, form }, _) => catalogue::receipt(&call, *id, *form, receipts).await,
             (Route::Models(_), _) => Ok(catalogue::models(&call)),
@@ -196,7 +196,9 @@ impl Inference {
                 _,
             ) => catalogue::server(&call),
             (_, Backend::Nothing) => Err(Error::Unavailable("nobody answers for it")),
-            (Route::Oip { .. } | Route::Grpc(_), Backend::Model(model)) => tensors::from_model(call, model, &terms.shape, trail).await,
+            (Route::Oip { .. } | Route::Grpc(_), Backend::Model(model)) => {
+                tensors::from_model(call, model, &terms.shape, &self.memory, trail).await
+            }
             (Route::Oip { .. }, Backend::Upstream(upstream)) => {
                 tensors::from_upstream(call, upstream, &terms.shape, &self.memory, trail).await
             }

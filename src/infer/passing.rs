@@ -22,16 +22,16 @@ use crate::wire::body::Broken;
 /// What became of an answer that may be delivered as a stream.
 pub(super) enum Read {
     /// It is small enough to be buffered, like any other: here it is again.
-    Small(Incoming, Call),
+    Small(Incoming, Box<Call>),
     /// It is not: here it passes.
-    Large(Answer),
+    Large(Box<Answer>),
 }
 
 /// Looks at an answer up to the cap, and lets it pass if it is longer.
 ///
 /// # Errors
 /// It broke off, or the deadline passed, before the cap was reached.
-pub(super) async fn if_larger(incoming: Incoming, call: Call, shape: &shape::Config, media_type: &'static str) -> Result<Read, Error> {
+pub(super) async fn if_larger(incoming: Incoming, call: Box<Call>, shape: &shape::Config, media_type: &'static str) -> Result<Read, Error> {
     // Where detectors want the answer coarser than it is, it must be read to be made so.
     if !shape.stream || call.care != Care::default() {
         return Ok(Read::Small(incoming, call));
@@ -52,10 +52,20 @@ pub(super) async fn if_larger(incoming: Incoming, call: Call, shape: &shape::Con
             pieces.push_back(data);
         }
     }
+    // Of an answer whose end is not marked, nobody could tell whether it is whole.
+    if !framed {
+        return Err(Error::UpstreamBroke("the end of its answer is not marked"));
+    }
     let late = Late::default();
     let body = Body::stream(Passing { pieces, rest: Some(body), hold: call.hold, late: late.clone() });
     let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(media_type))]);
-    Ok(Read::Large(Answer { status: StatusCode::OK, headers, payload: Payload::Stream(body, late), trailers: None, held: Held::default() }))
+    Ok(Read::Large(Box::new(Answer {
+        status: StatusCode::OK,
+        headers,
+        payload: Payload::Stream(body, late),
+        trailers: None,
+        held: Held::default(),
+    })))
 }
 
 struct Passing {

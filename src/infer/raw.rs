@@ -15,7 +15,7 @@ use crate::trail::Trail;
 use crate::wire::json;
 
 pub(super) async fn from_upstream(
-    mut call: Call,
+    mut call: Box<Call>,
     upstream: &Arc<Upstream>,
     shape: &shape::Config,
     memory: &Memory,
@@ -35,15 +35,21 @@ pub(super) async fn from_upstream(
     call.hold.began();
     let incoming = upstream.send(outgoing, call.deadline).await?;
     if !incoming.status.is_success() {
-        return Err(reply::refused(incoming, call.deadline).await);
+        return Err(reply::refused(incoming, call.deadline, None).await);
     }
     reply::uncoded(&incoming.headers)?;
     let (incoming, mut call) = match passing::if_larger(incoming, call, shape, "application/json").await? {
         Read::Small(incoming, call) => (incoming, call),
-        Read::Large(answer) => return Ok(answer),
+        Read::Large(answer) => return Ok(*answer),
     };
+    let framed = incoming.framed;
     let (bytes, share) = reply::whole(incoming, shape.max_body(), memory, call.deadline).await?;
-    json::parse(&bytes, &json::Limits::for_body(shape.max_body())).map_err(|_| Error::UpstreamBroke("its answer is not strict JSON"))?;
+    let document = json::parse(&bytes, &json::Limits::for_body(shape.max_body()))
+        .map_err(|_| Error::UpstreamBroke("its answer is not strict JSON"))?;
+    // An object or a list shows where it ends; of a number whose end is not marked, nobody knows whether it is whole.
+    if !(framed || document.is_object() || document.is_array()) {
+        return Err(Error::UpstreamBroke("the end of its answer is not marked"));
+    }
     call.hold.delivered(bytes.len() as u64);
     trail.usage = Some(call.hold.settle_by_bytes());
     Ok(whole(StatusCode::OK, "application/json", bytes, Held { _budget: Some(call.hold), _memory: Some(share) }))

@@ -54,12 +54,13 @@ pub(super) fn uncoded(headers: &HeaderMap) -> Result<(), Error> {
 /// What to make of a reply that is not a success.
 ///
 /// Where the upstream says that the request itself is at fault, the caller needs its words to mend it; those are
-/// shortened and stripped of control characters. Everything else is between the gateway and the upstream.
-pub(super) async fn refused(mut incoming: Incoming, deadline: Instant) -> Error {
+/// shortened and stripped of control characters. `name` is what the upstream calls the model, and what stands for it where
+/// its words say that; the caller knows only the second. Everything else is between the gateway and the upstream.
+pub(super) async fn refused(mut incoming: Incoming, deadline: Instant, name: Option<(&str, &str)>) -> Error {
     match incoming.status {
         StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
             let words = match read::whole(&mut incoming.body, ERROR_MAX, deadline).await {
-                Ok(bytes) => words(&bytes),
+                Ok(bytes) => words(&bytes, name),
                 Err(_) => None,
             };
             Error::UpstreamRefused(incoming.status, words)
@@ -73,9 +74,10 @@ pub(super) async fn refused(mut incoming: Incoming, deadline: Instant) -> Error 
     }
 }
 
-fn words(bytes: &[u8]) -> Option<String> {
+fn words(bytes: &[u8], name: Option<(&str, &str)>) -> Option<String> {
     let document: Value = serde_json::from_slice(bytes).ok()?;
     let text = ["/error/message", "/error", "/message", "/detail"].iter().find_map(|at| document.pointer(at)?.as_str())?;
+    let text = name.map_or_else(|| text.to_owned(), |(theirs, ours)| text.replace(theirs, ours));
     Some(text.chars().filter(|c| !c.is_control()).take(WORDS_MAX).collect())
 }
 
@@ -85,12 +87,18 @@ mod tests {
 
     #[test]
     fn an_upstreams_words_are_found_and_shortened() {
-        assert_eq!(words(br#"{"error":{"message":"too\u0007 long"}}"#).unwrap(), "too long");
-        assert_eq!(words(br#"{"error":"bad shape"}"#).unwrap(), "bad shape");
-        assert_eq!(words(br#"{"detail":[{"loc":1}]}"#), None);
-        assert_eq!(words(b"<html>"), None);
+        assert_eq!(words(br#"{"error":{"message":"too\u0007 long"}}"#, None).unwrap(), "too long");
+        assert_eq!(words(br#"{"error":"bad shape"}"#, None).unwrap(), "bad shape");
+        assert_eq!(words(br#"{"detail":[{"loc":1}]}"#, None), None);
+        assert_eq!(words(b"<html>", None), None);
         let long = format!(r#"{{"message":"{}"}}"#, "x".repeat(5_000));
-        assert_eq!(words(long.as_bytes()).unwrap().len(), WORDS_MAX);
+        assert_eq!(words(long.as_bytes(), None).unwrap().len(), WORDS_MAX);
+    }
+
+    #[test]
+    fn an_upstreams_words_do_not_tell_what_it_calls_the_model() {
+        let told = words(br#"{"error":"`acme/secret-7b` takes 4096 tokens"}"#, Some(("acme/secret-7b", "chat")));
+        assert_eq!(told.unwrap(), "`chat` takes 4096 tokens");
     }
 
     #[test]

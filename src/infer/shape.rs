@@ -6,7 +6,8 @@
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 
-use crate::detect::Care;
+use crate::detect::{Care, MOST_DECIMALS};
+use crate::mistake::Mistake;
 use crate::unit::Size;
 use crate::wire::tensor::{Datatype, Tensor};
 
@@ -33,6 +34,17 @@ impl Config {
     #[must_use]
     pub fn max_body(&self) -> usize {
         self.max_body.unwrap_or(MAX_BODY).0
+    }
+
+    /// What would tell nothing, or is no number of decimals.
+    #[must_use]
+    pub fn mistakes(&self) -> Vec<Mistake> {
+        let wrong = [
+            (self.top == Some(0), "answer.top = 0 keeps no class; say 1 or more, or leave it out"),
+            (self.decimals.is_some_and(|decimals| decimals > MOST_DECIMALS), "answer.decimals are from 0 to 15"),
+            (self.max_body == Some(Size(0)), "answer.max_body of 0 bytes lets no answer pass; say \"1B\" or more, or leave it out"),
+        ];
+        wrong.into_iter().filter(|(wrong, _)| *wrong).map(|(_, what)| Mistake::of_file(what)).collect()
     }
 
     /// Whether tensors leave as the model made them.

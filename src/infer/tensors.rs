@@ -12,7 +12,7 @@ use super::memory::Memory;
 use super::model::{self, Model};
 use super::passing::{self, Read};
 use super::upstream::{Outgoing, Upstream};
-use super::{Answer, Call, Error, Held, reply, shape, whole};
+use super::{Answer, Call, Error, Held, Payload, reply, shape, whole};
 use crate::authorize::{OipAsks, Route};
 use crate::check::Request;
 use crate::trail::{Assurance, Trail};
@@ -24,7 +24,13 @@ const OCTETS: &str = "application/octet-stream";
 const JSON: &str = "application/json";
 
 /// From a model in this machine: its metadata, whether it is ready, or what it says to the tensors.
-pub(super) async fn from_model(mut call: Call, model: &Arc<Model>, shape: &shape::Config, trail: &mut Trail) -> Result<Answer, Error> {
+pub(super) async fn from_model(
+    mut call: Box<Call>,
+    model: &Arc<Model>,
+    shape: &shape::Config,
+    memory: &Memory,
+    trail: &mut Trail,
+) -> Result<Answer, Error> {
     let over_grpc = matches!(call.route, Route::Grpc(_));
     match asks(&call.route) {
         // A model that is not ready is not served, so that being here says it is.
@@ -51,7 +57,18 @@ pub(super) async fn from_model(mut call: Call, model: &Arc<Model>, shape: &shape
         outputs: tensors,
     };
     let held = Held { _budget: Some(call.hold), _memory: None };
-    if over_grpc { framed(&message::ModelInferResponse::from(&response), held) } else { encoded(&response, &request, held) }
+    let answer = if over_grpc { framed(&message::ModelInferResponse::from(&response), held) } else { encoded(&response, &request, held) };
+    shared(answer?, memory)
+}
+
+/// Counts an answer that was made here against the memory that all whole answers share.
+fn shared(mut answer: Answer, memory: &Memory) -> Result<Answer, Error> {
+    if let Payload::Whole(bytes) = &answer.payload {
+        let mut share = memory.share()?;
+        share.grow_to(bytes.len())?;
+        answer.held._memory = Some(share);
+    }
+    Ok(answer)
 }
 
 fn asks(route: &Route) -> OipAsks {
@@ -115,7 +132,7 @@ fn encoded(response: &InferResponse, request: &InferRequest, held: Held) -> Resu
 
 /// From a model server that speaks the protocol over HTTP.
 pub(super) async fn from_upstream(
-    mut call: Call,
+    mut call: Box<Call>,
     upstream: &Arc<Upstream>,
     shape: &shape::Config,
     memory: &Memory,
@@ -145,7 +162,7 @@ pub(super) async fn from_upstream(
     call.hold.began();
     let incoming = upstream.send(Outgoing { method, path_and_query, headers, body: call.bytes.clone() }, call.deadline).await?;
     if !incoming.status.is_success() {
-        return Err(reply::refused(incoming, call.deadline).await);
+        return Err(reply::refused(incoming, call.deadline, Some((&theirs, &call.name))).await);
     }
     reply::uncoded(&incoming.headers)?;
     let header_length = match incoming.headers.get(HEADER_LENGTH) {
@@ -157,12 +174,12 @@ pub(super) async fn from_upstream(
         Read::Small(incoming, call) => (incoming, call),
         Read::Large(mut answer) => {
             answer.headers.extend(header_length.map(|length| (http::HeaderName::from_static(HEADER_LENGTH), HeaderValue::from(length))));
-            return Ok(answer);
+            return Ok(*answer);
         }
     };
     let (bytes, share) = reply::whole(incoming, shape.max_body(), memory, call.deadline).await?;
     call.hold.delivered(bytes.len() as u64);
-    let held = |call: Call| Held { _budget: Some(call.hold), _memory: Some(share) };
+    let held = |call: Box<Call>| Held { _budget: Some(call.hold), _memory: Some(share) };
     if asks != OipAsks::Infer {
         return Ok(whole(StatusCode::OK, JSON, told_of(bytes, asks, &call.name, shape)?, held(call)));
     }
@@ -170,7 +187,7 @@ pub(super) async fn from_upstream(
         return Err(Error::Unavailable("the route carries no tensors"));
     };
     let mut response = understood(&bytes, header_length, shape)?;
-    if shape.leaves_tensors_alone(call.care) && *theirs == *call.name {
+    if shape.leaves_tensors_alone(call.care) && response.model_name == *call.name {
         let mut answer = whole(StatusCode::OK, if header_length.is_some() { OCTETS } else { JSON }, bytes, held(call));
         if let Some(length) = header_length {
             answer.headers.insert(HEADER_LENGTH, HeaderValue::from(length));
@@ -206,4 +223,21 @@ fn told_of(bytes: Bytes, asks: OipAsks, name: &str, shape: &shape::Config) -> Re
         return Err(Error::UpstreamBroke("its metadata names no model"));
     }
     Ok(json::edit(&bytes, &[("name", Edit::replace_text(name))]).unwrap_or(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_made_here_takes_its_share_of_the_memory_and_gives_it_back() {
+        let memory = Memory::default();
+        let answer = || whole(StatusCode::OK, JSON, Bytes::from_static(b"{}"), Held::default());
+        let held = shared(answer(), &memory).unwrap();
+        let mut all = memory.share().unwrap();
+        assert!(all.grow_to(256 << 20).is_err(), "the answer holds a part of it");
+        drop(held);
+        all.grow_to(256 << 20).unwrap();
+        assert_eq!(shared(answer(), &memory).err(), Some(Error::Unavailable("the memory for answers is full")));
+    }
 }

@@ -144,7 +144,7 @@ pub(super) struct Inner {
     gaps: AtomicU64,
     gaps_told: AtomicU64,
     refusals: Mutex<Refusals>,
-    finders: Semaphore,
+    finders: Arc<Semaphore>,
     events: Events,
     opened: Moment,
 }
@@ -180,10 +180,15 @@ impl Slot {
         if self.room { self.inner.append(kind, trail, sent, until) } else { Err(Poisoned) }
     }
 
-    /// Counts an answer that has no entry.
-    pub(super) fn gap(&self) {
+    /// Counts an answer that has no entry, and tells whose it was: the security log is all that will ever know.
+    pub(super) fn gap(&self, trail: &Trail) {
         self.inner.gaps.fetch_add(1, Ordering::Relaxed);
-        self.inner.events.tell(Event::new(Name::LogGap, SystemTime::now()));
+        let mut event =
+            Event::new(Name::LogGap, SystemTime::now()).with("trace", format!("{:032x}", u128::from_be_bytes(trail.trace.trace_id)));
+        event.caller = trail.who.as_ref().map(|who| who.caller.clone());
+        event.tenant = trail.who.as_ref().map(|who| who.tenant.clone());
+        event.model = trail.which.as_ref().map(|which| which.name.clone());
+        self.inner.events.tell(event);
     }
 }
 
@@ -221,7 +226,7 @@ impl Ledger {
             gaps: AtomicU64::new(0),
             gaps_told: AtomicU64::new(0),
             refusals: Mutex::default(),
-            finders: Semaphore::new(FINDERS),
+            finders: Arc::new(Semaphore::new(FINDERS)),
             events,
             opened: Moment::now(),
         };
@@ -353,7 +358,7 @@ impl Ledger {
                 return Err(Box::new(NotProved { error: Error::Unavailable, trail }));
             }
             Err(Poisoned) => {
-                slot.gap();
+                slot.gap(&trail);
                 state = State::None;
             }
         }
@@ -368,15 +373,17 @@ impl Ledger {
         Ok(Receipt { status, headers, body, trail: Arc::new(trail), late: None, state, content })
     }
 
-    /// Gives a refusal its receipt, where it may have one. Never fails, and waits [`REFUSAL_PATIENCE`] at the most.
+    /// Gives a refusal its receipt, where it may have one. Never fails, and waits `REFUSAL_PATIENCE` at the most.
     ///
     /// `code` is the one that the caller reads, and `status`, `headers` and `body` are the answer as the caller gets it. Where the trail
-    /// has no passed `authorize` the refusal draws on the allowance of strangers; past it there is no receipt, and it is counted.
+    /// has no passed `authorize`, or a refusal by `budget`, it draws on the allowance of strangers; past it there is no receipt, and it is counted.
     pub async fn refuse(&self, mut trail: Trail, code: &'static str, status: StatusCode, mut headers: HeaderMap, body: Bytes) -> Receipt {
         let from = Instant::now();
         let digest = Digest::of(&body);
         let content = Content { media_type: media_type(&headers), length: body.len() as u64, digest: Some(digest) };
-        let granted = trail.steps.iter().any(|step| step.stop == Stop::Authorize && step.verdict != Verdict::Refused);
+        let ended = |stop, refused| trail.steps.iter().any(|step| step.stop == stop && (step.verdict == Verdict::Refused) == refused);
+        // Whom the budget refuses could otherwise fill the log with nothing but that.
+        let granted = ended(Stop::Authorize, false) && !ended(Stop::Budget, true);
         let second = from.saturating_duration_since(self.0.opened.mono).as_secs();
         let mut state = State::None;
         if granted || self.0.refusals().allow(trail.address, second, code) {
@@ -407,17 +414,23 @@ impl Ledger {
     pub async fn find(&self, id: Uuid, who: &Who) -> Option<Found> {
         let (seconds, nanos) = id.get_timestamp().filter(|_| id.get_version_num() == 7)?.to_unix();
         let arrived = seconds.saturating_mul(1_000).saturating_add(u64::from(nanos) / 1_000_000);
-        let _permit = self.0.finders.acquire().await.ok()?;
+        let permit = self.0.finders.clone().acquire_owned().await.ok()?;
         let inner = self.0.clone();
         let found = tokio::task::spawn_blocking(move || {
+            // Held by the look-up itself: it goes on when nobody waits for it any more, and still counts then.
+            let _permit = permit;
             let needle = id.hyphenated().to_string();
             let places = inner.wal.places(arrived.saturating_sub(SLACK), arrived.saturating_add(HORIZON), MAX_SCAN);
-            places.iter().find_map(|place| place.scan(|entry| mentions(entry, needle.as_bytes()).then(|| entry.to_vec())))
+            // A method or a media type that a caller wrote may mention the id too: only the statement of this id will do.
+            let of_id = |entry: &[u8]| {
+                let statement = mentions(entry, needle.as_bytes()).then(|| Statement::read(entry).ok()).flatten()?;
+                (statement.id == id).then(|| (entry.to_vec(), statement))
+            };
+            places.iter().find_map(|place| place.scan(of_id))
         });
-        let entry = found.await.ok().flatten()?;
-        let statement = Statement::read(&entry).ok()?;
+        let (entry, statement) = found.await.ok().flatten()?;
         let durable = statement.seq < self.0.wal.synced();
-        let for_them = statement.id == id && statement.made_for(who, &self.0.signer.key);
+        let for_them = statement.made_for(who, &self.0.signer.key);
         for_them.then(|| Found { entry: entry.into(), durable, statement })
     }
 

@@ -1,6 +1,6 @@
 //! The eighth stop: what was answered to whom by what, signed, and written where it cannot be changed unseen.
 //!
-//! Its value is the [`Receipt`]: an answer or a refusal that carries its signed [statement](statement), which the
+//! Its value is the [`Receipt`]: an answer or a refusal that carries its signed [statement], which the
 //! [write-ahead file](log) holds before the answer is released. It does not say that the answer arrived.
 
 mod cbor;

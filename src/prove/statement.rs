@@ -27,7 +27,8 @@
 //!
 //! **The caller reads this.** So it never says what a detector thought: a rule of `detect` is left out and its shadow verdict reads
 //! as passed; a refusal by `budget` or by `detect` reads as one of `budget`, with neither the stops between, nor times, nor what was
-//! known of the body. On any refusal the rule of `authorize` is left out too. The security log has all of it.
+//! known of the body. On any refusal the rules of all stops but `check` are left out: which part of a credential did not hold, which rule
+//! denied, what an upstream did wrong. The security log has all of it.
 
 use std::sync::Arc;
 
@@ -316,7 +317,8 @@ fn told(to: &mut Writer, steps: &[Step], limited: bool) {
     for step in steps {
         match step.stop {
             Stop::Detect => item(to, step, Verdict::Passed, None),
-            Stop::Authorize if refused => item(to, step, step.verdict, None),
+            // Of a refusal the caller was told what `check` held against the request, and nothing else that a stop found.
+            stop if refused && stop != Stop::Check => item(to, step, step.verdict, None),
             _ => item(to, step, step.verdict, step.rule.as_deref()),
         }
     }

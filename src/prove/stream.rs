@@ -35,12 +35,14 @@ pub(super) struct Proving {
     /// Gone once the entry was appended.
     slot: Option<Slot>,
     wait: Option<Waiting>,
+    /// The last bytes of a stream that said that it is done.
+    last: Option<Bytes>,
 }
 
 impl Proving {
     pub(super) fn new(inner: Body, late: Late, trail: Arc<Trail>, status: u16, content: Content, trailers: HeaderMap, slot: Slot) -> Self {
         let (hasher, sent) = (Hasher::new(), 0);
-        Self { inner: Some(inner), late, trail, status, content, hasher, sent, trailers, slot: Some(slot), wait: None }
+        Self { inner: Some(inner), late, trail, status, content, hasher, sent, trailers, slot: Some(slot), wait: None, last: None }
     }
 
     /// Signs and appends, once.
@@ -49,7 +51,8 @@ impl Proving {
         drop(self.inner.take());
         let Some(slot) = self.slot.take() else { return Ok(()) };
         let end = self.late.end();
-        let complete = ended && end.is_none_or(|end| end.complete);
+        // Where the meter knows, its word counts: who hangs up right after the last event has been handed all of it.
+        let complete = end.map_or(ended, |end| end.complete);
         let digest = std::mem::take(&mut self.hasher).finish();
         let sent = Sent {
             status: self.status,
@@ -75,11 +78,11 @@ impl Proving {
                 }
                 // The slot stays taken while the entry is waited for.
                 self.wait = (!wait.is_over()).then(|| {
-                    let kept = slot;
+                    let (kept, trail) = (slot, self.trail.clone());
                     Box::pin(async move {
                         let outcome = wait.done().await;
                         if outcome.is_err() {
-                            kept.gap();
+                            kept.gap(&trail);
                         }
                         if kept.terms().on_failure == OnFailure::Serve { Ok(()) } else { outcome }
                     }) as Waiting
@@ -87,7 +90,7 @@ impl Proving {
                 Ok(())
             }
             Err(Poisoned) => {
-                slot.gap();
+                slot.gap(&self.trail);
                 if ended && slot.terms().on_failure == OnFailure::Refuse {
                     Err("the log cannot take the end of this stream".into())
                 } else {
@@ -110,6 +113,16 @@ impl http_body::Body for Proving {
                     Ok(data) => {
                         this.hasher.update(&data);
                         this.sent += data.len() as u64;
+                        if this.late.end().is_some_and(|end| end.complete) {
+                            // The stream has said that it is done: its last bytes leave once its entry is kept, not before.
+                            this.last = Some(data);
+                            if let Err(error) = this.finish(true) {
+                                this.trailers.clear();
+                                this.last = None;
+                                return Poll::Ready(Some(Err(error)));
+                            }
+                            break;
+                        }
                         return Poll::Ready(Some(Ok(Frame::data(data))));
                     }
                     Err(frame) => this.trailers.extend(frame.into_trailers().unwrap_or_default()),
@@ -132,8 +145,12 @@ impl http_body::Body for Proving {
             this.wait = None;
             if outcome.is_err() {
                 this.trailers.clear();
+                this.last = None;
                 return Poll::Ready(Some(Err("the log could not keep the end of this stream".into())));
             }
+        }
+        if let Some(last) = this.last.take() {
+            return Poll::Ready(Some(Ok(Frame::data(last))));
         }
         let trailers = std::mem::take(&mut this.trailers);
         Poll::Ready((!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers))))

@@ -36,13 +36,37 @@ pub fn later(so_far: Option<Usage>, told: Option<Usage>) -> Option<Usage> {
     }
 }
 
+/// The members on which something is decided, of all dialects.
+const DECIDED: [&str; 18] = [
+    "best_of",
+    "include",
+    "input",
+    "logit_bias",
+    "logprobs",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "max_tokens",
+    "messages",
+    "model",
+    "n",
+    "n_predict",
+    "n_probs",
+    "prompt",
+    "prompt_logprobs",
+    "stream",
+    "stream_options",
+    "top_logprobs",
+];
+
 /// The members of a request's document; `null` counts as absent, as the dialects' own servers have it.
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'v>(pub(super) &'v Map<String, Value>);
 
 impl<'v> Fields<'v> {
     pub(super) fn of(document: &'v Value) -> Result<Self, Shape> {
-        document.as_object().map(Self).ok_or_else(|| Shape::new("", "type", "the body must be a JSON object"))
+        let members = document.as_object().ok_or_else(|| Shape::new("", "type", "the body must be a JSON object"))?;
+        Shape::look_alike(members, &DECIDED)?;
+        Ok(Self(members))
     }
 
     pub(super) fn find(self, key: &str) -> Option<&'v Value> {

@@ -10,6 +10,10 @@ use http_body::{Frame, SizeHint};
 /// Whatever broke a body while it was passing.
 pub type Broken = Box<dyn std::error::Error + Send + Sync>;
 
+/// The most of whole bytes that is handed over at once. Handed over in one piece, they would give back all that is held
+/// for them, and pass every bound on slow readers, while they still wait in the HTTP library's buffers.
+const PIECE: usize = 64 << 10;
+
 /// A body: nothing, whole bytes, what a socket delivers, or a stream made here.
 pub enum Body {
     /// Nothing.
@@ -70,6 +74,7 @@ impl http_body::Body for Body {
         let this = self.get_mut();
         match this {
             Self::Empty => Poll::Ready(None),
+            Self::Whole(bytes) if bytes.len() > PIECE => Poll::Ready(Some(Ok(Frame::data(bytes.split_to(PIECE))))),
             Self::Whole(bytes) => {
                 let bytes = std::mem::take(bytes);
                 *this = Self::Empty;
@@ -105,5 +110,25 @@ impl http_body::Body for Body {
             Self::Guarded(guarded) => guarded.body.size_hint(),
             Self::Stream(stream) => stream.size_hint(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_whole_bytes_hold_is_held_until_their_last_piece_is_asked_for() {
+        let held = Arc::new(());
+        let mut body = Body::from(Bytes::from(vec![7; 3 * PIECE])).holding(held.clone());
+        for still_held in [true, true, false] {
+            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), PIECE);
+            assert_eq!(Arc::strong_count(&held) > 1, still_held);
+        }
+        assert!(body.frame().await.is_none());
     }
 }

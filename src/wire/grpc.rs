@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::HeaderValue;
 use prost::Message;
-use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 pub use message::*;
 pub use status::{Code, MESSAGE_MAX, trailers};
@@ -22,6 +22,13 @@ pub const SERVICE: &str = "/inference.GRPCInferenceService/";
 
 /// The most entries a repeated field of a message may have at its top: tensors, raw contents, parameters.
 pub const ENTRIES_MAX: usize = super::oip::TENSORS_MAX;
+
+/// The most parts that all tensors of a request may have together: a parameter of a few bytes takes over a hundred in memory.
+pub const PARTS_MAX: usize = 16 * ENTRIES_MAX;
+
+/// The tags of a request's inputs and of the outputs that are asked for.
+const INPUTS: u32 = 5;
+const OUTPUTS: u32 = 6;
 
 /// The methods that are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -140,6 +147,15 @@ pub fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, Malformed> {
     M::decode(bytes).map_err(|_| Malformed::Message)
 }
 
+/// A request of a model, whose tensors may have [`PARTS_MAX`] parts.
+///
+/// # Errors
+/// [`Malformed::TooManyEntries`], [`Malformed::Message`].
+pub fn decode_request(bytes: Bytes) -> Result<ModelInferRequest, Malformed> {
+    few_parts(bytes.clone())?;
+    decode(bytes)
+}
+
 /// The model and version that a request about a model names; its other fields are skipped.
 ///
 /// # Errors
@@ -164,6 +180,34 @@ fn few_entries(mut bytes: Bytes) -> Result<(), Malformed> {
         skip_field(wire, tag, &mut bytes, DecodeContext::default()).map_err(|_| Malformed::Message)?;
     }
     Ok(())
+}
+
+fn few_parts(mut bytes: Bytes) -> Result<(), Malformed> {
+    let mut parts = 0;
+    while bytes.has_remaining() {
+        let (tag, wire) = decode_key(&mut bytes).map_err(|_| Malformed::Message)?;
+        if matches!(tag, INPUTS | OUTPUTS) && wire == WireType::LengthDelimited {
+            parts += parts_of(bytes.clone())?;
+            if parts > PARTS_MAX {
+                return Err(Malformed::TooManyEntries);
+            }
+        }
+        skip_field(wire, tag, &mut bytes, DecodeContext::default()).map_err(|_| Malformed::Message)?;
+    }
+    Ok(())
+}
+
+/// How many fields of their own length a tensor's message has: name, type, shape, contents, and each parameter.
+fn parts_of(mut bytes: Bytes) -> Result<usize, Malformed> {
+    let length = decode_varint(&mut bytes).ok().and_then(|length| usize::try_from(length).ok());
+    let mut tensor = length.filter(|length| *length <= bytes.len()).map(|length| bytes.slice(..length)).ok_or(Malformed::Message)?;
+    let mut parts = 0;
+    while tensor.has_remaining() {
+        let (tag, wire) = decode_key(&mut tensor).map_err(|_| Malformed::Message)?;
+        skip_field(wire, tag, &mut tensor, DecodeContext::default()).map_err(|_| Malformed::Message)?;
+        parts += usize::from(wire == WireType::LengthDelimited);
+    }
+    Ok(parts)
 }
 
 /// Reads `grpc-timeout`: one to eight digits and a unit (gRPC over HTTP/2).

@@ -17,7 +17,7 @@ use super::tensor::Tensor;
 pub use read::{DIMENSIONS_MAX, NAME_MAX, TENSORS_MAX};
 pub use write::{Encoded, Unwritable, model_metadata, model_ready, server_live, server_metadata, server_ready};
 
-pub(super) use read::{distinct, shared_memory};
+pub(super) use read::{classification, distinct, shared_memory};
 
 /// The header that tells how long the JSON before the binary tensors is, in requests and answers.
 pub const HEADER_LENGTH: &str = "inference-header-content-length";

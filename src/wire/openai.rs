@@ -22,6 +22,12 @@ pub enum Kind {
     Embeddings,
 }
 
+/// llama.cpp's own word for `max_tokens`, which wins over it there.
+const N_PREDICT: &str = "n_predict";
+
+/// llama.cpp's own word for `top_logprobs`.
+const N_PROBS: &str = "n_probs";
+
 /// Reads what a request asks for, and passes unknown fields.
 ///
 /// # Errors
@@ -32,9 +38,9 @@ pub fn asked(kind: Kind, document: &Value) -> Result<Asked, Shape> {
     match kind {
         Kind::Chat => {
             fields.messages()?;
-            asked.answers = fields.positive("n")?.unwrap_or(1);
-            asked.max_tokens = fields.positive("max_tokens")?.max(fields.positive("max_completion_tokens")?);
-            let alternatives = fields.count("top_logprobs")?;
+            asked.answers = fields.positive("n")?.max(fields.positive("best_of")?).unwrap_or(1);
+            asked.max_tokens = fields.positive("max_tokens")?.max(fields.positive("max_completion_tokens")?).max(fields.count(N_PREDICT)?);
+            let alternatives = fields.count("top_logprobs")?.max(fields.count(N_PROBS)?);
             // Some servers answer `top_logprobs` without `logprobs`: what may be answered is what is asked for.
             let chosen = fields.bool("logprobs")?.unwrap_or(false) || alternatives.unwrap_or(0) > 0;
             asked.logprobs = chosen.then(|| alternatives.unwrap_or(0)).max(fields.count("prompt_logprobs")?);
@@ -42,8 +48,9 @@ pub fn asked(kind: Kind, document: &Value) -> Result<Asked, Shape> {
         Kind::Completions => {
             let prompts = prompts(fields)?;
             asked.answers = fields.positive("n")?.max(fields.positive("best_of")?).unwrap_or(1).saturating_mul(prompts);
-            asked.max_tokens = fields.count("max_tokens")?;
-            asked.logprobs = fields.count("logprobs")?.max(fields.count("prompt_logprobs")?);
+            asked.max_tokens = fields.count("max_tokens")?.max(fields.count(N_PREDICT)?);
+            let alternatives = fields.count(N_PROBS)?.filter(|alternatives| *alternatives > 0);
+            asked.logprobs = fields.count("logprobs")?.max(fields.count("prompt_logprobs")?).max(alternatives);
         }
         Kind::Responses => {
             responses_input(fields)?;
@@ -174,6 +181,24 @@ pub fn model(listed: Listed) -> Bytes {
 /// It knows them by the names of their members, wherever they stand: a new place for them in the dialect is then rounded too.
 pub fn round_logprobs(document: &mut Value, decimals: u8) -> bool {
     round(document, 10_f64.powi(i32::from(decimals.min(15))), false)
+}
+
+/// Takes every log-probability out of an answer or a chunk, and leaves what servers write where none were asked for; says whether anything changed.
+pub fn strip_logprobs(document: &mut Value) -> bool {
+    match document {
+        Value::Array(list) => list.iter_mut().fold(false, |changed, item| strip_logprobs(item) | changed),
+        Value::Object(members) => members.iter_mut().fold(false, |changed, (key, member)| {
+            if !LOGPROBS.contains(&key.as_str()) {
+                return strip_logprobs(member) | changed;
+            }
+            // A list stays a list: the responses API has one in every event of a text.
+            let nothing = if member.is_array() { json!([]) } else { Value::Null };
+            let told = *member != nothing;
+            *member = nothing;
+            changed | told
+        }),
+        _ => false,
+    }
 }
 
 /// The members that hold log-probabilities; the parse bounded how deep this goes.

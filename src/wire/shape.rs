@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde_json::{Map, Value};
+
 /// The longest pointer that is told, in bytes; a longer one is cut. Keys are the caller's own words, so they are bounded.
 const POINTER_MAX: usize = 200;
 
@@ -32,6 +34,26 @@ impl Shape {
     pub fn at_member(key: &str, rule: &'static str, text: &'static str) -> Self {
         let short = key.char_indices().nth(POINTER_MAX).map_or(key, |(at, _)| &key[..at]);
         Self::new(format!("/{}", short.replace('~', "~0").replace('/', "~1")), rule, text)
+    }
+
+    /// Refuses keys that are another spelling of one in `decided`. Go's and .NET's readers take `Model` for `model`, and the last
+    /// of them wins: what was judged would not be what is run.
+    ///
+    /// # Errors
+    /// The first such key.
+    pub fn look_alike(members: &Map<String, Value>, decided: &[&str]) -> Result<(), Self> {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        // The two letters beyond ASCII that Unicode's simple folding makes ASCII of: the long s and the Kelvin sign.
+        let folded = |letter: char| match letter {
+            '\u{17f}' => 's',
+            '\u{212a}' => 'k',
+            other => other.to_ascii_lowercase(),
+        };
+        let mut odd = members.keys().filter(|key| !key.bytes().all(plain));
+        match odd.find(|key| decided.iter().any(|known| key.chars().map(folded).eq(known.chars()))) {
+            Some(key) => Err(Self::at_member(key, "look_alike", "the field is spelt almost like one that is known")),
+            None => Ok(()),
+        }
     }
 
     /// The same mistake, told from further out.

@@ -1,3 +1,18 @@
 //! The integration tests: one binary, so that a clean clone links once.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+mod access;
+mod descriptors;
+mod docs;
+mod durability;
+mod hardening;
+mod journey;
 mod layers;
+mod limits;
+mod oracle;
+mod policies;
+mod reload;
+mod routes;
+mod schemas;
+mod support;

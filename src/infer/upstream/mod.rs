@@ -3,7 +3,7 @@
 //! Not a proxy: it sends what it is given and adds where it goes and the upstream's credential. What may be sent, and what
 //! of the answer may be passed on, is decided elsewhere.
 //!
-//! Of two replicas chosen at random the less busy one is asked. One that fails [`EJECT_AFTER`](standing::EJECT_AFTER)
+//! Of two replicas chosen at random the less busy one is asked. One that fails `EJECT_AFTER`
 //! times in a row is left alone for a time that grows, then asked once. When all are left alone, a request is refused
 //! at once with the time after which one is asked again; a failing health check alone never leads to that. A request is tried
 //! again, twice at most, only while nothing of it was sent.

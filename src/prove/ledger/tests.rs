@@ -154,6 +154,38 @@ async fn a_receipt_is_found_by_its_caller_alone() {
     assert!(ledger.find(receipts[0].id().unwrap(), &who).await.is_some());
 }
 
+#[test]
+fn a_look_up_that_nobody_waits_for_any_more_still_counts() {
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let house = house();
+        let receipt = answer(&house.ledger, &Terms::default()).await.unwrap();
+        let (id, who) = (receipt.id().unwrap(), receipt.trail().who.clone().unwrap());
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || released.recv().is_err());
+        for _ in 0..FINDERS {
+            assert!(futures_util::FutureExt::now_or_never(house.ledger.find(id, &who)).is_none());
+        }
+        assert_eq!(house.ledger.0.finders.available_permits(), 0);
+        drop(release);
+        assert!(busy.await.unwrap());
+        assert!(house.ledger.find(id, &who).await.is_some());
+    });
+}
+
+#[tokio::test]
+async fn an_entry_that_only_mentions_an_id_does_not_hide_its_receipt() {
+    let house = house();
+    let trail = now();
+    let (id, who) = (trail.id, trail.who.clone().unwrap());
+    let mut mentions = now();
+    mentions.method = http::Method::from_bytes(id.hyphenated().to_string().as_bytes()).unwrap();
+    let refuse = |trail| house.ledger.refuse(trail, "check.json", StatusCode::BAD_REQUEST, head(), Bytes::new());
+    refuse(mentions).await;
+    refuse(trail).await;
+    assert!(house.ledger.find(id, &who).await.is_some());
+}
+
 #[tokio::test]
 async fn durable_answers_say_so_once_they_are_synced() {
     let house = house();
@@ -265,7 +297,9 @@ async fn a_poisoned_log_refuses_or_serves_as_the_terms_say() {
     assert_eq!(refused.error, Error::Unavailable);
     let served = house.ledger.prove_parts(kind, StatusCode::OK, head(), whole(), None, now()).await.unwrap();
     assert_eq!(served.state(), State::None);
-    assert_eq!(house.events.next().await.unwrap().name, Name::LogGap);
+    let gap = house.events.next().await.unwrap();
+    assert_eq!(gap.name, Name::LogGap);
+    assert_eq!((gap.caller.as_deref(), gap.model.as_deref()), (Some("api_key:a"), Some("digits")), "whose answer it was");
     // A stream that began before cannot end as if it were proved.
     assert!(streaming.into_parts().2.collect().await.is_err());
     let denied = house.ledger.refuse(refused.trail, "prove.unavailable", StatusCode::SERVICE_UNAVAILABLE, head(), "{}".into()).await;
@@ -305,6 +339,51 @@ async fn refusals_of_strangers_have_an_allowance_and_the_rest_is_counted_by_code
     assert_eq!(denied[0]["resp"]["code"], "authenticate.missing");
     assert_eq!(denied[0].get("principal"), None);
     assert!(verify_dir(&house.log(), Some(&house.ledger.vkeys()[..1])).unwrap().ok);
+}
+
+#[tokio::test]
+async fn the_last_bytes_of_a_stream_leave_once_its_entry_is_kept() {
+    use crate::trail::End;
+    for (terms, synced) in [(Terms::default(), false), (durable(), true)] {
+        let house = house();
+        let late = Late::default();
+        let (telling, mut pieces) = (late.clone(), vec!["one", "data: [DONE]"].into_iter());
+        // As language streams do: how it ended is told before the event that says so leaves.
+        let frames = futures_util::stream::iter(std::iter::from_fn(move || {
+            let piece = pieces.next()?;
+            if pieces.len() == 0 {
+                telling.ended(End { usage: None, complete: true });
+            }
+            Some(Ok(Frame::data(Bytes::from_static(piece.as_bytes()))))
+        }));
+        let slot = house.ledger.reserve(&terms).unwrap();
+        let body = Body::stream(http_body_util::StreamBody::new(frames));
+        let receipt = house.ledger.prove_parts(slot, StatusCode::OK, head(), Payload::Stream(body, late), None, now()).await.unwrap();
+        let mut body = receipt.into_parts().2;
+        let before = house.ledger.counters();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
+        assert_eq!(house.ledger.counters().entries, before.entries);
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "data: [DONE]");
+        let after = house.ledger.counters();
+        assert_eq!(after.entries, before.entries + 1);
+        assert!(!synced || after.syncs > before.syncs, "durable is synced first");
+        assert!(body.frame().await.unwrap().unwrap().trailers_ref().is_some());
+        assert!(body.frame().await.is_none());
+    }
+}
+
+#[tokio::test]
+async fn who_is_over_budget_cannot_fill_the_log_with_that() {
+    let house = house();
+    let mut made = 0;
+    for _ in 0..100 {
+        let mut trail = now();
+        trail.steps.retain(|step| step.stop < Stop::Budget);
+        trail.step(Stop::Budget, Verdict::Refused, None, trail.arrived.mono, trail.arrived.mono);
+        let receipt = house.ledger.refuse(trail, "budget.requests", StatusCode::TOO_MANY_REQUESTS, head(), "{}".into()).await;
+        made += usize::from(receipt.state() == State::Promised);
+    }
+    assert!(made == 20 || made == 40, "{made}");
 }
 
 #[tokio::test]

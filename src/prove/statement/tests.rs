@@ -135,6 +135,14 @@ fn no_statement_tells_what_a_detector_thought() {
 }
 
 #[test]
+fn no_statement_tells_which_part_of_a_credential_did_not_hold_or_what_an_upstream_did_wrong() {
+    for stop in [Stop::Authenticate, Stop::Authorize, Stop::Infer] {
+        let refusal = signer().answer(Kind::Deny, 7, 1, &refused(stop), &sent());
+        assert!(!Statement::read(&refusal).unwrap().view().to_string().contains("secret-rule"), "{stop:?}");
+    }
+}
+
+#[test]
 fn whatever_a_caller_sends_the_entry_stays_bounded() {
     let mut trail = trail(1_800_000_000);
     let long: Arc<str> = "ä".repeat(100_000).into();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Number, Value};
 
-use crate::wire::oip::{DIMENSIONS_MAX, InferRequest, InferResponse, NAME_MAX, RequestedOutput, distinct, shared_memory};
+use crate::wire::oip::{DIMENSIONS_MAX, InferRequest, InferResponse, NAME_MAX, RequestedOutput, classification, distinct, shared_memory};
 use crate::wire::shape::Shape;
 use crate::wire::tensor::{Datatype, Port, Tensor, elements, holds};
 
@@ -263,6 +263,7 @@ impl ModelInferRequest {
             let place = format!("/outputs/{at}");
             named(&output.name, &place)?;
             shared_memory(output.parameters.keys(), &place)?;
+            classification(output.parameters.keys(), &place)?;
             outputs.push(RequestedOutput { name: output.name.clone(), binary: None });
         }
         distinct(outputs.iter().map(|output| output.name.as_str()), "outputs")?;

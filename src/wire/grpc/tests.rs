@@ -187,6 +187,27 @@ fn a_message_may_have_as_many_entries_as_the_bound_and_no_more() {
     assert_eq!(decode::<ModelInferRequest>(empty(ENTRIES_MAX + 1)), Err(Malformed::TooManyEntries));
 }
 
+/// A parameter of six bytes takes more than a hundred in memory: a message of 1 MiB took 19.
+#[test]
+fn the_tensors_of_a_request_may_have_as_many_parts_as_the_bound_and_no_more() {
+    let request = |parameters: usize, tag: u8, own: u8| {
+        let mut tensor = Vec::new();
+        for key in 0..parameters {
+            tensor.extend_from_slice(&[own, 6, 10, 4]);
+            tensor.extend_from_slice(format!("{key:04x}").as_bytes());
+        }
+        let mut message = vec![tag];
+        prost::encoding::encode_varint(tensor.len() as u64, &mut message);
+        message.extend_from_slice(&tensor);
+        decode_request(message.into())
+    };
+    assert_eq!(request(PARTS_MAX, 0x2a, 0x22).unwrap().inputs[0].parameters.len(), PARTS_MAX);
+    assert_eq!(request(PARTS_MAX + 1, 0x2a, 0x22), Err(Malformed::TooManyEntries));
+    assert_eq!(request(PARTS_MAX, 0x32, 0x12).unwrap().outputs[0].parameters.len(), PARTS_MAX);
+    assert_eq!(request(PARTS_MAX + 1, 0x32, 0x12), Err(Malformed::TooManyEntries));
+    assert_eq!(decode_request(Bytes::from_static(b"\x2a\x7f\x22")), Err(Malformed::Message));
+}
+
 #[test]
 fn groups_that_nest_without_end_are_refused() {
     let groups = Bytes::from(vec![0x7b_u8; 100_000]);

@@ -30,6 +30,7 @@ pub(super) fn split(header_length: usize, body: &Bytes, limits: &Limits) -> Resu
 
 pub(super) fn request(document: &Value, tail: Option<Bytes>) -> Result<InferRequest, Shape> {
     let members = object(document, "")?;
+    Shape::look_alike(members, &["id", "inputs", "outputs", "parameters"])?;
     let parameters = parameters(members, "")?;
     let inputs = tensors(members, "inputs", tail)?;
     if inputs.is_empty() {
@@ -41,6 +42,7 @@ pub(super) fn request(document: &Value, tail: Option<Bytes>) -> Result<InferRequ
         let output = object(output, &place)?;
         let own = self::parameters(output, &place)?;
         shared_memory(own.keys(), &place)?;
+        classification(own.keys(), &place)?;
         outputs.push(RequestedOutput { name: name(output, &place)?, binary: flag(&own, "binary_data", &place)? });
     }
     distinct(outputs.iter().map(|output| output.name.as_str()), "outputs")?;
@@ -84,6 +86,14 @@ pub(in crate::wire) fn shared_memory<'k>(mut keys: impl Iterator<Item = &'k Stri
     }
 }
 
+/// Refuses outputs as classes (Triton's classification extension): scores in texts would go around the shape of the answer.
+pub(in crate::wire) fn classification<'k>(mut keys: impl Iterator<Item = &'k String>, place: &str) -> Result<(), Shape> {
+    match keys.any(|key| key == "classification") {
+        true => Err(Shape::new(format!("{place}/parameters"), "classification", "the classification extension is not served")),
+        false => Ok(()),
+    }
+}
+
 fn tensors(members: &Map<String, Value>, key: &str, mut tail: Option<Bytes>) -> Result<Vec<Tensor>, Shape> {
     let values = list(members, key)?.ok_or_else(|| Shape::at_member(key, "required", "must be given"))?;
     let mut tensors = Vec::with_capacity(values.len());
@@ -99,6 +109,7 @@ fn tensors(members: &Map<String, Value>, key: &str, mut tail: Option<Bytes>) -> 
 
 fn tensor(value: &Value, tail: Option<&mut Bytes>) -> Result<Tensor, Shape> {
     let members = object(value, "")?;
+    Shape::look_alike(members, &["data", "datatype", "name", "parameters", "shape"])?;
     let name = name(members, "")?;
     let datatype = text(members, "datatype", "")?.ok_or_else(|| Shape::new("/datatype", "required", "must be given"))?;
     let datatype: Datatype = datatype.parse().map_err(|_| Shape::new("/datatype", "datatype", "is no datatype of the protocol"))?;

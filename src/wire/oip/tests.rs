@@ -97,6 +97,11 @@ fn what_does_not_hold_to_its_shape_is_named() {
         (json!({"inputs": [input(json!({"parameters": {"binary_data_size": 1}}))]}), "/inputs/0/data", "binary"),
         (json!({"inputs": [input(json!({"parameters": {"shared_memory_region": "r"}}))]}), "/inputs/0/parameters", "shared_memory"),
         (json!({"inputs": [input(json!({"parameters": {"a": {}}}))]}), "/inputs/0/parameters", "type"),
+        (
+            json!({"inputs": [input(json!({}))], "outputs": [{"name": "y", "parameters": {"classification": 3}}]}),
+            "/outputs/0/parameters",
+            "classification",
+        ),
         (json!({"inputs": [input(json!({}))], "id": 7}), "/id", "type"),
         (json!({"inputs": [input(json!({}))], "id": "x".repeat(513)}), "/id", "range"),
         (json!({"inputs": [input(json!({}))], "outputs": [{"name": "y"}, {"name": "y"}]}), "/outputs/1/name", "duplicate"),
@@ -245,4 +250,13 @@ proptest! {
         let _ = InferRequest::from_binary(header, &body, &json::Limits::default());
         let _ = InferRequest::from_binary(head.to_string().len(), &body, &json::Limits::default());
     }
+}
+
+#[test]
+fn a_key_that_other_readers_take_for_one_that_was_checked_is_refused() {
+    let tensor = json!({"name": "x", "datatype": "FP32", "shape": [1], "data": [1]});
+    let more = json!({"inputs": [tensor], "Inputs": [tensor]});
+    assert_eq!(InferRequest::from_json(&more).unwrap_err().rule, "look_alike");
+    let shaped = json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1], "Data": [2]}]});
+    assert_eq!(InferRequest::from_json(&shaped).unwrap_err().rule, "look_alike");
 }

@@ -159,3 +159,42 @@ fn models_are_listed() {
     let list = models([Listed { id: "chat", created: 1, owned_by: "acme" }]);
     assert_eq!(list, r#"{"object":"list","data":[{"id":"chat","object":"model","created":1,"owned_by":"acme"}]}"#);
 }
+
+/// Ollama and whatever else reads JSON with Go's `encoding/json` takes the last of `model` and `MODEL`.
+#[test]
+fn a_key_that_other_readers_take_for_one_that_was_judged_is_refused() {
+    for key in ["Model", "MODEL", "Max_Tokens", "\u{17f}tream", "best_oF", "Logprobs", "N"] {
+        let mut document = json!({"model": "chat", "messages": [{"role": "user", "content": "x"}]});
+        document[key] = json!("other");
+        assert_eq!(asked(Kind::Chat, &document).unwrap_err().rule, "look_alike", "{key}");
+    }
+    let tools = json!({"model": "chat", "messages": [{"role": "user", "content": "x"}], "X-Own": 1, "chat_template_kwargs": {"Model": 1}});
+    assert!(asked(Kind::Chat, &tools).is_ok());
+}
+
+#[test]
+fn log_probabilities_are_left_out_wherever_they_stand() {
+    let mut chat = json!({"choices": [{"message": {"content": "logprobs"}, "logprobs": {"content": [{"token": "a", "logprob": -0.1, "top_logprobs": []}]}}], "prompt_logprobs": [null, {"1": {"logprob": -1}}]});
+    assert!(strip_logprobs(&mut chat));
+    assert_eq!(chat, json!({"choices": [{"message": {"content": "logprobs"}, "logprobs": null}], "prompt_logprobs": []}));
+    assert!(!strip_logprobs(&mut chat));
+    let mut event = json!({"type": "response.output_text.delta", "delta": "a", "logprobs": [{"token": "a", "logprob": -0.1}]});
+    assert!(strip_logprobs(&mut event));
+    assert_eq!(event["logprobs"], json!([]));
+}
+
+#[test]
+fn the_words_that_one_server_has_of_its_own_are_no_way_around_a_cap() {
+    let more = |kind, mut more: Value| {
+        more["model"] = json!("chat");
+        more["messages"] = json!([{"role": "user", "content": "x"}]);
+        asked(kind, &more)
+    };
+    for kind in [Kind::Chat, Kind::Completions] {
+        assert_eq!(more(kind, json!({"max_tokens": 1, "n_predict": 100_000})).unwrap().max_tokens, Some(100_000));
+        assert_eq!(more(kind, json!({"n_predict": -1})).unwrap_err().pointer, "/n_predict");
+        assert_eq!(more(kind, json!({"n_probs": 10})).unwrap().logprobs, Some(10));
+        assert_eq!(more(kind, json!({"n_probs": 0})).unwrap().logprobs, None);
+        assert_eq!(more(kind, json!({"n": 1, "best_of": 20})).unwrap().answers, 20);
+    }
+}

@@ -1,0 +1,174 @@
+//! What was acknowledged is not lost: the process may die at any moment, or be told to stop.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::support::ask::{ask, chat, post_chat, post_stream};
+use crate::support::upstream::whole;
+use crate::support::{Client, Folder, Gateway, PATIENCE, Upstream};
+
+const CLIENTS: usize = 8;
+
+/// Receipts that clients hold.
+type Held = Arc<Mutex<Vec<String>>>;
+
+/// Asks the two models by turns until the connection ends, and keeps every receipt of a whole answer.
+async fn load(mut client: Client, held: Held, count: Arc<watch::Sender<usize>>) {
+    for turn in 0.. {
+        let mut body = chat();
+        body["model"] = json!(if turn % 2 == 0 { "chat" } else { "sure" });
+        let Ok(reply) = client.try_send(ask("POST", "/v1/chat/completions", body.to_string())).await else { return };
+        assert_eq!(reply.status, 200, "{reply:?}");
+        held.lock().unwrap().push(reply.receipt().unwrap());
+        count.send_modify(|count| *count += 1);
+    }
+}
+
+struct Load {
+    running: Vec<JoinHandle<()>>,
+    count: watch::Receiver<usize>,
+}
+
+impl Load {
+    async fn on(gateway: &Gateway, held: &Held) -> Self {
+        let (tell, count) = watch::channel(0);
+        let tell = Arc::new(tell);
+        let mut running = Vec::new();
+        for _ in 0..CLIENTS {
+            running.push(tokio::spawn(load(gateway.h2().await, held.clone(), tell.clone())));
+        }
+        Self { running, count }
+    }
+
+    async fn has_had(&mut self, count: usize) {
+        tokio::time::timeout(PATIENCE, self.count.wait_for(|had| *had >= count)).await.unwrap().unwrap();
+    }
+
+    async fn ends(self) {
+        for client in self.running {
+            tokio::time::timeout(PATIENCE, client).await.expect("a client still waits").unwrap();
+        }
+    }
+}
+
+fn folder(upstream: &Upstream) -> Folder {
+    let folder = Folder::new();
+    folder.upstream("chat", "openai", upstream, "", "");
+    folder.upstream("sure", "openai", upstream, "", "[prove]\nmode = \"durable\"\n");
+    folder
+}
+
+fn every_receipt_is_in_the_log(folder: &Folder, held: &Held) {
+    let report = folder.verified_log();
+    assert_eq!(report["ok"], true, "{report:#}");
+    let logged: HashSet<String> = folder.entries().iter().map(|entry| entry["id"].as_str().unwrap().to_owned()).collect();
+    let held = held.lock().unwrap();
+    let lost = held.iter().filter(|id| !logged.contains(*id)).count();
+    assert_eq!(lost, 0, "of {} receipts", held.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_is_killed_under_load_loses_no_receipt() {
+    let upstream = Upstream::language().await;
+    let folder = folder(&upstream);
+    let held = Held::default();
+    for round in 1..=5 {
+        let gateway = folder.serve().await;
+        let mut load = Load::on(&gateway, &held).await;
+        load.has_had(60 + 37 * round).await;
+        gateway.kill();
+        load.ends().await;
+        every_receipt_is_in_the_log(&folder, &held);
+    }
+    // A last start finds everything, goes on, and stops in order.
+    let gateway = folder.serve().await;
+    let last = gateway.h2().await.send(post_chat()).await.receipt().unwrap();
+    held.lock().unwrap().push(last);
+    gateway.stop().await;
+    every_receipt_is_in_the_log(&folder, &held);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_under_load_loses_nothing_and_cuts_nobody() {
+    let upstream = Upstream::language().await;
+    let folder = folder(&upstream);
+    let held = Held::default();
+    let gateway = folder.serve().await;
+    let mut load = Load::on(&gateway, &held).await;
+    load.has_had(200).await;
+    let said = gateway.stop().await;
+    assert!(said.iter().any(|line| line.contains("stopped; 0 request(s) cut")), "{said:#?}");
+    load.ends().await;
+    every_receipt_is_in_the_log(&folder, &held);
+    // Whatever was asked of a model was answered to the one who asked.
+    assert_eq!(upstream.count(), held.lock().unwrap().len());
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_what_is_in_flight() {
+    let (release, released) = watch::channel(false);
+    let upstream = Upstream::start(move |_| {
+        let mut released = released.clone();
+        async move {
+            let _ = released.wait_for(|released| *released).await;
+            whole(200, &json!({"object": "chat.completion", "model": "chat", "choices": []}))
+        }
+    })
+    .await;
+    let folder = folder(&upstream);
+    let gateway = folder.serve().await;
+    let (mut one, mut two) = (gateway.h1().await, gateway.h2().await);
+    let (one, two) = (tokio::spawn(async move { one.send(post_chat()).await }), tokio::spawn(async move { two.send(post_chat()).await }));
+    upstream.has_seen(2).await;
+    gateway.signal("TERM");
+    // Nobody new is let in.
+    let asked = std::time::Instant::now();
+    while gateway.dial().connect().await.is_ok() {
+        assert!(asked.elapsed() < PATIENCE, "it still takes connections");
+    }
+    release.send(true).unwrap();
+    let held = Held::default();
+    for reply in [one.await.unwrap(), two.await.unwrap()] {
+        held.lock().unwrap().push(reply.is(200).receipt().unwrap());
+    }
+    gateway.says("stopped; 0 request(s) cut").await;
+    assert!(gateway.ended().await.success());
+    every_receipt_is_in_the_log(&folder, &held);
+}
+
+#[tokio::test]
+async fn a_stop_that_has_waited_long_enough_says_whom_it_cut_and_signs_how_far_they_came() {
+    const STREAMS: usize = 40;
+    let (tell, mut begun) = tokio::sync::mpsc::unbounded_channel();
+    let upstream = Upstream::start(move |_| {
+        let (writer, response) = crate::support::upstream::stream("text/event-stream");
+        let _ = tell.send(writer);
+        async move { response }
+    })
+    .await;
+    let folder = folder(&upstream);
+    folder.gateway("drain = \"300ms\"", "");
+    let gateway = folder.serve().await;
+    let client = gateway.h2().await;
+    let mut cut = Vec::new();
+    for _ in 0..STREAMS {
+        let held = client.again().open(post_stream()).await.unwrap();
+        let id = crate::support::client::receipt(held.headers()).unwrap();
+        let writer = begun.recv().await.unwrap();
+        writer.send(crate::support::upstream::events("chat", false)[0].clone().into()).await.unwrap();
+        cut.push((id, held, writer));
+    }
+    gateway.signal("TERM");
+    gateway.says(&format!("stopped; {STREAMS} request(s) cut")).await;
+    assert!(gateway.ended().await.success());
+    let entries = folder.entries();
+    for (id, held, _writer) in cut {
+        assert!(crate::support::Reply::read(held).await.is_err(), "what was cut must not look like a whole answer");
+        let entry = entries.iter().find(|entry| entry["id"] == id.as_str()).expect("the stream that was cut has its statement");
+        assert_eq!((&entry["kind"], &entry["resp"]["complete"]), (&json!("aborted"), &json!(false)));
+    }
+}

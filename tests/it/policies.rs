@@ -1,0 +1,359 @@
+//! Mistakes in the policy folder: each is told with its place, stops the start, and opens no port.
+
+use std::net::TcpListener;
+use std::process::Command;
+
+use portcullis::digest::Digest;
+use serde_json::Value;
+
+use crate::support::{Folder, PROGRAM};
+
+const CHAT: &str = "name = \"chat\"\ntenants = [\"acme\"]\n\n[backend.upstream]\nprotocol = \"openai\"\nurls = [\"http://127.0.0.1:9\"]\n";
+
+/// A folder without a mistake.
+fn good() -> Folder {
+    let folder = Folder::new();
+    folder.model("chat", CHAT);
+    folder
+}
+
+/// A way to break the folder: what is done to it, where the mistake is told, and words of it.
+struct Mistake {
+    what: &'static str,
+    breaks: fn(&Folder),
+    at: &'static str,
+    words: &'static [&'static str],
+}
+
+fn append(folder: &Folder, file: &str, text: &str) {
+    folder.write(file, folder.read(file) + text);
+}
+
+const MISTAKES: &[Mistake] = &[
+    Mistake {
+        what: "an unknown key in a model's file",
+        breaks: |folder| append(folder, "models/chat.toml", "[check]\nmax_token = 5\n"),
+        at: "models/chat.toml:8:1:",
+        words: &["unknown key `max_token`", "did you mean `max_tokens`"],
+    },
+    Mistake {
+        what: "an unknown table in gateway.toml",
+        breaks: |folder| append(folder, "gateway.toml", "[telemetry]\n"),
+        at: "gateway.toml:20:2:",
+        words: &["unknown key `telemetry`"],
+    },
+    Mistake {
+        what: "an unknown key of a caller",
+        breaks: |folder| append(folder, "callers.toml", "secret = \"s\"\n"),
+        at: "callers.toml:8:1:",
+        words: &["unknown key `secret`"],
+    },
+    Mistake {
+        what: "a wrong type",
+        breaks: |folder| append(folder, "models/chat.toml", "[budget.default]\nin_flight = \"many\"\n"),
+        at: "models/chat.toml:8:13:",
+        words: &["invalid type", "many"],
+    },
+    Mistake {
+        what: "a quantity without a unit",
+        breaks: |folder| append(folder, "models/chat.toml", "[budget.default]\nrequests = { rate = \"20\" }\n"),
+        at: "models/chat.toml:8:21:",
+        words: &["20/s"],
+    },
+    Mistake {
+        what: "two models of one name",
+        breaks: |folder| _ = folder.model("other", CHAT),
+        at: "models/other.toml:1:8:",
+        words: &["`chat` stands in models/chat.toml already"],
+    },
+    Mistake {
+        what: "a schema outside of the folder",
+        breaks: |folder| {
+            std::fs::write(folder.home().join("outside.json"), "{}").unwrap();
+            append(folder, "models/chat.toml", "[check]\nschema = \"../../outside.json\"\n");
+        },
+        at: "models/chat.toml:8:10:",
+        words: &["folder"],
+    },
+    Mistake {
+        what: "a model's file outside of the folder",
+        breaks: |folder| {
+            std::fs::write(folder.home().join("outside.onnx"), "x").unwrap();
+            let digest = Digest::of(b"x");
+            folder.model("m", format!("name = \"m\"\n[backend.onnx]\npath = \"../../outside.onnx\"\nsha256 = \"{digest}\"\n"));
+        },
+        at: "models/m.toml:3:8:",
+        words: &["folder"],
+    },
+    Mistake {
+        what: "a credential that is not there",
+        breaks: |folder| append(folder, "models/chat.toml", "credential_file = \"../keys/none.token\"\n"),
+        at: "models/chat.toml:7:19:",
+        words: &["credential"],
+    },
+    Mistake {
+        what: "a model's file that is not there",
+        breaks: |folder| {
+            let digest = Digest::of(b"x");
+            folder.model("m", format!("name = \"m\"\n[backend.onnx]\npath = \"none.onnx\"\nsha256 = \"{digest}\"\n"));
+        },
+        at: "models/m.toml:3:8:",
+        words: &["none.onnx"],
+    },
+    Mistake {
+        what: "a model of another digest",
+        breaks: |folder| {
+            folder.digits("");
+            folder.write("models/digits.toml", folder.read("models/digits.toml").replace("sha256 = \"f9", "sha256 = \"00"));
+        },
+        at: "models/digits.toml:4:2:",
+        words: &["SHA-256"],
+    },
+    Mistake {
+        what: "a key set that is not there",
+        breaks: |folder| {
+            append(
+                folder,
+                "callers.toml",
+                "[[issuer]]\nissuer = \"https://login.example/\"\naudience = [\"a\"]\nalgorithms = [\"ES256\"]\njwks_file = \"keys/none.json\"\n",
+            );
+        },
+        at: "callers.toml:12:13:",
+        words: &["jwks_file"],
+    },
+    Mistake {
+        what: "an algorithm with a shared secret",
+        breaks: |folder| {
+            append(
+                folder,
+                "callers.toml",
+                "[[issuer]]\nissuer = \"https://login.example/\"\naudience = [\"a\"]\nalgorithms = [\"HS256\"]\njwks = \"https://login.example/keys\"\n",
+            );
+        },
+        at: "callers.toml:11:15:",
+        words: &["ES256"],
+    },
+    Mistake {
+        what: "Cedar that does not parse",
+        breaks: |folder| append(folder, "access.cedar", "permit (principal, action resource);\n"),
+        at: "access.cedar:4:27:",
+        words: &[],
+    },
+    Mistake {
+        what: "Cedar that the schema does not know",
+        breaks: |folder| append(folder, "access.cedar", "permit (principal, action == Action::\"train\", resource);\n"),
+        at: "access.cedar:4:30:",
+        words: &["train"],
+    },
+    Mistake {
+        what: "a schema that is none",
+        breaks: |folder| {
+            folder.write("schemas/chat.json", "{\"type\": \"objekt\"}");
+            append(folder, "models/chat.toml", "[check]\nschema = \"../schemas/chat.json\"\n");
+        },
+        at: "schemas/chat.json:",
+        words: &["/type"],
+    },
+    Mistake {
+        what: "the digest of a placeholder",
+        breaks: |folder| {
+            let (app, placeholder) = (Digest::of(crate::support::KEY.as_bytes()), Digest::of(b"changeme"));
+            folder.write("callers.toml", folder.read("callers.toml").replace(&app.to_string(), &placeholder.to_string()));
+        },
+        at: "callers.toml:3:10:",
+        words: &["app"],
+    },
+    Mistake {
+        what: "a digest that is none",
+        breaks: |folder| {
+            let app = Digest::of(crate::support::KEY.as_bytes()).to_string();
+            folder.write("callers.toml", folder.read("callers.toml").replace(&app, "<64 hex digits>"));
+        },
+        at: "callers.toml:3:10:",
+        words: &["app"],
+    },
+    Mistake {
+        what: "a mode that this version does not have",
+        breaks: |folder| append(folder, "models/chat.toml", "[prove]\nmode = \"included\"\n"),
+        at: "models/chat.toml:8:8:",
+        words: &["durable"],
+    },
+    Mistake {
+        what: "an unknown mode",
+        breaks: |folder| append(folder, "models/chat.toml", "[detect]\nmode = \"enforced\"\n"),
+        at: "models/chat.toml:8:8:",
+        words: &["enforce"],
+    },
+    Mistake {
+        what: "a declared path that is the contract's",
+        breaks: |folder| {
+            folder.model("raw", "name = \"raw\"\n[route]\npath = \"/v1/predict\"\n[backend.upstream]\nprotocol = \"raw\"\nurls = [\"http://127.0.0.1:9\"]\n");
+        },
+        at: "models/raw.toml:3:8:",
+        words: &["/v1"],
+    },
+    Mistake {
+        what: "an origin that is none",
+        breaks: |folder| _ = folder.write("gateway.toml", folder.read("gateway.toml").replace("test.example/node", "a node")),
+        at: "gateway.toml:15:10:",
+        words: &["prove.origin"],
+    },
+    Mistake {
+        what: "an operators' listener open to everyone",
+        breaks: |folder| {
+            let text = folder.read("gateway.toml").replace("[admin]\nlisten = \"127.0.0.1:", "[admin]\nlisten = \"0.0.0.0:");
+            folder.write("gateway.toml", text);
+        },
+        at: "gateway.toml:11:10:",
+        words: &["[admin.tls]"],
+    },
+    Mistake {
+        what: "plain HTTP for everyone",
+        breaks: |folder| {
+            let text =
+                folder.read("gateway.toml").replace("[accept]\nlisten = \"127.0.0.1:", "[accept]\ntls = \"off\"\nlisten = \"0.0.0.0:");
+            let (before, after) = text.split_once("[accept.tls]").unwrap();
+            folder.write("gateway.toml", format!("{before}{}", &after[after.find("[admin]").unwrap()..]));
+        },
+        at: "gateway.toml:3:10:",
+        words: &["loopback"],
+    },
+    Mistake {
+        what: "no file of callers",
+        breaks: |folder| std::fs::remove_file(folder.policies().join("callers.toml")).unwrap(),
+        at: "callers.toml:",
+        words: &["No such file"],
+    },
+    Mistake {
+        what: "no model",
+        breaks: |folder| std::fs::remove_file(folder.policies().join("models/chat.toml")).unwrap(),
+        at: "policies:",
+        words: &["models/NAME.toml"],
+    },
+];
+
+#[test]
+fn every_mistake_is_told_with_its_place_and_stops_the_start() {
+    // Held by the test: a gateway that came so far as to open it would say that it cannot.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let mut wrong = Vec::new();
+    for Mistake { what, breaks, at, words } in MISTAKES {
+        let folder = good();
+        folder.write("gateway.toml", folder.read("gateway.toml").replace("127.0.0.1:0", &taken));
+        breaks(&folder);
+        let serve = folder.run(&["serve", "--policies", "policies"]);
+        let check = folder.run(&["check", "policies"]);
+        for (command, output) in [("serve", serve), ("check", check)] {
+            let told = String::from_utf8(output.stderr).unwrap();
+            let mut faults = Vec::new();
+            if output.status.code() != Some(1) {
+                faults.push(format!("ends with {}", output.status));
+            }
+            if !told.lines().any(|line| line.contains(&format!("{at} ")) && words.iter().all(|word| line.contains(word))) {
+                faults.push(format!("is not told at {at} with {words:?}"));
+            }
+            if told.contains("ready on") || told.contains("cannot be listened on") {
+                faults.push("opens the port".to_owned());
+            }
+            if !faults.is_empty() {
+                wrong.push(format!("{what}: {command} {faults:?}: {told}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let folder = good();
+    append(&folder, "models/chat.toml", "[budget.default]\nin_flight = 0\n[prove]\nmode = \"witnessed\"\n");
+    append(&folder, "access.cedar", "permit (principal, action, resource) when { resource.colour };\n");
+    append(&folder, "gateway.toml", "[telemetry]\n");
+    let output = folder.run(&["check", "policies"]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("4 mistake(s)"), "{told}");
+    for file in ["models/chat.toml:8:13:", "models/chat.toml:10:8:", "access.cedar:4:45:", "gateway.toml:20:2:"] {
+        assert!(told.contains(file), "{file}: {told}");
+    }
+}
+
+#[test]
+fn check_answers_programs_in_json() {
+    let folder = good();
+    let output = folder.run(&["check", "policies", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &report["ok"]), (Some(0), &Value::Bool(true)), "{report}");
+    assert_eq!(report["policy"].as_str().unwrap().len(), 64);
+    assert_eq!(report["mistakes"], serde_json::json!([]));
+    append(&folder, "models/chat.toml", "[budgett]\n");
+    let output = folder.run(&["check", "policies", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &report["ok"], &report["policy"]), (Some(1), &Value::Bool(false), &Value::Null));
+    let mistakes = report["mistakes"].as_array().unwrap();
+    assert!(mistakes.len() == 1 && mistakes[0].as_str().unwrap().contains("models/chat.toml:7:2: "), "{report}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 1);
+}
+
+#[tokio::test]
+async fn check_names_the_policy_that_serve_has_in_force() {
+    let folder = good();
+    let output = folder.run(&["check", "policies", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["policy"], folder.serve().await.policy().await);
+}
+
+#[test]
+fn the_shipped_schema_of_cedar_is_printed() {
+    let output = good().run(&["check", "--cedar-schema"]);
+    assert!(output.status.success());
+    assert!(String::from_utf8(output.stdout).unwrap().contains("entity Caller in [Role, Tenant]"));
+}
+
+#[test]
+fn a_command_that_is_called_wrongly_ends_with_2() {
+    for words in [
+        &[] as &[&str],
+        &["guard"],
+        &["serve", "--policy", "x"],
+        &["demo", "--port", "many"],
+        &["demo", "--port", "70000"],
+        &["check", "a", "b"],
+        &["key"],
+        &["key", "new"],
+        &["key", "new", "a", "--expires", "tomorrow"],
+        &["log", "verify"],
+        &["model", "inspect"],
+        &["health", "here"],
+    ] {
+        let output = Command::new(PROGRAM).args(words).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stdout.is_empty(), "{words:?}");
+    }
+}
+
+/// The commands that `--help` of `words` lists.
+fn commands_of(words: &[String]) -> Vec<String> {
+    let output = Command::new(PROGRAM).args(words).arg("--help").output().unwrap();
+    assert!(output.status.success(), "{words:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let Some((_, listed)) = text.split_once("Commands:\n") else {
+        assert!(text.contains("Example") && text.contains("portcullis "), "{words:?} has no example: {text}");
+        return Vec::new();
+    };
+    let block = listed.split("\n\n").next().unwrap();
+    let names = block.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    names.map(|line| line.split_whitespace().next().unwrap().to_owned()).filter(|name| name != "help").collect()
+}
+
+#[test]
+fn the_help_of_every_command_has_an_example() {
+    let mut open: Vec<Vec<String>> = vec![Vec::new()];
+    let mut leaves = 0;
+    while let Some(words) = open.pop() {
+        let below = commands_of(&words);
+        leaves += usize::from(below.is_empty());
+        open.extend(below.into_iter().map(|name| [&words[..], &[name]].concat()));
+    }
+    assert!(leaves >= 10, "{leaves} commands");
+}
