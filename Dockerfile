@@ -3,6 +3,8 @@
 #   docker build -t portcullis .
 #   docker run --read-only --cap-drop ALL --security-opt no-new-privileges \
 #     -v ./policies:/policies:ro -v portcullis-data:/data -p 8443:8443 portcullis
+#
+# In the policies `accept.listen` is then "0.0.0.0:8443"; `prove.directory = "../data/log"` lies on the volume.
 
 FROM rust:1.95-bookworm AS build
 RUN apt-get update && apt-get install --yes --no-install-recommends python3 python3-pip && rm -rf /var/lib/apt/lists/*
@@ -10,7 +12,7 @@ WORKDIR /src
 COPY . .
 RUN cargo build --release --locked && strip target/release/portcullis
 # Pinned and held to its hash; the gateway checks the same hash again before it loads the library.
-RUN scripts/onnxruntime /runtime
+RUN scripts/onnxruntime /runtime/libonnxruntime.so
 
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /src/target/release/portcullis /usr/bin/portcullis
