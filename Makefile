@@ -4,7 +4,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: demo test build runtime venv bench peers mlserver image-steps clean
+.PHONY: demo test build runtime venv bench peers
 
 build:
 	$(CARGO) build --release --locked

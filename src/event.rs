@@ -29,8 +29,6 @@ pub enum Name {
     PolicyRefused,
     /// Something was answered that the log does not hold.
     LogGap,
-    /// A caller was set aside.
-    CallerQuarantined,
 }
 
 impl Name {
@@ -47,7 +45,6 @@ impl Name {
             Self::PolicyReloaded => "policy.reloaded",
             Self::PolicyRefused => "policy.refused",
             Self::LogGap => "log.gap",
-            Self::CallerQuarantined => "caller.quarantined",
         }
     }
 }
