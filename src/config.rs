@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -14,6 +15,7 @@ use crate::authenticate::{Authenticator, Failures};
 use crate::authorize::{self, Authorizer, Model, Policies, Resource, Routes, Serves};
 use crate::clock::Moment;
 use crate::digest::{Digest, Hasher};
+use crate::event::{Event, Events, Name};
 use crate::infer::model::runtime::{Places, Runtime};
 use crate::infer::model::verify::Verified;
 use crate::infer::model::{self};
@@ -132,9 +134,24 @@ pub struct Made {
     failures: Arc<OnceLock<Arc<Failures>>>,
     /// Files that policies name and that are no policies themselves: keys, certificates, credentials.
     named: Vec<PathBuf>,
+    /// Where models that are refused are told; nowhere before the security log is open, when the start ends with the reason.
+    events: Option<Events>,
 }
 
 impl Made {
+    /// The same, telling of models that are refused from now on.
+    #[must_use]
+    pub fn telling(self, events: Events) -> Self {
+        Self { events: Some(events), ..self }
+    }
+
+    fn tell_refused(&self, name: &Arc<str>, why: &str) {
+        let Some(events) = &self.events else { return };
+        let mut event = Event::new(Name::ModelRefused, SystemTime::now());
+        event.model = Some(name.clone());
+        events.tell(event.with("why", why));
+    }
+
     /// Starts what goes on in the background of upstreams. Must be called inside a Tokio runtime.
     pub fn tend(&self) {
         self.upstreams.values().for_each(|(_, upstream)| upstream.tend());
@@ -191,7 +208,7 @@ pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines) -> Result<Lo
         reading.keep("access.cedar", compiled)
     });
     let global_cap = gateway.as_ref().map_or(accept::config::MAX_BODY.0, |gateway| gateway.accept.max_body.0);
-    let next = Made { failures: made.failures.clone(), ..Made::default() };
+    let next = Made { failures: made.failures.clone(), events: made.events.clone(), ..Made::default() };
     let library = gateway.as_ref().and_then(|gateway| gateway.runtime.onnxruntime.as_ref()).map(|path| dir.join(path));
     let mut building = Building { global_cap, made, engines, library, next, fresh: Vec::new(), paths: BTreeMap::new() };
     let models = building.models(&mut reading);
@@ -457,8 +474,9 @@ impl Building<'_> {
         let model = match self.made.models.get(&name) {
             Some((known, model)) if *known == identity => model.clone(),
             _ => {
-                let runtime = Runtime::load(&Places::of_process(self.library.clone())).map_err(|broken| broken.to_string())?;
-                let model = Arc::new(model::Model::load(source, &runtime).map_err(|refused| refused.to_string())?);
+                let runtime = Runtime::load(&Places::of_process(self.library.clone())).map_err(|broken| broken.to_string());
+                let loaded = runtime.and_then(|runtime| model::Model::load(source, &runtime).map_err(|refused| refused.to_string()));
+                let model = Arc::new(loaded.inspect_err(|why| self.made.tell_refused(&source.name, why))?);
                 self.fresh.push(model.which());
                 model
             }

@@ -109,6 +109,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     fresh.iter().for_each(|which| house.tell_loaded(which));
     observe(&house, accept.counters());
     let keeping = keep_keys(&house.policy.load()).await.map_err(No::because)?;
+    let made = made.telling(house.events.clone());
     made.tend();
 
     let (stopping, stopped) = watch::channel(false);

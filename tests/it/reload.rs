@@ -56,6 +56,21 @@ async fn a_changed_policy_holds_for_new_requests_within_two_seconds() {
 }
 
 #[tokio::test]
+async fn a_model_that_does_not_verify_is_told_and_the_one_before_it_serves_on() {
+    let (_upstream, folder, gateway) = serving().await;
+    folder.digits("");
+    told(&folder, "model.loaded", 1).await;
+    let good = folder.read("models/digits.toml");
+    let digest = good.split('"').find(|part| part.len() == 64).unwrap();
+    folder.write("models/digits.toml", good.replace(digest, &"0".repeat(64)));
+    told(&folder, "model.refused", 1).await;
+    told(&folder, "policy.refused", 1).await;
+    let refused = folder.security_log().into_iter().find(|event| event["event"] == "model.refused").unwrap();
+    assert_eq!(refused["model"], "digits");
+    gateway.h2().await.send(post_chat()).await.is(200);
+}
+
+#[tokio::test]
 async fn a_broken_policy_leaves_the_old_one_in_force_and_says_so() {
     let (_upstream, folder, gateway) = serving().await;
     let mut client = gateway.h2().await;
