@@ -20,7 +20,7 @@ demo: runtime build
 
 # The real clients, servers and collectors that the tests run against, pinned.
 venv: $(VENV)/.ready
-$(VENV)/.ready: tests/clients/requirements.txt
+$(VENV)/.ready: tests/clients/requirements.txt tests/clients/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/clients/requirements.txt
 	touch $@
