@@ -5,6 +5,7 @@
 //! thread that owns the session alone; and a run must succeed before the model is ready. What it is *not*: a wall around the engine. The
 //! engine's C++ runs in this process.
 
+mod engine;
 pub mod onnx;
 pub mod runtime;
 mod session;
@@ -27,6 +28,7 @@ use crate::trail::{Assurance, Which};
 use crate::unit::{Size, Span};
 use crate::wire::tensor::{Port, Tensor};
 
+pub use engine::Signature;
 pub use onnx::Fault;
 pub use runtime::Runtime;
 pub use verify::{Format, Verified};

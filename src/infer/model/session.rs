@@ -16,9 +16,9 @@ use ort::session::{RunOptions, Session, SessionInputValue};
 use ort::value::DynValue;
 use tokio::sync::oneshot;
 
-use super::onnx::Signature;
-use super::tensor::{element, fits, from_engine, into_engine};
-use super::{Bounds, Error, Refused, Runtime};
+use super::engine::fits;
+use super::tensor::{element, from_engine, into_engine};
+use super::{Bounds, Error, Refused, Runtime, Signature};
 use crate::wire::tensor::{Port, Tensor, elements};
 
 /// How long an engine that was told to stop loading may take to do so. Afterwards its thread is left behind.

@@ -5,28 +5,8 @@ use half::{bf16, f16};
 use ort::value::{DynValue, Shape, Tensor as OrtTensor, TensorElementType};
 
 use super::Error;
+use super::engine::shapes_agree;
 use crate::wire::tensor::{Datatype, Port, Tensor};
-
-/// Whether `tensor` is one that `port` takes.
-pub(super) fn fits(tensor: &Tensor, port: &Port) -> Result<(), Error> {
-    let other = |why| Err(Error::CallerSentOtherInputs(why));
-    if tensor.datatype != port.datatype {
-        return other("an input is of another datatype than the model takes");
-    }
-    if !shapes_agree(&tensor.shape, &port.shape) {
-        return other("an input is of another shape than the model takes");
-    }
-    match (tensor.elements(), tensor.datatype.width()) {
-        (Some(elements), Some(width)) if elements.checked_mul(width) == Some(tensor.data.len()) => Ok(()),
-        // Strings are counted as they are read.
-        (Some(_), None) => Ok(()),
-        _ => other("an input has more or less data than its shape says"),
-    }
-}
-
-fn shapes_agree(shape: &[u64], port: &[Option<u64>]) -> bool {
-    shape.len() == port.len() && shape.iter().zip(port).all(|(length, wanted)| wanted.is_none_or(|wanted| wanted == *length))
-}
 
 /// The engine's name for a datatype.
 pub(super) fn element(datatype: Datatype) -> TensorElementType {
@@ -48,7 +28,7 @@ pub(super) fn element(datatype: Datatype) -> TensorElementType {
     }
 }
 
-/// The engine's tensor. Only for one that [`fits`].
+/// The engine's tensor. Only for one that [`fits`](super::engine::fits).
 pub(super) fn into_engine(tensor: &Tensor) -> Result<DynValue, Error> {
     let dimension = |length: &u64| i64::try_from(*length).map_err(|_| Error::CallerSentOtherInputs("a dimension is too long"));
     let shape = tensor.shape.iter().map(dimension).collect::<Result<Vec<_>, _>>()?;
