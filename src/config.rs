@@ -457,7 +457,7 @@ impl Building<'_> {
         let name = source.name.to_string();
         if let Engines::None = self.engines {
             let verified = Verified::from_file(&source.path, source.digest, source.bounds.size).map_err(|refused| refused.to_string())?;
-            let model::onnx::Signature { inputs, outputs } =
+            let model::Signature { inputs, outputs } =
                 model::onnx::read(verified.bytes(), &model::onnx::Limits::DEFAULT).map_err(|fault| fault.to_string())?;
             let which = Which {
                 name: source.name.clone(),

@@ -2,13 +2,14 @@
 //!
 //! [`verify`] reads its bytes once and holds them to the digest that the policy names; [`onnx`] walks them, bounded, and refuses what could
 //! reach out of them or grow past them; the engine ([`runtime`], loaded from bytes that were hashed too) is given the very same bytes, on a
-//! thread that owns the session alone; and a run must succeed before the model is ready. What it is *not*: a wall around the engine. The
-//! engine's C++ runs in this process.
+//! thread that owns it alone, behind a queue; and a run must succeed before the model is ready. What it is *not*: a wall around the engine.
+//! The engine's C++ runs in this process.
 
+mod engine;
 pub mod onnx;
+mod onnxruntime;
+mod queue;
 pub mod runtime;
-mod session;
-mod tensor;
 pub mod verify;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,10 @@ use crate::trail::{Assurance, Which};
 use crate::unit::{Size, Span};
 use crate::wire::tensor::{Port, Tensor};
 
+use onnxruntime::OnnxRuntime;
+use queue::Queue;
+
+pub use engine::Signature;
 pub use onnx::Fault;
 pub use runtime::Runtime;
 pub use verify::{Format, Verified};
@@ -287,7 +292,7 @@ impl std::error::Error for Error {}
 /// A model that was verified, is loaded and has run once. Dropping it stops its thread.
 #[derive(Debug)]
 pub struct Model {
-    engine: session::Engine,
+    queue: Queue,
     which: Arc<Which>,
     load_micros: u64,
 }
@@ -320,7 +325,11 @@ impl Model {
         from: Instant,
     ) -> Result<Self, Refused> {
         let signature = onnx::read(verified.bytes(), &onnx::Limits::DEFAULT)?;
-        let engine = session::Engine::start(name, verified.bytes().clone(), signature, bounds, runtime)?;
+        let (bytes, runtime, room) = (verified.bytes().clone(), runtime.clone(), bounds.output);
+        let queue = Queue::start(name, bounds, move |stop| {
+            let engine = OnnxRuntime::load(&bytes, signature, room, &runtime, stop)?;
+            Ok(Box::new(engine))
+        })?;
         let which = Which {
             name: name.clone(),
             version: version.clone(),
@@ -329,13 +338,13 @@ impl Model {
             assurance: Assurance::VerifiedInProcess,
         };
         let load_micros = u64::try_from(from.elapsed().as_micros()).unwrap_or(u64::MAX);
-        Ok(Self { engine, which: which.into(), load_micros })
+        Ok(Self { queue, which: which.into(), load_micros })
     }
 
     /// What it takes, and what it gives: its contract.
     #[must_use]
     pub fn signature(&self) -> (&[Port], &[Port]) {
-        let signature = self.engine.signature();
+        let signature = self.queue.signature();
         (&signature.inputs, &signature.outputs)
     }
 
@@ -357,7 +366,7 @@ impl Model {
     /// # Errors
     /// [`Error`] says who is at fault.
     pub async fn run(&self, inputs: Vec<Tensor>, outputs: &[String], deadline: Instant) -> Result<Vec<Tensor>, Error> {
-        self.engine.run(inputs, outputs, deadline).await
+        self.queue.run(inputs, outputs, deadline).await
     }
 }
 

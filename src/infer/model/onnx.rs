@@ -11,6 +11,7 @@
 use std::collections::HashSet;
 use std::fmt;
 
+use super::Signature;
 use crate::wire::tensor::{Datatype, Port};
 
 /// The operator domains that are allowed. scikit-learn's models need `ai.onnx.ml`; `""` and `ai.onnx` are the same one.
@@ -108,15 +109,6 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
-
-/// What a model takes and gives, as its file says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Signature {
-    /// Inputs, without those that are initializers.
-    pub inputs: Vec<Port>,
-    /// Outputs.
-    pub outputs: Vec<Port>,
-}
 
 /// Reads the file through.
 ///

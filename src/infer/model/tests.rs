@@ -218,7 +218,7 @@ async fn the_queue_takes_as_many_as_it_may_and_refuses_one_more() {
     let model = start_with(&forever(), &Bounds { queue: 2, ..Bounds::default() }).unwrap();
     let hour = Duration::from_secs(3600);
     let (running, _) = begun(counting(&model, i64::MAX, hour)).await;
-    while model.engine.waiting() > 0 {
+    while model.queue.waiting() > 0 {
         tokio::task::yield_now().await;
     }
     let (first, answer) = begun(counting(&model, i64::MAX, hour)).await;

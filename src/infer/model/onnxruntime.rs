@@ -1,35 +1,96 @@
-//! Tensors of the protocol as tensors of the engine, and back: one copy each way.
+//! The engine for ONNX files: one ONNX Runtime session.
+//!
+//! A session runs one call at a time (`run` takes it mutably, and ONNX Runtime is not thread-safe whatever it says). Each call brings its
+//! own run options, by which it is stopped from outside. The flag is looked at between operators, so an operator that never ends keeps the
+//! thread.
+//!
+//! Tensors of the protocol become tensors of the engine, and back: one copy each way.
+
+use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use half::{bf16, f16};
-use ort::value::{DynValue, Shape, Tensor as OrtTensor, TensorElementType};
+use ort::session::builder::GraphOptimizationLevel;
+use ort::session::{RunOptions, Session, SessionInputValue};
+use ort::value::{DynValue, Outlet, Shape, Tensor as OrtTensor, TensorElementType};
 
-use super::Error;
+use super::engine::{Engine, Stop, shapes_agree};
+use super::{Error, Refused, Runtime, Signature};
 use crate::wire::tensor::{Datatype, Port, Tensor};
 
-/// Whether `tensor` is one that `port` takes.
-pub(super) fn fits(tensor: &Tensor, port: &Port) -> Result<(), Error> {
-    let other = |why| Err(Error::CallerSentOtherInputs(why));
-    if tensor.datatype != port.datatype {
-        return other("an input is of another datatype than the model takes");
-    }
-    if !shapes_agree(&tensor.shape, &port.shape) {
-        return other("an input is of another shape than the model takes");
-    }
-    match (tensor.elements(), tensor.datatype.width()) {
-        (Some(elements), Some(width)) if elements.checked_mul(width) == Some(tensor.data.len()) => Ok(()),
-        // Strings are counted as they are read.
-        (Some(_), None) => Ok(()),
-        _ => other("an input has more or less data than its shape says"),
+/// A session, and the file's signature, which it was found to agree with.
+pub(super) struct OnnxRuntime {
+    session: Session,
+    signature: Signature,
+    room: usize,
+}
+
+impl OnnxRuntime {
+    /// Gives `bytes` to ONNX Runtime. `signature` is what was read in them; the outputs of a call may have `room` bytes together.
+    pub(super) fn load(bytes: &[u8], signature: Signature, room: usize, runtime: &Runtime, stop: &Stop) -> Result<Self, Refused> {
+        let mut builder = Session::builder(runtime.environment())
+            .and_then(|builder| {
+                Ok(builder
+                    // The basic rewrites only: the extended ones have broken valid models, and the disabled level resolves external
+                    // data against the working directory (which the walk over the file refuses; this is the second line).
+                    .with_optimization_level(GraphOptimizationLevel::Level1)?
+                    // A call is one thread's work; machines scale by models and calls, not by spinning pools.
+                    .with_intra_threads(1)?
+                    .with_inter_threads(1)?
+                    .with_parallel_execution(false)?
+                    .with_intra_op_spinning(false)?
+                    .with_inter_op_spinning(false)?)
+            })
+            .map_err(|error| Refused::Engine(error.to_string()))?;
+        let canceler = builder.canceler();
+        let cancel = move || drop(canceler.cancel());
+        let session = stop.during(cancel, || builder.commit_from_memory(bytes)).map_err(|error| Refused::Engine(error.to_string()))?;
+        if same(session.inputs(), &signature.inputs) && same(session.outputs(), &signature.outputs) {
+            Ok(Self { session, signature, room })
+        } else {
+            Err(Refused::ReadDifferently)
+        }
     }
 }
 
-fn shapes_agree(shape: &[u64], port: &[Option<u64>]) -> bool {
-    shape.len() == port.len() && shape.iter().zip(port).all(|(length, wanted)| wanted.is_none_or(|wanted| wanted == *length))
+/// Whether the engine reads the file as the walk over it did.
+fn same(engine: &[Outlet], file: &[Port]) -> bool {
+    let agree =
+        |(outlet, port): (&Outlet, &Port)| outlet.name() == port.name && outlet.dtype().tensor_type() == Some(element(port.datatype));
+    engine.len() == file.len() && engine.iter().zip(file).all(agree)
+}
+
+impl Engine for OnnxRuntime {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn run(&mut self, inputs: &[Tensor], wanted: &[usize], stop: &Stop) -> Result<Vec<Tensor>, Error> {
+        let Self { session, signature, room } = self;
+        let failed = |error: ort::Error| Error::ModelFailed(error.message().into());
+        let value = |tensor| into_engine(tensor).map(SessionInputValue::from);
+        let names = signature.inputs.iter().map(|port| Cow::Borrowed(port.name.as_str()));
+        let values = names.zip(inputs).map(|(name, tensor)| Ok((name, value(tensor)?))).collect::<Result<Vec<_>, Error>>()?;
+        let options = Arc::new(RunOptions::new().map_err(failed)?);
+        let terminated = options.clone();
+        // It fails on a null pointer only.
+        let terminate = move || drop(terminated.terminate());
+        let outputs = stop.during(terminate, || session.run_with_options(values, &*options)).map_err(failed)?;
+        let mut room = *room;
+        let pick = |place: &usize| {
+            let port = signature.outputs.get(*place).ok_or(Error::CallerAskedForOtherOutputs)?;
+            let value = outputs.get(&port.name).ok_or(Error::ModelBrokeItsContract("an output is missing"))?;
+            let tensor = from_engine(value, port, room)?;
+            room = room.saturating_sub(tensor.data.len());
+            Ok(tensor)
+        };
+        wanted.iter().map(pick).collect()
+    }
 }
 
 /// The engine's name for a datatype.
-pub(super) fn element(datatype: Datatype) -> TensorElementType {
+fn element(datatype: Datatype) -> TensorElementType {
     match datatype {
         Datatype::Bool => TensorElementType::Bool,
         Datatype::Uint8 => TensorElementType::Uint8,
@@ -48,8 +109,8 @@ pub(super) fn element(datatype: Datatype) -> TensorElementType {
     }
 }
 
-/// The engine's tensor. Only for one that [`fits`].
-pub(super) fn into_engine(tensor: &Tensor) -> Result<DynValue, Error> {
+/// The engine's tensor. Only for one that [`fits`](super::engine::fits).
+fn into_engine(tensor: &Tensor) -> Result<DynValue, Error> {
     let dimension = |length: &u64| i64::try_from(*length).map_err(|_| Error::CallerSentOtherInputs("a dimension is too long"));
     let shape = tensor.shape.iter().map(dimension).collect::<Result<Vec<_>, _>>()?;
     let data = &tensor.data;
@@ -101,7 +162,7 @@ fn strings(mut data: &[u8], elements: Option<usize>) -> Result<Vec<String>, Erro
 }
 
 /// The protocol's tensor, if the engine's is what `port` declares and has at most `room` bytes.
-pub(super) fn from_engine(value: &DynValue, port: &Port, room: usize) -> Result<Tensor, Error> {
+fn from_engine(value: &DynValue, port: &Port, room: usize) -> Result<Tensor, Error> {
     let broke = |why| Err(Error::ModelBrokeItsContract(why));
     let dtype = value.dtype();
     let (Some(kind), Some(shape)) = (dtype.tensor_type(), dtype.tensor_shape()) else {
