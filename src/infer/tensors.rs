@@ -45,7 +45,7 @@ pub(super) async fn from_model(
     let inputs = std::mem::take(&mut request.inputs);
     let outputs: Vec<String> = request.outputs.iter().map(|output| output.name.clone()).collect();
     call.hold.began();
-    let mut tensors = model.run(inputs, &outputs, call.deadline).await.map_err(from_engine)?;
+    let mut tensors = model.run(inputs, &outputs, &call.who, call.deadline).await.map_err(from_engine)?;
     shape.tensors(&mut tensors, call.care);
     let bytes: usize = tensors.iter().map(|tensor| tensor.data.len()).sum();
     call.hold.delivered(bytes as u64);

@@ -5,6 +5,7 @@
 //! thread that owns it alone, behind a queue; and a run must succeed before the model is ready. What it is *not*: a wall around the engine.
 //! The engine's C++ runs in this process.
 
+pub mod batch;
 mod engine;
 pub mod onnx;
 mod onnxruntime;
@@ -24,7 +25,7 @@ use toml::Spanned;
 
 use crate::digest::Digest;
 use crate::mistake::Mistake;
-use crate::trail::{Assurance, Which};
+use crate::trail::{Assurance, Which, Who};
 use crate::unit::{Size, Span};
 use crate::wire::tensor::{Port, Tensor};
 
@@ -77,6 +78,8 @@ pub struct Config {
     /// The shapes of the first run, by input. Free dimensions are 1 otherwise, which not every model takes.
     #[serde(default)]
     pub warm_up: BTreeMap<String, Vec<u64>>,
+    /// Whether calls that wait at the same time are answered by one run; not, where it is left out.
+    pub batch: Option<batch::Config>,
 }
 
 fn default_max_size() -> Size {
@@ -114,6 +117,7 @@ impl Config {
         if let (Some(at), false) = (&self.queue, (1..=MAX_QUEUE).contains(&queue)) {
             mistakes.push(Mistake::at(at.span(), format!("`queue` is from 1 to {MAX_QUEUE}")));
         }
+        let batch = self.batch.as_ref().map(batch::Config::resolve).transpose().map_err(|more| mistakes.extend(more)).ok().flatten();
         let path = within(&folder.join(self.path.get_ref()), root);
         let path = path.map_err(|what| mistakes.push(Mistake::at(self.path.span(), what))).ok();
         match (path, digest) {
@@ -128,6 +132,7 @@ impl Config {
                     output: self.max_output.0,
                     load: self.load_timeout.0,
                     warm_up: self.warm_up.clone(),
+                    batch,
                 },
             }),
             _ => Err(mistakes),
@@ -171,6 +176,8 @@ pub struct Bounds {
     pub load: Duration,
     /// The shapes of the first run, by input.
     pub warm_up: BTreeMap<String, Vec<u64>>,
+    /// How calls are joined; each runs alone where there is none.
+    pub batch: Option<batch::Plan>,
 }
 
 impl Default for Bounds {
@@ -181,6 +188,7 @@ impl Default for Bounds {
             output: DEFAULT_MAX_OUTPUT.0,
             load: DEFAULT_LOAD_TIMEOUT.0,
             warm_up: BTreeMap::new(),
+            batch: None,
         }
     }
 }
@@ -216,6 +224,8 @@ pub enum Refused {
     ReadDifferently,
     /// The first run failed.
     WarmUp(String),
+    /// Its calls cannot be joined as the policy wants.
+    Batch(String),
     /// It was not ready in time.
     TookTooLong(Duration),
 }
@@ -239,6 +249,7 @@ impl fmt::Display for Refused {
             Self::WarmUp(error) => {
                 write!(f, "the model's first run, on zeros, failed (`warm_up = {{ input = [1, 128] }}` gives the shapes to try): {error}")
             }
+            Self::Batch(why) => f.write_str(why),
             Self::TookTooLong(limit) => write!(f, "the model was not ready within `load_timeout`, {} seconds", limit.as_secs_f32()),
         }
     }
@@ -360,13 +371,13 @@ impl Model {
         self.load_micros
     }
 
-    /// Runs it. `outputs` names those that are wanted, in their order; all of them where it is empty. When the deadline passes, or the
-    /// future is dropped, a call that waits is skipped and one that runs is told to stop.
+    /// Runs it for `who`: callers take turns. `outputs` names those that are wanted, in their order; all of them where it is empty. When the
+    /// deadline passes, or the future is dropped, a call that waits is skipped and one that runs is told to stop.
     ///
     /// # Errors
     /// [`Error`] says who is at fault.
-    pub async fn run(&self, inputs: Vec<Tensor>, outputs: &[String], deadline: Instant) -> Result<Vec<Tensor>, Error> {
-        self.queue.run(inputs, outputs, deadline).await
+    pub async fn run(&self, inputs: Vec<Tensor>, outputs: &[String], who: &Arc<Who>, deadline: Instant) -> Result<Vec<Tensor>, Error> {
+        self.queue.run(inputs, outputs, who, deadline).await
     }
 }
 
