@@ -7,6 +7,7 @@
 
 pub mod onnx;
 pub mod runtime;
+pub mod safetensors;
 mod session;
 mod tensor;
 pub mod verify;
