@@ -1,0 +1,495 @@
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use proptest::prelude::*;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::*;
+
+/// What the reference in numpy answered for one text. Models have some of the answers.
+#[derive(Deserialize)]
+struct Row {
+    text: String,
+    ids: Vec<u32>,
+    #[serde(default)]
+    embedding: Vec<f64>,
+    #[serde(default)]
+    logits: Value,
+    #[serde(default)]
+    probabilities: Value,
+}
+
+const NAMES: [&str; 6] = ["bert-mean", "bert-sequence", "bert-token", "distilbert-sequence", "roberta-cls", "roberta-sequence"];
+
+/// Answers are of 32-bit floats, the reference's of 64.
+const CLOSE: f64 = 2e-5;
+
+const NEVER: Stop = &|| false;
+
+fn data(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(path)
+}
+
+fn folder(path: &Path) -> Files {
+    let read = |name: &str| std::fs::read(path.join(name)).ok().map(|bytes| (name.to_owned(), Bytes::from(bytes)));
+    READ.into_iter().filter_map(read).collect()
+}
+
+fn files(name: &str) -> Files {
+    folder(&data("encoders").join(name))
+}
+
+fn load(name: &str) -> Encoder {
+    Encoder::load(&files(name), &Options::default()).unwrap()
+}
+
+fn expected(name: &str) -> Vec<Row> {
+    let all: Value = serde_json::from_slice(&std::fs::read(data("encoders/expected.json")).unwrap()).unwrap();
+    serde_json::from_value(all[name].clone()).unwrap()
+}
+
+fn flat(value: &Value) -> Vec<f64> {
+    match value {
+        Value::Array(list) => list.iter().flat_map(flat).collect(),
+        other => vec![other.as_f64().unwrap()],
+    }
+}
+
+fn text(texts: &[&str]) -> Tensor {
+    let mut data = Vec::new();
+    for text in texts {
+        data.extend_from_slice(&u32::try_from(text.len()).unwrap().to_le_bytes());
+        data.extend_from_slice(text.as_bytes());
+    }
+    Tensor { name: "text".into(), datatype: Datatype::Bytes, shape: vec![texts.len() as u64], data: data.into() }
+}
+
+fn ints(name: &str, rows: &[Vec<i64>]) -> Tensor {
+    let data: Vec<u8> = rows.iter().flatten().flat_map(|number| number.to_le_bytes()).collect();
+    let longest = rows.first().map_or(0, Vec::len);
+    Tensor { name: name.into(), datatype: Datatype::Int64, shape: vec![rows.len() as u64, longest as u64], data: data.into() }
+}
+
+/// Rows of tokens, filled up with a token that must not be looked at.
+fn ids(rows: &[Vec<u32>]) -> [Tensor; 2] {
+    let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let fill = |row: &Vec<u32>, with: i64| vec![with; longest - row.len()];
+    let tokens = rows.iter().map(|row| row.iter().map(|token| i64::from(*token)).chain(fill(row, 7)).collect()).collect::<Vec<_>>();
+    let mask = rows.iter().map(|row| row.iter().map(|_| 1).chain(fill(row, 0)).collect()).collect::<Vec<_>>();
+    [ints("input_ids", &tokens), ints("attention_mask", &mask)]
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f64> {
+    tensor.data.as_chunks().0.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes))).collect()
+}
+
+fn counts(tensor: &Tensor) -> Vec<i64> {
+    tensor.data.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect()
+}
+
+fn is_close(found: &[f64], expected: &[f64], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!((found - expected).abs() < CLOSE, "{what}: {found} for {expected}");
+    }
+}
+
+fn cosine(one: &[f32], other: &[f64]) -> f64 {
+    let one = one.iter().map(|number| f64::from(*number));
+    let dot: f64 = one.clone().zip(other).map(|(one, other)| one * other).sum();
+    let length = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|number| number * number).sum::<f64>().sqrt();
+    dot / length(&mut one.clone()) / length(&mut other.iter().copied())
+}
+
+/// The answers of a model that are not `tokens`, by name.
+fn fields(row: &Row) -> Vec<(&'static str, Vec<f64>)> {
+    if row.embedding.is_empty() {
+        vec![("logits", flat(&row.logits)), ("probabilities", flat(&row.probabilities))]
+    } else {
+        vec![("embedding", row.embedding.clone())]
+    }
+}
+
+#[test]
+fn every_architecture_and_head_answers_as_the_reference_does() {
+    for name in NAMES {
+        let mut model = load(name);
+        for row in expected(name) {
+            let all: Vec<usize> = (0..model.signature().outputs.len()).collect();
+            let answers = model.run(&[text(&[&row.text])], &all, NEVER).unwrap();
+            let length = i64::try_from(row.ids.len()).unwrap();
+            assert_eq!(counts(&answers[all.len() - 1]), [length], "{name}: {:?}", row.text);
+            for (answer, (field, expected)) in answers.iter().zip(fields(&row)) {
+                assert_eq!(answer.name, field);
+                is_close(&numbers(answer), &expected, &format!("{name}: {field} of {:?}", row.text));
+            }
+            assert_eq!(model.tokens.encode(&row.text).unwrap(), row.ids, "{name}: {:?}", row.text);
+        }
+    }
+}
+
+#[test]
+fn a_batch_answers_what_its_texts_do_alone() {
+    for name in NAMES {
+        let mut model = load(name);
+        let rows = expected(name);
+        let texts: Vec<&str> = rows.iter().map(|row| row.text.as_str()).collect();
+        let tokens: Vec<Vec<u32>> = rows.iter().map(|row| row.ids.clone()).collect();
+        let longest = tokens.iter().map(Vec::len).max().unwrap();
+        for inputs in [vec![text(&texts)], ids(&tokens).to_vec()] {
+            let answers = model.run(&inputs, &[0], NEVER).unwrap();
+            let answer = numbers(&answers[0]);
+            let each = answer.len() / rows.len();
+            for (found, row) in answer.chunks(each).zip(&rows) {
+                let (_, expected) = fields(row).remove(0);
+                is_close(&found[..expected.len()], &expected, name);
+                assert!(found[expected.len()..].iter().all(|number| *number == 0.0), "behind a shorter text are zeros");
+            }
+            let mut shape = vec![rows.len() as u64];
+            shape.extend(model.signature().outputs[0].shape[1..].iter().map(|length| length.unwrap_or(longest as u64)));
+            assert_eq!(answers[0].shape, shape);
+        }
+    }
+}
+
+#[test]
+fn embeddings_are_those_of_the_texts_in_their_order() {
+    let mut model = load("bert-mean");
+    let rows = expected("bert-mean");
+    let mut items: Vec<Item> = rows.iter().map(|row| Item::Text(&row.text)).collect();
+    items.extend(rows.iter().map(|row| Item::Tokens(&row.ids)));
+    let embedded = model.embed(&items, NEVER).unwrap();
+    assert_eq!(embedded.tokens, 2 * rows.iter().map(|row| row.ids.len() as u64).sum::<u64>());
+    for (vector, row) in embedded.vectors.iter().zip(rows.iter().chain(&rows)) {
+        assert!(cosine(vector, &row.embedding) > 1.0 - 1e-9);
+        assert!((vector.iter().map(|number| f64::from(*number).powi(2)).sum::<f64>() - 1.0).abs() < 1e-6);
+    }
+    assert!(model.embed(&[], NEVER).unwrap().vectors.is_empty());
+    assert!(load("bert-sequence").embed(&[Item::Text("a")], NEVER).is_err());
+}
+
+#[test]
+fn the_operator_may_choose_pooling_and_normalisation() {
+    let options = Options { pooling: Some(Pooling::Cls), normalize: Some(false), ..Options::default() };
+    let row = &expected("roberta-cls")[0];
+    let cls = Encoder::load(&files("roberta-cls"), &options).unwrap().embed(&[Item::Text(&row.text)], NEVER).unwrap();
+    is_close(&cls.vectors[0].iter().map(|number| f64::from(*number)).collect::<Vec<_>>(), &row.embedding, "cls");
+    let mean = Options { pooling: Some(Pooling::Mean), normalize: Some(true), ..Options::default() };
+    let mean = Encoder::load(&files("roberta-cls"), &mean).unwrap().embed(&[Item::Text(&row.text)], NEVER).unwrap();
+    assert!(cosine(&mean.vectors[0], &row.embedding) < 0.99);
+}
+
+#[test]
+fn a_folder_without_the_files_of_sentence_transformers_embeds_by_the_mean() {
+    let mut bare = files("bert-mean");
+    bare.retain(|name, _| ["config.json", "tokenizer.json", "model.safetensors"].contains(&name.as_str()));
+    let mut model = Encoder::load(&bare, &Options::default()).unwrap();
+    let row = &expected("bert-mean")[0];
+    let embedded = model.embed(&[Item::Text(&row.text)], NEVER).unwrap();
+    assert!(cosine(&embedded.vectors[0], &row.embedding) > 1.0 - 1e-9);
+    assert_eq!(model.longest(), 20);
+}
+
+#[test]
+fn what_a_caller_may_not_send_is_refused() {
+    let mut model = load("bert-mean");
+    let mut refused = |inputs: &[Tensor]| match model.run(inputs, &[0], NEVER) {
+        Err(Error::CallerSentOtherInputs(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    let tokens = |rows: &[Vec<u32>]| ids(rows).to_vec();
+    assert!(refused(&[]).contains("either"));
+    assert!(refused(&[text(&["a"]), text(&["a"])]).contains("either"));
+    assert!(refused(&tokens(&[vec![1]])[..1]).contains("either"));
+    assert!(refused(&tokens(&[vec![0; 13]])).contains("more tokens"));
+    assert!(refused(&tokens(&[vec![1_000_000]])).contains("vocabulary"));
+    assert!(refused(&[ints("input_ids", &[vec![-1]]), ints("attention_mask", &[vec![1]])]).contains("vocabulary"));
+    assert!(refused(&[ints("input_ids", &[vec![1, 1]]), ints("attention_mask", &[vec![0, 1]])]).contains("ones and then zeros"));
+    assert!(refused(&[ints("input_ids", &[vec![1]]), ints("attention_mask", &[vec![2]])]).contains("ones and then zeros"));
+    assert!(refused(&[ints("input_ids", &[vec![1]]), ints("attention_mask", &[vec![0]])]).contains("no token"));
+    assert!(refused(&[ints("input_ids", &[vec![1]]), ints("attention_mask", &[vec![1, 1]])]).contains("another shape"));
+    assert!(refused(&tokens(&[vec![]])).contains("no token"));
+    assert!(refused(&[Tensor { shape: vec![2], ..text(&["a"]) }]).contains("as many"));
+    assert!(refused(&[Tensor { shape: vec![1, 1], ..text(&["a"]) }]).contains("one dimension"));
+    assert!(refused(&[Tensor { datatype: Datatype::Uint8, ..text(&["a"]) }]).contains("as many"));
+    assert!(refused(&[Tensor { shape: vec![u64::MAX], ..text(&["a"]) }]).contains("2048"));
+    let mut short = ids(&[vec![2, 3]]);
+    short[0].data = short[0].data.slice(..8);
+    assert!(refused(&short).contains("as many"));
+    let broken = Tensor { data: Bytes::from_static(b"\x01\0\0\0\xff"), ..text(&["a"]) };
+    assert!(refused(&[broken]).contains("UTF-8"));
+    assert!(matches!(model.run(&[text(&["a"])], &[2], NEVER), Err(Error::CallerAskedForOtherOutputs)));
+    // Exactly as many tokens as the model takes, of either end of its vocabulary, are run.
+    let last = u32::try_from(model.config.dimensions.vocabulary - 1).unwrap();
+    assert!(model.run(&ids(&[vec![last; 12], vec![0]]), &[0], NEVER).is_ok());
+    assert!(model.run(&ids(&[vec![last + 1]]), &[0], NEVER).is_err());
+    let mut roberta = load("roberta-cls");
+    assert!(roberta.run(&ids(&[vec![0, 5, 2]]), &[0], NEVER).is_ok());
+    assert!(roberta.run(&ids(&[vec![0, 1, 2]]), &[0], NEVER).is_err(), "its places are counted without padding");
+}
+
+#[test]
+fn bounds_of_a_call_hold_at_their_limit_and_one_past_it() {
+    let mut model = load("bert-mean");
+    let texts = vec!["a"; MAX_TEXTS + 1];
+    let answer = model.run(&[text(&texts[1..])], &[0, 1], NEVER).unwrap();
+    assert_eq!(answer[0].shape, [MAX_TEXTS as u64, 8]);
+    assert!(matches!(model.run(&[text(&texts)], &[0], NEVER), Err(Error::CallerSentOtherInputs(_))));
+    assert!(model.embed(&vec![Item::Text("a"); MAX_TEXTS + 1], NEVER).is_err());
+    let long = "a".repeat(MAX_TEXT + 1);
+    assert!(model.run(&[text(&[&long[1..]])], &[0], NEVER).is_ok());
+    assert!(model.run(&[text(&[&long])], &[0], NEVER).is_err());
+    assert!(model.run(&[text(&[])], &[0, 1], NEVER).unwrap().iter().all(|tensor| tensor.data.is_empty()));
+    // A vector of eight numbers and a count.
+    let tight = |room| Encoder::load(&files("bert-mean"), &Options { room, ..Options::default() }).unwrap();
+    assert!(tight(80).run(&[text(&["a", "b"])], &[0, 1], NEVER).is_ok());
+    assert!(matches!(tight(79).run(&[text(&["a", "b"])], &[0, 1], NEVER), Err(Error::ModelAnsweredTooMuch)));
+}
+
+#[test]
+fn a_run_is_stopped_between_layers() {
+    let mut model = load("bert-mean");
+    let asked = Cell::new(0);
+    // Before the text is read, before each of two layers, and after the last.
+    for stops_at in 1..=4 {
+        asked.set(0);
+        let stop = || {
+            asked.set(asked.get() + 1);
+            asked.get() == stops_at
+        };
+        assert!(matches!(model.run(&[text(&["a cat"])], &[0], &stop), Err(Error::DeadlinePassed)), "{stops_at}");
+        assert_eq!(asked.get(), stops_at);
+    }
+    assert!(model.embed(&[Item::Text("a")], &|| true).is_err());
+}
+
+#[test]
+fn a_signature_says_what_is_answered() {
+    let shape = |port: &Port| (port.name.clone(), port.datatype, port.shape.clone());
+    let model = load("bert-token");
+    let signature = model.signature();
+    assert_eq!(signature.inputs.iter().map(shape).collect::<Vec<_>>(), [("text".into(), Datatype::Bytes, vec![None])]);
+    assert_eq!(shape(&signature.outputs[1]), ("probabilities".into(), Datatype::Fp32, vec![None, None, Some(4)]));
+    assert_eq!(shape(&model.token_inputs()[1]), ("attention_mask".into(), Datatype::Int64, vec![None, None]));
+    assert_eq!(model.labels(), ["O", "B-PER", "I-PER", "B-LOC"]);
+    assert_eq!(model.task(), Task::ClassifyTokens);
+    assert!(load("bert-mean").labels().is_empty());
+}
+
+/// Loads a model of whose `config.json` one member is set, or taken out where it is null.
+fn with_config(name: &str, key: &str, value: Value) -> Result<Encoder, Fault> {
+    let mut files = files(name);
+    let mut config: Value = serde_json::from_slice(&files["config.json"]).unwrap();
+    match value {
+        Value::Null => _ = config.as_object_mut().unwrap().remove(key),
+        value => config[key] = value,
+    }
+    files.insert("config.json".into(), config.to_string().into());
+    Encoder::load(&files, &Options::default())
+}
+
+#[test]
+fn a_configuration_runs_no_code_and_holds_no_surprise() {
+    for (key, value, word) in [
+        ("auto_map", json!({"AutoModel": "evil.py"}), "names code"),
+        ("custom_pipelines", json!({"x": {}}), "names code"),
+        ("trust_remote_code", json!(true), "names code"),
+        ("quantization_config", json!({"bits": 4}), "not stored"),
+        ("new_trick", json!(1), "not known"),
+        ("is_decoder", json!(true), "is not false"),
+        ("position_embedding_type", json!("relative_key"), "absolute"),
+        ("hidden_act", json!("swish"), "gelu"),
+        ("model_type", json!("gpt2"), "not one that is run"),
+        ("model_type", Value::Null, "missing"),
+        ("architectures", json!(["BertModel", "Evil"]), "one name"),
+        ("hidden_size", json!(-8), "from 1 on"),
+        ("hidden_size", json!("8"), "from 1 on"),
+        ("hidden_size", json!(1_u64 << 40), "larger"),
+        ("num_hidden_layers", json!(MAX_LAYERS + 1), "larger"),
+        ("max_position_embeddings", json!(MAX_POSITIONS + 1), "larger"),
+        ("vocab_size", json!(MAX_VOCABULARY + 1), "larger"),
+        ("pad_token_id", json!(100_000), "outside"),
+        ("num_attention_heads", json!(3), "divided"),
+        ("layer_norm_eps", json!(-1.0), "0.1"),
+        ("vocab_size", json!(10), "beyond"),
+        ("vocab_size", json!(100), "is [35, 8]"),
+        ("num_hidden_layers", json!(3), "missing"),
+        ("num_hidden_layers", json!(1), "not one that the architecture has"),
+    ] {
+        let fault = with_config("bert-mean", key, value.clone()).unwrap_err().to_string();
+        assert!(fault.contains(word), "{key} {value}: {fault}");
+    }
+    for (key, value) in [("auto_map", json!({})), ("quantization_config", Value::Null), ("transformers_version", json!("9"))] {
+        assert!(with_config("bert-mean", key, value).is_ok(), "{key}");
+    }
+    for (key, value, word) in [
+        ("architectures", json!(["BertForQuestionAnswering"]), "not served"),
+        ("architectures", Value::Null, "missing"),
+        ("problem_type", json!("regression"), "problem_type"),
+        ("id2label", json!({"0": "a", "2": "b"}), "labels"),
+        ("id2label", json!({}), "labels"),
+        ("num_labels", json!(2), "labels"),
+        ("id2label", json!({"0": "a", "1": "b"}), "where the configuration makes it"),
+    ] {
+        let fault = with_config("bert-sequence", key, value.clone()).unwrap_err().to_string();
+        assert!(fault.contains(word), "{key} {value}: {fault}");
+    }
+    let many = |count: usize| Value::Object((0..count).map(|at| (at.to_string(), json!("x"))).collect());
+    assert!(with_config("bert-sequence", "id2label", many(MAX_LABELS)).unwrap_err().to_string().contains("makes it"));
+    assert!(with_config("bert-sequence", "id2label", many(MAX_LABELS + 1)).unwrap_err().to_string().contains("too many"));
+}
+
+#[test]
+fn files_beside_the_weights_have_closed_schemas() {
+    let with = |name: &str, content: &str| {
+        let mut files = files("bert-mean");
+        files.insert(name.into(), content.to_owned().into());
+        Encoder::load(&files, &Options::default()).map(|_| ()).map_err(|fault| fault.to_string())
+    };
+    let refused = |name: &str, content: &str, word: &str| {
+        let fault = with(name, content).unwrap_err();
+        assert!(fault.contains(word) && fault.contains(name), "{content}: {fault}");
+    };
+    let module = |class: &str, path: &str| format!(r#"{{"idx":0,"name":"0","path":"{path}","type":"{class}"}}"#);
+    let known = ["Transformer", "Pooling"].map(|name| format!("sentence_transformers.models.{name}"));
+    let [encoder, pooling] = [module(&known[0], ""), module(&known[1], "1_Pooling")];
+    assert!(with("modules.json", &format!("[{encoder},{pooling}]")).is_ok());
+    refused("modules.json", &format!("[{encoder}]"), "are not");
+    refused("modules.json", &format!("[{encoder},{pooling},{}]", module("sentence_transformers.models.Dense", "2")), "are not");
+    refused("modules.json", &format!("[{encoder},{}]", module("evil.Pooling", "1_Pooling")), "are not");
+    refused("modules.json", &format!("[{encoder},{}]", module(&known[1], "../../etc")), "not there");
+    refused("modules.json", &format!("[{},{pooling}]", module(&known[0], "0_Transformer")), "another folder");
+    refused("modules.json", r#"[{"idx":0,"name":"0","path":"","type":"x","kwargs":[]}]"#, "unknown field");
+    let pooling = |more: &str| format!(r#"{{"word_embedding_dimension":8{more}}}"#);
+    assert!(with("1_Pooling/config.json", &pooling(r#","pooling_mode_cls_token":true"#)).is_ok());
+    refused("1_Pooling/config.json", &pooling(""), "exactly one");
+    refused("1_Pooling/config.json", &pooling(r#","pooling_mode_cls_token":true,"pooling_mode_mean_tokens":true"#), "exactly one");
+    refused("1_Pooling/config.json", &pooling(r#","pooling_mode_max_tokens":true"#), "exactly one");
+    refused("1_Pooling/config.json", r#"{"word_embedding_dimension":9,"pooling_mode_mean_tokens":true}"#, "width");
+    refused("sentence_bert_config.json", r#"{"max_seq_length":0}"#, "is 0");
+    let fault = with("sentence_bert_config.json", r#"{"max_seq_length":2}"#).unwrap_err();
+    assert!(fault.contains("2 tokens around a text, of at most 2"), "{fault}");
+    assert!(with("sentence_bert_config.json", r#"{"max_seq_length":3}"#).is_ok());
+    refused("sentence_bert_config.json", r#"{"max_seq_length":4,"max_seq_length":5}"#, "twice");
+    refused("config.json", "[]", "object");
+    refused("config.json", "{", "ends in the middle");
+    refused("config.json", &" ".repeat(MAX_CONFIG + 1), "larger");
+    refused("tokenizer.json", "{}", "");
+    refused("tokenizer.json", &"[".repeat(100_000), "");
+    refused("tokenizer.json", &" ".repeat(MAX_TOKENIZER + 1), "larger");
+    refused("model.safetensors", "", "ends before");
+    for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+        let mut files = files("bert-mean");
+        files.remove(name);
+        assert!(matches!(Encoder::load(&files, &Options::default()), Err(Fault::Missing(missing)) if missing == name));
+    }
+}
+
+#[test]
+fn a_tensor_too_many_is_refused_unless_it_is_of_a_known_other_head() {
+    let renamed = |name: &str, from: &str, to: &str| {
+        let mut files = files(name);
+        let bytes = &files["model.safetensors"];
+        let length = usize::try_from(u64::from_le_bytes(*bytes.first_chunk().unwrap())).unwrap();
+        let header = std::str::from_utf8(&bytes[8..8 + length]).unwrap().trim_end();
+        assert!(header.contains(from));
+        let header = header.replace(from, to);
+        let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &bytes[8 + length..]].concat();
+        files.insert("model.safetensors".into(), file.into());
+        Encoder::load(&files, &Options::default()).map(|_| ()).map_err(|fault| fault.to_string())
+    };
+    assert!(renamed("bert-mean", "pooler.dense.", "cls.predictions.").is_ok());
+    assert!(renamed("bert-mean", "pooler.dense.", "adapter.").unwrap_err().contains("not one that the architecture has"));
+    assert!(
+        renamed("bert-mean", "encoder.layer.1.output.dense.bias", "encoder.layer.1.output.dense.bios").unwrap_err().contains("missing")
+    );
+    assert!(renamed("bert-mean", "\"encoder.", "\"bert.encoder.").is_ok());
+    assert!(renamed("bert-sequence", "bert.pooler.", "bert.puller.").unwrap_err().contains("missing"));
+    assert!(renamed("distilbert-sequence", "\"F16\"", "\"BF16\"").is_ok());
+    assert!(renamed("distilbert-sequence", "\"F16\"", "\"I16\"").unwrap_err().contains("I16"));
+}
+
+#[test]
+fn weights_that_are_not_finite_give_no_answer() {
+    let mut files = files("bert-mean");
+    let mut bytes = files["model.safetensors"].to_vec();
+    let layout = super::safetensors::scan(&bytes).unwrap();
+    let place = layout.tensors["encoder.layer.1.output.dense.bias"].range.start;
+    bytes[place..place + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    files.insert("model.safetensors".into(), bytes.into());
+    let mut model = Encoder::load(&files, &Options::default()).unwrap();
+    assert!(matches!(model.run(&[text(&["a"])], &[0], NEVER), Err(Error::ModelFailed(_))));
+}
+
+/// The folder that `scripts/minilm` makes.
+fn minilm() -> Files {
+    let share = std::env::var_os("XDG_DATA_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let share = share.unwrap_or_else(|| Path::new(&std::env::var_os("HOME").unwrap()).join(".local/share"));
+    let files = folder(&share.join("portcullis/all-minilm-l6-v2"));
+    assert!(files.contains_key("model.safetensors"), "this test needs the real model: run scripts/minilm");
+    files
+}
+
+#[derive(Deserialize)]
+struct Reference {
+    sentences: Vec<Row>,
+    long: Row,
+}
+
+#[test]
+fn all_minilm_answers_as_the_reference_does() {
+    let reference: Reference = serde_json::from_slice(&std::fs::read(data("minilm.json")).unwrap()).unwrap();
+    let files = minilm();
+    let (resident, from) = (resident(), Instant::now());
+    let mut model = Encoder::load(&files, &Options::default()).unwrap();
+    drop(files);
+    println!("loaded in {:?}, {} MiB more than before", from.elapsed(), self::resident().saturating_sub(resident) >> 20);
+    assert_eq!((model.longest(), model.signature().outputs[0].shape[1]), (256, Some(384)));
+    for row in reference.sentences.iter().chain([&reference.long]) {
+        assert_eq!(model.tokens.encode(&row.text).unwrap(), row.ids, "{:?}", row.text);
+    }
+    let mut worst = 1.0_f64;
+    let mut is_near = |vector: &[f32], row: &Row| {
+        let near = cosine(vector, &row.embedding);
+        worst = worst.min(near);
+        assert!(near >= 0.99999, "{near} for {:?}", row.text);
+    };
+    let from = Instant::now();
+    for row in &reference.sentences {
+        is_near(&model.embed(&[Item::Text(&row.text)], NEVER).unwrap().vectors[0], row);
+    }
+    let single = from.elapsed();
+    let texts: Vec<&str> = reference.sentences.iter().map(|row| row.text.as_str()).collect();
+    let from = Instant::now();
+    let answer = model.run(&[text(&texts)], &[0], NEVER).unwrap();
+    println!("one by one {single:?}, together {:?}", from.elapsed());
+    let vectors: Vec<f32> = answer[0].data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    for (vector, row) in vectors.chunks(384).zip(&reference.sentences) {
+        is_near(vector, row);
+    }
+    println!("the worst cosine is 1 - {:e}", 1.0 - worst);
+}
+
+/// Bytes of this process in memory.
+fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+proptest! {
+    /// Whatever is changed in a file, it is loaded or refused, and what is loaded answers or says why not.
+    #[test]
+    fn a_changed_file_never_panics(file in 0_usize..6, at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let mut files = files("bert-mean");
+        let name = READ[file];
+        let mut bytes = files[name].to_vec();
+        let place = at.index(bytes.len());
+        bytes[place] = byte;
+        files.insert(name.into(), bytes.into());
+        if let Ok(mut model) = Encoder::load(&files, &Options::default()) {
+            let _ = model.run(&[text(&["the cat", ""])], &[0], NEVER);
+        }
+    }
+}
