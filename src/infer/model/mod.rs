@@ -5,6 +5,7 @@
 //! thread that owns the session alone; and a run must succeed before the model is ready. What it is *not*: a wall around the engine. The
 //! engine's C++ runs in this process.
 
+pub mod calibration;
 pub mod encoder;
 pub mod onnx;
 pub mod runtime;
