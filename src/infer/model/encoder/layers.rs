@@ -9,8 +9,8 @@ use super::architecture::{Architecture, Dimensions};
 use super::config::Activation;
 use super::weights::Weights;
 
-/// Whether a call that runs is to stop. It is asked between layers.
-pub type Stop<'s> = &'s dyn Fn() -> bool;
+/// Whether a call that runs is to stop. It is asked between texts that are read and between layers, on the engine's own thread too.
+pub type Stop<'s> = &'s (dyn Fn() -> bool + Sync);
 
 /// What a run ended with.
 pub(super) enum Ended {

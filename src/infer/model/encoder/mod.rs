@@ -21,12 +21,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use self::config::Config;
 use self::folder::Sentences;
 use self::heads::{Head, probabilities};
 use self::layers::{Ended, Layers};
-use self::text::Tokens;
+use self::text::{Row, Tokens};
 use self::weights::Weights;
 use super::Error;
 use super::onnx::Signature;
@@ -141,8 +142,11 @@ pub struct Embedded {
 ///   zeros; what it hides is not looked at. A token outside of the vocabulary, or a row that is too long, is refused.
 ///
 /// A model that embeds answers `embedding`, `FP32` `[-1,dimensions]`. A classifier of texts answers `logits` and `probabilities`, `FP32` `[-1,labels]`; a
-/// classifier of tokens the same for each token, `[-1,-1,labels]`, with zeros behind a shorter text. Every model also answers `tokens`, `INT64`
-/// `[-1]`: how many tokens of each text it read.
+/// classifier of tokens the same for each token, `[-1,-1,labels]`, with zeros behind a shorter text, and `offsets`, `INT64` `[-1,-1,2]`: the character
+/// of the text at which each token begins and the one behind its end, zeros for special tokens and where tokens were sent. Every model also answers
+/// `tokens`, `INT64` `[-1]`: how many tokens of each text it read.
+///
+/// It computes on one thread of its own, whatever the machine has: a call is one thread's work, and machines scale by models and calls.
 #[derive(Debug)]
 pub struct Encoder {
     signature: Signature,
@@ -153,6 +157,7 @@ pub struct Encoder {
     head: Head,
     longest: usize,
     room: usize,
+    pool: ThreadPool,
 }
 
 impl Encoder {
@@ -180,8 +185,11 @@ impl Encoder {
         let head = Head::take(&mut weights, config.architecture, config.task, pool, (sizes.hidden, config.labels.len()))?;
         weights.end(config.architecture.ignored)?;
 
+        // The global pool would have a thread for each processor, and products of this size gain nothing from it.
+        let pool = ThreadPoolBuilder::new().num_threads(1).thread_name(|_| "encoder".to_owned()).build();
+        let pool = pool.map_err(|error| Fault::Engine(error.to_string()))?;
         let (signature, token_inputs) = ports(&config);
-        Ok(Self { signature, token_inputs, config, tokens, layers, head, longest, room: options.room })
+        Ok(Self { signature, token_inputs, config, tokens, layers, head, longest, room: options.room, pool })
     }
 
     /// What it takes as text, and what it gives.
@@ -224,7 +232,7 @@ impl Encoder {
         }
         let rows = self.rows(inputs, stop)?;
         let answers = self.answers(&rows, stop)?;
-        let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
+        let longest = longest(&rows);
         Ok(wanted.iter().map(|place| self.output(&self.signature.outputs[*place], &rows, &answers, longest)).collect())
     }
 
@@ -239,16 +247,16 @@ impl Encoder {
         few_enough(items.len())?;
         let row = |item: &Item| match item {
             _ if stop() => Err(Error::DeadlinePassed),
-            Item::Text(text) => self.tokens.encode(text),
-            Item::Tokens(tokens) => Ok(tokens.to_vec()),
+            Item::Text(text) => self.tokens.encode(text, false),
+            Item::Tokens(tokens) => Ok(Row { tokens: tokens.to_vec(), ..Row::default() }),
         };
         let rows = items.iter().map(row).collect::<Result<Vec<_>, _>>()?;
         let vectors = self.answers(&rows, stop)?;
-        Ok(Embedded { vectors, tokens: rows.iter().map(|row| row.len() as u64).sum() })
+        Ok(Embedded { vectors, tokens: rows.iter().map(|row| row.tokens.len() as u64).sum() })
     }
 
     /// The tokens of each text of a call.
-    fn rows(&self, inputs: &[Tensor], stop: Stop) -> Result<Vec<Vec<u32>>, Error> {
+    fn rows(&self, inputs: &[Tensor], stop: Stop) -> Result<Vec<Row>, Error> {
         let find = |name: &str| inputs.iter().find(|tensor| tensor.name == name);
         let both = (find("input_ids"), find("attention_mask"));
         match (inputs.len(), find("text"), both) {
@@ -258,7 +266,7 @@ impl Encoder {
         }
     }
 
-    fn rows_of_text(&self, tensor: &Tensor, stop: Stop) -> Result<Vec<Vec<u32>>, Error> {
+    fn rows_of_text(&self, tensor: &Tensor, stop: Stop) -> Result<Vec<Row>, Error> {
         let other = |why| Err(Error::CallerSentOtherInputs(why));
         let [count] = tensor.shape[..] else { return other("`text` has one dimension") };
         let count = usize::try_from(count).unwrap_or(usize::MAX);
@@ -268,29 +276,31 @@ impl Encoder {
         }
         let row = |bytes: Bytes| match std::str::from_utf8(&bytes) {
             _ if stop() => Err(Error::DeadlinePassed),
-            Ok(text) => self.tokens.encode(text),
+            Ok(text) => self.tokens.encode(text, self.config.task == Task::ClassifyTokens),
             Err(_) => Err(Error::CallerSentOtherInputs("a text is not UTF-8")),
         };
         tensor.strings().map(row).collect()
     }
 
     /// The numbers of each row, whatever the head.
-    fn answers(&self, rows: &[Vec<u32>], stop: Stop) -> Result<Vec<Vec<f32>>, Error> {
+    fn answers(&self, rows: &[Row], stop: Stop) -> Result<Vec<Vec<f32>>, Error> {
         let sizes = &self.config.dimensions;
         for row in rows {
-            self.runs(row)?;
+            self.runs(&row.tokens)?;
         }
         self.has_room_for(rows)?;
-        let lengths: Vec<usize> = rows.iter().map(Vec::len).collect();
+        let lengths: Vec<usize> = rows.iter().map(|row| row.tokens.len()).collect();
         let mut answers = vec![Vec::new(); rows.len()];
         for run in batch::runs(&lengths, sizes.heads) {
-            let texts: Vec<&[u32]> = run.iter().map(|place| rows[*place].as_slice()).collect();
+            let texts: Vec<&[u32]> = run.iter().map(|place| rows[*place].tokens.as_slice()).collect();
             let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
             let failed = |error: candle_core::Error| Error::ModelFailed(Arc::from(error.to_string()));
-            let Ended::With(hidden) = self.layers.run(&texts, sizes.padding, stop).map_err(failed)? else {
-                return Err(Error::DeadlinePassed);
-            };
-            for (place, answer) in run.into_iter().zip(self.head.answer(&hidden, &lengths).map_err(failed)?) {
+            let ran = self.pool.install(|| match self.layers.run(&texts, sizes.padding, stop)? {
+                Ended::With(hidden) => self.head.answer(&hidden, &lengths).map(Some),
+                Ended::Stopped => Ok(None),
+            });
+            let found = ran.map_err(failed)?.ok_or(Error::DeadlinePassed)?;
+            for (place, answer) in run.into_iter().zip(found) {
                 if answer.iter().any(|number| !number.is_finite()) {
                     return Err(Error::ModelFailed("an answer is not finite".into()));
                 }
@@ -321,46 +331,70 @@ impl Encoder {
     }
 
     /// Whether all outputs together are within the bound. Known before anything runs.
-    fn has_room_for(&self, rows: &[Vec<u32>]) -> Result<(), Error> {
-        let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
+    fn has_room_for(&self, rows: &[Row]) -> Result<(), Error> {
+        let longest = longest(rows);
         let (labels, width) = (self.config.labels.len(), self.config.dimensions.hidden);
         let numbers = match self.config.task {
             Task::Embed => width,
             Task::ClassifySequences => 2 * labels,
-            Task::ClassifyTokens => 2 * labels * longest,
+            // `offsets` are two numbers of twice the width.
+            Task::ClassifyTokens => (2 * labels + 4) * longest,
         };
         // `tokens` takes two numbers' room.
         let bytes = (numbers + 2).saturating_mul(rows.len()).saturating_mul(size_of::<f32>());
         if bytes <= self.room { Ok(()) } else { Err(Error::ModelAnsweredTooMuch) }
     }
 
-    fn output(&self, port: &Port, rows: &[Vec<u32>], answers: &[Vec<f32>], longest: usize) -> Tensor {
-        let labels = self.config.labels.len();
-        let mut data = Vec::new();
+    fn output(&self, port: &Port, rows: &[Row], answers: &[Vec<f32>], longest: usize) -> Tensor {
         let mut shape = vec![rows.len() as u64];
-        if port.name == "tokens" {
-            rows.iter().for_each(|row| data.extend_from_slice(&(row.len() as u64).to_le_bytes()));
-            return Tensor { name: port.name.clone(), datatype: port.datatype, shape, data: data.into() };
-        }
+        shape.extend(port.shape.iter().skip(1).map(|length| length.unwrap_or(longest as u64)));
+        let data = match port.name.as_str() {
+            "tokens" => rows.iter().flat_map(|row| (row.tokens.len() as u64).to_le_bytes()).collect(),
+            "offsets" => offsets(rows, longest),
+            name => self.scores(name, answers, longest),
+        };
+        Tensor { name: port.name.clone(), datatype: port.datatype, shape, data: data.into() }
+    }
+
+    /// An output of floats. Behind a shorter text there are zeros.
+    fn scores(&self, name: &str, answers: &[Vec<f32>], longest: usize) -> Vec<u8> {
+        let labels = self.config.labels.len();
         let each = match self.config.task {
             Task::Embed => self.config.dimensions.hidden,
             Task::ClassifySequences => labels,
             Task::ClassifyTokens => longest * labels,
         };
-        shape.extend(port.shape.iter().skip(1).map(|length| length.unwrap_or(longest as u64)));
-        data.reserve(rows.len() * each * size_of::<f32>());
+        let mut data = Vec::with_capacity(answers.len() * each * size_of::<f32>());
         for answer in answers {
             let start = data.len();
             let mut write = |numbers: &[f32]| numbers.iter().for_each(|number| data.extend_from_slice(&number.to_le_bytes()));
-            if port.name == "probabilities" {
+            if name == "probabilities" {
                 write(&probabilities(answer, labels, self.config.probabilities));
             } else {
                 write(answer);
             }
             data.resize(start + each * size_of::<f32>(), 0);
         }
-        Tensor { name: port.name.clone(), datatype: port.datatype, shape, data: data.into() }
+        data
     }
+}
+
+fn longest(rows: &[Row]) -> usize {
+    rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0)
+}
+
+fn offsets(rows: &[Row], longest: usize) -> Vec<u8> {
+    let each = 2 * size_of::<i64>();
+    let mut data = Vec::with_capacity(rows.len() * longest * each);
+    for row in rows {
+        let start = data.len();
+        for (from, to) in &row.places {
+            data.extend_from_slice(&(*from as u64).to_le_bytes());
+            data.extend_from_slice(&(*to as u64).to_le_bytes());
+        }
+        data.resize(start + longest * each, 0);
+    }
+    data
 }
 
 fn few_enough(texts: usize) -> Result<(), Error> {
@@ -368,7 +402,7 @@ fn few_enough(texts: usize) -> Result<(), Error> {
 }
 
 /// The tokens that the mask shows.
-fn rows_of_tokens(ids: &Tensor, mask: &Tensor) -> Result<Vec<Vec<u32>>, Error> {
+fn rows_of_tokens(ids: &Tensor, mask: &Tensor) -> Result<Vec<Row>, Error> {
     let other = |why| Err(Error::CallerSentOtherInputs(why));
     let [texts, longest] = ids.shape[..] else { return other("`input_ids` has two dimensions") };
     if mask.shape != ids.shape {
@@ -394,7 +428,8 @@ fn rows_of_tokens(ids: &Tensor, mask: &Tensor) -> Result<Vec<Vec<u32>>, Error> {
             return Err(Error::CallerSentOtherInputs("`attention_mask` is not ones and then zeros"));
         }
         let token = |id: &i64| u32::try_from(*id).map_err(|_| Error::CallerSentOtherInputs("a token is not in the model's vocabulary"));
-        ids[..shown].iter().map(token).collect()
+        let tokens = ids[..shown].iter().map(token).collect::<Result<_, _>>()?;
+        Ok(Row { tokens, ..Row::default() })
     };
     ids.chunks_exact(longest).zip(mask.chunks_exact(longest)).map(row).collect()
 }
@@ -408,6 +443,9 @@ fn ports(config: &Config) -> (Signature, [Port; 2]) {
         Task::ClassifySequences => scores(&[None, labels]),
         Task::ClassifyTokens => scores(&[None, None, labels]),
     };
+    if config.task == Task::ClassifyTokens {
+        outputs.push(port("offsets", Datatype::Int64, &[None, None, Some(2)]));
+    }
     outputs.push(port("tokens", Datatype::Int64, &[None]));
     let signature = Signature { inputs: vec![port("text", Datatype::Bytes, &[None])], outputs };
     (signature, ["input_ids", "attention_mask"].map(|name| port(name, Datatype::Int64, &[None, None])))

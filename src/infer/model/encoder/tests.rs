@@ -1,5 +1,5 @@
-use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use proptest::prelude::*;
@@ -10,7 +10,7 @@ use super::*;
 
 /// What the reference in numpy answered for one text. Models have some of the answers.
 #[derive(Deserialize)]
-struct Row {
+struct Expected {
     text: String,
     ids: Vec<u32>,
     #[serde(default)]
@@ -45,7 +45,7 @@ fn load(name: &str) -> Encoder {
     Encoder::load(&files(name), &Options::default()).unwrap()
 }
 
-fn expected(name: &str) -> Vec<Row> {
+fn expected(name: &str) -> Vec<Expected> {
     let all: Value = serde_json::from_slice(&std::fs::read(data("encoders/expected.json")).unwrap()).unwrap();
     serde_json::from_value(all[name].clone()).unwrap()
 }
@@ -104,7 +104,7 @@ fn cosine(one: &[f32], other: &[f64]) -> f64 {
 }
 
 /// The answers of a model that are not `tokens`, by name.
-fn fields(row: &Row) -> Vec<(&'static str, Vec<f64>)> {
+fn fields(row: &Expected) -> Vec<(&'static str, Vec<f64>)> {
     if row.embedding.is_empty() {
         vec![("logits", flat(&row.logits)), ("probabilities", flat(&row.probabilities))]
     } else {
@@ -125,9 +125,62 @@ fn every_architecture_and_head_answers_as_the_reference_does() {
                 assert_eq!(answer.name, field);
                 is_close(&numbers(answer), &expected, &format!("{name}: {field} of {:?}", row.text));
             }
-            assert_eq!(model.tokens.encode(&row.text).unwrap(), row.ids, "{name}: {:?}", row.text);
+            assert_eq!(model.tokens.encode(&row.text, false).unwrap().tokens, row.ids, "{name}: {:?}", row.text);
         }
     }
+}
+
+#[test]
+fn a_classifier_of_tokens_says_where_they_stand() {
+    let mut model = load("bert-token");
+    let texts = ["Café?", "Unhappy cats, a dog ran away!"];
+    let answer = model.run(&[text(&texts)], &[2], NEVER).unwrap();
+    assert_eq!((answer[0].name.as_str(), &answer[0].shape[..]), ("offsets", &[2, 12, 2][..]));
+    let offsets: Vec<usize> = counts(&answer[0]).into_iter().map(|offset| usize::try_from(offset).unwrap()).collect();
+    let parts = |row: usize| {
+        let places = offsets.chunks(2).skip(row * 12).take(12);
+        places.map(|place| texts[row].chars().take(place[1]).skip(place[0]).collect::<String>()).collect::<Vec<_>>()
+    };
+    assert_eq!(parts(0), ["", "Café", "?", "", "", "", "", "", "", "", "", ""]);
+    assert_eq!(parts(1), ["", "Un", "happy", "cat", "s", ",", "a", "dog", "ran", "away", "!", ""]);
+    let answer = model.run(&ids(&[vec![2, 5, 3]]), &[2], NEVER).unwrap();
+    assert_eq!(counts(&answer[0]), [0; 6]);
+}
+
+/// The tokens of a text by a tokenizer of another kind than BERT's.
+fn tokens_by(model: &Value, pre_tokenizer: &Value, text: &str, longest: usize) -> Vec<u32> {
+    let file = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": pre_tokenizer, "decoder": null, "model": model,
+        "post_processor": {"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0], "trim_offsets": true, "add_prefix_space": false},
+    });
+    Tokens::read(file.to_string().as_bytes(), 16, longest, false).unwrap().encode(text, false).unwrap().tokens
+}
+
+#[test]
+fn tokenizers_of_other_kinds_are_read_and_cut_too() {
+    let bpe = json!({
+        "type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": "", "end_of_word_suffix": "", "fuse_unk": false,
+        "vocab": {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "a": 4, "b": 5, "\u{120}": 6, "ab": 7, "\u{120}a": 8, "\u{120}ab": 9},
+        "merges": ["a b", "\u{120} ab", "\u{120} a"],
+    });
+    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    assert_eq!(tokens_by(&bpe, &bytes, "ab ab a", 8), [0, 7, 9, 8, 2]);
+    assert_eq!(tokens_by(&bpe, &bytes, "ab ab a", 4), [0, 7, 9, 2]);
+    let pieces =
+        json!([["<s>", 0.0], ["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0], ["\u{2581}", -4.0], ["\u{2581}ab", -1.0], ["a", -3.0]]);
+    let unigram = json!({"type": "Unigram", "unk_id": 3, "vocab": pieces, "byte_fallback": false});
+    let words = json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true});
+    assert_eq!(tokens_by(&unigram, &words, "ab a", 8), [0, 5, 4, 6, 2]);
+    assert_eq!(tokens_by(&unigram, &words, "ab a", 3), [0, 5, 2]);
+}
+
+#[test]
+fn a_tokenizer_that_puts_nothing_around_a_text_is_refused() {
+    let file =
+        json!({"model": {"type": "WordLevel", "vocab": {"a": 0, "[UNK]": 1}, "unk_token": "[UNK]"}, "version": "1.0", "added_tokens": []});
+    let fault = Tokens::read(file.to_string().as_bytes(), 2, 8, false).unwrap_err().to_string();
+    assert!(fault.contains("no token around a text"), "{fault}");
 }
 
 #[test]
@@ -251,16 +304,13 @@ fn bounds_of_a_call_hold_at_their_limit_and_one_past_it() {
 #[test]
 fn a_run_is_stopped_between_layers() {
     let mut model = load("bert-mean");
-    let asked = Cell::new(0);
+    let asked = AtomicUsize::new(0);
     // Before the text is read, before each of two layers, and after the last.
     for stops_at in 1..=4 {
-        asked.set(0);
-        let stop = || {
-            asked.set(asked.get() + 1);
-            asked.get() == stops_at
-        };
+        asked.store(0, Ordering::Relaxed);
+        let stop = || asked.fetch_add(1, Ordering::Relaxed) + 1 == stops_at;
         assert!(matches!(model.run(&[text(&["a cat"])], &[0], &stop), Err(Error::DeadlinePassed)), "{stops_at}");
-        assert_eq!(asked.get(), stops_at);
+        assert_eq!(asked.load(Ordering::Relaxed), stops_at);
     }
     assert!(model.embed(&[Item::Text("a")], &|| true).is_err());
 }
@@ -434,8 +484,8 @@ fn minilm() -> Files {
 
 #[derive(Deserialize)]
 struct Reference {
-    sentences: Vec<Row>,
-    long: Row,
+    sentences: Vec<Expected>,
+    long: Expected,
 }
 
 #[test]
@@ -448,10 +498,10 @@ fn all_minilm_answers_as_the_reference_does() {
     println!("loaded in {:?}, {} MiB more than before", from.elapsed(), self::resident().saturating_sub(resident) >> 20);
     assert_eq!((model.longest(), model.signature().outputs[0].shape[1]), (256, Some(384)));
     for row in reference.sentences.iter().chain([&reference.long]) {
-        assert_eq!(model.tokens.encode(&row.text).unwrap(), row.ids, "{:?}", row.text);
+        assert_eq!(model.tokens.encode(&row.text, false).unwrap().tokens, row.ids, "{:?}", row.text);
     }
     let mut worst = 1.0_f64;
-    let mut is_near = |vector: &[f32], row: &Row| {
+    let mut is_near = |vector: &[f32], row: &Expected| {
         let near = cosine(vector, &row.embedding);
         worst = worst.min(near);
         assert!(near >= 0.99999, "{near} for {:?}", row.text);

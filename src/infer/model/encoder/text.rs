@@ -2,6 +2,7 @@
 //!
 //! Its padding and truncation are not used: they are what somebody trained with (128 tokens for all-MiniLM-L6-v2, whose own limit is 256).
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -20,6 +21,14 @@ pub const MAX_TOKENIZER: usize = 32 << 20;
 
 /// The longest text, in bytes: 512 tokens take about 3 KiB, and what is cut off is read all the same.
 pub const MAX_TEXT: usize = 256 << 10;
+
+/// The tokens of a text.
+#[derive(Debug, Default)]
+pub(super) struct Row {
+    pub(super) tokens: Vec<u32>,
+    /// The first character of each, and the one behind its last; the special ones stand nowhere, `(0, 0)`. Empty where it was not asked for.
+    pub(super) places: Vec<(usize, usize)>,
+}
 
 /// A tokenizer whose every token the encoder has.
 pub(super) struct Tokens {
@@ -50,23 +59,24 @@ impl Tokens {
         tokenizer.with_truncation(Some(truncation)).map_err(|error| fault(error.to_string()))?;
         tokenizer.with_padding(None);
         let tokens = Self { tokenizer, lower_case };
-        // What a post-processor adds need not be in the vocabulary.
-        let sample = tokens.encode("a").map_err(|error| fault(error.to_string()))?;
-        if sample.iter().any(|token| *token as usize >= vocabulary) {
-            return Err(fault("it puts tokens around a text that the encoder does not have".to_owned()));
+        // What a post-processor adds need not be in the vocabulary; and it must add something, as the vector of nothing is nothing.
+        let empty = tokens.encode("", false).map_err(|error| fault(error.to_string()))?.tokens;
+        if empty.is_empty() || empty.iter().any(|token| *token as usize >= vocabulary) {
+            return Err(fault("it puts no token around a text, or one that the encoder does not have".to_owned()));
         }
         Ok(tokens)
     }
 
-    /// The tokens of a text, with the special ones around it, cut to the limit.
-    pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
+    /// The tokens of a text, with the special ones around it, cut to the limit; and where in the text they stand, if that is wanted.
+    pub(super) fn encode(&self, text: &str, places: bool) -> Result<Row, Error> {
         if text.len() > MAX_TEXT {
             return Err(Error::CallerSentOtherInputs("a text is longer than 256 KiB"));
         }
-        let encoding =
-            if self.lower_case { self.tokenizer.encode_fast(text.to_lowercase(), true) } else { self.tokenizer.encode_fast(text, true) };
+        let text = if self.lower_case { Cow::Owned(text.to_lowercase()) } else { Cow::Borrowed(text) };
+        let encoding = if places { self.tokenizer.encode_char_offsets(text, true) } else { self.tokenizer.encode_fast(text, true) };
         let encoding = encoding.map_err(|error| Error::ModelFailed(Arc::from(error.to_string())))?;
-        Ok(encoding.get_ids().to_vec())
+        let places = if places { encoding.get_offsets().to_vec() } else { Vec::new() };
+        Ok(Row { tokens: encoding.get_ids().to_vec(), places })
     }
 }
 
