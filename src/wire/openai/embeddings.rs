@@ -4,11 +4,12 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::Value;
 
 use crate::wire::asked::Fields;
 use crate::wire::shape::Shape;
+use crate::wire::tensor::{Datatype, Tensor, holds};
 
 /// The most inputs of one request, and the most tokens of one input: the dialect's own bound on every array.
 pub const MAX_INPUTS: usize = 2048;
@@ -60,6 +61,58 @@ impl<'v> Request<'v> {
         let dimensions = fields.positive("dimensions")?.map(|count| usize::try_from(count).unwrap_or(usize::MAX));
         Ok(Self { inputs: inputs(fields)?, encoding, dimensions })
     }
+
+    /// The same as tensors: `text`, or `input_ids` and `attention_mask` of a model that reads at most `longest` tokens of a text.
+    ///
+    /// # Errors
+    /// The first input that has more tokens. Texts are the model's own to cut.
+    pub fn tensors(&self, longest: usize) -> Result<Vec<Tensor>, Shape> {
+        let mut rows: Vec<&[u32]> = Vec::new();
+        let mut texts = BytesMut::new();
+        for (at, input) in self.inputs.iter().enumerate() {
+            match input {
+                Input::Text(text) => {
+                    let length =
+                        u32::try_from(text.len()).map_err(|_| Shape::new(format!("/input/{at}"), "range", "must be below 4 GiB"))?;
+                    texts.put_u32_le(length);
+                    texts.put_slice(text.as_bytes());
+                }
+                // Rows are filled up to the longest: one past the model's limit would make all of them as long.
+                Input::Tokens(tokens) if tokens.len() > longest => {
+                    return Err(Shape::new(format!("/input/{at}"), "range", "has more tokens than the model takes"));
+                }
+                Input::Tokens(tokens) => rows.push(tokens),
+            }
+        }
+        if rows.is_empty() {
+            let shape = vec![self.inputs.len() as u64];
+            return Ok(vec![Tensor { name: "text".to_owned(), datatype: Datatype::Bytes, shape, data: texts.freeze() }]);
+        }
+        let longest = rows.iter().map(|row| row.len()).max().unwrap_or(0);
+        let tensor = |name: &str, of: fn(Option<&u32>) -> i64| {
+            let places = rows.iter().flat_map(|row| (0..longest).map(|place| of(row.get(place))));
+            let data = places.flat_map(i64::to_le_bytes).collect::<Vec<_>>().into();
+            Tensor { name: name.to_owned(), datatype: Datatype::Int64, shape: vec![rows.len() as u64, longest as u64], data }
+        };
+        let ids = tensor("input_ids", |token| token.map_or(0, |token| i64::from(*token)));
+        Ok(vec![ids, tensor("attention_mask", |token| i64::from(token.is_some()))])
+    }
+}
+
+/// The vectors and the count of tokens in a model's answer, which has `embedding`, `FP32` of two dimensions, and `tokens`, `INT64`. `None` where it has not: the model
+/// broke its contract.
+#[must_use]
+pub fn embedded(answer: &[Tensor]) -> Option<(Vec<Vec<f32>>, u64)> {
+    let find = |name: &str, datatype| answer.iter().find(|tensor| tensor.name == name && tensor.datatype == datatype);
+    let (vectors, tokens) = (find("embedding", Datatype::Fp32)?, find("tokens", Datatype::Int64)?);
+    let [rows, width] = vectors.shape[..] else { return None };
+    let width = usize::try_from(width).ok().filter(|width| *width > 0)?;
+    if !holds(Datatype::Fp32, vectors.elements()?, &vectors.data) || tokens.shape != [rows] {
+        return None;
+    }
+    let row = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let count = tokens.data.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).fold(0, u64::saturating_add);
+    Some((vectors.data.chunks_exact(width * size_of::<f32>()).map(row).collect(), count))
 }
 
 /// A string, strings, tokens, or lists of tokens.
@@ -233,6 +286,44 @@ mod tests {
         assert_eq!(inputs_of(json!(vec![1; MAX_INPUTS])), Ok(1));
         assert_eq!(inputs_of(json!(vec![1; MAX_INPUTS + 1])), Err(("/input".into(), "range")));
         assert_eq!(inputs_of(json!([vec![1; MAX_INPUTS + 1]])), Err(("/input/0".into(), "range")));
+    }
+
+    #[test]
+    fn inputs_become_the_tensors_of_a_model() {
+        let tensors = |input: Value, longest| {
+            let document = json!({ "model": "m", "input": input });
+            Request::read(&document).unwrap().tensors(longest).map_err(|shape| shape.pointer)
+        };
+        let texts = tensors(json!(["a", "é"]), 0).unwrap();
+        let data = Bytes::from_static(b"\x01\0\0\0a\x02\0\0\0\xc3\xa9");
+        assert_eq!(texts, [Tensor { name: "text".into(), datatype: Datatype::Bytes, shape: vec![2], data }]);
+        let tokens = tensors(json!([[7], [8, 9]]), 2).unwrap();
+        let ints = |numbers: [i64; 4]| numbers.into_iter().flat_map(i64::to_le_bytes).collect::<Vec<_>>();
+        assert_eq!(tokens.iter().map(|tensor| tensor.name.as_str()).collect::<Vec<_>>(), ["input_ids", "attention_mask"]);
+        assert!(tokens.iter().all(|tensor| tensor.shape == [2, 2] && tensor.datatype == Datatype::Int64));
+        assert_eq!(tokens[0].data, ints([7, 0, 8, 9]));
+        assert_eq!(tokens[1].data, ints([1, 0, 1, 1]));
+        assert_eq!(tensors(json!([[7], [8, 9]]), 1), Err("/input/1".into()));
+    }
+
+    #[test]
+    fn vectors_are_read_from_a_models_answer() {
+        let tensor = |name: &str, datatype, shape: &[u64], data: Vec<u8>| Tensor {
+            name: name.into(),
+            datatype,
+            shape: shape.to_vec(),
+            data: data.into(),
+        };
+        let floats: Vec<u8> = [1.0_f32, 2.0, 3.0, 4.0].into_iter().flat_map(f32::to_le_bytes).collect();
+        let counts: Vec<u8> = [3_u64, 4].into_iter().flat_map(u64::to_le_bytes).collect();
+        let vectors = tensor("embedding", Datatype::Fp32, &[2, 2], floats.clone());
+        let tokens = tensor("tokens", Datatype::Int64, &[2], counts.clone());
+        assert_eq!(embedded(&[tokens.clone(), vectors.clone()]), Some((vec![vec![1.0, 2.0], vec![3.0, 4.0]], 7)));
+        assert_eq!(embedded(&[vectors]), None);
+        assert_eq!(embedded(&[tensor("embedding", Datatype::Fp32, &[2, 3], floats.clone()), tokens.clone()]), None);
+        assert_eq!(embedded(&[tensor("embedding", Datatype::Fp32, &[4], floats.clone()), tokens]), None);
+        let other = [tensor("embedding", Datatype::Fp32, &[2, 2], floats), tensor("tokens", Datatype::Int64, &[1], counts)];
+        assert_eq!(embedded(&other), None);
     }
 
     #[test]
