@@ -4,7 +4,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: demo test build runtime venv bench peers
+.PHONY: demo test build runtime minilm minilm-onnx venv bench peers
 
 build:
 	$(CARGO) build --release --locked
@@ -18,6 +18,15 @@ demo: runtime build
 	rm -rf target/demo
 	target/release/portcullis demo --directory target/demo
 
+# A real sentence encoder, as safetensors; and the same weights as ONNX, which need numpy and onnx.
+minilm:
+	scripts/minilm
+
+minilm-onnx: minilm
+	$(PYTHON) -m venv target/models
+	target/models/bin/pip install --quiet --disable-pip-version-check -r tests/data/requirements.txt
+	target/models/bin/python tests/data/make_minilm_onnx.py
+
 # The real clients, servers and collectors that the tests run against, pinned.
 venv: $(VENV)/.ready
 $(VENV)/.ready: tests/clients/requirements.txt tests/clients/constraints.txt
@@ -26,7 +35,7 @@ $(VENV)/.ready: tests/clients/requirements.txt tests/clients/constraints.txt
 	touch $@
 
 # One profile for what is shipped and what is tested: dependencies are compiled once.
-test: runtime venv build
+test: runtime minilm venv build
 	$(CARGO) test --release --locked
 	$(VENV)/bin/pytest -q tests/clients
 
