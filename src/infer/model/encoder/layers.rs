@@ -7,6 +7,7 @@ use candle_nn::{LayerNorm, Linear};
 use super::Fault;
 use super::architecture::{Architecture, Dimensions};
 use super::config::Activation;
+use super::gelu::Gelu;
 use super::weights::Weights;
 
 /// Whether a call that runs is to stop. It is asked between texts that are read and between layers, on the engine's own thread too.
@@ -143,7 +144,7 @@ impl Activation {
     /// It of every element.
     pub(super) fn of(self, tensor: &Tensor) -> Result<Tensor> {
         match self {
-            Self::Gelu => tensor.gelu_erf(),
+            Self::Gelu => tensor.apply_op1_no_bwd(&Gelu),
             Self::GeluTanh => tensor.gelu(),
             Self::Relu => tensor.relu(),
             Self::Tanh => tensor.tanh(),

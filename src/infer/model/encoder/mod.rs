@@ -11,6 +11,7 @@ mod architecture;
 mod batch;
 mod config;
 mod folder;
+mod gelu;
 mod heads;
 mod layers;
 mod text;
