@@ -32,7 +32,7 @@ pub const MAX_LABELS: usize = 10_000;
 const REFUSED: [&str; 5] = ["auto_map", "custom_pipelines", "trust_remote_code", "quantization_config", "pruned_heads"];
 
 /// Members of every configuration that decide nothing here: training, generation, and where the file came from.
-const INERT: [&str; 25] = [
+const INERT: [&str; 32] = [
     "_name_or_path",
     "_num_labels",
     "attn_implementation",
@@ -42,22 +42,29 @@ const INERT: [&str; 25] = [
     "dtype",
     "eos_token_id",
     "finetuning_task",
+    "gradient_checkpointing",
     "initializer_range",
     "label2id",
     "language",
     "mask_token_id",
-    "name",
+    "max_length",
+    "min_length",
+    "num_beams",
     "output_attentions",
     "output_hidden_states",
     "output_past",
+    "prefix",
     "return_dict",
     "sep_token_id",
     "task_specific_params",
+    "tie_weights_",
     "tie_word_embeddings",
     "tokenizer_class",
     "torch_dtype",
     "torchscript",
     "transformers_version",
+    "use_bfloat16",
+    "use_cache",
 ];
 
 /// What stands between two linear layers.
@@ -138,6 +145,7 @@ impl Config {
         if task == Task::Embed {
             labels.clear();
         }
+        members.must_be_false("is_encoder_decoder")?;
         members.inert(&INERT);
         members.inert(&["chunk_size_feed_forward"]);
         members.end()?;
@@ -329,3 +337,6 @@ pub(super) fn parse(name: &'static str, bytes: &[u8]) -> Result<Value, Fault> {
     }
     json::parse(bytes, &Limits::for_body(MAX_CONFIG)).map_err(|error| Fault::Json(name, error))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,13 @@
-//! RoBERTa (Liu et al. 2019, arXiv:1907.11692) and XLM-RoBERTa (Conneau et al. 2019, arXiv:1911.02116): BERT whose positions are counted
-//! from behind the padding token's number, and whose classification head is its own.
+//! RoBERTa (Liu et al. 2019, arXiv:1907.11692), XLM-RoBERTa (Conneau et al. 2019, arXiv:1911.02116) and CamemBERT (Martin et al. 2019,
+//! arXiv:1911.03894): BERT whose positions are counted from behind the padding token's number, and whose classification head is its own.
 
 use super::{Architecture, Dense, Dimensions, bert};
 use crate::infer::model::encoder::Fault;
 use crate::infer::model::encoder::config::{Activation, Members};
 
 pub(super) const ROBERTA: Architecture = Architecture {
-    types: &["roberta", "xlm-roberta"],
-    classes: &["Roberta", "XLMRoberta"],
+    types: &["camembert", "roberta", "xlm-roberta"],
+    classes: &["Camembert", "Roberta", "XLMRoberta"],
     read,
     prefix: "roberta.",
     names: bert::NAMES,
