@@ -8,6 +8,8 @@ use super::runtime::Places;
 use super::*;
 use crate::wire::tensor::Datatype;
 
+mod minilm;
+
 const DIGITS: &[u8] = include_bytes!("../../../policies/models/digits.onnx");
 const SAMPLES: &str = include_str!("../../../tests/data/digits.json");
 
