@@ -62,7 +62,7 @@ pub(super) async fn from_model(
 }
 
 /// Counts an answer that was made here against the memory that all whole answers share.
-fn shared(mut answer: Answer, memory: &Memory) -> Result<Answer, Error> {
+pub(super) fn shared(mut answer: Answer, memory: &Memory) -> Result<Answer, Error> {
     if let Payload::Whole(bytes) = &answer.payload {
         let mut share = memory.share()?;
         share.grow_to(bytes.len())?;
@@ -79,7 +79,7 @@ fn asks(route: &Route) -> OipAsks {
 }
 
 fn metadata(call: &Call, model: &Model, over_grpc: bool) -> Result<Answer, Error> {
-    let (inputs, outputs) = model.signature();
+    let model::Signature { inputs, outputs, .. } = model.signature();
     let platform = "onnxruntime_onnx";
     let versions: Vec<&str> = Some(&*call.version).filter(|version| !version.is_empty()).into_iter().collect();
     if over_grpc {
@@ -95,7 +95,7 @@ fn metadata(call: &Call, model: &Model, over_grpc: bool) -> Result<Answer, Error
     Ok(whole(StatusCode::OK, JSON, oip::model_metadata(&call.name, &versions, platform, inputs, outputs), Held::default()))
 }
 
-fn from_engine(error: model::Error) -> Error {
+pub(super) fn from_engine(error: model::Error) -> Error {
     match error {
         model::Error::CallerSentOtherInputs(why) => Error::CallerSentUnfit(why),
         model::Error::CallerAskedForOtherOutputs => {

@@ -82,8 +82,8 @@ pub(super) struct Batching {
     pub(super) max: usize,
     pub(super) delay: Duration,
     across_tenants: bool,
-    /// For each input, one element that fills it up, where it is filled up.
-    pads: Vec<Option<Vec<u8>>>,
+    /// Inputs that are filled up, each with one element to do it.
+    pads: BTreeMap<String, Vec<u8>>,
     /// For each output, whether its second dimension may be the length of a text.
     lengths: Vec<bool>,
 }
@@ -94,20 +94,26 @@ impl Batching {
     /// # Errors
     /// Why the model cannot be batched, for the operator.
     pub(super) fn new(plan: Option<&Plan>, signature: &Signature) -> Result<Self, String> {
-        let Signature { inputs, outputs } = signature;
+        let Signature { inputs, instead, outputs, .. } = signature;
         let Some(Plan { max, delay, across_tenants, pad }) = plan else {
-            return Ok(Self { max: 1, delay: Duration::ZERO, across_tenants: false, pads: Vec::new(), lengths: Vec::new() });
+            return Ok(Self { max: 1, delay: Duration::ZERO, across_tenants: false, pads: BTreeMap::new(), lengths: Vec::new() });
         };
-        let fixed = |ports: &[Port]| ports.iter().find(|port| port.shape.first() != Some(&None)).map(|port| port.name.clone());
-        if let Some(name) = fixed(inputs).or_else(|| fixed(outputs)) {
-            return Err(format!("its calls cannot be batched: the first dimension of `{name}` is fixed in the model"));
+        if let Some(port) = inputs.iter().chain(instead).chain(outputs).find(|port| port.shape.first() != Some(&None)) {
+            return Err(format!("its calls cannot be batched: the first dimension of `{}` is fixed in the model", port.name));
         }
-        if let Some(name) = pad.keys().find(|name| inputs.iter().all(|port| port.name != **name)) {
-            return Err(format!("`batch.pad` names `{name}`, which is no input of the model"));
+        // The length of a text shows in such an output, and would be that of a neighbour's.
+        let hidden = inputs.iter().any(|port| port.datatype == Datatype::Bytes);
+        if let Some(port) = outputs.iter().find(|port| hidden && port.shape[1..].contains(&None)) {
+            return Err(format!("its calls cannot be batched: `{}` is as long as the longest text of a run", port.name));
         }
-        let pads = inputs.iter().map(|port| pad.get(&port.name).map(|value| element(port, *value)).transpose());
+        let element_of = |(name, value): (&String, &i64)| {
+            let port = inputs.iter().chain(instead).find(|port| port.name == *name);
+            let port = port.ok_or_else(|| format!("`batch.pad` names `{name}`, which is no input of the model"))?;
+            Ok((name.clone(), element(port, *value)?))
+        };
+        let pads = pad.iter().map(element_of).collect::<Result<_, String>>()?;
         let lengths = outputs.iter().map(|port| !pad.is_empty() && port.shape.get(1) == Some(&None)).collect();
-        Ok(Self { max: *max, delay: *delay, across_tenants: *across_tenants, pads: pads.collect::<Result<_, _>>()?, lengths })
+        Ok(Self { max: *max, delay: *delay, across_tenants: *across_tenants, pads, lengths })
     }
 
     /// Whether a call of these inputs can share a run at all; then, its rows.
@@ -119,8 +125,8 @@ impl Batching {
 
     /// The longest second dimension of the inputs that are filled up.
     fn length(&self, inputs: &[Tensor]) -> usize {
-        let filled = self.pads.iter().zip(inputs).filter(|(pad, _)| pad.is_some());
-        filled.filter_map(|(_, tensor)| usize::try_from(*tensor.shape.get(1)?).ok()).max().unwrap_or(0)
+        let filled = inputs.iter().filter(|tensor| self.pads.contains_key(&tensor.name));
+        filled.filter_map(|tensor| usize::try_from(*tensor.shape.get(1)?).ok()).max().unwrap_or(0)
     }
 }
 
@@ -146,7 +152,7 @@ fn element(port: &Port, value: i64) -> Result<Vec<u8>, String> {
 pub(super) struct Party<'b> {
     batching: &'b Batching,
     tenant: Arc<str>,
-    shapes: Vec<Vec<u64>>,
+    shapes: Vec<(String, Vec<u64>)>,
     rows: usize,
     length: usize,
     /// Elements of one padded input that were sent.
@@ -161,7 +167,7 @@ impl<'b> Party<'b> {
         }
         let rows = batching.rows(inputs)?;
         let length = batching.length(inputs);
-        let shapes = inputs.iter().map(|tensor| tensor.shape.clone()).collect();
+        let shapes = inputs.iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect();
         Some(Self { batching, tenant: who.tenant.clone(), shapes, rows, length, sent: rows * length })
     }
 
@@ -174,10 +180,11 @@ impl<'b> Party<'b> {
         let Some(rows) = self.batching.rows(inputs) else { return false };
         let length = self.batching.length(inputs);
         let (all_rows, longest, sent) = (self.rows + rows, self.length.max(length), self.sent + rows * length);
-        let alike = self.shapes.iter().zip(inputs).zip(&self.batching.pads).all(|((shape, tensor), pad)| {
-            let from = if pad.is_some() { 2 } else { 1 };
-            shape.len() == tensor.shape.len() && shape[from..] == tensor.shape[from..]
-        });
+        let alike = self.shapes.len() == inputs.len()
+            && self.shapes.iter().zip(inputs).all(|((name, shape), tensor)| {
+                let from = if self.batching.pads.contains_key(name) { 2 } else { 1 };
+                *name == tensor.name && shape.len() == tensor.shape.len() && shape[from..] == tensor.shape[from..]
+            });
         let fits = alike
             && all_rows <= self.batching.max
             && all_rows.saturating_mul(longest) <= sent.saturating_mul(MAX_PADDED)
@@ -198,7 +205,7 @@ pub(super) fn join(batching: &Batching, calls: &[&[Tensor]]) -> Vec<Tensor> {
         let rows = tensors().filter_map(|tensor| tensor.shape.first()).sum();
         let mut shape = like.shape.clone();
         shape[0] = rows;
-        let data = match batching.pads.get(place).and_then(Option::as_ref) {
+        let data = match batching.pads.get(&like.name) {
             None => {
                 let mut data = BytesMut::with_capacity(tensors().map(|tensor| tensor.data.len()).sum());
                 tensors().for_each(|tensor| data.extend_from_slice(&tensor.data));

@@ -6,11 +6,14 @@
 //! The engine's C++ runs in this process.
 
 pub mod batch;
+pub mod calibration;
+pub mod encoder;
 mod engine;
 pub mod onnx;
 mod onnxruntime;
 mod queue;
 pub mod runtime;
+pub mod safetensors;
 pub mod verify;
 
 use std::collections::BTreeMap;
@@ -27,7 +30,7 @@ use crate::digest::Digest;
 use crate::mistake::Mistake;
 use crate::trail::{Assurance, Which, Who};
 use crate::unit::{Size, Span};
-use crate::wire::tensor::{Port, Tensor};
+use crate::wire::tensor::Tensor;
 
 use onnxruntime::OnnxRuntime;
 use queue::Queue;
@@ -354,9 +357,8 @@ impl Model {
 
     /// What it takes, and what it gives: its contract.
     #[must_use]
-    pub fn signature(&self) -> (&[Port], &[Port]) {
-        let signature = self.queue.signature();
-        (&signature.inputs, &signature.outputs)
+    pub fn signature(&self) -> &Signature {
+        self.queue.signature()
     }
 
     /// Which model it is, for receipts and spans.

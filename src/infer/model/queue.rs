@@ -91,7 +91,9 @@ impl Queue {
 
     /// The inputs in the model's order; each once, each of its type and shape.
     fn ordered(&self, mut inputs: Vec<Tensor>) -> Result<Vec<Tensor>, Error> {
-        let ports = &self.signature.inputs;
+        let Signature { inputs: ports, instead, .. } = &self.signature;
+        let other = instead.iter().any(|port| inputs.first().is_some_and(|tensor| tensor.name == port.name));
+        let ports = if other { instead } else { ports };
         if inputs.len() != ports.len() {
             return Err(Error::CallerSentOtherInputs("more or fewer inputs than the model takes"));
         }
@@ -417,7 +419,7 @@ mod tests {
 
     fn start<F: FnMut(&Stop) -> Result<Vec<Tensor>, Error> + Send + 'static>(answers: F) -> Queue {
         let output = Port { name: "y".into(), datatype: Datatype::Fp32, shape: vec![] };
-        let signature = Signature { inputs: vec![], outputs: vec![output] };
+        let signature = Signature { inputs: vec![], instead: vec![], outputs: vec![output], longest: None };
         Queue::start("scripted", &Bounds::default(), |_| Ok(Box::new(Scripted(signature, answers, false)))).unwrap()
     }
 
@@ -470,7 +472,7 @@ mod tests {
         let (open, gate) = mpsc::channel();
         let (tell, told) = mpsc::channel();
         let port = Port { name: "x".into(), datatype: Datatype::Fp32, shape: vec![None] };
-        let signature = Signature { inputs: vec![port.clone()], outputs: vec![port] };
+        let signature = Signature { inputs: vec![port.clone()], instead: vec![], outputs: vec![port], longest: None };
         let batch = Some(Plan { max, delay: Duration::ZERO, across_tenants: false, pad: BTreeMap::new() });
         let bounds = Bounds { batch, ..Bounds::default() };
         let queue = Queue::start("doubler", &bounds, move |_| Ok(Box::new(Doubler(signature, gate, tell, false)))).unwrap();

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use super::onnx::tests::{Build, forever, pass_through};
 use super::runtime::Places;
 use super::*;
-use crate::wire::tensor::Datatype;
+use crate::wire::tensor::{Datatype, Port};
+
+mod minilm;
 
 const DIGITS: &[u8] = include_bytes!("../../../policies/models/digits.onnx");
 const SAMPLES: &str = include_str!("../../../tests/data/digits.json");
@@ -108,9 +110,9 @@ async fn a_batch_of_none_is_answered_with_none() {
 async fn the_model_says_what_it_is() {
     let model = start(DIGITS);
     let port = |name: &str, datatype, shape: &[Option<u64>]| Port { name: name.into(), datatype, shape: shape.into() };
-    let (inputs, outputs) = model.signature();
-    assert_eq!(inputs, [port("input", Datatype::Fp32, &[None, Some(64)])]);
-    assert_eq!(outputs, [port("probabilities", Datatype::Fp32, &[None, Some(10)]), port("label", Datatype::Int64, &[None])]);
+    let Signature { inputs, outputs, .. } = model.signature();
+    assert_eq!(*inputs, [port("input", Datatype::Fp32, &[None, Some(64)])]);
+    assert_eq!(*outputs, [port("probabilities", Datatype::Fp32, &[None, Some(10)]), port("label", Datatype::Int64, &[None])]);
     assert_eq!(model.which().digest, Some(Digest::of(DIGITS)));
     assert_eq!(model.which().assurance, Assurance::VerifiedInProcess);
     assert!(model.load_micros() > 0);

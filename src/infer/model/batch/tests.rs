@@ -10,7 +10,9 @@ fn port(name: &str, datatype: Datatype, shape: &[Option<u64>]) -> Port {
 fn encoder() -> Signature {
     Signature {
         inputs: vec![port("ids", Datatype::Int64, &[None, None]), port("mask", Datatype::Int64, &[None, None])],
+        instead: vec![],
         outputs: vec![port("tokens", Datatype::Fp32, &[None, None, Some(2)]), port("text", Datatype::Fp32, &[None, Some(2)])],
+        longest: None,
     }
 }
 
@@ -66,7 +68,12 @@ fn texts_of_other_lengths_are_filled_up_and_cut_again() {
 
 #[test]
 fn strings_are_joined_and_parted_by_their_own_lengths() {
-    let signature = Signature { inputs: vec![port("x", Datatype::Bytes, &[None])], outputs: vec![port("y", Datatype::Bytes, &[None])] };
+    let signature = Signature {
+        inputs: vec![port("x", Datatype::Bytes, &[None])],
+        instead: vec![],
+        outputs: vec![port("y", Datatype::Bytes, &[None])],
+        longest: None,
+    };
     let batching = Batching::new(Some(&plan(8, &[])), &signature).unwrap();
     let of = |texts: &[&str]| {
         let data: Vec<u8> = texts.iter().flat_map(|text| [&(text.len() as u32).to_le_bytes(), text.as_bytes()].concat()).collect();
@@ -140,10 +147,19 @@ fn an_answer_of_other_rows_is_the_models_fault() {
 
 #[test]
 fn a_plan_that_the_model_cannot_keep_is_told() {
-    let fixed = Signature { inputs: vec![port("x", Datatype::Fp32, &[Some(1), Some(4)])], outputs: vec![] };
+    let fixed = Signature { inputs: vec![port("x", Datatype::Fp32, &[Some(1), Some(4)])], instead: vec![], outputs: vec![], longest: None };
     let told = |plan: &Plan, signature: &Signature| Batching::new(Some(plan), signature).unwrap_err();
     assert!(told(&plan(2, &[]), &fixed).contains("first dimension of `x`"));
     assert!(told(&plan(2, &[("other", 0)]), &encoder()).contains("no input"));
+    let text = Signature {
+        inputs: vec![port("text", Datatype::Bytes, &[None])],
+        instead: encoder().inputs,
+        outputs: encoder().outputs,
+        longest: None,
+    };
+    assert!(told(&plan(2, &[]), &text).contains("as long as the longest text"));
+    let vectors = Signature { outputs: encoder().outputs[1..].to_vec(), ..text };
+    assert!(Batching::new(Some(&plan(2, &[("ids", 0), ("mask", 0)])), &vectors).is_ok());
     let mut scalar = encoder();
     scalar.inputs[0].shape = vec![None];
     assert!(told(&plan(2, &[("ids", 0)]), &scalar).contains("free length"));
@@ -165,7 +181,7 @@ proptest! {
     /// Whatever is joined comes apart again as it was, where the model answers with its input.
     #[test]
     fn what_is_joined_comes_apart_as_it_was(calls in proptest::collection::vec((1_usize..4, 1_usize..6), 1..6)) {
-        let signature = Signature { inputs: encoder().inputs, outputs: encoder().inputs };
+        let signature = Signature { inputs: encoder().inputs, instead: vec![], outputs: encoder().inputs, longest: None };
         let batching = Batching::new(Some(&plan(64, &[("ids", 0), ("mask", 0)])), &signature).unwrap();
         let mut number = 0;
         let calls: Vec<Vec<Tensor>> = calls.into_iter().map(|(rows, length)| {
@@ -176,4 +192,20 @@ proptest! {
         let joined = join(&batching, &inputs);
         prop_assert_eq!(part(&batching, &inputs, &[0, 1], joined).unwrap(), calls);
     }
+}
+
+#[test]
+fn texts_and_tokens_share_no_run() {
+    let signature = Signature {
+        inputs: vec![port("text", Datatype::Bytes, &[None])],
+        instead: encoder().inputs,
+        outputs: vec![port("embedding", Datatype::Fp32, &[None, Some(2)])],
+        longest: None,
+    };
+    let batching = Batching::new(Some(&plan(8, &[("ids", 0), ("mask", 0)])), &signature).unwrap();
+    let words = vec![Tensor { name: "text".into(), datatype: Datatype::Bytes, shape: vec![1], data: vec![0; 4].into() }];
+    let mut party = Party::of(&batching, &who("a", "t"), &words).unwrap();
+    assert!(!party.takes(&who("a", "t"), &text(&[&[1]])) && party.takes(&who("a", "t"), &words));
+    let mut party = Party::of(&batching, &who("a", "t"), &text(&[&[1, 2]])).unwrap();
+    assert!(!party.takes(&who("a", "t"), &words) && party.takes(&who("a", "t"), &text(&[&[1]])));
 }
