@@ -164,7 +164,8 @@ fn inspect(file: &Path, json: bool) -> Result<(), No> {
 }
 
 fn print_port(kind: &str, port: &Value) {
-    let shape: Vec<String> = port["shape"].as_array().into_iter().flatten().map(|n| n.as_u64().map_or("?".to_owned(), |n| n.to_string())).collect();
+    let shape: Vec<String> =
+        port["shape"].as_array().into_iter().flatten().map(|n| n.as_u64().map_or("?".to_owned(), |n| n.to_string())).collect();
     let text = |key: &str| port[key].as_str().unwrap_or_default().to_owned();
     println!("{kind:<8} {} {} [{}]", text("name"), text("datatype"), shape.join(", "));
 }
@@ -180,7 +181,10 @@ fn inspect_signature(bytes: &[u8], json: bool) -> Result<(), String> {
     };
     let names: Vec<&String> = manifest.files().keys().collect();
     if json {
-        println!("{}", json!({ "format": "signature", "mode": mode, "digest": manifest.root().to_string(), "files": names, "verified": false }));
+        println!(
+            "{}",
+            json!({ "format": "signature", "mode": mode, "digest": manifest.root().to_string(), "files": names, "verified": false })
+        );
     } else {
         println!("format   signature, not verified\nmode     {mode}\ndigest   {}", manifest.root());
         names.iter().for_each(|name| println!("file     {name}"));

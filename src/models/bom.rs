@@ -89,7 +89,10 @@ struct Found {
 impl Found {
     fn is_model(&self) -> bool {
         // Whatever holds parameters, loaded here or not.
-        !matches!(self.finding.kind, "text" | "json" | "empty" | "unknown" | "signature" | "npy" | "npz" | "zip" | "compressed" | "tar" | "7z")
+        !matches!(
+            self.finding.kind,
+            "text" | "json" | "empty" | "unknown" | "signature" | "npy" | "npz" | "zip" | "compressed" | "tar" | "7z"
+        )
     }
 }
 
@@ -112,12 +115,16 @@ fn bill(name: &str, digest: Digest, found: &[Found], card: &Card, signer: Option
     if is_model {
         put("modelCard", model_card(&about, found, card));
     } else {
-        put("data", json!([{ "type": "dataset", "name": name, "contents": { "properties": [property("files", &found.len().to_string())] } }]));
+        put(
+            "data",
+            json!([{ "type": "dataset", "name": name, "contents": { "properties": [property("files", &found.len().to_string())] } }]),
+        );
     }
     if let Some(base) = card.first("base_model").or(card.config("_name_or_path").filter(|base| base.contains('/'))) {
         put("pedigree", json!({ "ancestors": [{ "type": "machine-learning-model", "name": base }] }));
     }
-    let mut properties = vec![property("digest", "SHA-256 over the files' SHA-256 in the order of their names (OpenSSF Model Signing v1.0, 6.5.1)")];
+    let mut properties =
+        vec![property("digest", "SHA-256 over the files' SHA-256 in the order of their names (OpenSSF Model Signing v1.0, 6.5.1)")];
     match signer {
         Some(Signer::Key { hint }) => properties.extend([property("signature:mode", "key"), property("signature:key", hint)]),
         Some(Signer::Certificate { subject, fingerprint }) => properties.extend([
@@ -142,7 +149,14 @@ fn bill(name: &str, digest: Digest, found: &[Found], card: &Card, signer: Option
         })
         .collect();
     put("components", json!(files));
-    let datasets: Vec<Value> = if is_model { card.all("datasets").iter().map(|name| json!({ "type": "data", "bom-ref": dataset(name), "name": name, "data": [{ "type": "dataset", "name": name }] })).collect() } else { Vec::new() };
+    let datasets: Vec<Value> = if is_model {
+        card.all("datasets")
+            .iter()
+            .map(|name| json!({ "type": "data", "bom-ref": dataset(name), "name": name, "data": [{ "type": "dataset", "name": name }] }))
+            .collect()
+    } else {
+        Vec::new()
+    };
     let depends: Vec<&Value> = datasets.iter().map(|dataset| &dataset["bom-ref"]).collect();
     json!({
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
@@ -169,7 +183,8 @@ fn model_card(about: &str, found: &[Found], card: &Card) -> Value {
     let datasets: Vec<Value> = card.all("datasets").iter().map(|name| json!({ "ref": dataset(name) })).collect();
     put("datasets", (!datasets.is_empty()).then(|| datasets.into()));
     let ports = |of: fn(&onnx::Signature) -> &[Port]| -> Option<Value> {
-        let ports: Vec<Value> = found.iter().filter_map(|file| file.ports.as_ref()).flat_map(of).map(|port| json!({ "format": told_port(port) })).collect();
+        let ports: Vec<Value> =
+            found.iter().filter_map(|file| file.ports.as_ref()).flat_map(of).map(|port| json!({ "format": told_port(port) })).collect();
         (!ports.is_empty()).then(|| ports.into())
     };
     put("inputs", ports(|signature| &signature.inputs));
@@ -214,7 +229,10 @@ mod tests {
             let finding = Finding { kind, loaded: false, dangerous: false, why: None };
             vec![Found { name: "f".into(), seen: Seen { digest: Digest::of(b"f"), length: 1 }, finding, ports: None }]
         };
-        let kind = |kind| bill("x", Digest::of(b"x"), &found(kind), &Card::default(), None, SystemTime::UNIX_EPOCH)["metadata"]["component"]["type"].clone();
+        let kind = |kind| {
+            bill("x", Digest::of(b"x"), &found(kind), &Card::default(), None, SystemTime::UNIX_EPOCH)["metadata"]["component"]["type"]
+                .clone()
+        };
         assert_eq!((kind("text"), kind("safetensors")), (json!("data"), json!("machine-learning-model")));
     }
 

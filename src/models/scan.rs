@@ -31,8 +31,13 @@ pub(super) struct Finding {
 
 /// Runs it.
 pub(super) fn run(path: &Path, json: bool) -> Result<(), No> {
-    // A link is told as a finding of its own where it is one, by the fault that the walk gives.
-    let names = folder::names(path, &Limits::TO_HASH).map_err(|fault| super::told(path, &fault))?;
+    let names = folder::names(path, &Limits::TO_HASH).map_err(|fault| {
+        // A link or a device: what lies behind it was not seen, so nothing is said of the rest.
+        if json {
+            println!("{}", json!({ "ok": false, "why": fault.to_string() }));
+        }
+        super::told(path, &fault)
+    })?;
     let mut findings = Vec::new();
     for name in names.keys() {
         let file = if name == SINGLE { path.to_owned() } else { path.join(name) };
@@ -71,7 +76,8 @@ pub(super) fn look(path: &Path) -> Result<Finding, No> {
     let limit = model::DEFAULT_MAX_SIZE.0;
     if length > limit as u64 {
         let mut head = Vec::new();
-        let read = std::fs::File::open(path).and_then(|file| std::io::Read::read_to_end(&mut std::io::Read::take(file, 1 << 20), &mut head));
+        let read =
+            std::fs::File::open(path).and_then(|file| std::io::Read::read_to_end(&mut std::io::Read::take(file, 1 << 20), &mut head));
         read.map_err(|error| super::told(path, &error))?;
         return Ok(match recognise(&head) {
             Some(Format::Safetensors) | None => Finding {
@@ -101,7 +107,7 @@ pub(super) fn judge(bytes: &[u8]) -> Finding {
             Err(fault) => hostile("onnx", fault.to_string()),
         },
         None if bytes.is_empty() => harmless("empty"),
-        None if bytes.len() <= MAX_TEXT && bytes.trim_ascii_start().starts_with(b"{") => {
+        None if bytes.len() <= MAX_TEXT && matches!(bytes.trim_ascii_start(), [b'{' | b'[', ..]) => {
             if Bundle::parse(bytes).is_ok() {
                 return harmless("signature");
             }
@@ -132,7 +138,9 @@ fn looks_like_onnx(bytes: &[u8]) -> bool {
 
 /// Whether a model's configuration names code of its own, at its top or one object deeper, as tokenizers' do.
 fn names_code(document: &Value) -> bool {
-    let has = |value: &Value| value.get("auto_map").is_some_and(|map| !map.is_null()) || value.get("custom_pipelines").is_some_and(|map| !map.is_null());
+    let has = |value: &Value| {
+        value.get("auto_map").is_some_and(|map| !map.is_null()) || value.get("custom_pipelines").is_some_and(|map| !map.is_null())
+    };
     has(document) || document.as_object().into_iter().flatten().any(|(_, inner)| has(inner))
 }
 

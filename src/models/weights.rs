@@ -38,7 +38,9 @@ impl Header {
             let bits = bits(datatype).ok_or_else(|| format!("its tensor {name:?} is of the unknown type {datatype:?}"))?;
             let count = numbers("shape").and_then(|shape| shape.iter().try_fold(1_u64, |count, length| count.checked_mul(*length)));
             let count = count.ok_or_else(broken)?;
-            let Some([from, to]) = numbers("data_offsets").and_then(|offsets| <[u64; 2]>::try_from(offsets).ok()) else { return Err(broken()) };
+            let Some([from, to]) = numbers("data_offsets").and_then(|offsets| <[u64; 2]>::try_from(offsets).ok()) else {
+                return Err(broken());
+            };
             let size = count.checked_mul(bits).filter(|bits| bits.is_multiple_of(8)).map(|bits| bits / 8);
             if size.is_none() || to.checked_sub(from) != size {
                 return Err(format!("its tensor {name:?} has another length than its shape says"));

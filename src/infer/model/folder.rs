@@ -66,7 +66,14 @@ impl Folder {
     ///
     /// # Errors
     /// [`Fault`] says why the folder is not what was signed, or why the signature does not count.
-    pub fn signed(root: &Path, bundle: &[u8], beside: Option<&str>, trust: &Trust, now: SystemTime, limits: &Limits) -> Result<Self, Fault> {
+    pub fn signed(
+        root: &Path,
+        bundle: &[u8],
+        beside: Option<&str>,
+        trust: &Trust,
+        now: SystemTime,
+        limits: &Limits,
+    ) -> Result<Self, Fault> {
         let signing::Signed { manifest, signer } = trust.verify(bundle, now)?;
         let tree = Tree::open(root)?;
         listed(&tree, &manifest, beside, limits)?;
@@ -257,7 +264,8 @@ fn read(tree: &Tree, name: &str, part: Option<u64>, room: &AtomicU64, keep: bool
         if taken == 0 {
             break;
         }
-        room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(taken)).map_err(|_| Fault::TooLarge { limit: 0 })?;
+        room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(taken))
+            .map_err(|_| Fault::TooLarge { limit: 0 })?;
         length += taken;
         let mut chunk = &bytes[from..];
         whole.update(chunk);
@@ -339,9 +347,16 @@ impl fmt::Display for Fault {
             Self::Unreadable(name, error) => write!(f, "{name:?} cannot be read: {error}"),
             Self::Link(name) => write!(f, "{name:?} is a symbolic link, which is not followed: put the file itself there (cp -rL)"),
             Self::NotAFile(name) => write!(f, "{name:?} is a device, a pipe or a socket"),
-            Self::Unspeakable(name) => write!(f, "{name:?} is no name for a file of a model: relative, with `/`, in UTF-8, without control characters and backslashes"),
+            Self::Unspeakable(name) => write!(
+                f,
+                "{name:?} is no name for a file of a model: relative, with `/`, in UTF-8, without control characters and backslashes"
+            ),
             Self::Unlisted(names) => {
-                write!(f, "not listed by the signature: {}. The signed folder holds the model alone: take them out, or sign again", some(names))
+                write!(
+                    f,
+                    "not listed by the signature: {}. The signed folder holds the model alone: take them out, or sign again",
+                    some(names)
+                )
             }
             Self::Missing(names) => write!(f, "listed and not there: {}", some(names)),
             Self::Changed(name) => write!(f, "{name:?} is not the file that was signed or named: its digest differs"),

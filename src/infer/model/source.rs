@@ -96,8 +96,10 @@ pub(super) fn held_to(config: &Config, folder: &Path, root: &Path) -> Result<(Pa
         real.map_err(|what| mistakes.push(Mistake::at(path.span(), what))).ok()
     };
     let path = real("path", &config.path);
-    let (signature, trust) =
-        (config.signature.as_ref().map(|path| (path, real("signature", path))), config.trust.as_ref().map(|path| (path, real("trust", path))));
+    let (signature, trust) = (
+        config.signature.as_ref().map(|path| (path, real("signature", path))),
+        config.trust.as_ref().map(|path| (path, real("trust", path))),
+    );
     let held_to = match (&config.sha256, signature, trust) {
         (Some(text), None, None) => match text.get_ref().parse() {
             Ok(digest) => Some(HeldTo::Digest(digest)),

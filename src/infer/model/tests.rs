@@ -284,7 +284,8 @@ fn on_disk(bytes: &[u8]) -> (tempfile::TempDir, Source) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.onnx");
     std::fs::write(&path, bytes).unwrap();
-    let source = Source { name: "m".into(), version: "".into(), path, held_to: HeldTo::Digest(Digest::of(bytes)), bounds: Bounds::default() };
+    let source =
+        Source { name: "m".into(), version: "".into(), path, held_to: HeldTo::Digest(Digest::of(bytes)), bounds: Bounds::default() };
     (folder, source)
 }
 

@@ -33,7 +33,8 @@ impl Tree {
     pub(super) fn open(path: &Path) -> Result<Self, Fault> {
         let not_there = |error: Errno| Fault::NotThere(error.into());
         // A pipe in its place must not be waited for.
-        let opened = openat(rustix::fs::CWD, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).map_err(not_there)?;
+        let opened =
+            openat(rustix::fs::CWD, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).map_err(not_there)?;
         let about = rustix::fs::fstat(&opened).map_err(not_there)?;
         let name = || path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
         match FileType::from_raw_mode(about.st_mode) {
@@ -138,7 +139,10 @@ fn open(at: &OwnedFd, part: &str, flags: OFlags, path: &str) -> Result<OwnedFd, 
         // With O_DIRECTORY a link is "not a directory".
         Errno::LOOP => Fault::Link(path.to_owned()),
         Errno::NOENT => Fault::Missing(vec![path.to_owned()]),
-        Errno::NOTDIR if statat(at, part, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|about| FileType::from_raw_mode(about.st_mode) == FileType::Symlink) => {
+        Errno::NOTDIR
+            if statat(at, part, AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok_and(|about| FileType::from_raw_mode(about.st_mode) == FileType::Symlink) =>
+        {
             Fault::Link(path.to_owned())
         }
         other => Fault::Unreadable(path.to_owned(), other.into()),

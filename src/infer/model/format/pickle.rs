@@ -70,11 +70,35 @@ fn arguments(opcode: u8, rest: &[u8]) -> Option<usize> {
         let length = length.iter().rev().try_fold(0_usize, |sum, byte| sum.checked_mul(256)?.checked_add(usize::from(*byte)))?;
         length.checked_add(width).and_then(fits)
     };
-    let word = |line: &[u8]| !line.is_empty() && line.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'<' | b'>'));
+    let word =
+        |line: &[u8]| !line.is_empty() && line.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'<' | b'>'));
     let number = |line: &[u8]| !line.is_empty() && line.iter().all(|byte| byte.is_ascii_digit() || b"+-.eELinfa".contains(byte));
     match opcode {
-        b'.' | b'(' | b')' | b'0' | b'1' | b'2' | b'N' | b'Q' | b'R' | b'a' | b'b' | b'd' | b'e' | b'l' | b'o' | b's' | b't' | b'u'
-        | b']' | b'}' | 0x81 | 0x85..=0x89 | 0x8f..=0x94 | 0x97 | 0x98 => Some(0),
+        b'.'
+        | b'('
+        | b')'
+        | b'0'
+        | b'1'
+        | b'2'
+        | b'N'
+        | b'Q'
+        | b'R'
+        | b'a'
+        | b'b'
+        | b'd'
+        | b'e'
+        | b'l'
+        | b'o'
+        | b's'
+        | b't'
+        | b'u'
+        | b']'
+        | b'}'
+        | 0x81
+        | 0x85..=0x89
+        | 0x8f..=0x94
+        | 0x97
+        | 0x98 => Some(0),
         b'I' | b'L' | b'F' | b'g' | b'p' => line(rest).filter(|end| number(&rest[..*end])).map(|end| end + 1),
         b'S' => line(rest).filter(|end| matches!(rest[..*end], [b'\'', .., b'\''] | [b'"', .., b'"'])).map(|end| end + 1),
         b'V' | b'P' => line(rest).map(|end| end + 1),

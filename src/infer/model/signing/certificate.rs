@@ -9,7 +9,7 @@ mod authority;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
@@ -58,26 +58,26 @@ pub(super) fn verify(chain: &[CertificateDer<'static>], authorities: &[Certifica
     if trusted.is_empty() {
         return Err(refused("no authority in `trust` is valid now"));
     }
+    let entity = EndEntityCert::try_from(der).map_err(|error| refused(why(&error)))?;
     if leaf.is_ca() {
         authority::follow(&leaf, between, &trusted, time)?;
     } else {
         let anchors: Result<Vec<_>, _> = trusted.iter().map(|authority| webpki::anchor_from_trusted_cert(authority)).collect();
-        let anchors = anchors.map_err(|error| refused(error.to_string()))?;
-        let entity = EndEntityCert::try_from(der).map_err(|error| refused(error.to_string()))?;
-        entity
-            .verify_for_usage(
-                webpki::ALL_VERIFICATION_ALGS,
-                &anchors,
-                between,
-                UnixTime::since_unix_epoch(since),
-                KeyUsage::required_if_present(CODE_SIGNING),
-                None,
-                None,
-            )
-            .map_err(|error| refused(why(&error)))?;
+        let anchors = anchors.map_err(|error| refused(why(&error)))?;
+        let (at, usage) = (UnixTime::since_unix_epoch(since), KeyUsage::required_if_present(CODE_SIGNING));
+        let path = entity.verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &anchors, between, at, usage, None, None);
+        let path = path.map_err(|error| refused(why(&error)))?;
+        // webpki does not look at the key usage of those in between.
+        for issuer in path.intermediate_certificates() {
+            if !authority::may_issue(&parsed(&issuer.der())?) {
+                return Err(refused("one that issued it is no authority"));
+            }
+        }
     }
     Ok(Leaf {
-        key: PublicKey::from_spki(&SubjectPublicKeyInfoDer::from(leaf.public_key().raw)).map_err(|_| refused("its key is no elliptic-curve key on P-256, P-384 or P-521"))?,
+        // From the parser that followed the path, so that no other reading of the certificate gives another key.
+        key: PublicKey::from_spki(&entity.subject_public_key_info())
+            .map_err(|_| refused("its key is no elliptic-curve key on P-256, P-384 or P-521"))?,
         subject: leaf.subject().to_string(),
         fingerprint: Digest::of(der),
     })

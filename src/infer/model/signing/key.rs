@@ -59,7 +59,8 @@ impl PublicKey {
     /// # Errors
     /// It is of another kind than those three, or broken.
     pub fn from_spki(der: &SubjectPublicKeyInfoDer<'_>) -> Result<Self, Fault> {
-        let refused = Fault::OperatorTrusts("a key is no elliptic-curve key on P-256, P-384 or P-521, which are those that models are signed with");
+        let refused =
+            Fault::OperatorTrusts("a key is no elliptic-curve key on P-256, P-384 or P-521, which are those that models are signed with");
         let (rest, spki) = SubjectPublicKeyInfo::from_der(der).map_err(|_| refused.clone())?;
         let curve = spki.algorithm.parameters.as_ref().and_then(|curve| curve.as_oid().ok());
         let curve = match curve {
@@ -124,9 +125,12 @@ impl PrivateKey {
                 _ => {}
             }
         }
-        let der = found.ok_or(Fault::SignerGave("the key's file holds no private key in PEM (openssl ecparam -name prime256v1 -genkey -noout)"))?;
+        let der = found
+            .ok_or(Fault::SignerGave("the key's file holds no private key in PEM (openssl ecparam -name prime256v1 -genkey -noout)"))?;
         let pair = ALGORITHMS.iter().find_map(|algorithm| EcdsaKeyPair::from_private_key_der(algorithm, &der).ok());
-        pair.map(Self).ok_or(Fault::SignerGave("the key is no elliptic-curve key on P-256, P-384 or P-521, which are those that models are signed with"))
+        pair.map(Self).ok_or(Fault::SignerGave(
+            "the key is no elliptic-curve key on P-256, P-384 or P-521, which are those that models are signed with",
+        ))
     }
 
     /// Its public key.

@@ -12,7 +12,7 @@ use crate::digest::{Digest, Hasher};
 use crate::wire::json;
 
 /// The most files, or parts of files, in a manifest.
-pub const MAX_RESOURCES: usize = 200_000;
+pub const MAX_RESOURCES: usize = 100_000;
 
 /// The longest name, in bytes.
 const MAX_NAME: usize = 1_024;
@@ -204,7 +204,7 @@ impl Serialization {
         if !member(serialization, "allow_symlinks")?.is_boolean() {
             return Err("`allow_symlinks` is no truth value".to_owned());
         }
-        let size = serialization.get("shard_size").map(|size| size.as_u64().filter(|size| *size > 0));
+        let size = serialization.get("shard_size").map(whole_number);
         let part = match (text(serialization, "method")?, size) {
             ("files", None) => None,
             ("shards", Some(Some(size))) => Some(size),
@@ -285,6 +285,14 @@ fn part_of(name: &str) -> Option<(&str, (u64, u64))> {
     Some((from_the_end.next()?, (start, end)))
 }
 
+/// A positive whole number, which `model-signing` writes as `1000000.0`.
+fn whole_number(value: &Value) -> Option<u64> {
+    /// Past it, binary64 does not tell whole numbers apart.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let float = || value.as_f64().filter(|number| number.fract() == 0.0 && (0.0..EXACT).contains(number)).map(|number| number as u64);
+    value.as_u64().or_else(float).filter(|number| *number > 0)
+}
+
 /// A path that is ignored: like a file's, though it may be a folder's, which some write with a slash behind it.
 fn ignored(value: &Value) -> Result<String, String> {
     let path = value.as_str().ok_or_else(|| "an ignored path is no text".to_owned())?;
@@ -307,6 +315,8 @@ fn sha256(algorithm: &str) -> Result<(), String> {
 /// Lower-case hexadecimal only, so that one digest is written in one way.
 fn digest(object: &Map<String, Value>, key: &str) -> Result<Digest, String> {
     let text = text(object, key)?;
-    text.parse().ok().filter(|digest: &Digest| digest.to_string() == text).ok_or_else(|| format!("`{key}` is no SHA-256 in lower-case hexadecimal"))
+    text.parse()
+        .ok()
+        .filter(|digest: &Digest| digest.to_string() == text)
+        .ok_or_else(|| format!("`{key}` is no SHA-256 in lower-case hexadecimal"))
 }
-

@@ -74,9 +74,9 @@ impl Trust {
                 authorities.iter().try_for_each(certificate::is_authority)?;
                 Ok(Self::Authorities(authorities))
             }
-            (true, true) => {
-                Err(Fault::OperatorTrusts("the file of `trust` holds no PEM block: it takes a public key, or the certificate of an authority"))
-            }
+            (true, true) => Err(Fault::OperatorTrusts(
+                "the file of `trust` holds no PEM block: it takes a public key, or the certificate of an authority",
+            )),
             (false, false) => Err(Fault::OperatorTrusts("the file of `trust` holds keys and certificates: give either")),
         }
     }
@@ -104,7 +104,9 @@ impl Trust {
                 Signer::Certificate { subject: leaf.subject, fingerprint: leaf.fingerprint }
             }
             (Material::Sigstore, _) => return Err(Fault::Sigstore),
-            (Material::Key { .. }, Self::Authorities(_)) => return Err(Fault::OtherMode { made: "key", trusted: "certificates of authorities" }),
+            (Material::Key { .. }, Self::Authorities(_)) => {
+                return Err(Fault::OtherMode { made: "key", trusted: "certificates of authorities" });
+            }
             (Material::Chain(_), Self::Keys(_)) => return Err(Fault::OtherMode { made: "certificate", trusted: "public keys" }),
         };
         Ok(Signed { manifest: Manifest::from_statement(&bundle.payload)?, signer })

@@ -7,11 +7,11 @@ use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{Fault, Signer};
-use crate::digest::Digest;
 use super::bundle::{MEDIA_TYPE, PAYLOAD_TYPE, pae};
 use super::key::{PrivateKey, PublicKey};
 use super::manifest::Manifest;
+use super::{Fault, Signer};
+use crate::digest::Digest;
 
 /// Who signs.
 pub struct Seal {
