@@ -17,11 +17,11 @@ use serde_json::{Value, json};
 use crate::cli::No;
 use crate::digest::Digest;
 use crate::infer::model::folder::{self, Limits, Seen};
-use crate::infer::model::signing::bundle::{Bundle, MAX_BUNDLE, Material};
+use crate::infer::model::signing::bundle::{Bundle, MAX_BUNDLE};
 use crate::infer::model::signing::key::{MAX_KEY, PrivateKey};
 use crate::infer::model::signing::manifest::{Manifest, NEVER_SIGNED, SINGLE};
 use crate::infer::model::signing::sign::Seal;
-use crate::infer::model::signing::{MAX_TRUST, Signer, Trust};
+use crate::infer::model::signing::{Identity, MAX_TRUST, Signer, Trust};
 use crate::infer::model::{self, Verified, onnx};
 use crate::wire::tensor::Port;
 
@@ -174,11 +174,7 @@ fn print_port(kind: &str, port: &Value) {
 fn inspect_signature(bytes: &[u8], json: bool) -> Result<(), String> {
     let bundle = Bundle::parse(bytes).map_err(|fault| fault.to_string())?;
     let manifest = Manifest::from_statement(&bundle.payload).map_err(|fault| fault.to_string())?;
-    let mode = match bundle.material {
-        Material::Key { .. } => "key",
-        Material::Chain(_) => "certificate",
-        Material::Sigstore => "sigstore",
-    };
+    let mode = bundle.material.mode();
     let names: Vec<&String> = manifest.files().keys().collect();
     if json {
         println!(
@@ -200,7 +196,7 @@ struct Proven {
 }
 
 fn proven(path: &Path, signature: &Path, trust: &Path) -> Result<Proven, No> {
-    let trust = Trust::from_pem(&bounded(trust, MAX_TRUST)?).map_err(|fault| told(trust, &fault))?;
+    let trust = Trust::read(&bounded(trust, MAX_TRUST)?).map_err(|fault| told(trust, &fault))?;
     let signed = trust.verify(&bounded(signature, MAX_BUNDLE)?, SystemTime::now()).map_err(|fault| told(signature, &fault))?;
     let beside = folder::signature_in(path, signature);
     let files = folder::compare(path, &signed.manifest, beside.as_deref(), &Limits::TO_HASH).map_err(|fault| told(path, &fault))?;
@@ -239,6 +235,7 @@ fn signer_json(signer: &Signer) -> Value {
         Signer::Certificate { subject, fingerprint } => {
             json!({ "mode": "certificate", "subject": subject, "fingerprint": fingerprint.to_string() })
         }
+        Signer::Identity(Identity { identity, issuer }) => json!({ "mode": "sigstore", "identity": identity, "issuer": issuer }),
     }
 }
 

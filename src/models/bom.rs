@@ -132,6 +132,11 @@ fn bill(name: &str, digest: Digest, found: &[Found], card: &Card, signer: Option
             property("signature:subject", subject),
             property("signature:certificate", &fingerprint.to_string()),
         ]),
+        Some(Signer::Identity(signer)) => properties.extend([
+            property("signature:mode", "sigstore"),
+            property("signature:identity", &signer.identity),
+            property("signature:issuer", &signer.issuer),
+        ]),
         None => properties.push(property("signature:mode", "none")),
     }
     put("properties", json!(properties));

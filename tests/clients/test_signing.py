@@ -184,11 +184,11 @@ def test_a_signature_in_its_own_folder_and_paths_left_out(model, tmp_path, mode)
     signer.sign_reference(model, signature, mode, "--ignore-paths", model / "big.bin", "--ignore-paths", model / "1_Pooling")
     (model / "1_Pooling/new").write_bytes(b"new")
     signer.verify_reference(model, signature, mode)
-    assert json.loads(signer.verify_ours(model, signature, mode))["files"] == 5
+    assert json.loads(signer.verify_ours(model, signature, mode))["files"] == 6
     signature.unlink()
     ours("sign", model, "--key", signer.key_file, "--signature", signature, "--ignore", "1_Pooling")
     signer.verify_reference(model, signature, "key")
-    assert json.loads(signer.verify_ours(model, signature, "key"))["files"] == 6
+    assert json.loads(signer.verify_ours(model, signature, "key"))["files"] == 7
 
 
 def test_a_single_file(signing, tmp_path):
@@ -269,6 +269,7 @@ def test_a_gateway_serves_a_signed_model_and_refuses_it_once_a_file_is_added(tmp
         shutil.copy(signer.trust(mode), gate.policies / "keys/models.pem")
         signer.sign_reference(models / "digits", models / "digits.sig", mode)
         gate.start()
+        gates.eventually(lambda: gate.admin("/readyz")[0] == 200)
         root = statement(models / "digits.sig")["subject"][0]["digest"]["sha256"]
         assert gate.stop() == 0
         assert root in (gate.home / "security.log").read_text() + json.dumps(gate.entries())

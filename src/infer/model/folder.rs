@@ -179,7 +179,7 @@ pub fn signature_in(root: &Path, signature: &Path) -> Option<String> {
 fn listed(tree: &Tree, manifest: &Manifest, beside: Option<&str>, limits: &Limits) -> Result<(), Fault> {
     let found = tree.files(|path| manifest.ignores(path) || beside == Some(path), limits)?;
     let is_listed = |name: &String| manifest.files().contains_key(tree.in_manifest(name, manifest));
-    let unlisted = found.iter().filter(|(name, length)| !is_listed(name) && !(manifest.leaves_out_empty_files() && **length == 0));
+    let unlisted = found.iter().filter(|(name, length)| !(is_listed(name) || manifest.leaves_out_empty_files() && **length == 0));
     let unlisted: Vec<String> = unlisted.map(|(name, _)| name.clone()).collect();
     if !unlisted.is_empty() {
         return Err(Fault::Unlisted(unlisted));
@@ -275,7 +275,7 @@ fn read(tree: &Tree, name: &str, part: Option<u64>, room: &AtomicU64, keep: bool
             in_part += this.len() as u64;
             chunk = rest;
             if in_part == size {
-                parts.push(std::mem::replace(&mut current, Hasher::new()).finish());
+                parts.push(std::mem::take(&mut current).finish());
                 in_part = 0;
             }
         }

@@ -113,7 +113,7 @@ pub(super) fn held_to(config: &Config, folder: &Path, root: &Path) -> Result<(Pa
                 let told = |at: &Spanned<PathBuf>, what: String| vec![Mistake::at(at.span(), what)];
                 let bundle = bounded(&signature, MAX_BUNDLE).map_err(|error| told(signature_at, format!("`signature`: {error}")))?;
                 let pem = bounded(&trust, MAX_TRUST).map_err(|error| told(trust_at, format!("`trust`: {error}")))?;
-                let read = Trust::from_pem(&pem).map_err(|fault| told(trust_at, format!("`trust`: {fault}")))?;
+                let read = Trust::read(&pem).map_err(|fault| told(trust_at, format!("`trust`: {fault}")))?;
                 let beside = path.parent().and_then(|root| folder::signature_in(root, &signature));
                 Some(HeldTo::Signature(Arc::new(Signature { bundle, beside, trust: read, files: [signature, trust] })))
             }

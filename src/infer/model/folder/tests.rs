@@ -36,7 +36,7 @@ impl Signed {
         let digests = digests.into_iter().map(|(name, seen)| (name, seen.digest)).collect();
         let manifest = Manifest::of_files(&digests, NEVER_SIGNED.map(str::to_owned).into()).unwrap();
         let bundle = Seal::with_key(key).bundle(&manifest, "m").unwrap();
-        Self { home, bundle, trust: Trust::from_pem(pair.public_key_pem().as_bytes()).unwrap() }
+        Self { home, bundle, trust: Trust::read(pair.public_key_pem().as_bytes()).unwrap() }
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {

@@ -45,6 +45,18 @@ pub enum Material {
     Sigstore,
 }
 
+impl Material {
+    /// The mode that it is of.
+    #[must_use]
+    pub fn mode(&self) -> &'static str {
+        match self {
+            Self::Key { .. } => "key",
+            Self::Chain(_) => "certificate",
+            Self::Sigstore => "sigstore",
+        }
+    }
+}
+
 /// A bundle that is well-formed. Nothing of it is verified.
 #[derive(Clone, Debug)]
 pub struct Bundle {

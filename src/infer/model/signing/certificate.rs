@@ -124,3 +124,6 @@ fn why(error: &webpki::Error) -> String {
         other => format!("{other:?}"),
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

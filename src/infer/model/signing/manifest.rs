@@ -58,7 +58,7 @@ impl Manifest {
     /// # Errors
     /// A name is not that of a file below a folder; which one.
     pub fn of_files(files: &BTreeMap<String, Digest>, ignored: Vec<String>) -> Result<Self, String> {
-        if let Some(name) = files.keys().find(|name| !is_name(name) && !(files.len() == 1 && *name == SINGLE)) {
+        if let Some(name) = files.keys().find(|name| !(is_name(name) || files.len() == 1 && *name == SINGLE)) {
             return Err(name.clone());
         }
         // The order of the map is that of code points, which the specification asks for.
@@ -255,7 +255,10 @@ impl<'v> Resource<'v> {
     fn read(value: &'v Value, serialization: &Serialization) -> Result<Self, String> {
         // in-toto gives resources more members, which say nothing here.
         let resource = value.as_object().ok_or_else(|| "a resource is no object".to_owned())?;
-        sha256(text(resource, "algorithm")?)?;
+        // `model-signing` 1.1.1 writes the length of the parts behind it.
+        let algorithm = text(resource, "algorithm")?;
+        let of_parts = serialization.part.and_then(|size| algorithm.strip_suffix(&format!("-sharded-{size}")));
+        sha256(of_parts.unwrap_or(algorithm))?;
         let name = text(resource, "name")?;
         let (path, range) = match serialization.part {
             None => (name, (0, 0)),

@@ -1,5 +1,7 @@
 //! Signatures over models: OpenSSF Model Signing v1.0 (OMS), in its modes `key` and `certificate`.
 //!
+//! The mode `sigstore` is verified by builds with the feature of that name.
+//!
 //! A signature is a file of its own, a Sigstore bundle ([`bundle`]): a DSSE envelope around an in-toto statement, whose predicate is the
 //! [`manifest`], the list of every file of the model with its digest. [`Trust`] says whose signature counts, by public keys ([`key`]) or by
 //! certificate authorities ([`certificate`]); nothing in the bundle is trusted for itself. [`sign`] makes such bundles. What it is *not*: the
@@ -14,12 +16,15 @@ pub mod key;
 pub mod manifest;
 mod object;
 pub mod sign;
+#[cfg(feature = "sigstore")]
+mod sigstore;
 
 use std::fmt;
 use std::time::SystemTime;
 
 use rustls::pki_types::pem::{PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
+use serde::Deserialize;
 
 use crate::digest::Digest;
 
@@ -40,17 +45,44 @@ pub enum Trust {
     Keys(Vec<PublicKey>),
     /// Those of certificates that any of these authorities issued for signing code.
     Authorities(Vec<CertificateDer<'static>>),
+    /// Those that Sigstore's authority certified to be of this identity.
+    Identity(Identity),
+}
+
+/// Whom Sigstore must have seen: both are compared whole.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// An address or a URI, as it stands in the certificate.
+    pub identity: String,
+    /// The OpenID Connect issuer that vouched for it.
+    pub issuer: String,
 }
 
 impl Trust {
-    /// Reads a PEM file: public keys, or certificates of authorities, and not both.
+    /// Reads a file: PEM of public keys, or of certificates of authorities, and not both; or two lines of TOML, `identity = "…"` and
+    /// `issuer = "…"`.
     ///
     /// # Errors
     /// [`Fault`] of the operator.
-    pub fn from_pem(pem: &[u8]) -> Result<Self, Fault> {
-        if pem.len() > MAX_TRUST {
+    pub fn read(file: &[u8]) -> Result<Self, Fault> {
+        if file.len() > MAX_TRUST {
             return Err(Fault::OperatorTrusts("the file of `trust` is larger than 1 MiB"));
         }
+        if memchr::memmem::find(file, b"-----BEGIN ").is_some() {
+            return Self::from_pem(file);
+        }
+        let identity = std::str::from_utf8(file).ok().and_then(|text| toml::from_str::<Identity>(text).ok());
+        match identity.filter(|identity| !identity.identity.is_empty() && !identity.issuer.is_empty()) {
+            Some(identity) => Ok(Self::Identity(identity)),
+            None => Err(Fault::OperatorTrusts(
+                "the file of `trust` holds no PEM block: it takes a public key, or the certificate of an authority (or, for the mode \
+                 `sigstore`, `identity` and `issuer` in TOML)",
+            )),
+        }
+    }
+
+    fn from_pem(pem: &[u8]) -> Result<Self, Fault> {
         let mut keys = Vec::new();
         let mut authorities = Vec::new();
         for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(pem) {
@@ -85,8 +117,8 @@ impl Trust {
     ///
     /// # Errors
     /// [`Fault`] says why the signature does not count.
-    pub fn verify(&self, bundle: &[u8], now: SystemTime) -> Result<Signed, Fault> {
-        let bundle = Bundle::parse(bundle)?;
+    pub fn verify(&self, bytes: &[u8], now: SystemTime) -> Result<Signed, Fault> {
+        let bundle = Bundle::parse(bytes)?;
         let signer = match (&bundle.material, self) {
             (Material::Key { hint }, Self::Keys(keys)) => {
                 let key = keys.iter().find(|key| key.verifies(&bundle.signed_bytes(), &bundle.signature));
@@ -103,13 +135,24 @@ impl Trust {
                 }
                 Signer::Certificate { subject: leaf.subject, fingerprint: leaf.fingerprint }
             }
-            (Material::Sigstore, _) => return Err(Fault::Sigstore),
-            (Material::Key { .. }, Self::Authorities(_)) => {
-                return Err(Fault::OtherMode { made: "key", trusted: "certificates of authorities" });
+            #[cfg(feature = "sigstore")]
+            (Material::Sigstore, Self::Identity(identity)) => {
+                sigstore::verify(bytes, &bundle.payload, identity)?;
+                Signer::Identity(identity.clone())
             }
-            (Material::Chain(_), Self::Keys(_)) => return Err(Fault::OtherMode { made: "certificate", trusted: "public keys" }),
+            #[cfg(not(feature = "sigstore"))]
+            (Material::Sigstore, _) => return Err(Fault::NoSigstore),
+            (material, trust) => return Err(Fault::OtherMode { made: material.mode(), trusted: trust.kind() }),
         };
         Ok(Signed { manifest: Manifest::from_statement(&bundle.payload)?, signer })
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Keys(_) => "public keys",
+            Self::Authorities(_) => "certificates of authorities",
+            Self::Identity(_) => "an identity",
+        }
     }
 }
 
@@ -117,6 +160,7 @@ impl fmt::Debug for Trust {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Keys(keys) => f.debug_tuple("Keys").field(keys).finish(),
+            Self::Identity(identity) => identity.fmt(f),
             Self::Authorities(authorities) => {
                 f.debug_list().entries(authorities.iter().map(|authority| Digest::of(authority.as_ref()))).finish()
             }
@@ -148,6 +192,8 @@ pub enum Signer {
         /// SHA-256 of the certificate.
         fingerprint: Digest,
     },
+    /// Whom Sigstore certified.
+    Identity(Identity),
 }
 
 impl fmt::Display for Signer {
@@ -155,6 +201,7 @@ impl fmt::Display for Signer {
         match self {
             Self::Key { hint } => write!(f, "key {hint}"),
             Self::Certificate { subject, fingerprint } => write!(f, "certificate {subject:?} ({fingerprint})"),
+            Self::Identity(Identity { identity, issuer }) => write!(f, "identity {identity:?} of {issuer:?}"),
         }
     }
 }
@@ -181,8 +228,10 @@ pub enum Fault {
     WrongSignature,
     /// The certificate does not lead to a trusted authority, or may not sign.
     Certificate(String),
-    /// It was made without a key of one's own, by Sigstore.
-    Sigstore,
+    /// It was made without a key of one's own, by Sigstore, and this build does not verify such.
+    NoSigstore,
+    /// Sigstore's certificate or its log's entry does not count.
+    Sigstore(String),
     /// The signer's key cannot be used.
     SignerGave(&'static str),
 }
@@ -199,11 +248,11 @@ impl fmt::Display for Fault {
             Self::OtherKey(hint) => write!(f, "the signature was made with another key than those of `trust`: its hint is {hint:?}"),
             Self::WrongSignature => f.write_str("the signature is wrong: it is of another key, or of another statement"),
             Self::Certificate(why) => write!(f, "the signing certificate does not count: {why}"),
-            Self::Sigstore => f.write_str(
-                "the signature was made in the mode `sigstore` (keyless), which is not verified here: its transparency log and its identity \
-                 would have to be. Verify it where it was made (model_signing verify sigstore), then sign the folder with a key: portcullis \
-                 model sign PATH --key KEY.pem --signature PATH.sig",
+            Self::NoSigstore => f.write_str(
+                "the signature was made in the mode `sigstore` (keyless), which this build does not verify: build it with the feature \
+                 `sigstore`, or sign the folder with a key: portcullis model sign PATH --key KEY.pem --signature PATH.sig",
             ),
+            Self::Sigstore(why) => write!(f, "the signature of the mode `sigstore` does not count: {why}"),
         }
     }
 }

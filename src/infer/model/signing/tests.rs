@@ -4,37 +4,35 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ECDSA_P521_SHA512, SignatureAlgorithm,
-};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ECDSA_P521_SHA512, SignatureAlgorithm};
 use serde_json::{Value, json};
 
+use super::certificate::tests::Authority;
 use super::manifest::{Content, NEVER_SIGNED};
 use super::sign::Seal;
 use super::*;
 
-const CURVES: [&SignatureAlgorithm; 3] = [&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ECDSA_P521_SHA512];
+pub(super) const CURVES: [&SignatureAlgorithm; 3] = [&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ECDSA_P521_SHA512];
 
-fn now() -> SystemTime {
+pub(super) fn now() -> SystemTime {
     SystemTime::now()
 }
 
-fn manifest() -> Manifest {
+pub(super) fn manifest() -> Manifest {
     let files = BTreeMap::from([("a.onnx".to_owned(), Digest::of(b"a")), ("d/b".to_owned(), Digest::of(b"b"))]);
     Manifest::of_files(&files, NEVER_SIGNED.map(str::to_owned).into()).unwrap()
 }
 
-fn by_key(pair: &KeyPair) -> Vec<u8> {
+pub(super) fn by_key(pair: &KeyPair) -> Vec<u8> {
     Seal::with_key(key::PrivateKey::from_pem(pair.serialize_pem().as_bytes()).unwrap()).bundle(&manifest(), "m").unwrap()
 }
 
-fn trusting(pair: &KeyPair) -> Trust {
-    Trust::from_pem(pair.public_key_pem().as_bytes()).unwrap()
+pub(super) fn trusting(pair: &KeyPair) -> Trust {
+    Trust::read(pair.public_key_pem().as_bytes()).unwrap()
 }
 
 /// The bundle with something changed in it, or in the statement.
-fn edited(bundle: &[u8], edit: impl FnOnce(&mut Value)) -> Vec<u8> {
+pub(super) fn edited(bundle: &[u8], edit: impl FnOnce(&mut Value)) -> Vec<u8> {
     let mut value: Value = serde_json::from_slice(bundle).unwrap();
     edit(&mut value);
     value.to_string().into_bytes()
@@ -71,11 +69,11 @@ fn what_a_key_signed_is_verified_on_each_curve_and_by_no_other_key() {
 fn any_of_several_trusted_keys_counts() {
     let pairs: Vec<KeyPair> = CURVES.iter().map(|curve| KeyPair::generate_for(curve).unwrap()).collect();
     let pem: String = pairs.iter().map(KeyPair::public_key_pem).collect();
-    let trust = Trust::from_pem(pem.as_bytes()).unwrap();
+    let trust = Trust::read(pem.as_bytes()).unwrap();
     assert!(pairs.iter().all(|pair| trust.verify(&by_key(pair), now()).is_ok()));
     let many = pairs[0].public_key_pem().repeat(MAX_TRUSTED);
-    assert!(Trust::from_pem(many.as_bytes()).is_ok());
-    assert!(Trust::from_pem((many + &pairs[0].public_key_pem()).as_bytes()).is_err());
+    assert!(Trust::read(many.as_bytes()).is_ok());
+    assert!(Trust::read((many + &pairs[0].public_key_pem()).as_bytes()).is_err());
 }
 
 #[test]
@@ -310,6 +308,13 @@ fn parts_of_files_are_put_together_in_either_order_and_must_cover_them() {
         statement["predicate"]["serialization"]["shard_size"] = size.clone();
         assert_eq!(Manifest::from_statement(statement.to_string().as_bytes()).is_ok(), fits, "{size}");
     }
+    for (algorithm, fits) in
+        [("sha256-sharded-5", true), ("sha256-sharded-6", false), ("blake2b-sharded-5", false), ("sha256-sharded", false)]
+    {
+        let mut statement = sharded(5, &["w:0:5", "w:5:10"]);
+        statement["predicate"]["resources"][0]["algorithm"] = json!(algorithm);
+        assert_eq!(Manifest::from_statement(statement.to_string().as_bytes()).is_ok(), fits, "{algorithm}");
+    }
     assert!(read(5, &["a:b:0:5"]).unwrap().files().contains_key("a:b"));
     for parts in [
         &["w:0:5", "w:6:10"][..],
@@ -351,11 +356,12 @@ fn a_trust_file_of_anything_else_is_the_operators_mistake() {
     let ed25519 = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
     let issuer = Authority::root("root");
     let leaf = issuer.leaf("leaf", &pair, |_| ());
-    let told = |pem: &str| match Trust::from_pem(pem.as_bytes()) {
+    let told = |pem: &str| match Trust::read(pem.as_bytes()) {
         Err(Fault::OperatorTrusts(why)) => why,
         other => panic!("{other:?}"),
     };
-    assert!(told("").contains("no PEM block"));
+    assert!(told("").contains("no PEM block") && told("identity = \"a\"").contains("no PEM block"));
+    assert!(told("identity = \"a\"\nissuer = \"\"").contains("no PEM block"));
     assert!(told(&pair.serialize_pem()).contains("private key"));
     assert!(told(&ed25519.public_key_pem()).contains("P-256"));
     assert!(told(&(pair.public_key_pem() + &issuer.certificate.pem())).contains("either"));
@@ -363,221 +369,6 @@ fn a_trust_file_of_anything_else_is_the_operators_mistake() {
     assert!(told(&leaf.pem()).contains("no authority"));
     assert!(told(&pair.public_key_pem().replace("MF", "!!")).contains("PEM"));
     assert!(told(&" ".repeat(MAX_TRUST + 1)).contains("1 MiB"));
-}
-
-struct Authority {
-    certificate: Certificate,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn params(name: &str) -> CertificateParams {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params
-    }
-
-    fn root(name: &str) -> Self {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
-        let params = Self::params(name);
-        Self { certificate: params.self_signed(&key).unwrap(), issuer: Issuer::new(params, key) }
-    }
-
-    fn below(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-        let mut params = Self::params(name);
-        change(&mut params);
-        Self { certificate: params.signed_by(&key, &self.issuer).unwrap(), issuer: Issuer::new(params, key) }
-    }
-
-    fn leaf(&self, name: &str, key: &KeyPair, change: impl FnOnce(&mut CertificateParams)) -> Certificate {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning];
-        change(&mut params);
-        params.signed_by(key, &self.issuer).unwrap()
-    }
-
-    fn trust(&self) -> Trust {
-        Trust::from_pem(self.certificate.pem().as_bytes()).unwrap()
-    }
-}
-
-fn by_certificate(key: &KeyPair, leaf: &Certificate, chain: &[&Certificate]) -> Vec<u8> {
-    let key = key::PrivateKey::from_pem(key.serialize_pem().as_bytes()).unwrap();
-    let chain: String = chain.iter().map(|certificate| certificate.pem()).collect();
-    Seal::with_certificate(key, leaf.pem().as_bytes(), chain.as_bytes()).unwrap().bundle(&manifest(), "m").unwrap()
-}
-
-fn why(trust: &Trust, bundle: &[u8]) -> String {
-    match trust.verify(bundle, now()) {
-        Err(Fault::Certificate(why)) => why,
-        other => panic!("{other:?}"),
-    }
-}
-
-#[test]
-fn a_certificate_counts_where_its_path_leads_to_a_trusted_authority() {
-    let root = Authority::root("root");
-    let middle = root.below("middle", |_| ());
-    for curve in CURVES {
-        let key = KeyPair::generate_for(curve).unwrap();
-        let leaf = middle.leaf("signer", &key, |_| ());
-        let bundle = by_certificate(&key, &leaf, &[&middle.certificate, &root.certificate]);
-        let signed = root.trust().verify(&bundle, now()).unwrap();
-        assert_eq!(signed.signer, Signer::Certificate { subject: "CN=signer".into(), fingerprint: Digest::of(leaf.der()) });
-        assert!(why(&Authority::root("other").trust(), &bundle).contains("no authority in `trust`"));
-        // An authority of the same name is not the same authority.
-        assert!(why(&Authority::root("root").trust(), &bundle).contains("not signed by the one"));
-        assert!(why(&root.trust(), &by_certificate(&key, &leaf, &[])).contains("no authority in `trust`"));
-        // The root need not be in the chain, and the order of the chain says nothing.
-        assert!(root.trust().verify(&by_certificate(&key, &leaf, &[&middle.certificate]), now()).is_ok());
-        assert!(root.trust().verify(&by_certificate(&key, &leaf, &[&root.certificate, &middle.certificate]), now()).is_ok());
-        // Modes are not mixed: the leaf's own key in `trust` does not make the certificate's signature one of the mode `key`.
-        assert!(matches!(trusting(&key).verify(&bundle, now()), Err(Fault::OtherMode { .. })));
-        assert!(matches!(root.trust().verify(&by_key(&key), now()), Err(Fault::OtherMode { .. })));
-        // The chain is another's: the statement is not signed by that leaf.
-        let other = KeyPair::generate_for(curve).unwrap();
-        let swapped: Value =
-            serde_json::from_slice(&by_certificate(&other, &middle.leaf("x", &other, |_| ()), &[&middle.certificate])).unwrap();
-        let mixed = edited(&bundle, |bundle| bundle["verificationMaterial"] = swapped["verificationMaterial"].clone());
-        assert_eq!(root.trust().verify(&mixed, now()).unwrap_err(), Fault::WrongSignature);
-    }
-}
-
-#[test]
-fn a_certificate_that_is_not_for_signing_is_refused() {
-    let root = Authority::root("root");
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-    let judged = |change: fn(&mut CertificateParams)| root.trust().verify(&by_certificate(&key, &root.leaf("x", &key, change), &[]), now());
-    let refused = |change: fn(&mut CertificateParams)| judged(change).unwrap_err().to_string();
-    assert!(refused(|leaf| leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]).contains("codeSigning"));
-    assert!(refused(|leaf| leaf.key_usages = vec![KeyUsagePurpose::KeyEncipherment]).contains("digitalSignature"));
-    assert!(
-        refused(|leaf| {
-            leaf.key_usages.clear();
-            leaf.extended_key_usages.clear();
-        })
-        .contains("does not say")
-    );
-    // Either of the two is enough, as it is to the reference.
-    assert!(judged(|leaf| leaf.key_usages.clear()).is_ok() && judged(|leaf| leaf.extended_key_usages.clear()).is_ok());
-    let middle = root.below("no issuer", |middle| middle.key_usages = vec![KeyUsagePurpose::DigitalSignature]);
-    assert!(why(&root.trust(), &by_certificate(&key, &middle.leaf("x", &key, |_| ()), &[&middle.certificate])).contains("no authority"));
-    let middle = root.below("tls", |middle| middle.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]);
-    assert!(why(&root.trust(), &by_certificate(&key, &middle.leaf("x", &key, |_| ()), &[&middle.certificate])).contains("codeSigning"));
-}
-
-#[test]
-fn validity_is_judged_now_and_not_when_the_certificate_was_made() {
-    let root = Authority::root("root");
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-    let leaf = root.leaf("x", &key, |leaf| {
-        leaf.not_before = rcgen::date_time_ymd(2025, 1, 1);
-        leaf.not_after = rcgen::date_time_ymd(2025, 2, 1);
-    });
-    let bundle = by_certificate(&key, &leaf, &[]);
-    let at = |seconds: u64| root.trust().verify(&bundle, SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
-    let (from, to) = (1_735_689_600, 1_738_368_000);
-    assert!(at(from).is_ok() && at(to).is_ok());
-    assert!(at(from - 1).unwrap_err().to_string().contains("not valid yet"));
-    assert!(at(to + 1).unwrap_err().to_string().contains("expired"));
-    let old = {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
-        let mut params = Authority::params("old");
-        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
-        Authority { certificate: params.self_signed(&key).unwrap(), issuer: Issuer::new(params, key) }
-    };
-    assert!(why(&old.trust(), &by_certificate(&key, &old.leaf("x", &key, |_| ()), &[])).contains("no authority in `trust` is valid"));
-}
-
-#[test]
-fn a_signers_certificate_issues_no_others() {
-    let root = Authority::root("root");
-    let signers_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-    let signers = root.leaf("signer", &signers_key, |_| ());
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.distinguished_name.push(DnType::CommonName, "signer");
-    let as_authority = Authority { certificate: root.leaf("signer", &signers_key, |_| ()), issuer: Issuer::new(params, signers_key) };
-    for is_authority in [false, true] {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-        let forged = as_authority.leaf("forged", &key, |leaf| {
-            if is_authority {
-                leaf.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            }
-        });
-        let told = why(&root.trust(), &by_certificate(&key, &forged, &[&signers]));
-        assert!(told.contains("is no authority") || told.contains("no authority in `trust`"), "{told}");
-    }
-}
-
-/// `openssl req -x509` and the reference's own tests make such.
-#[test]
-fn a_signing_certificate_that_is_marked_as_an_authority_is_followed_as_strictly() {
-    let authority = |leaf: &mut CertificateParams| leaf.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let root = Authority::root("root");
-    let middle = root.below("middle", |_| ());
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
-    let leaf = middle.leaf("signer", &key, authority);
-    let bundle = by_certificate(&key, &leaf, &[&middle.certificate]);
-    assert!(root.trust().verify(&bundle, now()).is_ok() && middle.trust().verify(&bundle, now()).is_ok());
-    assert!(why(&Authority::root("root").trust(), &bundle).contains("no authority in `trust`"));
-    assert!(why(&root.trust(), &by_certificate(&key, &leaf, &[])).contains("no authority in `trust`"));
-    assert!(why(&root.trust(), &by_certificate(&key, &leaf, &[&root.certificate])).contains("no authority in `trust`"));
-
-    let judged = |change: fn(&mut CertificateParams), below: fn(&mut CertificateParams)| {
-        let middle = root.below("middle", below);
-        let leaf = middle.leaf("signer", &key, |leaf| {
-            authority(leaf);
-            change(leaf);
-        });
-        root.trust().verify(&by_certificate(&key, &leaf, &[&middle.certificate]), now())
-    };
-    assert!(judged(|_| (), |_| ()).is_ok());
-    assert!(judged(|leaf| leaf.not_after = rcgen::date_time_ymd(2020, 1, 1), |_| ()).is_err());
-    assert!(judged(|_| (), |middle| middle.not_after = rcgen::date_time_ymd(2020, 1, 1)).is_err());
-    assert!(judged(|leaf| leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth], |_| ()).is_err());
-    assert!(judged(|_| (), |middle| middle.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]).is_err());
-    assert!(judged(|_| (), |middle| middle.key_usages = vec![KeyUsagePurpose::DigitalSignature]).is_err());
-    assert!(judged(|_| (), |middle| middle.is_ca = IsCa::ExplicitNoCa).is_err());
-    let critical = |leaf: &mut CertificateParams| {
-        let mut unknown = rcgen::CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![5, 0]);
-        unknown.set_criticality(true);
-        leaf.custom_extensions.push(unknown);
-    };
-    assert!(judged(critical, |_| ()).is_err());
-    assert!(judged(|_| (), critical).is_err());
-    let constrained = |middle: &mut CertificateParams| {
-        let permitted_subtrees = vec![rcgen::GeneralSubtree::DnsName("example".into())];
-        middle.name_constraints = Some(rcgen::NameConstraints { permitted_subtrees, excluded_subtrees: vec![] });
-    };
-    assert!(judged(|_| (), constrained).is_err());
-
-    // A path length of none allows the signing certificate, which counts as no authority in between, and nothing more.
-    let short = root.below("short", |middle| middle.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)));
-    let leaf = short.leaf("signer", &key, authority);
-    assert!(root.trust().verify(&by_certificate(&key, &leaf, &[&short.certificate]), now()).is_ok());
-    let below = short.below("below", |_| ());
-    let leaf = below.leaf("signer", &key, authority);
-    assert!(why(&root.trust(), &by_certificate(&key, &leaf, &[&below.certificate, &short.certificate])).contains("longer"));
-
-    // One that issued itself, trusted as it is.
-    let mut own = Authority::params("own");
-    own.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign];
-    let own = own.self_signed(&key).unwrap();
-    assert!(Trust::from_pem(own.pem().as_bytes()).unwrap().verify(&by_certificate(&key, &own, &[]), now()).is_ok());
-}
-
-#[test]
-fn a_certificate_of_another_key_signs_nothing() {
-    let root = Authority::root("root");
-    let (key, other) = (KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap(), KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap());
-    let leaf = root.leaf("x", &other, |_| ());
-    let private = key::PrivateKey::from_pem(key.serialize_pem().as_bytes()).unwrap();
-    assert!(matches!(Seal::with_certificate(private, leaf.pem().as_bytes(), b""), Err(Fault::SignerGave(_))));
 }
 
 #[test]
@@ -641,6 +432,46 @@ fn the_specifications_test_vectors_behave_as_it_says() {
     assert!(valid >= 3 && invalid >= 5, "{valid} and {invalid} vectors");
 }
 
+#[cfg(not(feature = "sigstore"))]
+fn sigstore_vector(bytes: &[u8], trust: &Trust) {
+    assert_eq!(trust.verify(bytes, now()).unwrap_err(), Fault::NoSigstore);
+    assert!(Fault::NoSigstore.to_string().contains("model sign"));
+}
+
+/// Offline, under the trust root that is built in.
+#[cfg(feature = "sigstore")]
+fn sigstore_vector(bytes: &[u8], trust: &Trust) {
+    let signed = trust.verify(bytes, now()).unwrap();
+    assert!(matches!(&signed.signer, Signer::Identity(signer) if signer.identity == "stefanb@us.ibm.com"));
+    assert_eq!(signed.manifest.files().len(), 2);
+    let other = |identity: &str, issuer: &str| {
+        Trust::Identity(Identity { identity: identity.to_owned(), issuer: issuer.to_owned() }).verify(bytes, now())
+    };
+    let issuer = "https://sigstore.verify.ibm.com/oauth2";
+    assert!(other("stefanb@us.ibm.com", issuer).is_ok());
+    for (identity, issuer) in [("other@us.ibm.com", issuer), ("us.ibm.com", issuer), ("stefanb@us.ibm.com", "https://accounts.google.com")]
+    {
+        assert!(matches!(other(identity, issuer), Err(Fault::Sigstore(_))), "{identity} {issuer}");
+    }
+    let changes: [fn(&mut Value); 5] = [
+        |b| drop(b["verificationMaterial"]["tlogEntries"][0].as_object_mut().unwrap().remove("inclusionProof")),
+        |b| {
+            b["verificationMaterial"]["tlogEntries"][0]["inclusionProof"]["hashes"][0] =
+                json!("P439a1wjUaISQbG2jSIGT1cYyPX/NrcxVNhfdV7vC58A")
+        },
+        |b| b["verificationMaterial"]["tlogEntries"][0]["integratedTime"] = json!("1760062341"),
+        |b| b["verificationMaterial"]["tlogEntries"][0]["logIndex"] = json!("1"),
+        |b| {
+            let payload = STANDARD.decode(b["dsseEnvelope"]["payload"].as_str().unwrap()).unwrap();
+            let other = String::from_utf8(payload).unwrap().replace("v1.1.0-sigstore", "v1.1.0-sigstorE");
+            b["dsseEnvelope"]["payload"] = STANDARD.encode(other).into();
+        },
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        assert!(matches!(trust.verify(&edited(bytes, change), now()), Err(Fault::Sigstore(_))), "change {number}");
+    }
+}
+
 /// The vector of the mode `certificate` brings its intermediate authority, which makes it one that can be verified whole.
 #[test]
 fn the_certificate_vector_verifies_under_its_own_authority_and_the_others_tell_why_not() {
@@ -653,7 +484,49 @@ fn the_certificate_vector_verifies_under_its_own_authority_and_the_others_tell_w
     let signed = trust.verify(&bytes, at).unwrap();
     assert_eq!(signed.manifest.root().to_string(), "92745110b1ab4368471cbe31664e10174e954b113a3df333db860317b2c6dec4");
     assert!(trust.verify(&bytes, at + Duration::from_secs(10 * 366 * 86_400)).is_err());
-    assert_eq!(trust.verify(&read("sigstore.bundle.json"), at).unwrap_err(), Fault::Sigstore);
+    let trust = Trust::read(b"identity = \"stefanb@us.ibm.com\"\nissuer = \"https://sigstore.verify.ibm.com/oauth2\"\n").unwrap();
+    assert!(matches!(trust.verify(&bytes, at), Err(Fault::OtherMode { made: "certificate", trusted: "an identity" })));
+    sigstore_vector(&read("sigstore.bundle.json"), &trust);
     let pair = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
     assert!(matches!(trusting(&pair).verify(&read("key.bundle.json"), at), Err(Fault::OtherKey(_))));
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 300, failure_persistence: None, ..Default::default() })]
+
+    /// Whatever stands in a statement, what is read of it names files of one folder and sums up to its digest.
+    #[test]
+    fn no_statement_is_read_that_names_another_place(names in proptest::collection::vec("[a-b./:\\\\~\u{0}é0-9-]{0,6}", 1..5), size in proptest::option::of(0_u64..12)) {
+        let mut statement = sharded(size.unwrap_or(1), &names.iter().map(String::as_str).collect::<Vec<_>>());
+        if size.is_none() {
+            statement["predicate"]["serialization"] = json!({ "method": "files", "hash_type": "sha256", "allow_symlinks": false });
+        }
+        if let Ok(manifest) = Manifest::from_statement(statement.to_string().as_bytes()) {
+            proptest::prop_assert!(manifest.files().keys().all(|name| manifest::is_name(name) || name == "."));
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_changed_anywhere_never_verify_and_never_panic(at in 0_usize..4000, to in 0_u8..=255) {
+        let (bundle, trust) = &*SIGNED;
+        let mut changed = bundle.clone();
+        let at = at % changed.len();
+        let same = changed[at] == to;
+        changed[at] = to;
+        // Base64 and hints aside, nothing in a bundle is without meaning.
+        let verified = trust.verify(&changed, now());
+        let hint = String::from_utf8_lossy(bundle).find("\"hint\"").unwrap();
+        proptest::prop_assert!(same || verified.is_err() || (hint..hint + 80).contains(&at) || is_in_keyid(bundle, at));
+    }
+}
+
+static SIGNED: std::sync::LazyLock<(Vec<u8>, Trust)> = std::sync::LazyLock::new(|| {
+    let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    (by_key(&pair), trusting(&pair))
+});
+
+/// `keyid` is text that says nothing.
+fn is_in_keyid(bundle: &[u8], at: usize) -> bool {
+    let keyid = String::from_utf8_lossy(bundle).find("\"keyid\"").unwrap();
+    (keyid..keyid + 12).contains(&at)
 }
