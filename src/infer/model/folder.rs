@@ -18,7 +18,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::Verified;
-use super::signing::manifest::{Content, Manifest};
+use super::signing::manifest::{Content, MAX_RESOURCES, Manifest};
 use super::signing::{self, Signer, Trust};
 use crate::digest::{Digest, Hasher};
 use tree::Tree;
@@ -48,8 +48,8 @@ impl Limits {
         Self { bytes: bytes as u64, entries: 10_000 }
     }
 
-    /// For commands, which keep nothing: any size, and as many files as data sets have.
-    pub const TO_HASH: Self = Self { bytes: u64::MAX, entries: 1_000_000 };
+    /// For commands, which keep nothing: any size, and as many files as a manifest lists.
+    pub const TO_HASH: Self = Self { bytes: u64::MAX, entries: MAX_RESOURCES };
 }
 
 /// The files of a model, verified, in memory.

@@ -56,10 +56,13 @@ impl Manifest {
     /// The manifest of whole files.
     ///
     /// # Errors
-    /// A name is not that of a file below a folder; which one.
+    /// A name is not that of a file below a folder, or an ignored path could not be read again; which one.
     pub fn of_files(files: &BTreeMap<String, Digest>, ignored: Vec<String>) -> Result<Self, String> {
         if let Some(name) = files.keys().find(|name| !(is_name(name) || files.len() == 1 && *name == SINGLE)) {
             return Err(name.clone());
+        }
+        if let Some(path) = ignored.iter().find(|path| !can_be_ignored(path)) {
+            return Err(path.clone());
         }
         // The order of the map is that of code points, which the specification asks for.
         let root = root(files.values());
@@ -300,11 +303,12 @@ fn whole_number(value: &Value) -> Option<u64> {
 fn ignored(value: &Value) -> Result<String, String> {
     let path = value.as_str().ok_or_else(|| "an ignored path is no text".to_owned())?;
     let path = path.strip_suffix('/').unwrap_or(path);
-    if is_name(path) && !path.contains(['*', '?', '[']) {
-        Ok(path.to_owned())
-    } else {
-        Err(format!("the ignored path {path:?} is not one in the model's folder"))
-    }
+    if can_be_ignored(path) { Ok(path.to_owned()) } else { Err(format!("the ignored path {path:?} is not one in the model's folder")) }
+}
+
+/// As the specification bounds them (6.2.1): no patterns.
+fn can_be_ignored(path: &str) -> bool {
+    is_name(path) && !path.contains(['*', '?', '['])
 }
 
 fn sha256(algorithm: &str) -> Result<(), String> {

@@ -234,6 +234,14 @@ fn a_statement_that_is_not_of_version_1_0_is_refused_with_what_is_wrong() {
 }
 
 #[test]
+fn what_no_verifier_would_read_is_not_signed() {
+    let of =
+        |name: &str, ignored: &str| Manifest::of_files(&BTreeMap::from([(name.to_owned(), Digest::of(b"x"))]), vec![ignored.to_owned()]);
+    assert!(of("a", "b").is_ok() && of(".", "b").is_ok());
+    assert!(of("../a", "b").is_err() && of("a", "*.bin").is_err() && of("a", "/b").is_err() && of("a", "").is_err());
+}
+
+#[test]
 fn resources_of_the_limit_are_read_and_one_more_is_not() {
     let digest = Digest::of(b"x");
     let many = |count: usize| {
