@@ -7,10 +7,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::clock::Moment;
 use crate::config::{self, Engines, Made};
-use crate::infer::model;
 use crate::prove::key::Vkey;
 use crate::prove::verify::{self, Select};
-use crate::{authorize, demo, keys, serve};
+use crate::{authorize, demo, keys, models, serve};
 
 /// A hardened gateway for inference.
 #[derive(Debug, Parser)]
@@ -48,9 +47,9 @@ enum Verb {
     /// API keys: the secret is shown once, the file keeps its digest.
     #[command(subcommand)]
     Key(keys::Verb),
-    /// Models.
+    /// Models and data sets: what they are, whose they are, whether they would be loaded.
     #[command(subcommand)]
-    Model(ModelVerb),
+    Model(models::Verb),
     /// The provenance log, offline.
     #[command(subcommand)]
     Log(LogVerb),
@@ -75,19 +74,6 @@ pub struct DemoArgs {
     /// Once ready, one line of JSON: {"url","admin_url","ca","api_key","policies","models"}.
     #[arg(long)]
     pub json: bool,
-}
-
-#[derive(Debug, Subcommand)]
-enum ModelVerb {
-    /// What a model file is: format, digest, inputs, outputs. Refuses formats that can run code.
-    #[command(after_help = "Example:\n  portcullis model inspect policies/models/digits.onnx")]
-    Inspect {
-        /// The file.
-        file: PathBuf,
-        /// One line of JSON.
-        #[arg(long)]
-        json: bool,
-    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -127,7 +113,7 @@ pub fn run() -> ExitCode {
         }
         Verb::Check { dir, json, .. } => check(&dir, json),
         Verb::Key(verb) => keys::run(verb),
-        Verb::Model(ModelVerb::Inspect { file, json }) => inspect(&file, json),
+        Verb::Model(verb) => models::run(verb),
         Verb::Log(LogVerb::Verify { dir, keys, json }) => log_verify(&dir, &keys, json),
         Verb::Log(LogVerb::Show { dir, which }) => log_show(&dir, which.as_deref()),
         Verb::Health { admin } => health(admin),
@@ -191,33 +177,6 @@ fn health(admin: std::net::SocketAddr) -> Result<(), No> {
         Ok(status) => Err(No::because(format!("{admin} is not ready: {status}"))),
         Err(error) => Err(No::because(format!("{admin} does not answer: {error}"))),
     }
-}
-
-fn inspect(file: &Path, json: bool) -> Result<(), No> {
-    let verified = model::Verified::inspected(file, model::Bounds::default().size)
-        .map_err(|refused| No::because(format!("{}: {refused}", file.display())))?;
-    let digest = verified.digest();
-    let signature = model::onnx::read(verified.bytes(), &model::onnx::Limits::DEFAULT)
-        .map_err(|fault| No::because(format!("{}: {fault}", file.display())))?;
-    let ports = |ports: &[crate::wire::tensor::Port]| -> Vec<serde_json::Value> {
-        ports.iter().map(|port| serde_json::json!({ "name": port.name, "datatype": port.datatype.as_str(), "shape": port.shape })).collect()
-    };
-    let (inputs, outputs) = (ports(&signature.inputs), ports(&signature.outputs));
-    if json {
-        println!(
-            "{}",
-            serde_json::json!({ "format": "onnx", "bytes": verified.bytes().len(), "sha256": digest.to_string(), "inputs": inputs, "outputs": outputs })
-        );
-        return Ok(());
-    }
-    println!("format   onnx\nbytes    {}\nsha256   {digest}", verified.bytes().len());
-    for (kind, ports) in [("input", &signature.inputs), ("output", &signature.outputs)] {
-        for port in ports {
-            let shape: Vec<String> = port.shape.iter().map(|length| length.map_or("?".to_owned(), |length| length.to_string())).collect();
-            println!("{kind:<8} {} {} [{}]", port.name, port.datatype, shape.join(", "));
-        }
-    }
-    Ok(())
 }
 
 fn log_verify(dir: &Path, keys: &[String], json: bool) -> Result<(), No> {

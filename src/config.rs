@@ -17,7 +17,6 @@ use crate::clock::Moment;
 use crate::digest::{Digest, Hasher};
 use crate::event::{Event, Events, Name};
 use crate::infer::model::runtime::{Places, Runtime};
-use crate::infer::model::verify::Verified;
 use crate::infer::model::{self};
 use crate::infer::upstream::{self, Protocol, Upstream};
 use crate::infer::{self, Backend};
@@ -443,6 +442,7 @@ impl Building<'_> {
         match file.backend.get_ref() {
             BackendFile { onnx: Some(onnx), upstream: None } => {
                 let source = onnx.resolve(file.name.get_ref(), &file.version, base, root)?;
+                self.next.named.extend(source.files().cloned());
                 self.onnx(&source).map_err(|what| vec![Mistake::at(file.backend.span(), what)])
             }
             BackendFile { onnx: None, upstream: Some(upstream) } => {
@@ -456,13 +456,13 @@ impl Building<'_> {
     fn onnx(&mut self, source: &model::Source) -> Result<Built, String> {
         let name = source.name.to_string();
         if let Engines::None = self.engines {
-            let verified = Verified::from_file(&source.path, source.digest, source.bounds.size).map_err(|refused| refused.to_string())?;
+            let (verified, digest) = source.verify(SystemTime::now()).map_err(|refused| refused.to_string())?;
             let model::Signature { inputs, instead, outputs, longest } =
                 model::onnx::read(verified.bytes(), &model::onnx::Limits::DEFAULT).map_err(|fault| fault.to_string())?;
             let which = Which {
                 name: source.name.clone(),
                 version: source.version.clone(),
-                digest: Some(source.digest),
+                digest: Some(digest),
                 format: "onnx".into(),
                 assurance: Assurance::VerifiedInProcess,
             };

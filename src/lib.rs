@@ -28,7 +28,8 @@
 //!
 //! [`config`] compiles the policy folder into one immutable snapshot, [`reload`] replaces it whole or not at all,
 //! [`error`] is the one exhaustive match from every way to fail to what a caller may read, [`serve`] opens and closes
-//! everything in order, [`admin`] is the operators' listener, and [`cli`], [`keys`] and [`demo`] are the commands.
+//! everything in order, [`admin`] is the operators' listener, and [`cli`], [`keys`], [`models`] and
+//! [`demo`] are the commands.
 //!
 //! # The leaves
 //!
@@ -60,6 +61,7 @@ pub mod config;
 pub mod demo;
 pub mod error;
 pub mod keys;
+pub mod models;
 pub mod pipeline;
 pub mod reload;
 pub mod serve;

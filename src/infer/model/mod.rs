@@ -1,6 +1,7 @@
 //! A model that runs in this machine.
 //!
-//! [`verify`] reads its bytes once and holds them to the digest that the policy names; [`onnx`] walks them, bounded, and refuses what could
+//! [`verify`] reads its bytes once and holds them to the digest that the policy names, or [`folder`] reads all its files and holds them to a
+//! signature ([`signing`]); [`onnx`] walks them, bounded, and refuses what could
 //! reach out of them or grow past them; the engine ([`runtime`], loaded from bytes that were hashed too) is given the very same bytes, on a
 //! thread that owns it alone, behind a queue; and a run must succeed before the model is ready. What it is *not*: a wall around the engine.
 //! The engine's C++ runs in this process.
@@ -9,11 +10,15 @@ pub mod batch;
 pub mod calibration;
 pub mod encoder;
 mod engine;
+pub mod folder;
+pub mod format;
 pub mod onnx;
 mod onnxruntime;
 mod queue;
 pub mod runtime;
 pub mod safetensors;
+pub mod signing;
+mod source;
 pub mod verify;
 
 use std::collections::BTreeMap;
@@ -21,7 +26,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -36,9 +41,11 @@ use onnxruntime::OnnxRuntime;
 use queue::Queue;
 
 pub use engine::Signature;
+pub use format::Format;
 pub use onnx::Fault;
 pub use runtime::Runtime;
-pub use verify::{Format, Verified};
+pub use source::{HeldTo, Source};
+pub use verify::Verified;
 
 /// The largest ONNX file, unless the policy says otherwise. Protobuf itself ends at 2 GiB.
 pub const DEFAULT_MAX_SIZE: Size = Size(512 << 20);
@@ -61,11 +68,11 @@ const MAX_QUEUE: usize = 65_536;
 pub struct Config {
     /// The model, relative to the file that names it.
     pub path: Spanned<PathBuf>,
-    /// Its SHA-256, 64 hexadecimal digits.
+    /// Its SHA-256, 64 hexadecimal digits; or else `signature` and `trust`.
     pub sha256: Option<Spanned<String>>,
-    /// A signature in place of the digest.
+    /// An OpenSSF Model Signing bundle over the folder that holds `path`, relative to the file that names it.
     pub signature: Option<Spanned<PathBuf>>,
-    /// Whose signature.
+    /// Whose signature: PEM, a public key or the certificates of authorities.
     pub trust: Option<Spanned<PathBuf>>,
     /// The largest file that is read; [`DEFAULT_MAX_SIZE`].
     #[serde(default = "default_max_size")]
@@ -105,30 +112,18 @@ impl Config {
     /// Every mistake in the block.
     pub fn resolve(&self, name: &str, version: &str, folder: &Path, root: &Path) -> Result<Source, Vec<Mistake>> {
         let mut mistakes = Vec::new();
-        for (key, value) in [("signature", &self.signature), ("trust", &self.trust)] {
-            if let Some(value) = value {
-                let what = format!("`{key}` is not supported yet: name the file's digest with `sha256`");
-                mistakes.push(Mistake::at(value.span(), what));
-            }
-        }
-        let digest = match &self.sha256 {
-            None => Err(Mistake::at(self.path.span(), "`sha256` is missing: the digest that `sha256sum` prints for the file")),
-            Some(text) => text.get_ref().parse::<Digest>().map_err(|error| Mistake::at(text.span(), format!("`sha256`: {error}"))),
-        };
-        let digest = digest.map_err(|mistake| mistakes.push(mistake)).ok();
+        let held_to = source::held_to(self, folder, root).map_err(|more| mistakes.extend(more)).ok();
         let queue = self.queue.as_ref().map_or(DEFAULT_QUEUE, |queue| *queue.get_ref());
         if let (Some(at), false) = (&self.queue, (1..=MAX_QUEUE).contains(&queue)) {
             mistakes.push(Mistake::at(at.span(), format!("`queue` is from 1 to {MAX_QUEUE}")));
         }
         let batch = self.batch.as_ref().map(batch::Config::resolve).transpose().map_err(|more| mistakes.extend(more)).ok().flatten();
-        let path = within(&folder.join(self.path.get_ref()), root);
-        let path = path.map_err(|what| mistakes.push(Mistake::at(self.path.span(), what))).ok();
-        match (path, digest) {
-            (Some(path), Some(digest)) if mistakes.is_empty() => Ok(Source {
+        match held_to {
+            Some((path, held_to)) if mistakes.is_empty() => Ok(Source {
                 name: name.into(),
                 version: version.into(),
                 path,
-                digest,
+                held_to,
                 bounds: Bounds {
                     size: self.max_size.0,
                     queue,
@@ -141,29 +136,6 @@ impl Config {
             _ => Err(mistakes),
         }
     }
-}
-
-/// The real path, if it is within `root`.
-fn within(path: &Path, root: &Path) -> Result<PathBuf, String> {
-    let missing = |path: &Path, error: io::Error| format!("`path`: {} cannot be found: {error}", path.display());
-    let real = path.canonicalize().map_err(|error| missing(path, error))?;
-    let root = root.canonicalize().map_err(|error| missing(root, error))?;
-    if real.starts_with(&root) { Ok(real) } else { Err("`path` leaves the policy folder: put the model inside it".to_owned()) }
-}
-
-/// A model to load.
-#[derive(Clone, Debug)]
-pub struct Source {
-    /// The name that callers write.
-    pub name: Arc<str>,
-    /// Its version; `""` if none.
-    pub version: Arc<str>,
-    /// The file.
-    pub path: PathBuf,
-    /// What it must hash to.
-    pub digest: Digest,
-    /// Its bounds.
-    pub bounds: Bounds,
 }
 
 /// The bounds of a model.
@@ -219,6 +191,8 @@ pub enum Refused {
     },
     /// It is of a format that is not loaded.
     Format(Format),
+    /// The folder is not what was signed, or the signature does not count.
+    Folder(folder::Fault),
     /// It is no ONNX file, or one that is not loaded.
     Onnx(Fault),
     /// The engine did not take it.
@@ -244,6 +218,7 @@ impl fmt::Display for Refused {
                 write!(f, "the file is not the model that the policy names: its SHA-256 is {found}, the policy says {named}")
             }
             Self::Format(format) => write!(f, "the file is {format}"),
+            Self::Folder(fault) => write!(f, "{fault}"),
             Self::Onnx(fault) => write!(f, "the file is not loaded: {fault}"),
             Self::Engine(error) => write!(f, "ONNX Runtime does not take the model: {error}"),
             Self::ReadDifferently => {
@@ -259,6 +234,12 @@ impl fmt::Display for Refused {
 }
 
 impl std::error::Error for Refused {}
+
+impl From<folder::Fault> for Refused {
+    fn from(fault: folder::Fault) -> Self {
+        Self::Folder(fault)
+    }
+}
 
 impl From<Fault> for Refused {
     fn from(fault: Fault) -> Self {
@@ -312,14 +293,14 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads the file once, verifies it, and loads those bytes. It blocks, for milliseconds up to the bound: not for a request's task.
+    /// Reads it once, verifies it, and loads those bytes. It blocks, for milliseconds up to the bound: not for a request's task.
     ///
     /// # Errors
     /// [`Refused`], in words for the operator.
     pub fn load(source: &Source, runtime: &Runtime) -> Result<Self, Refused> {
         let from = Instant::now();
-        let verified = Verified::from_file(&source.path, source.digest, source.bounds.size)?;
-        Self::start(&source.name, &source.version, &verified, &source.bounds, runtime, from)
+        let (verified, digest) = source.verify(SystemTime::now())?;
+        Self::start(&source.name, &source.version, (&verified, digest), &source.bounds, runtime, from)
     }
 
     /// Loads a model whose bytes are in this process, such as the bundled one.
@@ -327,13 +308,13 @@ impl Model {
     /// # Errors
     /// [`Refused`], in words for the operator.
     pub fn from_verified(name: &str, version: &str, verified: &Verified, bounds: &Bounds, runtime: &Runtime) -> Result<Self, Refused> {
-        Self::start(&name.into(), &version.into(), verified, bounds, runtime, Instant::now())
+        Self::start(&name.into(), &version.into(), (verified, verified.digest()), bounds, runtime, Instant::now())
     }
 
     fn start(
         name: &Arc<str>,
         version: &Arc<str>,
-        verified: &Verified,
+        (verified, digest): (&Verified, Digest),
         bounds: &Bounds,
         runtime: &Runtime,
         from: Instant,
@@ -347,7 +328,7 @@ impl Model {
         let which = Which {
             name: name.clone(),
             version: version.clone(),
-            digest: Some(verified.digest()),
+            digest: Some(digest),
             format: "onnx".into(),
             assurance: Assurance::VerifiedInProcess,
         };

@@ -290,14 +290,15 @@ fn on_disk(bytes: &[u8]) -> (tempfile::TempDir, Source) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.onnx");
     std::fs::write(&path, bytes).unwrap();
-    let source = Source { name: "m".into(), version: "".into(), path, digest: Digest::of(bytes), bounds: Bounds::default() };
+    let source =
+        Source { name: "m".into(), version: "".into(), path, held_to: HeldTo::Digest(Digest::of(bytes)), bounds: Bounds::default() };
     (folder, source)
 }
 
 #[test]
 fn a_wrong_digest_is_refused_before_the_engine_sees_a_byte() {
     let (_folder, mut source) = on_disk(b"not even a model");
-    source.digest = Digest::of(DIGITS);
+    source.held_to = HeldTo::Digest(Digest::of(DIGITS));
     // Had anything parsed the bytes, it would have said that they are no ONNX.
     let refused = Model::load(&source, &runtime()).unwrap_err();
     assert!(matches!(refused, Refused::WrongDigest { .. }), "{refused}");
@@ -307,7 +308,7 @@ fn a_wrong_digest_is_refused_before_the_engine_sees_a_byte() {
 async fn a_file_that_is_swapped_between_hash_and_load_changes_nothing() {
     // `Model::load` is these two steps: the second is given no path, so the file can be another one, or none, by then.
     let (folder, source) = on_disk(DIGITS);
-    let verified = Verified::from_file(&source.path, source.digest, source.bounds.size).unwrap();
+    let (verified, _) = source.verify(SystemTime::now()).unwrap();
     std::fs::write(&source.path, forever()).unwrap();
     drop(folder);
     let model = Model::from_verified("m", "", &verified, &source.bounds, &runtime()).unwrap();
@@ -341,37 +342,48 @@ fn resolved(block: &str, folder: &Path) -> Result<Source, Vec<String>> {
 
 #[test]
 fn the_policy_block_is_read_as_the_policy_page_writes_it() {
-    let (folder, source) = on_disk(DIGITS);
-    let path = folder.path();
-    let read = resolved(&format!("path = \"m.onnx\"\nsha256 = \"{}\"", source.digest), path).unwrap();
-    assert_eq!((read.digest, read.bounds.size, read.bounds.queue), (source.digest, 512 << 20, 64));
+    let (folder, _) = on_disk(DIGITS);
+    let (path, digest) = (folder.path(), Digest::of(DIGITS));
+    let read = resolved(&format!("path = \"m.onnx\"\nsha256 = \"{digest}\""), path).unwrap();
+    assert!(matches!(read.held_to, HeldTo::Digest(held) if held == digest));
+    assert_eq!((read.bounds.size, read.bounds.queue), (512 << 20, 64));
     let block =
         "path = \"m.onnx\"\nqueue = 3\nmax_size = \"1MiB\"\nmax_output = \"2KiB\"\nload_timeout = \"5s\"\nwarm_up = { input = [1, 64] }\n";
-    let read = resolved(&format!("{block}sha256 = \"{}\"", source.digest), path).unwrap();
+    let read = resolved(&format!("{block}sha256 = \"{digest}\""), path).unwrap();
     assert_eq!((read.bounds.size, read.bounds.queue, read.bounds.output), (1 << 20, 3, 2048));
     assert_eq!((read.bounds.load, read.bounds.warm_up["input"].as_slice()), (Duration::from_secs(5), [1, 64].as_slice()));
 }
 
 #[test]
 fn every_mistake_in_the_policy_block_is_told_with_its_place() {
-    let (folder, source) = on_disk(DIGITS);
-    let path = folder.path();
-    let told = resolved("path = \"../m.onnx\"\nsha256 = \"12\"\nqueue = 0\nsignature = \"m.sig\"\ntrust = \"m.pem\"", path).unwrap_err();
-    for part in ["`signature` is not supported", "`trust` is not", "64 hexadecimal digits @ \"12\"", "`queue` is from 1", "`path`:"] {
-        assert!(told.iter().any(|mistake| mistake.contains(part)), "{part}: {told:?}");
+    let (folder, _) = on_disk(DIGITS);
+    let (path, digest) = (folder.path(), Digest::of(DIGITS));
+    std::fs::write(path.join("m.pem"), "no PEM").unwrap();
+    let signed = |trust: &str| format!("path = \"m.onnx\"\nsignature = \"m.onnx\"\ntrust = \"{trust}\"");
+    for (block, parts) in [
+        ("path = \"../m.onnx\"\nsha256 = \"12\"\nqueue = 0", &["64 hexadecimal digits @ \"12\"", "`queue` is from 1", "`path`:"][..]),
+        (&format!("{}\nsha256 = \"{digest}\"", signed("m.pem")), &["give either"]),
+        ("path = \"m.onnx\"\nsignature = \"m.onnx\"", &["belong together"]),
+        ("path = \"m.onnx\"\ntrust = \"m.onnx\"", &["belong together"]),
+        ("path = \"m.onnx\"\nsignature = \"no.sig\"\ntrust = \"no.pem\"", &["`signature`: ", "`trust`: "]),
+        (&signed("m.pem"), &["holds no PEM block"]),
+        (&signed("/dev/null"), &["leaves the policy folder"]),
+    ] {
+        let told = resolved(block, path).unwrap_err();
+        assert!(parts.iter().all(|part| told.iter().any(|mistake| mistake.contains(part))), "{parts:?}: {told:?}");
     }
     assert!(resolved("path = \"m.onnx\"", path).unwrap_err()[0].contains("`sha256` is missing"));
     assert!(resolved("path = \"m.onnx\"\ncolour = 1", path).unwrap_err()[0].contains("unknown field `colour`"));
-    let queue = |n: usize| resolved(&format!("path = \"m.onnx\"\nqueue = {n}\nsha256 = \"{}\"", source.digest), path);
+    let queue = |n: usize| resolved(&format!("path = \"m.onnx\"\nqueue = {n}\nsha256 = \"{digest}\""), path);
     assert!(queue(1).is_ok() && queue(MAX_QUEUE).is_ok() && queue(MAX_QUEUE + 1).is_err());
 }
 
 #[test]
 fn a_model_outside_the_policy_folder_is_a_mistake_even_through_a_link() {
-    let (outside, source) = on_disk(DIGITS);
+    let (outside, _) = on_disk(DIGITS);
     let folder = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(outside.path().join("m.onnx"), folder.path().join("m.onnx")).unwrap();
-    let told = resolved(&format!("path = \"m.onnx\"\nsha256 = \"{}\"", source.digest), folder.path()).unwrap_err();
+    let told = resolved(&format!("path = \"m.onnx\"\nsha256 = \"{}\"", Digest::of(DIGITS)), folder.path()).unwrap_err();
     assert!(told[0].contains("leaves the policy folder"), "{told:?}");
 }
 
