@@ -10,7 +10,7 @@ use crate::config::{self, Engines, Made};
 use crate::infer::model;
 use crate::prove::key::Vkey;
 use crate::prove::verify::{self, Select};
-use crate::{authorize, demo, keys, serve};
+use crate::{authorize, demo, keys, rollback, serve};
 
 /// A hardened gateway for inference.
 #[derive(Debug, Parser)]
@@ -79,6 +79,9 @@ pub struct DemoArgs {
 
 #[derive(Debug, Subcommand)]
 enum ModelVerb {
+    /// Give the traffic of a model back to the version that served before.
+    #[command(after_help = rollback::EXAMPLE)]
+    Rollback(rollback::Arguments),
     /// What a model file is: format, digest, inputs, outputs. Refuses formats that can run code.
     #[command(after_help = "Example:\n  portcullis model inspect policies/models/digits.onnx")]
     Inspect {
@@ -128,6 +131,7 @@ pub fn run() -> ExitCode {
         Verb::Check { dir, json, .. } => check(&dir, json),
         Verb::Key(verb) => keys::run(verb),
         Verb::Model(ModelVerb::Inspect { file, json }) => inspect(&file, json),
+        Verb::Model(ModelVerb::Rollback(arguments)) => rollback::run(&arguments),
         Verb::Log(LogVerb::Verify { dir, keys, json }) => log_verify(&dir, &keys, json),
         Verb::Log(LogVerb::Show { dir, which }) => log_show(&dir, which.as_deref()),
         Verb::Health { admin } => health(admin),
