@@ -39,6 +39,7 @@ pub mod attribute {
     pub const RULE: &str = "portcullis.rule";
     pub const CODE: &str = "portcullis.code";
     pub const COMPLETE: &str = "portcullis.answer.complete";
+    pub const MODEL_VERSION: &str = "portcullis.model.version";
     pub const MODEL_DIGEST: &str = "portcullis.model.digest";
     pub const ASSURANCE: &str = "portcullis.model.assurance";
 }
