@@ -145,8 +145,8 @@ pub struct Made {
     models: BTreeMap<Digest, Running>,
     /// By name and version.
     upstreams: BTreeMap<Version, (Digest, Arc<Upstream>)>,
-    /// What shadows have come to, by name and version.
-    tallies: BTreeMap<Version, Arc<Tally>>,
+    /// What shadows have come to, by name, version and bytes: of another model nothing is known yet.
+    tallies: BTreeMap<(Version, Option<Digest>), Arc<Tally>>,
     failures: Arc<OnceLock<Arc<Failures>>>,
     /// Files that policies name and that are no policies themselves: keys, certificates, credentials.
     named: Vec<PathBuf>,
@@ -398,11 +398,15 @@ const MAX_NAME: usize = 128;
 impl Building<'_> {
     fn models(&mut self, reading: &mut Reading<'_>) -> Vec<Model<Terms>> {
         let mut seen: BTreeMap<Version, String> = BTreeMap::new();
-        // Of names with a file that is wrong in itself nothing is said of how its files stand to each other.
-        let mut broken = BTreeSet::new();
+        // Of names with a file that is wrong in itself nothing is said of how its files stand to each other; a file that cannot be read
+        // may have any name.
+        let (mut broken, mut unread) = (BTreeSet::new(), false);
         let (mut models, mut standing) = (Vec::new(), Vec::new());
         for file in reading.files("models", ".toml") {
-            let Some(parsed) = reading.toml::<ModelFile>(&file) else { continue };
+            let Some(parsed) = reading.toml::<ModelFile>(&file) else {
+                unread = true;
+                continue;
+            };
             let digest = reading.digest.get(&file).copied().unwrap_or_default();
             let (name, version) = (parsed.name.get_ref().clone(), parsed.version.clone());
             if let Some(other) = seen.insert((name.clone(), version), file.clone()) {
@@ -421,7 +425,7 @@ impl Building<'_> {
                 None => _ = broken.insert(name),
             }
         }
-        standing.retain(|stands: &Standing| !broken.contains(&*stands.resource.name));
+        standing.retain(|stands: &Standing| !unread && !broken.contains(&*stands.resource.name));
         for (file, mistake) in versions::disagreements(&standing) {
             reading.keep::<()>(&file, Err(vec![mistake]));
         }
@@ -433,28 +437,21 @@ impl Building<'_> {
 
     /// Has the shadows of each name asked whatever the versions that answer are asked.
     fn shadows(&mut self, models: &mut [Model<Terms>]) -> Vec<Arc<Shadow>> {
-        let mut all = Vec::new();
-        for (name, (answering, shadows)) in versions::split(models) {
-            let shadows: Vec<Arc<Shadow>> = shadows
-                .into_iter()
-                .filter_map(|shadow| {
-                    let (Traffic::Shadows(terms), Backend::Model(model)) = (shadow.traffic, &shadow.terms.infer.backend) else {
-                        return None;
-                    };
-                    let version = (name.clone(), shadow.which.version.to_string());
-                    let tally = self.made.tallies.get(&version).cloned().unwrap_or_default();
-                    self.next.tallies.insert(version, tally.clone());
-                    Some(Arc::new(Shadow { model: model.clone(), terms, tally }))
-                })
-                .collect();
-            for model in answering {
-                if let Some(terms) = Arc::get_mut(&mut model.terms) {
-                    terms.infer.shadows.clone_from(&shadows);
-                }
-            }
-            all.extend(shadows);
+        let mut of_names: BTreeMap<Arc<str>, Vec<Arc<Shadow>>> = BTreeMap::new();
+        for shadow in &*models {
+            let (Traffic::Shadows(terms), Backend::Model(model)) = (shadow.traffic, &shadow.terms.infer.backend) else { continue };
+            let Which { name, version, digest, .. } = &*shadow.which;
+            let of = ((name.to_string(), version.to_string()), *digest);
+            let tally = self.made.tallies.get(&of).cloned().unwrap_or_default();
+            self.next.tallies.insert(of, tally.clone());
+            of_names.entry(name.clone()).or_default().push(Arc::new(Shadow { model: model.clone(), terms, tally }));
         }
-        all
+        for model in models.iter_mut().filter(|model| matches!(model.traffic, Traffic::Answers { .. })) {
+            if let (Some(shadows), Some(terms)) = (of_names.get(&model.which.name), Arc::get_mut(&mut model.terms)) {
+                terms.infer.shadows.clone_from(shadows);
+            }
+        }
+        of_names.into_values().flatten().collect()
     }
 
     fn model(

@@ -148,8 +148,12 @@ fn holds(file: &Path, document: &DocumentMut) -> Result<(), No> {
 
 /// Holds the folder of `file` against other commands until dropped: without it one that read the file before a key was
 /// revoked would write the key back.
-pub(crate) fn hold(file: &Path) -> Result<File, No> {
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+fn hold(file: &Path) -> Result<File, No> {
+    hold_folder(file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+}
+
+/// Holds `folder` against other commands until dropped.
+pub(crate) fn hold_folder(folder: &Path) -> Result<File, No> {
     let told = |error: std::io::Error| No::because(format!("{}: {error}", folder.display()));
     let held = File::open(folder).map_err(told)?;
     held.lock().map_err(told)?;

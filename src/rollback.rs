@@ -14,7 +14,7 @@ use toml_edit::{DocumentMut, Item, Table, value};
 
 use crate::authorize::traffic::{DEFAULT_SHARE, by_version};
 use crate::cli::No;
-use crate::keys::{hold, read, write};
+use crate::keys::{hold_folder, read, write};
 
 /// The example of the command's help.
 pub const EXAMPLE: &str = "Example:\n  portcullis model rollback digits --policies policies";
@@ -52,7 +52,7 @@ struct Version {
 /// There is no such model or version, nothing before the present, or a file cannot be read or written.
 pub fn run(arguments: &Arguments) -> Result<(), No> {
     let folder = arguments.policies.join("models");
-    let held = hold(&folder.join("any"))?;
+    let held = hold_folder(&folder)?;
     let versions = versions(&folder, &arguments.name)?;
     let shares: Vec<(&str, u32)> = versions.iter().map(|version| (&*version.version, version.share)).collect();
     let to = before(&shares, arguments.to.as_deref()).map_err(|why| No::because(format!("`{}`: {why}", arguments.name)))?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::authorize::traffic::{MAX_VERSIONS, Traffic};
-use crate::authorize::{Model, Resource, Serves};
+use crate::authorize::{Resource, Serves};
 use crate::budget;
 use crate::mistake::Mistake;
 use crate::wire::tensor::Port;
@@ -108,16 +108,6 @@ fn apart(one: &Standing, other: &Standing) -> Option<&'static str> {
 /// Whether two contracts name the same inputs of the same types, in whatever order. Shapes may differ: what does not fit fails.
 fn same(one: &[Port], other: &[Port]) -> bool {
     one.len() == other.len() && one.iter().all(|port| other.iter().any(|they| they.name == port.name && they.datatype == port.datatype))
-}
-
-/// The answering models of each name, and its shadows.
-pub(super) fn split<T>(models: &mut [Model<T>]) -> BTreeMap<String, (Vec<&mut Model<T>>, Vec<&mut Model<T>>)> {
-    let mut names: BTreeMap<String, (Vec<&mut Model<T>>, Vec<&mut Model<T>>)> = BTreeMap::new();
-    for model in models {
-        let (answers, shadows) = names.entry(model.resource.name.to_string()).or_default();
-        if matches!(model.traffic, Traffic::Shadows(_)) { shadows.push(model) } else { answers.push(model) }
-    }
-    names
 }
 
 #[cfg(test)]

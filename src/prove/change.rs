@@ -103,10 +103,10 @@ mod tests {
     fn change(changed: Changed, reason: Option<&str>) -> (Vec<u8>, Statement) {
         let trail = trail(1_800_000_000);
         let change = Change { changed, which: trail.which.as_deref(), reason, policy: Some(Digest::of(b"policy")) };
-        let entry = || signer().change(7, 1_800_000_001_000_000_000, &change);
-        let statement = Statement::read(&entry()).unwrap();
+        let entry = signer().change(7, 1_800_000_001_000_000_000, &change);
+        let statement = Statement::read(&entry).unwrap();
         assert!(statement.signed_by(&signer().key.statement_vkey(&signer().origin)));
-        (entry(), statement)
+        (entry, statement)
     }
 
     #[test]
@@ -147,6 +147,16 @@ mod tests {
             let view = change(Changed::Refused, Some(&"x".repeat(length))).1.view();
             assert_eq!(view["change"]["reason"].as_str().unwrap().len(), kept);
         }
+    }
+
+    #[test]
+    fn coset_reads_what_is_written_and_writes_the_same() {
+        use coset::TaggedCborSerializable;
+        let (entry, _) = change(Changed::Refused, Some("why"));
+        let cose = coset::CoseSign1::from_tagged_slice(&entry).unwrap();
+        let vkey = signer().key.statement_vkey(&signer().origin);
+        cose.verify_signature(b"", |signature, message| if vkey.verifies(message, signature) { Ok(()) } else { Err(()) }).unwrap();
+        assert_eq!(cose.to_tagged_vec().unwrap(), entry);
     }
 
     #[test]

@@ -13,9 +13,10 @@ use portcullis::prove::statement::Statement;
 use portcullis::wire::grpc as message;
 use serde_json::{Value, json};
 
-use crate::support::ask::{ask, framed};
+use crate::support::ask::{ask, framed, post_chat};
 use crate::support::onnx::adder;
-use crate::support::{Client, Folder, Gateway, PATIENCE, Reply};
+use crate::support::upstream::whole;
+use crate::support::{Client, Folder, Gateway, PATIENCE, Reply, Upstream};
 
 const UNLIMITED: &str = "[budget.default]\nrequests = { rate = \"100000/s\", burst = 100000 }\nin_flight = 10000\n";
 
@@ -445,4 +446,64 @@ fn versions_that_do_not_agree_are_told_with_their_places() {
         assert_eq!(output.status.code(), Some(1), "{traffic}: {told}");
         assert!(told.lines().any(|line| line.contains(at) && line.contains(words)), "{traffic}: {told}");
     }
+}
+
+/// A version behind `upstream`.
+fn behind(folder: &Folder, name: &str, version: &str, upstream: &Upstream, route: &str, backend: &str, traffic: &str) {
+    let url = upstream.url();
+    folder.model(
+        &format!("{name}-{version}"),
+        format!(
+            "name = \"{name}\"\nversion = \"{version}\"\npublic = true\n{route}\n[backend.upstream]\nurls = [\"{url}\"]\n{backend}\n{UNLIMITED}{traffic}"
+        ),
+    );
+}
+
+#[tokio::test]
+async fn versions_behind_model_servers_share_the_traffic_of_every_protocol() {
+    let (one, two) = (Upstream::language().await, Upstream::language().await);
+    let folder = Folder::new();
+    for (version, upstream, share) in [("1", &one, 75), ("2", &two, 25)] {
+        let traffic = format!("[traffic]\nshare = {share}\n");
+        behind(&folder, "chat", version, upstream, "", "protocol = \"openai\"", &traffic);
+        behind(&folder, "scoring", version, upstream, "[route]\npath = \"/predict\"", "protocol = \"raw\"", &traffic);
+    }
+    let gateway = folder.serve().await;
+    let mut client = gateway.h2().await;
+    for request in [post_chat(), ask("POST", "/predict", "{}")] {
+        let mut counts = BTreeMap::<String, usize>::new();
+        let before = (one.seen().len(), two.seen().len());
+        for _ in 0..200 {
+            let reply = client.send(request.clone()).await;
+            let statement = STANDARD.decode(reply.header("provenance-statement").trim_matches(':')).unwrap();
+            let view = Statement::read(&statement).unwrap().view();
+            *counts.entry(view["model"]["version"].as_str().unwrap().to_owned()).or_default() += 1;
+        }
+        // Five standard deviations of 200 draws at one in four.
+        assert!((20..=80).contains(&counts["2"]), "{counts:?}");
+        let seen = (one.seen().len() - before.0, two.seen().len() - before.1);
+        assert_eq!(seen, (counts["1"], counts["2"]), "the receipt names the version that was asked");
+    }
+    let listed = client.send(ask("GET", "/v1/models", "")).await.is(200).json();
+    let names: Vec<&str> = listed["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
+    assert_eq!(names, ["chat", "scoring"]);
+}
+
+#[tokio::test]
+async fn the_metadata_of_a_model_server_names_our_versions_where_there_are_several() {
+    let upstream = Upstream::start(|_| async {
+        whole(200, &json!({"name": "theirs", "versions": ["2024"], "platform": "p", "inputs": [], "outputs": []}))
+    })
+    .await;
+    let folder = Folder::new();
+    let oip = "protocol = \"oip\"\nmodel = \"theirs\"";
+    behind(&folder, "several", "9", &upstream, "", oip, "[traffic]\nshare = 1\n");
+    behind(&folder, "several", "10", &upstream, "", oip, "[traffic]\nshare = 0\n");
+    behind(&folder, "single", "1", &upstream, "", oip, "");
+    let gateway = folder.serve().await;
+    let mut client = gateway.h2().await;
+    let several = client.send(ask("GET", "/v2/models/several", "")).await.is(200).json();
+    assert_eq!((&several["name"], &several["versions"], &several["platform"]), (&json!("several"), &json!(["9", "10"]), &json!("p")));
+    let single = client.send(ask("GET", "/v2/models/single", "")).await.is(200).json();
+    assert_eq!((&single["name"], &single["versions"]), (&json!("single"), &json!(["2024"])));
 }
