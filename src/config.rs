@@ -735,4 +735,12 @@ mod tests {
             assert_eq!(told_with(accept, &chat).len(), 1, "{accept}");
         }
     }
+    #[test]
+    fn as_many_refused_models_are_told_as_may_be_and_no_more_each_once() {
+        let made = Made::default();
+        let which =
+            || Which { name: "m".into(), version: "".into(), digest: None, format: "onnx".into(), assurance: Assurance::VerifiedInProcess };
+        (0..=MAX_REFUSED).for_each(|_| made.refuse(which(), "why"));
+        assert_eq!((made.take_refused().len(), made.take_refused().len()), (MAX_REFUSED, 0));
+    }
 }

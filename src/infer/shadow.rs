@@ -17,7 +17,8 @@ use super::model::{self, Model};
 use crate::authorize::traffic::{Compare, Shadowing};
 use crate::wire::tensor::{Datatype, Tensor};
 
-/// How many comparisons of one shadow may run or wait for its engine at once: this bounds what they hold in memory, too.
+/// How many comparisons of one shadow may run or wait for its engine at once. It bounds what they hold in memory, too: each the inputs of
+/// one request, its answer, and the shadow's.
 pub const AT_ONCE: usize = 8;
 
 /// How long a shadow may take for one call.
@@ -164,7 +165,7 @@ fn compared(given: &[Tensor], theirs: &[Tensor], terms: Shadowing) -> (bool, f64
             continue;
         };
         let mut within = true;
-        for (a, b) in values.iter().zip(&others) {
+        for (a, b) in values.all().zip(others.all()) {
             let off = (a - b).abs();
             // Two infinities of one sign are the same, as are two that are no number; their difference is none.
             let same = a == b || a.is_nan() && b.is_nan();
@@ -175,30 +176,48 @@ fn compared(given: &[Tensor], theirs: &[Tensor], terms: Shadowing) -> (bool, f64
             Compare::Values => within,
             Compare::Labels => {
                 let classes = one.shape.last().and_then(|classes| usize::try_from(*classes).ok()).unwrap_or(1).max(1);
-                values.chunks(classes).zip(others.chunks(classes)).all(|(a, b)| label(a) == label(b))
+                values.labels(classes).eq(others.labels(classes))
             }
         };
     }
     (agree, largest)
 }
 
-/// The place of the largest value; of equals the first.
-fn label(row: &[f64]) -> Option<usize> {
-    row.iter().enumerate().reduce(|best, next| if next.1.total_cmp(best.1).is_gt() { next } else { best }).map(|(place, _)| place)
+/// The values of a floating tensor, read one by one: a copy of all of them would be several times as large as the tensor.
+#[derive(Clone, Copy)]
+struct Floats<'t> {
+    data: &'t [u8],
+    width: usize,
+    read: fn(&[u8]) -> f64,
 }
 
-/// The values of a floating tensor.
-fn floats(tensor: &Tensor) -> Option<Vec<f64>> {
-    fn read<const W: usize>(data: &[u8], read: fn([u8; W]) -> f64) -> Vec<f64> {
-        data.as_chunks::<W>().0.iter().map(|bytes| read(*bytes)).collect()
+impl<'t> Floats<'t> {
+    fn all(self) -> impl Iterator<Item = f64> + 't {
+        self.data.chunks_exact(self.width).map(self.read)
     }
-    Some(match tensor.datatype {
-        Datatype::Fp32 => read(&tensor.data, |bytes| f64::from(f32::from_le_bytes(bytes))),
-        Datatype::Fp64 => read(&tensor.data, f64::from_le_bytes),
-        Datatype::Fp16 => read(&tensor.data, |bytes| half::f16::from_le_bytes(bytes).to_f64()),
-        Datatype::Bf16 => read(&tensor.data, |bytes| half::bf16::from_le_bytes(bytes).to_f64()),
+
+    /// The place of the largest value of each row of so many; of equals the first.
+    fn labels(self, classes: usize) -> impl Iterator<Item = Option<usize>> + 't {
+        self.data.chunks(self.width.saturating_mul(classes)).map(move |row| {
+            let values = Self { data: row, ..self }.all().enumerate();
+            values.reduce(|best, next| if next.1.total_cmp(&best.1).is_gt() { next } else { best }).map(|(place, _)| place)
+        })
+    }
+}
+
+/// The values of a tensor, if they are of a floating type.
+fn floats(tensor: &Tensor) -> Option<Floats<'_>> {
+    fn fixed<const W: usize>(bytes: &[u8]) -> [u8; W] {
+        bytes.first_chunk().copied().unwrap_or([0; W])
+    }
+    let read: fn(&[u8]) -> f64 = match tensor.datatype {
+        Datatype::Fp32 => |bytes| f64::from(f32::from_le_bytes(fixed(bytes))),
+        Datatype::Fp64 => |bytes| f64::from_le_bytes(fixed(bytes)),
+        Datatype::Fp16 => |bytes| half::f16::from_le_bytes(fixed(bytes)).to_f64(),
+        Datatype::Bf16 => |bytes| half::bf16::from_le_bytes(fixed(bytes)).to_f64(),
         _ => return None,
-    })
+    };
+    Some(Floats { data: &tensor.data, width: tensor.datatype.width()?, read })
 }
 
 #[cfg(test)]

@@ -448,6 +448,21 @@ fn versions_that_do_not_agree_are_told_with_their_places() {
     }
 }
 
+#[test]
+fn beside_a_file_that_is_wrong_in_itself_its_neighbours_are_not_blamed() {
+    let folder = Folder::new();
+    version(&folder, "two", "2", 2.0, "[traffic]\nshadow = true\n");
+    let told = || String::from_utf8(folder.run(&["check", "policies"]).stderr).unwrap();
+    assert!(told().contains("two.toml:1:8: a shadow needs a version of the same name that answers"), "{}", told());
+    // With a version that answers, but for a slip in its file, the slip is all there is to mend.
+    for (slip, words) in [("[traffic]\nshare = 5000\n", "one.toml:12:9:"), ("[trafic]\n", "did you mean `traffic`")] {
+        version(&folder, "one", "1", 1.0, slip);
+        assert!(told().contains(words) && told().contains("\n1 mistake(s)"), "{}", told());
+    }
+    version(&folder, "one", "1", 1.0, "");
+    assert_eq!(told(), "");
+}
+
 /// A version behind `upstream`.
 fn behind(folder: &Folder, name: &str, version: &str, upstream: &Upstream, route: &str, backend: &str, traffic: &str) {
     let url = upstream.url();

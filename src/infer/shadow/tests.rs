@@ -62,11 +62,35 @@ fn other_types_agree_bit_by_bit_and_other_shapes_names_and_numbers_of_outputs_ne
 
 #[test]
 fn every_floating_type_is_read() {
-    let one = |datatype, data: &[u8]| floats(&Tensor { name: String::new(), datatype, shape: vec![1], data: Bytes::copy_from_slice(data) });
+    let one = |datatype, data: &[u8]| {
+        let tensor = Tensor { name: String::new(), datatype, shape: vec![1], data: Bytes::copy_from_slice(data) };
+        floats(&tensor).map(|values| values.all().collect::<Vec<_>>())
+    };
+    assert_eq!(one(Datatype::Fp32, &1.5_f32.to_le_bytes()), Some(vec![1.5]));
     assert_eq!(one(Datatype::Fp64, &1.5_f64.to_le_bytes()), Some(vec![1.5]));
     assert_eq!(one(Datatype::Fp16, &half::f16::from_f32(1.5).to_le_bytes()), Some(vec![1.5]));
     assert_eq!(one(Datatype::Bf16, &half::bf16::from_f32(1.5).to_le_bytes()), Some(vec![1.5]));
     assert_eq!(one(Datatype::Uint8, &[1]), None);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_large_to_be_compared_in_place_is_compared_all_the_same() {
+    for (over, expected) in [(0, [1, 0]), (1, [0, 1])] {
+        let values = vec![1.0; COMPARED_IN_PLACE / 4 + over];
+        let mut others = values.clone();
+        if over > 0 {
+            *others.last_mut().unwrap() = 2.0;
+        }
+        let tally = Arc::new(Tally::default());
+        let shape = [1, values.len() as u64];
+        let theirs = vec![floats32("y", &shape, &others)];
+        let given = vec![floats32("y", &shape, &values)].into();
+        tally.follow(terms(Compare::Values, 0.0), given, |_| async { Ok(theirs) });
+        while tally.room.available_permits() < AT_ONCE {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!([Outcome::Agree, Outcome::Differ].map(|outcome| tally.count(outcome)), expected);
+    }
 }
 
 #[test]
