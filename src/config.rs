@@ -2,29 +2,36 @@
 //!
 //! Each part owns its own configuration; this file composes them and knows where they stand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::authenticate::{Authenticator, Failures};
-use crate::authorize::{self, Authorizer, Model, Policies, Resource, Routes, Serves};
+use crate::authorize::{self, Authorizer, Model, Policies, Resource, Routes, Serves, Traffic};
 use crate::clock::Moment;
 use crate::digest::{Digest, Hasher};
-use crate::event::{Event, Events, Name};
+use crate::disk::OnDisk;
 use crate::infer::model::runtime::{Places, Runtime};
 use crate::infer::model::{self};
+use crate::infer::shadow::{Shadow, Tally};
 use crate::infer::upstream::{self, Protocol, Upstream};
 use crate::infer::{self, Backend};
+use crate::life::{MAX_REFUSED, Refusal, Turn};
 use crate::mistake::Mistake;
 use crate::outbound::Origin;
+use crate::prove::Changed;
 use crate::trail::{Assurance, Which};
 use crate::wire::json;
 use crate::{accept, admin, authenticate, budget, check, detect, prove, record};
+
+use versions::Standing;
+
+mod versions;
 
 /// `gateway.toml`.
 #[derive(Debug, Deserialize)]
@@ -78,6 +85,8 @@ pub struct ModelFile {
     public: bool,
     #[serde(default)]
     tenants: Vec<String>,
+    #[serde(default)]
+    traffic: authorize::TrafficConfig,
     route: Option<authorize::RouteConfig>,
     backend: toml::Spanned<BackendFile>,
     #[serde(default)]
@@ -122,33 +131,63 @@ pub struct Snapshot {
     pub authenticator: Authenticator,
     /// Whether they may.
     pub authorizer: Authorizer<Terms>,
+    /// Versions that are asked and not heard.
+    pub shadows: Vec<Arc<Shadow>>,
+    /// The files that running models were loaded from.
+    pub disks: Vec<Arc<OnDisk>>,
 }
 
 /// What earlier snapshots have already made: a reload keeps the connections and sessions of what did not change, and
 /// forgives no failed login.
 #[derive(Clone, Debug, Default)]
 pub struct Made {
-    models: BTreeMap<String, (Digest, Arc<model::Model>)>,
-    upstreams: BTreeMap<String, (Digest, Arc<Upstream>)>,
+    /// By the digest of everything that went into the session: a renamed file is no reason to load a model anew.
+    models: BTreeMap<Digest, Running>,
+    /// By name and version.
+    upstreams: BTreeMap<Version, (Digest, Arc<Upstream>)>,
+    /// What shadows have come to, by name, version and bytes: of another model nothing is known yet.
+    tallies: BTreeMap<(Version, Option<Digest>), Arc<Tally>>,
     failures: Arc<OnceLock<Arc<Failures>>>,
     /// Files that policies name and that are no policies themselves: keys, certificates, credentials.
     named: Vec<PathBuf>,
-    /// Where models that are refused are told; nowhere before the security log is open, when the start ends with the reason.
-    events: Option<Events>,
+    /// Models that were not loaded and of which nobody was told yet.
+    refused: Arc<Mutex<Vec<Refusal>>>,
+}
+
+/// A name and a version.
+type Version = (String, String);
+
+/// A model that was loaded.
+#[derive(Clone, Debug)]
+struct Running {
+    /// The file of the policy that names it.
+    file: String,
+    model: Arc<model::Model>,
+    disk: Arc<OnDisk>,
 }
 
 impl Made {
-    /// The same, telling of models that are refused from now on.
+    /// Models that the last load refused; each is handed out once.
     #[must_use]
-    pub fn telling(self, events: Events) -> Self {
-        Self { events: Some(events), ..self }
+    pub fn take_refused(&self) -> Vec<Refusal> {
+        std::mem::take(&mut *self.refused.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn tell_refused(&self, name: &Arc<str>, why: &str) {
-        let Some(events) = &self.events else { return };
-        let mut event = Event::new(Name::ModelRefused, SystemTime::now());
-        event.model = Some(name.clone());
-        events.tell(event.with("why", why));
+    fn refuse(&self, which: Which, why: &str) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.len() < MAX_REFUSED {
+            refused.push(Refusal { which: Arc::new(which), why: why.to_owned() });
+        }
+    }
+
+    /// What becomes of models when this follows `before`: first what comes, then what goes.
+    fn turns_since(&self, before: &Self) -> Vec<Turn> {
+        let come = self.models.iter().filter(|(identity, _)| !before.models.contains_key(identity)).map(|(_, running)| {
+            let swapped = before.models.values().any(|other| other.file == running.file);
+            Turn { which: running.model.which(), changed: if swapped { Changed::Swapped } else { Changed::Loaded } }
+        });
+        let gone = before.models.iter().filter(|(identity, _)| !self.models.contains_key(identity));
+        come.chain(gone.map(|(_, running)| Turn { which: running.model.which(), changed: Changed::Retired })).collect()
     }
 
     /// Starts what goes on in the background of upstreams. Must be called inside a Tokio runtime.
@@ -178,12 +217,19 @@ pub struct Loaded {
     pub snapshot: Snapshot,
     /// What the next load may keep.
     pub made: Made,
-    /// Models that were loaded now, for the log.
-    pub fresh: Vec<Arc<Which>>,
+    /// What becomes of models with it.
+    pub turns: Vec<Turn>,
 }
 
 /// Mistakes, each as `FILE:LINE:COLUMN: what`.
 pub type Told = Vec<String>;
+
+/// `gateway.toml` of the folder `dir` alone, if there is nothing wrong with it.
+#[must_use]
+pub fn gateway(dir: &Path) -> Option<Gateway> {
+    let mut reading = Reading { dir, told: Vec::new(), digest: BTreeMap::new() };
+    reading.toml::<Gateway>("gateway.toml").filter(|gateway| gateway.mistakes(dir).is_empty())
+}
 
 /// Reads and compiles the folder `dir`.
 ///
@@ -207,10 +253,11 @@ pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines) -> Result<Lo
         reading.keep("access.cedar", compiled)
     });
     let global_cap = gateway.as_ref().map_or(accept::config::MAX_BODY.0, |gateway| gateway.accept.max_body.0);
-    let next = Made { failures: made.failures.clone(), events: made.events.clone(), ..Made::default() };
+    let next = Made { failures: made.failures.clone(), refused: made.refused.clone(), ..Made::default() };
     let library = gateway.as_ref().and_then(|gateway| gateway.runtime.onnxruntime.as_ref()).map(|path| dir.join(path));
-    let mut building = Building { global_cap, made, engines, library, next, fresh: Vec::new(), paths: BTreeMap::new() };
-    let models = building.models(&mut reading);
+    let mut building = Building { global_cap, made, engines, library, next, paths: BTreeMap::new() };
+    let mut models = building.models(&mut reading);
+    let shadows = building.shadows(&mut models);
 
     let digest = reading.finish();
     match (gateway, authenticator, policies) {
@@ -219,11 +266,13 @@ pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines) -> Result<Lo
             let routes = Routes::new(building.paths.into_iter().map(|(path, model)| (path.into(), model.into())));
             let serverwide = Terms::serverwide(global_cap);
             let authorizer = Authorizer::new(routes, policies, models, serverwide, body_cap, json::Limits::for_body(body_cap));
+            let turns = building.next.turns_since(building.made);
+            let disks = building.next.models.values().map(|running| running.disk.clone()).collect();
             let mut made = building.next;
             made.named.extend(gateway.tls_files().map(|file| dir.join(file)));
             made.named.extend(authenticator.sources().filter_map(|source| source.file()).map(Path::to_owned));
-            let snapshot = Snapshot { digest, authenticator, authorizer };
-            Ok(Loaded { gateway, snapshot, made, fresh: building.fresh })
+            let snapshot = Snapshot { digest, authenticator, authorizer, shadows, disks };
+            Ok(Loaded { gateway, snapshot, made, turns })
         }
         _ => Err(reading.told),
     }
@@ -245,7 +294,7 @@ impl Terms {
             budget: budget::Terms::default(),
             check: check::Terms::without_model(global_cap),
             detect: detect::Terms::default(),
-            infer: infer::Terms { backend: Backend::Nothing, shape: infer::shape::Config::default() },
+            infer: infer::Terms { backend: Backend::Nothing, shape: infer::shape::Config::default(), shadows: Vec::new() },
             prove: prove::Terms::default(),
         }
     }
@@ -339,7 +388,6 @@ struct Building<'a> {
     /// Where ONNX Runtime is, if the operator says.
     library: Option<PathBuf>,
     next: Made,
-    fresh: Vec<Arc<Which>>,
     /// Declared paths, each with the model that declared it.
     paths: BTreeMap<String, String>,
 }
@@ -349,20 +397,37 @@ const MAX_NAME: usize = 128;
 
 impl Building<'_> {
     fn models(&mut self, reading: &mut Reading<'_>) -> Vec<Model<Terms>> {
-        let mut names: BTreeMap<String, String> = BTreeMap::new();
-        let mut models = Vec::new();
+        let mut seen: BTreeMap<Version, String> = BTreeMap::new();
+        // Of names with a file that is wrong in itself nothing is said of how its files stand to each other; a file that cannot be read
+        // may have any name.
+        let (mut broken, mut unread) = (BTreeSet::new(), false);
+        let (mut models, mut standing) = (Vec::new(), Vec::new());
         for file in reading.files("models", ".toml") {
-            let Some(parsed) = reading.toml::<ModelFile>(&file) else { continue };
+            let Some(parsed) = reading.toml::<ModelFile>(&file) else {
+                unread = true;
+                continue;
+            };
             let digest = reading.digest.get(&file).copied().unwrap_or_default();
-            if let Some(other) = names.insert(parsed.name.get_ref().clone(), file.clone()) {
-                let twice =
-                    Mistake::at(parsed.name.span(), format!("a model called `{}` stands in {other} already", parsed.name.get_ref()));
+            let (name, version) = (parsed.name.get_ref().clone(), parsed.version.clone());
+            if let Some(other) = seen.insert((name.clone(), version), file.clone()) {
+                let what = format!("version \"{}\" of `{name}` stands in {other} already: give it another `version`", parsed.version);
+                let twice = Mistake::at(parsed.name.span(), what);
                 reading.keep::<()>(&file, Err(vec![twice]));
                 continue;
             }
             let base = reading.dir.join("models");
-            let built = self.model(parsed, digest, &base, reading.dir);
-            models.extend(reading.keep(&file, built));
+            let built = self.model(&file, parsed, digest, &base, reading.dir);
+            match reading.keep(&file, built) {
+                Some((model, stands)) => {
+                    models.push(model);
+                    standing.push(stands);
+                }
+                None => _ = broken.insert(name),
+            }
+        }
+        standing.retain(|stands: &Standing| !unread && !broken.contains(&*stands.resource.name));
+        for (file, mistake) in versions::disagreements(&standing) {
+            reading.keep::<()>(&file, Err(vec![mistake]));
         }
         if models.is_empty() && reading.told.is_empty() {
             reading.told.push(format!("{}: no model: write one to models/NAME.toml", reading.dir.display()));
@@ -370,7 +435,33 @@ impl Building<'_> {
         models
     }
 
-    fn model(&mut self, file: ModelFile, digest: Digest, base: &Path, root: &Path) -> Result<Model<Terms>, Vec<Mistake>> {
+    /// Has the shadows of each name asked whatever the versions that answer are asked.
+    fn shadows(&mut self, models: &mut [Model<Terms>]) -> Vec<Arc<Shadow>> {
+        let mut of_names: BTreeMap<Arc<str>, Vec<Arc<Shadow>>> = BTreeMap::new();
+        for shadow in &*models {
+            let (Traffic::Shadows(terms), Backend::Model(model)) = (shadow.traffic, &shadow.terms.infer.backend) else { continue };
+            let Which { name, version, digest, .. } = &*shadow.which;
+            let of = ((name.to_string(), version.to_string()), *digest);
+            let tally = self.made.tallies.get(&of).cloned().unwrap_or_default();
+            self.next.tallies.insert(of, tally.clone());
+            of_names.entry(name.clone()).or_default().push(Arc::new(Shadow { model: model.clone(), terms, tally }));
+        }
+        for model in models.iter_mut().filter(|model| matches!(model.traffic, Traffic::Answers { .. })) {
+            if let (Some(shadows), Some(terms)) = (of_names.get(&model.which.name), Arc::get_mut(&mut model.terms)) {
+                terms.infer.shadows.clone_from(shadows);
+            }
+        }
+        of_names.into_values().flatten().collect()
+    }
+
+    fn model(
+        &mut self,
+        path: &str,
+        file: ModelFile,
+        digest: Digest,
+        base: &Path,
+        root: &Path,
+    ) -> Result<(Model<Terms>, Standing), Vec<Mistake>> {
         let mut mistakes = Vec::new();
         let name = file.name.get_ref().clone();
         if !speakable(&name, MAX_NAME) || !speakable(&file.version, MAX_NAME) && !file.version.is_empty() {
@@ -381,7 +472,8 @@ impl Building<'_> {
         if let Some(route) = &file.route {
             self.declare(route, &name, &mut mistakes);
         }
-        let backend = self.backend(&file, digest, base, root);
+        let traffic = file.traffic.resolve(&mut mistakes);
+        let backend = self.backend(path, &file, digest, base, root);
         let Built { backend, serves, which, contract } = match backend {
             Ok(built) => built,
             Err(more) => {
@@ -413,10 +505,21 @@ impl Building<'_> {
         };
         match prove {
             Ok(prove) if mistakes.is_empty() => {
-                let infer = infer::Terms { backend, shape: file.answer };
-                let terms = Terms { budget, check, detect, infer, prove };
+                let infer = infer::Terms { backend, shape: file.answer, shadows: Vec::new() };
                 let resource = Resource { name: which.name.clone(), public: file.public, tenants: file.tenants };
-                Ok(Model { which, resource, serves, terms: Arc::new(terms) })
+                let standing = Standing {
+                    file: path.to_owned(),
+                    at: file.name.span(),
+                    resource: resource.clone(),
+                    serves,
+                    route: file.route.map(|route| route.path.into_inner()),
+                    budget: budget.clone(),
+                    traffic,
+                    says_share: file.traffic.share.is_some(),
+                    inputs: contract.map(|contract| contract.inputs),
+                };
+                let terms = Terms { budget, check, detect, infer, prove };
+                Ok((Model { which, resource, serves, traffic, terms: Arc::new(terms) }, standing))
             }
             _ => Err(mistakes),
         }
@@ -433,17 +536,19 @@ impl Building<'_> {
         if route.methods != ["POST"] {
             mistakes.push(Mistake::at(route.path.span(), "a declared path takes `methods = [\"POST\"]` alone"));
         }
-        if let Some(other) = self.paths.insert(path.clone(), name.to_owned()) {
+        // Versions of one name share a path: which of them answers is decided behind it.
+        if let Some(other) = self.paths.insert(path.clone(), name.to_owned()).filter(|other| other != name) {
             mistakes.push(Mistake::at(route.path.span(), format!("the model `{other}` has declared `{path}` already")));
         }
     }
 
-    fn backend(&mut self, file: &ModelFile, digest: Digest, base: &Path, root: &Path) -> Result<Built, Vec<Mistake>> {
+    fn backend(&mut self, path: &str, file: &ModelFile, digest: Digest, base: &Path, root: &Path) -> Result<Built, Vec<Mistake>> {
         match file.backend.get_ref() {
             BackendFile { onnx: Some(onnx), upstream: None } => {
                 let source = onnx.resolve(file.name.get_ref(), &file.version, base, root)?;
                 self.next.named.extend(source.files().cloned());
-                self.onnx(&source).map_err(|what| vec![Mistake::at(file.backend.span(), what)])
+                let written = base.join(onnx.path.get_ref());
+                self.onnx(path, written, &source).map_err(|what| vec![Mistake::at(file.backend.span(), what)])
             }
             BackendFile { onnx: None, upstream: Some(upstream) } => {
                 let mistakes = unsafe_secrets(upstream, base, root);
@@ -453,35 +558,37 @@ impl Building<'_> {
         }
     }
 
-    fn onnx(&mut self, source: &model::Source) -> Result<Built, String> {
-        let name = source.name.to_string();
+    /// The model of the file `path`, which says that it stands at `written`.
+    fn onnx(&mut self, path: &str, written: PathBuf, source: &model::Source) -> Result<Built, String> {
+        let which = |digest| Which {
+            name: source.name.clone(),
+            version: source.version.clone(),
+            digest,
+            format: "onnx".into(),
+            assurance: Assurance::VerifiedInProcess,
+        };
         if let Engines::None = self.engines {
             let (verified, digest) = source.verify(SystemTime::now()).map_err(|refused| refused.to_string())?;
             let model::Signature { inputs, instead, outputs, longest } =
                 model::onnx::read(verified.bytes(), &model::onnx::Limits::DEFAULT).map_err(|fault| fault.to_string())?;
-            let which = Which {
-                name: source.name.clone(),
-                version: source.version.clone(),
-                digest: Some(digest),
-                format: "onnx".into(),
-                assurance: Assurance::VerifiedInProcess,
-            };
             let contract = Some(check::Contract { inputs, instead, outputs, longest });
-            return Ok(Built { backend: Backend::Nothing, serves: Serves::Oip, which: Arc::new(which), contract });
+            return Ok(Built { backend: Backend::Nothing, serves: Serves::Oip, which: Arc::new(which(Some(digest))), contract });
         }
         // What decides is everything that went into the session, not the file's name.
         let identity = Digest::of(format!("{source:?}").as_bytes());
-        let model = match self.made.models.get(&name) {
-            Some((known, model)) if *known == identity => model.clone(),
-            _ => {
+        let running = match self.made.models.get(&identity) {
+            Some(known) => Running { file: path.to_owned(), ..known.clone() },
+            None => {
+                let seen = OnDisk::before_loading(written);
                 let runtime = Runtime::load(&Places::of_process(self.library.clone())).map_err(|broken| broken.to_string());
                 let loaded = runtime.and_then(|runtime| model::Model::load(source, &runtime).map_err(|refused| refused.to_string()));
-                let model = Arc::new(loaded.inspect_err(|why| self.made.tell_refused(&source.name, why))?);
-                self.fresh.push(model.which());
-                model
+                let model = Arc::new(loaded.inspect_err(|why| self.made.refuse(which(source.named()), why))?);
+                let disk = Arc::new(seen.under(model.which(), model.file(), source.bounds.size));
+                Running { file: path.to_owned(), model, disk }
             }
         };
-        self.next.models.insert(name, (identity, model.clone()));
+        let model = running.model.clone();
+        self.next.models.insert(identity, running);
         let model::Signature { inputs, instead, outputs, longest } = model.signature().clone();
         let contract = Some(check::Contract { inputs, instead, outputs, longest });
         Ok(Built { which: model.which(), backend: Backend::Model(model), serves: Serves::Oip, contract })
@@ -504,11 +611,12 @@ impl Building<'_> {
         self.next.named.extend(named.map(|path| base.join(path.get_ref())));
         let ca = config.ca.as_ref().and_then(|path| std::fs::read(base.join(path.get_ref())).ok()).unwrap_or_default();
         let identity = Digest::of(&[digest.0.as_slice(), &Digest::of(&credential).0, &Digest::of(&ca).0].concat());
-        let upstream = match self.made.upstreams.get(name) {
+        let version = (name.clone(), file.version.clone());
+        let upstream = match self.made.upstreams.get(&version) {
             Some((known, upstream)) if *known == identity => upstream.clone(),
             _ => Upstream::new(config, base)?,
         };
-        self.next.upstreams.insert(name.clone(), (identity, upstream.clone()));
+        self.next.upstreams.insert(version, (identity, upstream.clone()));
         let which = Which {
             name: name.as_str().into(),
             version: file.version.as_str().into(),
@@ -627,5 +735,13 @@ mod tests {
         for accept in ["max_connections = 0", "max_body = \"0B\"", "max_body = \"2GiB\""] {
             assert_eq!(told_with(accept, &chat).len(), 1, "{accept}");
         }
+    }
+    #[test]
+    fn as_many_refused_models_are_told_as_may_be_and_no_more_each_once() {
+        let made = Made::default();
+        let which =
+            || Which { name: "m".into(), version: "".into(), digest: None, format: "onnx".into(), assurance: Assurance::VerifiedInProcess };
+        (0..=MAX_REFUSED).for_each(|_| made.refuse(which(), "why"));
+        assert_eq!((made.take_refused().len(), made.take_refused().len()), (MAX_REFUSED, 0));
     }
 }

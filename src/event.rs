@@ -23,6 +23,10 @@ pub enum Name {
     ModelLoaded,
     /// A model was not loaded.
     ModelRefused,
+    /// A model is asked no more.
+    ModelRetired,
+    /// The file under a running model is another now.
+    ModelChanged,
     /// New policies are in force.
     PolicyReloaded,
     /// New policies were refused, the last good ones stay.
@@ -42,6 +46,8 @@ impl Name {
             Self::DetectAlarm => "detect.alarm",
             Self::ModelLoaded => "model.loaded",
             Self::ModelRefused => "model.refused",
+            Self::ModelRetired => "model.retired",
+            Self::ModelChanged => "model.changed",
             Self::PolicyReloaded => "policy.reloaded",
             Self::PolicyRefused => "policy.refused",
             Self::LogGap => "log.gap",

@@ -149,7 +149,11 @@ fn holds(file: &Path, document: &DocumentMut) -> Result<(), No> {
 /// Holds the folder of `file` against other commands until dropped: without it one that read the file before a key was
 /// revoked would write the key back.
 fn hold(file: &Path) -> Result<File, No> {
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    hold_folder(file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+}
+
+/// Holds `folder` against other commands until dropped.
+pub(crate) fn hold_folder(folder: &Path) -> Result<File, No> {
     let told = |error: std::io::Error| No::because(format!("{}: {error}", folder.display()));
     let held = File::open(folder).map_err(told)?;
     held.lock().map_err(told)?;
@@ -195,7 +199,7 @@ fn keys(document: &DocumentMut) -> impl Iterator<Item = &Table> {
     document.get("api_key").and_then(Item::as_array_of_tables).into_iter().flatten()
 }
 
-fn read(file: &Path) -> Result<DocumentMut, No> {
+pub(crate) fn read(file: &Path) -> Result<DocumentMut, No> {
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
@@ -205,7 +209,7 @@ fn read(file: &Path) -> Result<DocumentMut, No> {
 }
 
 /// Whole or not at all: a gateway that reads the file meanwhile sees the old one or the new one.
-fn write(file: &Path, document: &DocumentMut) -> Result<(), No> {
+pub(crate) fn write(file: &Path, document: &DocumentMut) -> Result<(), No> {
     let told = |error: std::io::Error| No::because(format!("{}: {error}", file.display()));
     let beside = file.with_extension("toml.new");
     let mut out = File::create(&beside).map_err(told)?;

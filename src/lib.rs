@@ -28,8 +28,8 @@
 //!
 //! [`config`] compiles the policy folder into one immutable snapshot, [`reload`] replaces it whole or not at all,
 //! [`error`] is the one exhaustive match from every way to fail to what a caller may read, [`serve`] opens and closes
-//! everything in order, [`admin`] is the operators' listener, and [`cli`], [`keys`], [`models`] and
-//! [`demo`] are the commands.
+//! everything in order, [`life`] tells what becomes of models, [`disk`] watches the files under them, [`admin`] is the operators' listener,
+//! and [`cli`], [`keys`], [`models`], [`rollback`] and [`demo`] are the commands.
 //!
 //! # The leaves
 //!
@@ -59,11 +59,14 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod disk;
 pub mod error;
 pub mod keys;
+pub mod life;
 pub mod models;
 pub mod pipeline;
 pub mod reload;
+pub mod rollback;
 pub mod serve;
 
 pub mod clock;

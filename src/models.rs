@@ -23,11 +23,15 @@ use crate::infer::model::signing::manifest::{Manifest, NEVER_SIGNED, SINGLE};
 use crate::infer::model::signing::sign::Seal;
 use crate::infer::model::signing::{Identity, MAX_TRUST, Signer, Trust};
 use crate::infer::model::{self, Verified, onnx};
+use crate::rollback;
 use crate::wire::tensor::Port;
 
 /// What to do with models.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    /// Give the traffic of a model back to the version that served before.
+    #[command(after_help = rollback::EXAMPLE)]
+    Rollback(rollback::Arguments),
     /// What a file is: format, digest, inputs and outputs; or what a signature covers. Refuses formats that can run code.
     #[command(after_help = "Example:\n  portcullis model inspect policies/models/digits.onnx")]
     Inspect {
@@ -118,6 +122,7 @@ pub fn run(verb: Verb) -> Result<(), No> {
             let seal = seal(&key, certificate.as_deref(), chain.as_deref())?;
             sign(&path, &seal, &signature, ignore, json)
         }
+        Verb::Rollback(arguments) => rollback::run(&arguments),
         Verb::Scan { path, json } => scan::run(&path, json),
         Verb::Bom { path, signature, trust, json } => bom::run(&path, signature.as_deref().zip(trust.as_deref()), json),
     }

@@ -6,7 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -25,7 +25,7 @@ use crate::event::{Event, Events, Name};
 use crate::infer::{Answer, Inference, Receipts};
 use crate::prove::{Ledger, Receipt, Slot};
 use crate::record::{Answered, Recorder};
-use crate::trail::{Stop, Trail, Verdict, Which, Who};
+use crate::trail::{Stop, Trail, Verdict, Who};
 use crate::wire::dialect::{self, Dialect};
 use crate::wire::{Body, grpc};
 
@@ -175,14 +175,6 @@ impl House {
         event.model = trail.which.as_ref().map(|which| which.name.clone());
         (event.rule, event.receipt) = (Some(rules.clone()), Some(trail.id));
         self.events.tell(event);
-    }
-
-    /// Tells that a model is ready.
-    pub fn tell_loaded(&self, which: &Which) {
-        let mut event = Event::new(Name::ModelLoaded, SystemTime::now());
-        event.model = Some(which.name.clone());
-        let digest = which.digest.map(|digest| digest.to_string());
-        self.events.tell(event.with("version", &*which.version).with("sha256", digest).with("assurance", which.assurance.as_str()));
     }
 }
 

@@ -14,6 +14,7 @@ use crate::clock::Moment;
 use crate::config::{self, Engines, Loaded, Made};
 use crate::event::{Event, Name};
 use crate::pipeline::House;
+use crate::prove::{Change, Changed};
 use crate::serve::keep_keys;
 
 /// How often the folder is looked at. Looking costs a few system calls a file, and works on every file system and
@@ -24,7 +25,7 @@ const EVERY: Duration = Duration::from_millis(500);
 const STILL: Duration = Duration::from_millis(100);
 
 /// What is looked at, beside the files that policies name: text that policies consist of. Logs and models are not; a
-/// model is named by its digest, so that a changed one shows in its policy file.
+/// model is named by its digest, so that a changed one shows in its policy file; [`crate::disk`] looks at the files under those that run.
 const ENDINGS: [&str; 9] = ["toml", "cedar", "json", "pem", "crt", "crl", "key", "token", "onnxsig"];
 
 /// Reloads until the house is gone.
@@ -63,6 +64,7 @@ pub async fn watch(
         seen = look;
         let (reading, kept) = (dir.clone(), made.clone());
         let loaded = tokio::task::spawn_blocking(move || config::load(&reading, Moment::now(), &kept, Engines::All)).await;
+        made.take_refused().iter().for_each(|refusal| house.tell_refused(refusal));
         let accepted = match loaded {
             Ok(Ok(loaded)) => accept(&house, loaded, &tls).await,
             Ok(Err(mistakes)) => Err(mistakes),
@@ -86,16 +88,20 @@ async fn accept(
     loaded: Loaded,
     tls: &impl Fn(&config::Gateway) -> Result<(), Vec<String>>,
 ) -> Result<(Made, JoinSet<()>), Vec<String>> {
-    let Loaded { gateway, mut snapshot, made, fresh } = loaded;
+    let Loaded { gateway, mut snapshot, made, turns } = loaded;
     snapshot.authenticator = snapshot.authenticator.going_on_from(&house.policy.load().authenticator);
     let keeping = keep_keys(&snapshot).await.map_err(|why| vec![why])?;
     tls(&gateway)?;
     made.tend();
-    let digest = snapshot.digest.to_string();
-    fresh.iter().for_each(|which| house.tell_loaded(which));
+    let digest = snapshot.digest;
+    house.ledger.tell(&Change { changed: Changed::Accepted, which: None, reason: None, policy: Some(digest) });
+    let (gone, come): (Vec<_>, Vec<_>) = turns.iter().partition(|turn| turn.changed == Changed::Retired);
+    // What answers next stands in the log before its first answer does; what does not answer any more, after its last way was taken.
+    come.into_iter().for_each(|turn| house.tell_turn(turn, digest));
     house.policy.store(Arc::new(snapshot));
+    gone.into_iter().for_each(|turn| house.tell_turn(turn, digest));
     house.stale.store(false, Ordering::Relaxed);
-    house.events.tell(Event::new(Name::PolicyReloaded, SystemTime::now()).with("policy", digest));
+    house.events.tell(Event::new(Name::PolicyReloaded, SystemTime::now()).with("policy", digest.to_string()));
     Ok((made, keeping))
 }
 
@@ -105,6 +111,9 @@ fn refuse(house: &House, mistakes: &[String]) {
     // The first few are enough to know what to mend; a folder can hold any number.
     let told: Vec<&String> = mistakes.iter().take(8).collect();
     house.events.tell(Event::new(Name::PolicyRefused, SystemTime::now()).with("mistakes", serde_json::json!(told)));
+    // A mistake may quote what the file holds, and what the provenance log holds it holds for ever: so it has their number alone.
+    let (reason, stays) = (format!("{} mistake(s)", mistakes.len()), house.policy.load().digest);
+    house.ledger.tell(&Change { changed: Changed::Refused, which: None, reason: Some(&reason), policy: Some(stays) });
 }
 
 /// What files look like from outside: names, times, lengths and identities.

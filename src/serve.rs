@@ -23,13 +23,15 @@ use crate::clock::Moment;
 use crate::config::{self, Engines, Loaded, Made, Snapshot};
 use crate::detect::Detector;
 use crate::infer::Inference;
+use crate::infer::shadow::Outcome;
 use crate::mistake::Mistake;
 use crate::outbound::{self, Alpn, ClientTls};
 use crate::pipeline::{Gate, House};
 use crate::prove::{Build, Ledger};
 use crate::record::metrics::Kind;
+use crate::record::names::metric;
 use crate::record::{Recorder, Served};
-use crate::reload;
+use crate::{disk, life, reload};
 
 /// Where the gateway listens, once it does.
 #[derive(Clone, Debug)]
@@ -62,8 +64,12 @@ pub fn run(policies: &Path, ready: impl FnOnce(&Listening)) -> Result<(), No> {
 
 async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), No> {
     let seen = reload::Look::at(&policies, &[]);
-    let loaded = config::load(&policies, Moment::now(), &Made::default(), Engines::All).map_err(No)?;
-    let Loaded { gateway, snapshot, made, fresh } = loaded;
+    let nothing = Made::default();
+    let loaded = config::load(&policies, Moment::now(), &nothing, Engines::All).map_err(|mistakes| {
+        life::refused_at_start(&policies, &nothing.take_refused());
+        No(mistakes)
+    });
+    let Loaded { gateway, snapshot, made, turns } = loaded?;
     let told = |mistakes: Vec<Mistake>| No(located(&policies, &mistakes));
     for warning in snapshot.authenticator.warnings() {
         eprintln!("portcullis: warning: {}", located(&policies, std::slice::from_ref(warning)).concat());
@@ -106,10 +112,11 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
         events,
         stale: AtomicBool::new(false),
     });
-    fresh.iter().for_each(|which| house.tell_loaded(which));
-    observe(&house, accept.counters());
+    let digest = house.policy.load().digest;
+    turns.iter().for_each(|turn| house.tell_turn(turn, digest));
+    let watched = Arc::new(disk::Watched::default());
+    observe(&house, accept.counters(), &watched);
     let keeping = keep_keys(&house.policy.load()).await.map_err(No::because)?;
-    let made = made.telling(house.events.clone());
     made.tend();
 
     let (stopping, stopped) = watch::channel(false);
@@ -119,7 +126,8 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     };
     let bound =
         accept.bind().map_err(|error| No::because(format!("{} cannot be listened on: {error}", gateway.accept.listen.get_ref())))?;
-    let models = house.policy.load().authorizer.models().iter().map(|model| model.resource.name.to_string()).collect();
+    let mut models: Vec<String> = house.policy.load().authorizer.models().iter().map(|model| model.resource.name.to_string()).collect();
+    models.dedup();
     let listening = Listening { accept: bound.address(), tls: tls.is_some(), admin: admin.as_ref().map(|admin| admin.address()), models };
     house.recorder.serves(Served { scheme: if tls.is_some() { "https" } else { "http" }, address: Some(listening.accept) });
     let changed_tls = {
@@ -149,6 +157,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
         }
     };
     let reloading = tokio::spawn(reload::watch(house.clone(), policies.clone(), made, keeping, seen, changed_tls));
+    let watching = tokio::spawn(disk::watch(house.clone(), watched));
     let operators = admin.map(|admin| tokio::spawn(admin::serve_admin(admin, Arc::new(Operators(house.clone())), until(stopped.clone()))));
     let interrupted = interrupted();
     tokio::spawn(async move {
@@ -160,6 +169,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     eprintln!("portcullis: ready on {}", listening.accept);
     let drained = bound.serve(Gate(house.clone()), until(stopped)).await;
     reloading.abort();
+    watching.abort();
     if drained.cut > 0 {
         eprintln!("portcullis: {} request(s) were still running after {:?} and were cut", drained.cut, gateway.accept.drain.0);
     }
@@ -289,7 +299,7 @@ impl Sources for Operators {
 }
 
 /// Numbers that parts keep themselves, read when they are asked for.
-fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>) {
+fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>, disks: &Arc<disk::Watched>) {
     let metrics = house.recorder.metrics();
     let weak = Arc::downgrade(house);
     let watched = |read: fn(&House) -> f64| {
@@ -343,9 +353,36 @@ fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>) {
             observe(&[("digest", &house.policy.load().digest.to_string())], 1.0);
         }
     });
+    observe_models(house, disks);
     let counters = counters.clone();
     metrics.watch("portcullis_connections", "Open connections", Kind::Gauge, move |observe| {
         observe(&[], counters.open.load(Ordering::Relaxed) as f64)
+    });
+}
+
+/// What shadows have come to, and the files under running models.
+fn observe_models(house: &Arc<House>, disks: &Arc<disk::Watched>) {
+    let metrics = house.recorder.metrics();
+    let weak = Arc::downgrade(house);
+    metrics.watch(metric::SHADOW.prometheus, metric::SHADOW.help, Kind::Counter, move |observe| {
+        for shadow in weak.upgrade().iter().flat_map(|house| house.policy.load().shadows.clone()) {
+            let which = shadow.model.which();
+            for outcome in Outcome::ALL {
+                let labels = [("model", &*which.name), ("version", &*which.version), ("outcome", outcome.as_str())];
+                observe(&labels, shadow.tally.count(outcome) as f64);
+            }
+        }
+    });
+    let weak = Arc::downgrade(house);
+    metrics.watch(metric::SHADOW_DIFFERENCE.prometheus, metric::SHADOW_DIFFERENCE.help, Kind::Gauge, move |observe| {
+        for shadow in weak.upgrade().iter().flat_map(|house| house.policy.load().shadows.clone()) {
+            let which = shadow.model.which();
+            observe(&[("model", &*which.name), ("version", &*which.version)], shadow.tally.largest());
+        }
+    });
+    let disks = disks.clone();
+    metrics.watch(metric::MODEL_CHANGED.prometheus, metric::MODEL_CHANGED.help, Kind::Gauge, move |observe| {
+        disks.each(|which, changed| observe(&[("model", &*which.name), ("version", &*which.version)], f64::from(changed)));
     });
 }
 

@@ -7,6 +7,7 @@
 mod decisions;
 pub mod policy;
 pub mod target;
+pub mod traffic;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ use crate::wire::{Asked, Body, Shape, anthropic, grpc, json, openai, read};
 use decisions::Decisions;
 pub use policy::{Circumstances, Judgement, Policies, Resource};
 pub use target::{Action, OipAsks, ReceiptForm, Route, Routes, Unmatched};
+use traffic::Versions;
+pub use traffic::{Traffic, TrafficConfig};
 
 /// What a model's file says to this stop.
 #[derive(Clone, Debug, Deserialize)]
@@ -83,6 +86,8 @@ pub struct Model<T> {
     pub resource: Resource,
     /// Which routes lead to it.
     pub serves: Serves,
+    /// Whether it answers, and how often among the versions of its name.
+    pub traffic: Traffic,
     /// The terms of the later stops.
     pub terms: Arc<T>,
 }
@@ -133,7 +138,8 @@ impl<T> Grant<T> {
         self.which.as_ref()
     }
 
-    /// The models of which this caller may see metadata; filled for lists alone.
+    /// For lists: the models of which this caller may see metadata, each once. For the metadata of one model: its versions that
+    /// answer. Empty for everything else.
     #[must_use]
     pub fn visible(&self) -> &[Arc<Which>] {
         &self.visible
@@ -214,7 +220,7 @@ impl From<Unmatched> for Error {
 pub struct Authorizer<T> {
     routes: Routes,
     policies: Policies,
-    models: HashMap<Arc<str>, Arc<Model<T>>>,
+    models: HashMap<Arc<str>, Versions<T>>,
     /// What holds for requests that name no model.
     serverwide: Arc<T>,
     body_cap: usize,
@@ -280,19 +286,28 @@ fn grpc_message(asks: OipAsks, bytes: Bytes) -> Result<Read, Error> {
 const DRAIN: usize = 64 * 1024;
 
 impl<T> Authorizer<T> {
-    /// A stop that judges by `policies`; `body_cap` is the largest body that any model takes.
+    /// A stop that judges by `policies`; `body_cap` is the largest body that any model takes. Of `models` several may be versions of
+    /// one name, which then agree in their resource and in what they serve; a name of which no version answers is not served.
     pub fn new(routes: Routes, policies: Policies, models: Vec<Model<T>>, serverwide: T, body_cap: usize, json: json::Limits) -> Self {
-        let models = models.into_iter().map(|model| (model.resource.name.clone(), Arc::new(model))).collect();
+        let mut names: HashMap<Arc<str>, Vec<Arc<Model<T>>>> = HashMap::new();
+        for model in models {
+            names.entry(model.resource.name.clone()).or_default().push(Arc::new(model));
+        }
+        let models = names.into_iter().filter_map(|(name, models)| Some((name, Versions::new(models)?))).collect();
         let room = Room { used: AtomicUsize::new(0), most: ROOM.max(body_cap.saturating_mul(ROOM_FOR)) };
         Self { routes, policies, models, serverwide: Arc::new(serverwide), body_cap, json, decisions: Decisions::default(), room }
     }
 
-    /// Every model, in the order of their names.
+    /// Every version of every model, in the order of their names; of each name first those that answer, in the order of their versions.
     #[must_use]
     pub fn models(&self) -> Vec<&Arc<Model<T>>> {
-        let mut models: Vec<_> = self.models.values().collect();
-        models.sort_by(|a, b| a.resource.name.cmp(&b.resource.name));
-        models
+        self.names().into_iter().flat_map(Versions::all).collect()
+    }
+
+    fn names(&self) -> Vec<&Versions<T>> {
+        let mut names: Vec<_> = self.models.iter().collect();
+        names.sort_by_key(|(name, _)| *name);
+        names.into_iter().map(|(_, versions)| versions).collect()
     }
 
     /// Names what is asked and judges whether this caller may.
@@ -320,8 +335,14 @@ impl<T> Authorizer<T> {
             return Ok(Grant { caller, route, which: None, visible, content, asked, terms: self.serverwide.clone() });
         };
         let denied = || Error::Denied("no such model".into());
-        let model = self.models.get(name.as_str()).ok_or_else(denied)?;
-        if version.is_some_and(|version| *version != *model.which.version) || !model.serves.takes(&route) {
+        let versions = self.models.get(name.as_str()).ok_or_else(denied)?;
+        let model = match &version {
+            Some(version) => versions.named(version).ok_or_else(denied)?,
+            // What is only told of a model is told of the same version each time.
+            None if route.action() == Action::Metadata => versions.foremost(),
+            None => versions.drawn(trail.id, &caller.identity().who.caller),
+        };
+        if !model.serves.takes(&route) {
             return Err(denied());
         }
         let judgement = self.judge(&caller, route.action(), model)?;
@@ -338,7 +359,9 @@ impl<T> Authorizer<T> {
         trail.which = Some(model.which.clone());
         trail.rules = Some(judgement.rules.clone());
         let (which, terms) = (Some(model.which.clone()), model.terms.clone());
-        Ok(Grant { caller, route, which, visible: Vec::new(), content, asked, terms })
+        let of_one = matches!(route, Route::Oip { asks: OipAsks::Model, .. } | Route::Grpc(OipAsks::Model));
+        let visible = if of_one { versions.answering().cloned().collect() } else { Vec::new() };
+        Ok(Grant { caller, route, which, visible, content, asked, terms })
     }
 
     async fn read(&self, route: &Route, mut body: Body, deadline: Instant, trail: &mut Trail) -> Result<Read, Error> {
@@ -374,7 +397,7 @@ impl<T> Authorizer<T> {
             return Ok(Vec::new());
         }
         let mut visible = Vec::new();
-        for model in self.models() {
+        for model in self.names().into_iter().map(Versions::foremost) {
             if self.judge(caller, Action::Metadata, model)?.allowed {
                 visible.push(model.which.clone());
             }

@@ -68,7 +68,7 @@ pub struct Quotas {
 }
 
 /// What a model's budget comes to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
     pub(super) default: Arc<Limits>,
     pub(super) tiers: HashMap<Box<str>, Arc<Limits>>,

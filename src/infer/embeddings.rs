@@ -7,7 +7,7 @@ use http::StatusCode;
 use super::memory::Memory;
 use super::model::Model;
 use super::tensors::{from_engine, shared};
-use super::{Answer, Call, Error, Held, shape, whole};
+use super::{Answer, Call, Error, Held, Terms, shadow, whole};
 use crate::check::{Embed, Request};
 use crate::trail::{Trail, Usage};
 use crate::wire::openai::embeddings;
@@ -15,7 +15,7 @@ use crate::wire::openai::embeddings;
 pub(super) async fn from_model(
     mut call: Box<Call>,
     model: &Arc<Model>,
-    shape: &shape::Config,
+    terms: &Terms,
     memory: &Memory,
     trail: &mut Trail,
 ) -> Result<Answer, Error> {
@@ -23,8 +23,10 @@ pub(super) async fn from_model(
         return Err(Error::Unavailable("the route carries nothing to embed"));
     };
     call.hold.began();
+    let copied = shadow::copied(&terms.shadows, trail.id, &call.who, &request.inputs);
     let mut tensors = model.run(request.inputs, &[], &call.who, call.deadline).await.map_err(from_engine)?;
-    shape.tensors(&mut tensors, call.care);
+    let given = copied.as_ref().map(|_| tensors.clone());
+    terms.shape.tensors(&mut tensors, call.care);
     let answered = embeddings::embedded(&tensors).ok_or(Error::UpstreamBroke("the model answered no vectors"))?;
     let (mut vectors, tokens) = answered;
     if let Some(dimensions) = dimensions
@@ -37,5 +39,9 @@ pub(super) async fn from_model(
     call.hold.delivered(bytes.len() as u64);
     call.hold.settle(usage);
     trail.usage = Some(usage);
-    shared(whole(StatusCode::OK, "application/json", bytes, Held { _budget: Some(call.hold), _memory: None }), memory)
+    let answer = shared(whole(StatusCode::OK, "application/json", bytes, Held { _budget: Some(call.hold), _memory: None }), memory)?;
+    if let (Some(copied), Some(given)) = (copied, given) {
+        copied.follow(&given.into(), &[].into());
+    }
+    Ok(answer)
 }

@@ -11,6 +11,7 @@ pub mod model;
 mod passing;
 mod raw;
 mod reply;
+pub mod shadow;
 pub mod shape;
 mod tensors;
 pub mod upstream;
@@ -32,6 +33,7 @@ use crate::trail::{Late, Trail, Who};
 use crate::wire::Body;
 
 use memory::{Memory, Share};
+use shadow::Shadow;
 use upstream::Upstream;
 
 /// Who answers for one model, and in what shape.
@@ -41,6 +43,8 @@ pub struct Terms {
     pub backend: Backend,
     /// In what shape.
     pub shape: shape::Config,
+    /// Versions that are asked the same, and whose answers are compared with the one that was given.
+    pub shadows: Vec<Arc<Shadow>>,
 }
 
 /// Who answers.
@@ -155,7 +159,10 @@ struct Call {
     /// The model's name as the caller wrote it; `""` where none was named.
     name: Arc<str>,
     version: Arc<str>,
+    /// For lists: the names.
     visible: Vec<Arc<str>>,
+    /// For the metadata of a model: its versions that answer and have a name.
+    versions: Vec<Arc<str>>,
     headers: HeaderMap,
     bytes: Bytes,
     request: Request,
@@ -181,6 +188,7 @@ impl Inference {
             name,
             version,
             visible: grant.visible().iter().map(|which| which.name.clone()).collect(),
+            versions: grant.visible().iter().map(|which| which.version.clone()).filter(|version| !version.is_empty()).collect(),
             headers: protocol_headers(peer.headers()),
             bytes,
             request,
@@ -198,14 +206,14 @@ impl Inference {
             ) => catalogue::server(&call),
             (_, Backend::Nothing) => Err(Error::Unavailable("nobody answers for it")),
             (Route::Oip { .. } | Route::Grpc(_), Backend::Model(model)) => {
-                tensors::from_model(call, model, &terms.shape, &self.memory, trail).await
+                tensors::from_model(call, model, terms, &self.memory, trail).await
             }
             (Route::Oip { .. }, Backend::Upstream(upstream)) => {
                 tensors::from_upstream(call, upstream, &terms.shape, &self.memory, trail).await
             }
             (Route::Raw { .. }, Backend::Upstream(upstream)) => raw::from_upstream(call, upstream, &terms.shape, &self.memory, trail).await,
             (_, Backend::Upstream(upstream)) => language::from_upstream(call, upstream, &terms.shape, &self.memory, trail).await,
-            (Route::Embeddings, Backend::Model(model)) => embeddings::from_model(call, model, &terms.shape, &self.memory, trail).await,
+            (Route::Embeddings, Backend::Model(model)) => embeddings::from_model(call, model, terms, &self.memory, trail).await,
             (_, Backend::Model(_)) => Err(Error::Unavailable("a model in this machine speaks the Open Inference Protocol alone")),
         }
     }

@@ -12,7 +12,7 @@ use super::memory::Memory;
 use super::model::{self, Model};
 use super::passing::{self, Read};
 use super::upstream::{Outgoing, Upstream};
-use super::{Answer, Call, Error, Held, Payload, reply, shape, whole};
+use super::{Answer, Call, Error, Held, Payload, Terms, reply, shadow, shape, whole};
 use crate::authorize::{OipAsks, Route};
 use crate::check::Request;
 use crate::trail::{Assurance, Trail};
@@ -27,7 +27,7 @@ const JSON: &str = "application/json";
 pub(super) async fn from_model(
     mut call: Box<Call>,
     model: &Arc<Model>,
-    shape: &shape::Config,
+    terms: &Terms,
     memory: &Memory,
     trail: &mut Trail,
 ) -> Result<Answer, Error> {
@@ -44,9 +44,12 @@ pub(super) async fn from_model(
     };
     let inputs = std::mem::take(&mut request.inputs);
     let outputs: Vec<String> = request.outputs.iter().map(|output| output.name.clone()).collect();
+    let copied = shadow::copied(&terms.shadows, trail.id, &call.who, &inputs);
     call.hold.began();
     let mut tensors = model.run(inputs, &outputs, &call.who, call.deadline).await.map_err(from_engine)?;
-    shape.tensors(&mut tensors, call.care);
+    // Compared is what the models say, before either is rounded or cut to its best classes.
+    let given = copied.as_ref().map(|_| tensors.clone());
+    terms.shape.tensors(&mut tensors, call.care);
     let bytes: usize = tensors.iter().map(|tensor| tensor.data.len()).sum();
     call.hold.delivered(bytes as u64);
     trail.usage = None;
@@ -58,7 +61,12 @@ pub(super) async fn from_model(
     };
     let held = Held { _budget: Some(call.hold), _memory: None };
     let answer = if over_grpc { framed(&message::ModelInferResponse::from(&response), held) } else { encoded(&response, &request, held) };
-    shared(answer?, memory)
+    let answer = shared(answer?, memory)?;
+    // Only an answer that was made is followed, and only once it is ready to leave.
+    if let (Some(copied), Some(given)) = (copied, given) {
+        copied.follow(&given.into(), &outputs.into());
+    }
+    Ok(answer)
 }
 
 /// Counts an answer that was made here against the memory that all whole answers share.
@@ -81,7 +89,7 @@ fn asks(route: &Route) -> OipAsks {
 fn metadata(call: &Call, model: &Model, over_grpc: bool) -> Result<Answer, Error> {
     let model::Signature { inputs, outputs, .. } = model.signature();
     let platform = "onnxruntime_onnx";
-    let versions: Vec<&str> = Some(&*call.version).filter(|version| !version.is_empty()).into_iter().collect();
+    let versions: Vec<&str> = call.versions.iter().map(|version| &**version).collect();
     if over_grpc {
         let metadata = message::ModelMetadataResponse {
             name: call.name.to_string(),
@@ -181,7 +189,8 @@ pub(super) async fn from_upstream(
     call.hold.delivered(bytes.len() as u64);
     let held = |call: Box<Call>| Held { _budget: Some(call.hold), _memory: Some(share) };
     if asks != OipAsks::Infer {
-        return Ok(whole(StatusCode::OK, JSON, told_of(bytes, asks, &call.name, shape)?, held(call)));
+        let told = told_of(bytes, asks, &call, shape)?;
+        return Ok(whole(StatusCode::OK, JSON, told, held(call)));
     }
     let Request::Tensors(request) = std::mem::replace(&mut call.request, Request::Nothing) else {
         return Err(Error::Unavailable("the route carries no tensors"));
@@ -212,17 +221,22 @@ fn understood(bytes: &Bytes, header_length: Option<usize>, shape: &shape::Config
     }
 }
 
-/// An upstream's metadata under the caller's name for the model; servers that answer readiness with nothing are given words.
-fn told_of(bytes: Bytes, asks: OipAsks, name: &str, shape: &shape::Config) -> Result<Bytes, Error> {
+/// An upstream's metadata under the caller's name for the model, with our versions where there are several, since a caller names ours;
+/// servers that answer readiness with nothing are given words.
+fn told_of(bytes: Bytes, asks: OipAsks, call: &Call, shape: &shape::Config) -> Result<Bytes, Error> {
     if asks == OipAsks::ModelReady {
-        return Ok(oip::model_ready(name, true));
+        return Ok(oip::model_ready(&call.name, true));
     }
     let document =
         json::parse(&bytes, &json::Limits::for_body(shape.max_body())).map_err(|_| Error::UpstreamBroke("its metadata is not JSON"))?;
     if document.get("name").is_none_or(|name| !matches!(name, Value::String(_))) {
         return Err(Error::UpstreamBroke("its metadata names no model"));
     }
-    Ok(json::edit(&bytes, &[("name", Edit::replace_text(name))]).unwrap_or(bytes))
+    let mut edits = vec![("name", Edit::replace_text(&call.name))];
+    if call.versions.len() > 1 {
+        edits.push(("versions", Edit::Set(Value::from_iter(call.versions.iter().map(|version| &**version)).to_string())));
+    }
+    Ok(json::edit(&bytes, &edits).unwrap_or(bytes))
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use serde_json::{Value as Json, json};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use super::change::Change;
 use super::config::{Config, OnFailure, Terms};
 use super::key::{Exposed, Key, KeyError, Vkey};
 use super::log::{self, OnFatal, Poisoned, Recovered, SEGMENT, Until, Wait, Wal};
@@ -432,6 +433,13 @@ impl Ledger {
         let durable = statement.seq < self.0.wal.synced();
         let for_them = statement.made_for(who, &self.0.signer.key);
         for_them.then(|| Found { entry: entry.into(), durable, statement })
+    }
+
+    /// Writes down a change that no request made. It is laid ready and not waited for: entries stand in the order in which they came, so
+    /// that it stands before the first answer that the change brought about. A log that takes nothing takes no change either.
+    pub fn tell(&self, change: &Change<'_>) {
+        let now = Moment::now().unix_nanos();
+        let _ = self.0.wal.append(now / 1_000_000, Until::Ready, |seq| self.0.signer.change(seq, now, change));
     }
 
     /// What was done so far.

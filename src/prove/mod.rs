@@ -4,6 +4,7 @@
 //! [write-ahead file](log) holds before the answer is released. It does not say that the answer arrived.
 
 mod cbor;
+mod change;
 mod config;
 pub mod key;
 mod ledger;
@@ -16,6 +17,7 @@ pub mod statement;
 mod stream;
 pub mod verify;
 
+pub use change::{Change, Changed};
 pub use config::{Config, OnFailure, Terms, TermsConfig};
 pub use key::Key;
 pub use ledger::{Counters, Error, Found, Ledger, NotProved, OpenError, Opened, Slot};

@@ -6,7 +6,7 @@
 //! | key | name | content |
 //! | --- | --- | --- |
 //! | 1 | `v` | 1 |
-//! | 2 | `kind` | 1 inference · 2 deny · 3 error · 4 aborted · 8 key-rotation · 10 heartbeat (5-7 and 9 are kept for model-load, policy-change, config-change, erasure) |
+//! | 2 | `kind` | 1 inference · 2 deny · 3 error · 4 aborted · 5 model-load · 6 policy-change · 8 key-rotation · 10 heartbeat (7 and 9 are kept for config-change, erasure) |
 //! | 3 | `node` | the last segment of the origin |
 //! | 4 | `seq` | the entry's number in this log, from 0, without gaps |
 //! | 5, 6 | `t0`, `t1` | when the request arrived, when this was signed; ns since 1970 |
@@ -21,6 +21,10 @@
 //! | 15 | `build` | `1` sha256 of the program · `2` sha256 of its configuration |
 //! | 16 | `counts` | heartbeat: `1` answers without an entry · `2` refusals without a receipt, by code · `3` the last seq before a restart that may have lost entries |
 //! | 17 | `endorses` | key-rotation: the statement key, endorsed by the signature of the log key |
+//! | 18 | `change` | model-load, policy-change: `1` outcome (loaded, swapped, refused, retired; accepted, refused) · `2` reason |
+//!
+//! A model-load names the model under `model` and, under `policy`, the policy in force after it. Of a model that was refused `sha256` is what
+//! the policy names, and there is no `assurance`. A policy-change has no `model`; of a policy that was refused `policy` is the one that stays.
 //!
 //! What is not known is left out. `len` and `commit` of an answer are of the bytes that were handed to the connection; of an aborted
 //! stream, of the prefix that was. `complete` of a whole answer says that all of it was handed over, not that it arrived.
@@ -39,6 +43,7 @@ use serde_json::{Map, Value as Json, json};
 use uuid::Uuid;
 
 use super::cbor::{Writer, canonical};
+use super::change::model;
 use super::key::{Key, Vkey};
 use super::pseudonyms::Pseudonyms;
 use crate::clock::month;
@@ -70,6 +75,10 @@ pub enum Kind {
     Error = 3,
     /// A stream that broke off.
     Aborted = 4,
+    /// A model that was loaded, swapped, refused or retired.
+    ModelLoad = 5,
+    /// A policy that was put in force or refused.
+    PolicyChange = 6,
     /// A statement key, endorsed by the log key.
     KeyRotation = 8,
     /// What has no entry of its own, counted.
@@ -77,7 +86,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 6] = [Self::Inference, Self::Deny, Self::Error, Self::Aborted, Self::KeyRotation, Self::Heartbeat];
+    const ALL: [Self; 8] =
+        [Self::Inference, Self::Deny, Self::Error, Self::Aborted, Self::ModelLoad, Self::PolicyChange, Self::KeyRotation, Self::Heartbeat];
 
     /// The word for it.
     #[must_use]
@@ -87,6 +97,8 @@ impl Kind {
             Self::Deny => "deny",
             Self::Error => "error",
             Self::Aborted => "aborted",
+            Self::ModelLoad => "model-load",
+            Self::PolicyChange => "policy-change",
             Self::KeyRotation => "key-rotation",
             Self::Heartbeat => "heartbeat",
         }
@@ -195,16 +207,7 @@ impl Signer {
         }
 
         if let Some(which) = &trail.which {
-            let version = Some(&which.version).filter(|version| !version.is_empty());
-            to.uint(9).map(3 + usize::from(version.is_some()) + usize::from(which.digest.is_some()));
-            to.uint(1).text(clip(&which.name));
-            if let Some(version) = version {
-                to.uint(2).text(clip(version));
-            }
-            if let Some(digest) = &which.digest {
-                to.uint(3).bytes(digest.as_bytes());
-            }
-            to.uint(4).text(clip(&which.format)).uint(5).text(which.assurance.as_str());
+            model(&mut to, which, true);
         }
         to.uint(10).map(1).uint(1).bytes(trail.policy.as_bytes());
         if let Some(who) = &trail.who {
@@ -255,15 +258,15 @@ impl Signer {
         self.seal(fresh_id(t1), t1, &to.done(), true)
     }
 
-    fn begin(&self, to: &mut Writer, kind: Kind, seq: u64, t0: u64, t1: u64) {
+    pub(super) fn begin(&self, to: &mut Writer, kind: Kind, seq: u64, t0: u64, t1: u64) {
         to.uint(1).uint(1).uint(2).uint(kind as u64).uint(3).text(clip(&self.node)).uint(4).uint(seq).uint(5).uint(t0).uint(6).uint(t1);
     }
 
-    fn has_build(&self) -> bool {
+    pub(super) fn has_build(&self) -> bool {
         self.build.binary.is_some() || self.build.config.is_some()
     }
 
-    fn end(&self, to: &mut Writer) {
+    pub(super) fn end(&self, to: &mut Writer) {
         if !self.has_build() {
             return;
         }
@@ -277,7 +280,7 @@ impl Signer {
         }
     }
 
-    fn seal(&self, id: Uuid, t1: u64, payload: &[u8], by_log_key: bool) -> Vec<u8> {
+    pub(super) fn seal(&self, id: Uuid, t1: u64, payload: &[u8], by_log_key: bool) -> Vec<u8> {
         let mut subject = [0; SUBJECT.len() + 36];
         subject[..SUBJECT.len()].copy_from_slice(SUBJECT.as_bytes());
         id.hyphenated().encode_lower(&mut subject[SUBJECT.len()..]);
@@ -337,11 +340,11 @@ fn item(to: &mut Writer, step: &Step, verdict: Verdict, rule: Option<&str>) {
     }
 }
 
-fn clip(text: &str) -> &str {
+pub(super) fn clip(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_TEXT)]
 }
 
-fn fresh_id(nanos: u64) -> Uuid {
+pub(super) fn fresh_id(nanos: u64) -> Uuid {
     Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, nanos / 1_000_000_000, (nanos % 1_000_000_000) as u32))
 }
 
@@ -480,7 +483,7 @@ impl Statement {
 }
 
 /// The payload's names by number, and the names inside.
-const FIELDS: [(&str, &[&str]); 18] = [
+const FIELDS: [(&str, &[&str]); 19] = [
     ("", &[]),
     ("v", &[]),
     ("kind", &[]),
@@ -499,6 +502,7 @@ const FIELDS: [(&str, &[&str]); 18] = [
     ("build", &["binary", "config"]),
     ("counts", &["gaps", "suppressed", "resumed_after"]),
     ("endorses", &[]),
+    ("change", &["outcome", "reason"]),
 ];
 
 fn named(value: &Value, names: &[&str]) -> Json {

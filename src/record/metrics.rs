@@ -194,7 +194,7 @@ impl Metrics {
             self.incomplete.inc();
         }
         if let Some((operation, which)) = ended.inference() {
-            let labels = ModelLabels { operation, model: which.name.clone() };
+            let labels = ModelLabels { operation, model: which.name.clone(), version: which.version.clone() };
             if let Some(took) = ended.model_took() {
                 let durations = if which.assurance == Assurance::UpstreamAsserted { &self.client } else { &self.server };
                 durations.with(labels.clone(), |histogram| histogram.observe(took.as_secs_f64()));
@@ -289,7 +289,7 @@ labels! {
     DecisionLabels { stop: &'static str => OTHER, verdict: &'static str => OTHER, code: &'static str => OTHER }
     CodeLabels { code: &'static str => OTHER }
     TokenLabels { direction: &'static str => OTHER, model: Arc<str> => OTHER.into() }
-    ModelLabels { operation: &'static str => OTHER, model: Arc<str> => OTHER.into() }
+    ModelLabels { operation: &'static str => OTHER, model: Arc<str> => OTHER.into(), version: Arc<str> => OTHER.into() }
     EventLabels { event: &'static str => OTHER }
     CauseLabels { cause: &'static str => OTHER }
 }
@@ -450,6 +450,7 @@ impl Otlp {
             KeyValue::new(attribute::GENAI_OPERATION, operation),
             KeyValue::new(attribute::GENAI_MODEL, text(&which.name)),
             KeyValue::new(attribute::GENAI_PROVIDER, Value::String(names::provider(which))),
+            KeyValue::new(attribute::MODEL_VERSION, text(&which.version)),
         ];
         if let Some(took) = ended.model_took() {
             let durations = if which.assurance == Assurance::UpstreamAsserted { &self.client } else { &self.server };
@@ -459,7 +460,7 @@ impl Otlp {
             self.first_chunk.record(after.as_secs_f64(), &labels);
         }
         if let Some(usage) = ended.usage {
-            let [operation, model, provider] = labels;
+            let [operation, model, provider, _] = labels;
             for (direction, tokens) in [("input", usage.input), ("output", usage.output)] {
                 let direction = KeyValue::new(attribute::GENAI_TOKEN_TYPE, direction);
                 self.tokens.record(tokens, &[operation.clone(), model.clone(), provider.clone(), direction]);
@@ -502,7 +503,7 @@ mod tests {
             "portcullis_decisions_total{stop=\"budget\",verdict=\"refused\",code=\"budget.requests\"} 1",
             "portcullis_decisions_total{stop=\"infer\",verdict=\"passed\",code=\"\"} 1",
             "portcullis_tokens_total{direction=\"output\",model=\"small\"} 7",
-            "gen_ai_server_request_duration_seconds_count{operation=\"chat\",model=\"small\"} 1",
+            "gen_ai_server_request_duration_seconds_count{operation=\"chat\",model=\"small\",version=\"1\"} 1",
             "portcullis_build_info{version=",
             "# {trace_id=\"",
         ] {
@@ -515,7 +516,7 @@ mod tests {
     #[test]
     fn at_the_cap_a_series_has_its_name_and_past_it_is_other() {
         let capped: Capped<ModelLabels, Counter> = Capped::new(2, Counter::default);
-        let labels = |model: &str| ModelLabels { operation: "chat", model: model.into() };
+        let labels = |model: &str| ModelLabels { operation: "chat", model: model.into(), version: "".into() };
         for model in ["a", "b", "c", "d", "a"] {
             capped.with(labels(model), |counter| _ = counter.inc());
         }

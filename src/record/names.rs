@@ -39,6 +39,7 @@ pub mod attribute {
     pub const RULE: &str = "portcullis.rule";
     pub const CODE: &str = "portcullis.code";
     pub const COMPLETE: &str = "portcullis.answer.complete";
+    pub const MODEL_VERSION: &str = "portcullis.model.version";
     pub const MODEL_DIGEST: &str = "portcullis.model.digest";
     pub const ASSURANCE: &str = "portcullis.model.assurance";
 }
@@ -127,6 +128,19 @@ pub mod metric {
     /// Telemetry that did not arrive.
     pub const TELEMETRY_LOST: Metric =
         metric("portcullis.telemetry.lost", "portcullis_telemetry_lost", "{request}", "Requests whose spans were not delivered, by cause");
+    /// Comparisons with versions in the shadow. Like all that is read at the scrape it has one name in both worlds.
+    pub const SHADOW: Metric =
+        metric("portcullis_shadow", "portcullis_shadow", "{call}", "Calls that a version in the shadow was asked too, by what came of it");
+    /// How far such a version was off.
+    pub const SHADOW_DIFFERENCE: Metric = metric(
+        "portcullis_shadow_difference",
+        "portcullis_shadow_difference",
+        "1",
+        "The largest finite difference between a value of an answer and of its shadow",
+    );
+    /// Files under running models.
+    pub const MODEL_CHANGED: Metric =
+        metric("portcullis_model_changed", "portcullis_model_changed", "1", "Whether the file of a running model is another now");
     /// Who this is.
     pub const BUILD: Metric = metric("portcullis.build", "portcullis_build", "1", "The version that is running");
 }

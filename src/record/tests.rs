@@ -25,7 +25,7 @@ fn trail(trace: Trace, refused: Option<Stop>) -> Trail {
     trail.who = Some(Arc::new(Who { caller: "api_key:alice".into(), tenant: "acme".into(), tier: "".into(), method: "api_key" }));
     trail.which = Some(Arc::new(Which {
         name: "small".into(),
-        version: "".into(),
+        version: "1".into(),
         digest: Some(Digest::of(b"model")),
         format: "onnx".into(),
         assurance: Assurance::VerifiedInProcess,
@@ -139,7 +139,7 @@ async fn a_stream_is_counted_once_whether_it_ends_breaks_or_is_dropped() {
     has(&recorder, "portcullis_incomplete_total 2");
     // 4 from the stream that ended, none from the broken one, 1 that the meter wrote down while it was dropped.
     has(&recorder, "portcullis_tokens_total{direction=\"output\",model=\"small\"} 5");
-    has(&recorder, "gen_ai_client_operation_time_to_first_chunk_seconds_count{operation=\"chat\",model=\"small\"} 3");
+    has(&recorder, "gen_ai_client_operation_time_to_first_chunk_seconds_count{operation=\"chat\",model=\"small\",version=\"1\"} 3");
     has(&recorder, "http_server_active_requests 0");
     has(&recorder, "portcullis_abandoned_total 0");
 }
@@ -283,6 +283,7 @@ async fn spans_and_metrics_arrive(protocol: &str) {
     assert_eq!((last.name.as_str(), &last.parent_span_id), ("chat small", &root.span_id));
     assert_eq!(last.end_time_unix_nano - last.start_time_unix_nano, 100_000);
     assert_eq!(attribute(last, "gen_ai.request.model"), Some(Value::StringValue("small".into())));
+    assert_eq!(attribute(last, "portcullis.model.version"), Some(Value::StringValue("1".into())));
     assert!(spans.iter().all(|span| !format!("{span:?}").contains("alice")), "no caller in a span");
     for name in ["http.server.request.duration", "http.server.active_requests", "portcullis.refused", "portcullis_ready"] {
         assert!(metrics.iter().any(|metric| metric.name == name), "{name}");

@@ -259,6 +259,9 @@ fn of_inference(ended: &Ended) -> Vec<KeyValue> {
         KeyValue::new(attribute::GENAI_STREAM, ended.trail.streams),
         KeyValue::new(attribute::ASSURANCE, which.assurance.as_str()),
     ];
+    if !which.version.is_empty() {
+        all.push(KeyValue::new(attribute::MODEL_VERSION, Value::String(which.version.clone().into())));
+    }
     all.extend(which.digest.map(|digest| KeyValue::new(attribute::MODEL_DIGEST, digest.to_string())));
     all.extend(ended.first_chunk.map(|after| KeyValue::new(attribute::GENAI_FIRST_CHUNK, after.as_secs_f64())));
     if let Some(usage) = ended.usage {

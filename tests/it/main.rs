@@ -9,6 +9,7 @@ mod durability;
 mod hardening;
 mod journey;
 mod layers;
+mod life;
 mod limits;
 mod oracle;
 mod policies;

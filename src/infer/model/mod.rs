@@ -289,6 +289,7 @@ impl std::error::Error for Error {}
 pub struct Model {
     queue: Queue,
     which: Arc<Which>,
+    file: Digest,
     load_micros: u64,
 }
 
@@ -333,7 +334,7 @@ impl Model {
             assurance: Assurance::VerifiedInProcess,
         };
         let load_micros = u64::try_from(from.elapsed().as_micros()).unwrap_or(u64::MAX);
-        Ok(Self { queue, which: which.into(), load_micros })
+        Ok(Self { queue, which: which.into(), file: verified.digest(), load_micros })
     }
 
     /// What it takes, and what it gives: its contract.
@@ -346,6 +347,12 @@ impl Model {
     #[must_use]
     pub fn which(&self) -> Arc<Which> {
         self.which.clone()
+    }
+
+    /// The digest of the file that was loaded, which is not that of the model where a signature covers more than one.
+    #[must_use]
+    pub fn file(&self) -> Digest {
+        self.file
     }
 
     /// How long reading, verifying, loading and the first run took together, in microseconds.

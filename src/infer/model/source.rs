@@ -72,6 +72,15 @@ impl Source {
         }
     }
 
+    /// The digest by which the policy names the model; none where a signature says what it is.
+    #[must_use]
+    pub fn named(&self) -> Option<Digest> {
+        match &self.held_to {
+            HeldTo::Digest(digest) => Some(*digest),
+            HeldTo::Signature(_) => None,
+        }
+    }
+
     /// The files that it names beside the model.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
         match &self.held_to {

@@ -6,6 +6,7 @@ use http_body_util::BodyExt;
 
 use super::*;
 use crate::event::Reader;
+use crate::prove::Changed;
 use crate::prove::statement::tests::trail;
 use crate::prove::verify::{Select, show, verify_dir, verify_statement};
 use crate::trail::{End, Late, Usage};
@@ -451,4 +452,21 @@ async fn what_a_receipt_costs() {
         println!("{tasks} tasks: {:?} an answer", from.elapsed() / (10_000 * tasks));
     }
     println!("{:?}", house.ledger.counters());
+}
+
+#[tokio::test]
+async fn a_change_stands_before_the_answers_that_come_after_it_and_a_log_that_takes_nothing_takes_none() {
+    let house = house();
+    let which = now().which.unwrap();
+    let loaded = Change { changed: Changed::Loaded, which: Some(&which), reason: None, policy: None };
+    house.ledger.tell(&loaded);
+    let slot = house.ledger.reserve(&durable()).unwrap();
+    house.ledger.prove_parts(slot, StatusCode::OK, HeaderMap::new(), Payload::Whole(Bytes::new()), None, now()).await.unwrap();
+    house.ledger.close();
+    house.ledger.tell(&loaded);
+    assert_eq!(house.kinds(), ["key-rotation", "model-load", "inference"]);
+    assert!(verify_dir(&house.log(), None).unwrap().ok);
+    // Nobody's receipt: it was made for no caller.
+    let id = house.shown()[1]["id"].as_str().unwrap().parse().unwrap();
+    assert!(house.ledger.find(id, now().who.as_ref().unwrap()).await.is_none());
 }

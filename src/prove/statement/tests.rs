@@ -10,7 +10,7 @@ use crate::trail::{Assurance, Content, Trace, Which};
 const SEED: &str =
     "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n-----END PRIVATE KEY-----\n";
 
-fn signer() -> Signer {
+pub(in crate::prove) fn signer() -> Signer {
     let build = Build { binary: Some(Digest::of(b"program")), config: None };
     Signer::new(Key::from_pem(SEED.as_bytes()).unwrap(), "gateway.example/portcullis/node1".into(), build)
 }
