@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::SystemTime;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -17,7 +16,7 @@ use crate::clock::Moment;
 use crate::digest::{Digest, Hasher};
 use crate::disk::OnDisk;
 use crate::infer::model::runtime::{Places, Runtime};
-use crate::infer::model::{self};
+use crate::infer::model::{self, Kind};
 use crate::infer::shadow::{Shadow, Tally};
 use crate::infer::upstream::{self, Protocol, Upstream};
 use crate::infer::{self, Backend};
@@ -27,6 +26,7 @@ use crate::outbound::Origin;
 use crate::prove::Changed;
 use crate::trail::{Assurance, Which};
 use crate::wire::json;
+use crate::wire::openai::embeddings::VECTORS;
 use crate::{accept, admin, authenticate, budget, check, detect, prove, record};
 
 use versions::Standing;
@@ -104,6 +104,7 @@ pub struct ModelFile {
 #[serde(deny_unknown_fields)]
 struct BackendFile {
     onnx: Option<model::Config>,
+    safetensors: Option<model::Config>,
     upstream: Option<upstream::Config>,
 }
 
@@ -544,35 +545,54 @@ impl Building<'_> {
 
     fn backend(&mut self, path: &str, file: &ModelFile, digest: Digest, base: &Path, root: &Path) -> Result<Built, Vec<Mistake>> {
         match file.backend.get_ref() {
-            BackendFile { onnx: Some(onnx), upstream: None } => {
-                let source = onnx.resolve(file.name.get_ref(), &file.version, base, root)?;
-                self.next.named.extend(source.files().cloned());
-                let written = base.join(onnx.path.get_ref());
-                self.onnx(path, written, &source).map_err(|what| vec![Mistake::at(file.backend.span(), what)])
+            BackendFile { onnx: Some(local), safetensors: None, upstream: None } => self.local(path, file, (Kind::Onnx, local), base, root),
+            BackendFile { onnx: None, safetensors: Some(local), upstream: None } => {
+                self.local(path, file, (Kind::Safetensors, local), base, root)
             }
-            BackendFile { onnx: None, upstream: Some(upstream) } => {
+            BackendFile { onnx: None, safetensors: None, upstream: Some(upstream) } => {
                 let mistakes = unsafe_secrets(upstream, base, root);
                 if mistakes.is_empty() { self.upstream(file, digest, upstream, base) } else { Err(mistakes) }
             }
-            _ => Err(vec![Mistake::at(file.backend.span(), "a model has one backend: [backend.onnx] or [backend.upstream]")]),
+            _ => {
+                let what = "a model has one backend: [backend.onnx], [backend.safetensors] or [backend.upstream]";
+                Err(vec![Mistake::at(file.backend.span(), what)])
+            }
         }
     }
 
-    /// The model of the file `path`, which says that it stands at `written`.
-    fn onnx(&mut self, path: &str, written: PathBuf, source: &model::Source) -> Result<Built, String> {
+    /// The model in this machine of the file `path`.
+    fn local(
+        &mut self,
+        path: &str,
+        file: &ModelFile,
+        (kind, config): (Kind, &model::Config),
+        base: &Path,
+        root: &Path,
+    ) -> Result<Built, Vec<Mistake>> {
+        let source = config.resolve(kind, file.name.get_ref(), &file.version, base, root)?;
+        self.next.named.extend(source.files().cloned());
+        let written = source.weights(base.join(config.path.get_ref()));
+        self.loaded(path, written, &source).map_err(|what| vec![Mistake::at(file.backend.span(), what)])
+    }
+
+    /// The model of the file `path`, whose weights the policy says stand at `written`.
+    fn loaded(&mut self, path: &str, written: PathBuf, source: &model::Source) -> Result<Built, String> {
         let which = |digest| Which {
             name: source.name.clone(),
             version: source.version.clone(),
             digest,
-            format: "onnx".into(),
+            format: source.kind.as_str().into(),
             assurance: Assurance::VerifiedInProcess,
         };
+        let built = |which, backend, signature: model::Signature| {
+            let embeds = signature.outputs.iter().any(|port| port.name == VECTORS) && source.kind == Kind::Safetensors;
+            let serves = if embeds { Serves::Embeddings } else { Serves::Oip };
+            let model::Signature { inputs, instead, outputs, longest } = signature;
+            Built { which, backend, serves, contract: Some(check::Contract { inputs, instead, outputs, longest }) }
+        };
         if let Engines::None = self.engines {
-            let (verified, digest) = source.verify(SystemTime::now()).map_err(|refused| refused.to_string())?;
-            let model::Signature { inputs, instead, outputs, longest } =
-                model::onnx::read(verified.bytes(), &model::onnx::Limits::DEFAULT).map_err(|fault| fault.to_string())?;
-            let contract = Some(check::Contract { inputs, instead, outputs, longest });
-            return Ok(Built { backend: Backend::Nothing, serves: Serves::Oip, which: Arc::new(which(Some(digest))), contract });
+            let (digest, signature) = model::Model::contract(source).map_err(|refused| refused.to_string())?;
+            return Ok(built(Arc::new(which(Some(digest))), Backend::Nothing, signature));
         }
         // What decides is everything that went into the session, not the file's name.
         let identity = Digest::of(format!("{source:?}").as_bytes());
@@ -580,8 +600,8 @@ impl Building<'_> {
             Some(known) => Running { file: path.to_owned(), ..known.clone() },
             None => {
                 let seen = OnDisk::before_loading(written);
-                let runtime = Runtime::load(&Places::of_process(self.library.clone())).map_err(|broken| broken.to_string());
-                let loaded = runtime.and_then(|runtime| model::Model::load(source, &runtime).map_err(|refused| refused.to_string()));
+                let runtime = || Runtime::load(&Places::of_process(self.library.clone()));
+                let loaded = model::Model::load(source, runtime).map_err(|refused| refused.to_string());
                 let model = Arc::new(loaded.inspect_err(|why| self.made.refuse(which(source.named()), why))?);
                 let disk = Arc::new(seen.under(model.which(), model.file(), source.bounds.size));
                 Running { file: path.to_owned(), model, disk }
@@ -589,9 +609,8 @@ impl Building<'_> {
         };
         let model = running.model.clone();
         self.next.models.insert(identity, running);
-        let model::Signature { inputs, instead, outputs, longest } = model.signature().clone();
-        let contract = Some(check::Contract { inputs, instead, outputs, longest });
-        Ok(Built { which: model.which(), backend: Backend::Model(model), serves: Serves::Oip, contract })
+        let signature = model.signature().clone();
+        Ok(built(model.which(), Backend::Model(model), signature))
     }
 
     fn upstream(&mut self, file: &ModelFile, digest: Digest, config: &upstream::Config, base: &Path) -> Result<Built, Vec<Mistake>> {

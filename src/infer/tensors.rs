@@ -88,7 +88,7 @@ fn asks(route: &Route) -> OipAsks {
 
 fn metadata(call: &Call, model: &Model, over_grpc: bool) -> Result<Answer, Error> {
     let model::Signature { inputs, outputs, .. } = model.signature();
-    let platform = "onnxruntime_onnx";
+    let platform = if &*model.which().format == "onnx" { "onnxruntime_onnx" } else { "candle_safetensors" };
     let versions: Vec<&str> = call.versions.iter().map(|version| &**version).collect();
     if over_grpc {
         let metadata = message::ModelMetadataResponse {

@@ -62,15 +62,45 @@ pub const DEFAULT_LOAD_TIMEOUT: Span = Span(Duration::from_secs(60));
 /// The longest queue that a policy may ask for: past it, the answers would come too late for anyone.
 const MAX_QUEUE: usize = 65_536;
 
-/// `[backend.onnx]` of a model's file.
+/// Which engine runs a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// ONNX Runtime, one file: `[backend.onnx]`.
+    Onnx,
+    /// The encoders, a folder: `[backend.safetensors]`.
+    Safetensors,
+}
+
+impl Kind {
+    /// The format, as statements and logs have it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Onnx => "onnx",
+            Self::Safetensors => "safetensors",
+        }
+    }
+}
+
+/// By which digests a policy names a model.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Named {
+    /// A file, by its SHA-256 of 64 hexadecimal digits.
+    File(String),
+    /// The files of a folder, each by its own; no other is opened.
+    Files(BTreeMap<String, String>),
+}
+
+/// `[backend.onnx]` or `[backend.safetensors]` of a model's file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The model, relative to the file that names it.
+    /// The model, relative to the file that names it: a file for ONNX, a folder for safetensors.
     pub path: Spanned<PathBuf>,
-    /// Its SHA-256, 64 hexadecimal digits; or else `signature` and `trust`.
-    pub sha256: Option<Spanned<String>>,
-    /// An OpenSSF Model Signing bundle over the folder that holds `path`, relative to the file that names it.
+    /// Its SHA-256, or those of its files; or else `signature` and `trust`.
+    pub sha256: Option<Spanned<Named>>,
+    /// An OpenSSF Model Signing bundle over the model's folder, relative to the file that names it.
     pub signature: Option<Spanned<PathBuf>>,
     /// Whose signature: PEM, a public key or the certificates of authorities.
     pub trust: Option<Spanned<PathBuf>>,
@@ -88,6 +118,12 @@ pub struct Config {
     /// The shapes of the first run, by input. Free dimensions are 1 otherwise, which not every model takes.
     #[serde(default)]
     pub warm_up: BTreeMap<String, Vec<u64>>,
+    /// Temperatures by which a classifier's scores are scaled, relative to the file that names it.
+    pub calibration: Option<Spanned<PathBuf>>,
+    /// For safetensors: how the vectors of tokens become one, in place of what the folder says.
+    pub pooling: Option<Spanned<encoder::Pooling>>,
+    /// For safetensors: whether vectors are brought to length 1, in place of what the folder says.
+    pub normalize: Option<Spanned<bool>>,
     /// Whether calls that wait at the same time are answered by one run; not, where it is left out.
     pub batch: Option<batch::Config>,
 }
@@ -110,9 +146,16 @@ impl Config {
     ///
     /// # Errors
     /// Every mistake in the block.
-    pub fn resolve(&self, name: &str, version: &str, folder: &Path, root: &Path) -> Result<Source, Vec<Mistake>> {
+    pub fn resolve(&self, kind: Kind, name: &str, version: &str, folder: &Path, root: &Path) -> Result<Source, Vec<Mistake>> {
         let mut mistakes = Vec::new();
-        let held_to = source::held_to(self, folder, root).map_err(|more| mistakes.extend(more)).ok();
+        if kind == Kind::Onnx {
+            let spans = self.pooling.as_ref().map(Spanned::span).into_iter().chain(self.normalize.as_ref().map(Spanned::span));
+            mistakes.extend(spans.map(|span| Mistake::at(span, "`pooling` and `normalize` are for [backend.safetensors]")));
+        } else if !self.warm_up.is_empty() {
+            mistakes.push(Mistake::at(self.path.span(), "`warm_up` is for [backend.onnx]: an encoder takes any text"));
+        }
+        let calibration = source::calibration(self, folder, root).map_err(|mistake| mistakes.push(mistake)).ok().flatten();
+        let held_to = source::held_to(self, kind, folder, root).map_err(|more| mistakes.extend(more)).ok();
         let queue = self.queue.as_ref().map_or(DEFAULT_QUEUE, |queue| *queue.get_ref());
         if let (Some(at), false) = (&self.queue, (1..=MAX_QUEUE).contains(&queue)) {
             mistakes.push(Mistake::at(at.span(), format!("`queue` is from 1 to {MAX_QUEUE}")));
@@ -120,6 +163,10 @@ impl Config {
         let batch = self.batch.as_ref().map(batch::Config::resolve).transpose().map_err(|more| mistakes.extend(more)).ok().flatten();
         match held_to {
             Some((path, held_to)) if mistakes.is_empty() => Ok(Source {
+                kind,
+                pooling: self.pooling.as_ref().map(|pooling| *pooling.get_ref()),
+                normalize: self.normalize.as_ref().map(|normalize| *normalize.get_ref()),
+                calibration,
                 name: name.into(),
                 version: version.into(),
                 path,
@@ -203,6 +250,10 @@ pub enum Refused {
     WarmUp(String),
     /// Its calls cannot be joined as the policy wants.
     Batch(String),
+    /// It is no encoder that is run.
+    Encoder(encoder::Fault),
+    /// Its scores cannot be scaled as the file says.
+    Calibration(calibration::Fault),
     /// It was not ready in time.
     TookTooLong(Duration),
 }
@@ -228,6 +279,8 @@ impl fmt::Display for Refused {
                 write!(f, "the model's first run, on zeros, failed (`warm_up = {{ input = [1, 128] }}` gives the shapes to try): {error}")
             }
             Self::Batch(why) => f.write_str(why),
+            Self::Encoder(fault) => write!(f, "the model is not loaded: {fault}"),
+            Self::Calibration(fault) => write!(f, "`calibration`: {fault}"),
             Self::TookTooLong(limit) => write!(f, "the model was not ready within `load_timeout`, {} seconds", limit.as_secs_f32()),
         }
     }

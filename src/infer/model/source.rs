@@ -1,5 +1,6 @@
 //! Where a model's bytes come from, and what they are held to: the digest of its file, or a signature over its folder.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -12,13 +13,28 @@ use toml::Spanned;
 use super::folder::{self, Folder, Limits};
 use super::signing::bundle::MAX_BUNDLE;
 use super::signing::{MAX_TRUST, Trust};
-use super::{Bounds, Config, Refused, Verified};
+use super::encoder::Pooling;
+use super::{Bounds, Config, Kind, Named, Refused, Verified, calibration};
 use crate::digest::Digest;
 use crate::mistake::Mistake;
+
+/// The name under which an ONNX file is known, whatever its own.
+pub const MODEL: &str = "model.onnx";
+
+/// The file of a folder that holds the weights.
+pub const WEIGHTS: &str = "model.safetensors";
 
 /// A model to load.
 #[derive(Clone, Debug)]
 pub struct Source {
+    /// Which engine runs it.
+    pub kind: Kind,
+    /// An encoder's pooling, in place of what its folder says.
+    pub pooling: Option<Pooling>,
+    /// Whether an encoder's vectors are brought to length 1, in place of what its folder says.
+    pub normalize: Option<bool>,
+    /// The file of temperatures, as it was read with the policy, and where it stands.
+    pub calibration: Option<(PathBuf, Bytes)>,
     /// The name that callers write.
     pub name: Arc<str>,
     /// Its version; `""` if none.
@@ -36,6 +52,8 @@ pub struct Source {
 pub enum HeldTo {
     /// Its own digest.
     Digest(Digest),
+    /// The digest of each of its files.
+    Files(BTreeMap<String, Digest>),
     /// A signature over the folder that it lies in.
     Signature(Arc<Signature>),
 }
@@ -52,24 +70,36 @@ pub struct Signature {
 }
 
 impl Source {
-    /// Reads the model and holds it to what it must be: its bytes, and the digest by which it is known. That of a folder is the one over all
-    /// its files. Certificates are judged at `now`.
+    /// Reads the model and holds it to what it must be. Certificates are judged at `now`.
     ///
     /// # Errors
     /// [`Refused`] says why it is not the model.
-    pub fn verify(&self, now: SystemTime) -> Result<(Verified, Digest), Refused> {
-        match &self.held_to {
-            HeldTo::Digest(digest) => Verified::from_file(&self.path, *digest, self.bounds.size).map(|verified| (verified, *digest)),
-            HeldTo::Signature(signature) => {
-                let (Some(root), Some(name)) = (self.path.parent(), self.path.file_name().and_then(|name| name.to_str())) else {
-                    return Err(Refused::NotAFile);
-                };
-                let limits = Limits::to_load(self.bounds.size);
-                let folder = Folder::signed(root, &signature.bundle, signature.beside.as_deref(), &signature.trust, now, &limits)?;
-                let file = folder.file(name).ok_or_else(|| folder::Fault::Missing(vec![name.to_owned()]))?;
-                Ok((file.clone().loadable()?, folder.digest()))
+    pub fn verify(&self, now: SystemTime) -> Result<Held, Refused> {
+        let limits = Limits::to_load(self.bounds.size);
+        let folder = match &self.held_to {
+            HeldTo::Digest(digest) => {
+                let file = Verified::from_file(&self.path, *digest, self.bounds.size)?;
+                return Ok(Held { files: [(MODEL.to_owned(), file)].into(), digest: *digest });
             }
+            HeldTo::Files(digests) => Folder::named(&self.path, digests, &limits)?,
+            HeldTo::Signature(signature) => {
+                let root = if self.kind == Kind::Onnx { self.path.parent().ok_or(Refused::NotAFile)? } else { &self.path };
+                Folder::signed(root, &signature.bundle, signature.beside.as_deref(), &signature.trust, now, &limits)?
+            }
+        };
+        let digest = folder.digest();
+        if self.kind == Kind::Safetensors {
+            return Ok(Held { files: folder.files().clone(), digest });
         }
+        let name = self.path.file_name().and_then(|name| name.to_str()).ok_or(Refused::NotAFile)?;
+        let file = folder.file(name).ok_or_else(|| folder::Fault::Missing(vec![name.to_owned()]))?;
+        Ok(Held { files: [(MODEL.to_owned(), file.clone().loadable()?)].into(), digest })
+    }
+
+    /// The file whose exchange on disk is noticed, if `path` is where the policy says that the model stands: the weights.
+    #[must_use]
+    pub fn weights(&self, path: PathBuf) -> PathBuf {
+        if self.kind == Kind::Safetensors { path.join(WEIGHTS) } else { path }
     }
 
     /// The digest by which the policy names the model; none where a signature says what it is.
@@ -77,16 +107,17 @@ impl Source {
     pub fn named(&self) -> Option<Digest> {
         match &self.held_to {
             HeldTo::Digest(digest) => Some(*digest),
-            HeldTo::Signature(_) => None,
+            HeldTo::Files(_) | HeldTo::Signature(_) => None,
         }
     }
 
     /// The files that it names beside the model.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        match &self.held_to {
-            HeldTo::Digest(_) => [].iter(),
+        let of_signature = match &self.held_to {
+            HeldTo::Digest(_) | HeldTo::Files(_) => [].iter(),
             HeldTo::Signature(signature) => signature.files.iter(),
-        }
+        };
+        of_signature.chain(self.calibration.as_ref().map(|(path, _)| path))
     }
 }
 
@@ -97,8 +128,58 @@ impl fmt::Debug for Signature {
     }
 }
 
+/// A model's files as they were verified, and the digest by which it is known: that of a folder is the one over all its files.
+#[derive(Debug)]
+pub struct Held {
+    /// By their names; an ONNX model is one, under [`MODEL`].
+    pub files: BTreeMap<String, Verified>,
+    /// The model's digest.
+    pub digest: Digest,
+}
+
+impl Held {
+    /// The weights' file.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn weights(&self) -> Result<&Verified, Refused> {
+        let file = self.files.get(MODEL).or_else(|| self.files.get(WEIGHTS));
+        file.ok_or_else(|| folder::Fault::Missing(vec![WEIGHTS.to_owned()]).into())
+    }
+}
+
+/// The bytes of the file of temperatures, and where it stands. No path leaves `root`.
+pub(super) fn calibration(config: &Config, folder: &Path, root: &Path) -> Result<Option<(PathBuf, Bytes)>, Mistake> {
+    let Some(path) = &config.calibration else { return Ok(None) };
+    let told = |what: String| Mistake::at(path.span(), what);
+    let real = within("calibration", &folder.join(path.get_ref()), root).map_err(told)?;
+    let bytes = bounded(&real, calibration::MAX_FILE).map_err(|error| told(format!("`calibration`: {error}")))?;
+    Ok(Some((real, bytes)))
+}
+
+/// The digests of a policy, as they are written: one for a file, one each for the files of a folder.
+fn named(kind: Kind, named: &Spanned<Named>) -> Result<HeldTo, Mistake> {
+    let told = |what: String| Mistake::at(named.span(), what);
+    match (named.get_ref(), kind) {
+        (Named::File(digest), Kind::Onnx) => {
+            digest.parse().map(HeldTo::Digest).map_err(|error| told(format!("`sha256`: {error}")))
+        }
+        (Named::Files(digests), Kind::Safetensors) => {
+            let one = |(name, digest): (&String, &String)| {
+                let digest = digest.parse().map_err(|error| told(format!("`sha256` of {name:?}: {error}")))?;
+                Ok((name.clone(), digest))
+            };
+            digests.iter().map(one).collect::<Result<_, _>>().map(HeldTo::Files)
+        }
+        (Named::Files(_), Kind::Onnx) => Err(told("`sha256` of an ONNX model is one digest".to_owned())),
+        (Named::File(_), Kind::Safetensors) => {
+            Err(told("`sha256` of a folder names each file: sha256 = { \"model.safetensors\" = \"…\", … }".to_owned()))
+        }
+    }
+}
+
 /// The real path of the model, and what it is held to. No path leaves `root`.
-pub(super) fn held_to(config: &Config, folder: &Path, root: &Path) -> Result<(PathBuf, HeldTo), Vec<Mistake>> {
+pub(super) fn held_to(config: &Config, kind: Kind, folder: &Path, root: &Path) -> Result<(PathBuf, HeldTo), Vec<Mistake>> {
     let mut mistakes = Vec::new();
     let mut real = |key: &str, path: &Spanned<PathBuf>| {
         let real = within(key, &folder.join(path.get_ref()), root);
@@ -110,20 +191,15 @@ pub(super) fn held_to(config: &Config, folder: &Path, root: &Path) -> Result<(Pa
         config.trust.as_ref().map(|path| (path, real("trust", path))),
     );
     let held_to = match (&config.sha256, signature, trust) {
-        (Some(text), None, None) => match text.get_ref().parse() {
-            Ok(digest) => Some(HeldTo::Digest(digest)),
-            Err(error) => {
-                mistakes.push(Mistake::at(text.span(), format!("`sha256`: {error}")));
-                None
-            }
-        },
+        (Some(digests), None, None) => named(kind, digests).map_err(|mistake| mistakes.push(mistake)).ok(),
         (None, Some((signature_at, signature)), Some((trust_at, trust))) => match (&path, signature, trust) {
             (Some(path), Some(signature), Some(trust)) => {
                 let told = |at: &Spanned<PathBuf>, what: String| vec![Mistake::at(at.span(), what)];
                 let bundle = bounded(&signature, MAX_BUNDLE).map_err(|error| told(signature_at, format!("`signature`: {error}")))?;
                 let pem = bounded(&trust, MAX_TRUST).map_err(|error| told(trust_at, format!("`trust`: {error}")))?;
                 let read = Trust::read(&pem).map_err(|fault| told(trust_at, format!("`trust`: {fault}")))?;
-                let beside = path.parent().and_then(|root| folder::signature_in(root, &signature));
+                let root = if kind == Kind::Onnx { path.parent() } else { Some(path.as_path()) };
+                let beside = root.and_then(|root| folder::signature_in(root, &signature));
                 Some(HeldTo::Signature(Arc::new(Signature { bundle, beside, trust: read, files: [signature, trust] })))
             }
             _ => None,

@@ -17,7 +17,8 @@ pub(super) const POOLING: &str = "1_Pooling/config.json";
 pub(super) const SENTENCES: &str = "sentence_bert_config.json";
 
 /// How the vectors of tokens become one of the text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Pooling {
     /// The vector of the first token.
     Cls,

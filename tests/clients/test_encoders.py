@@ -1,0 +1,137 @@
+"""Encoders that run in the gateway, from safetensors: the unmodified OpenAI and Triton clients get the vectors of a reference that does not
+use the gateway's engine (`tests/data/encoder_reference.py`, numpy in float64)."""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+
+import httpx
+import numpy
+import openai
+import pytest
+import ssl
+import tritonclient.http as triton
+
+import gate as gates
+
+DATA = gates.ROOT / "tests/data"
+HOME = pathlib.Path(os.environ.get("XDG_DATA_HOME") or pathlib.Path.home() / ".local/share") / "portcullis"
+SMALL = json.loads((DATA / "encoders/expected.json").read_text())
+
+
+def cosine(one, other):
+    return numpy.dot(one, other) / numpy.linalg.norm(one) / numpy.linalg.norm(other)
+
+
+def serve(gate, name, folder, more="", backend=""):
+    """The folder's files, each named by its digest."""
+    there = gate.policies / "models" / name
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in (".json", ".safetensors")]
+    for path in files:
+        target = there / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    digests = ", ".join(f'"{path.relative_to(folder)}" = "{hashlib.sha256(path.read_bytes()).hexdigest()}"' for path in files)
+    gate.write(f"models/{name}.toml", f"""
+        name = "{name}"
+        version = "1"
+        tenants = ["acme"]
+        [backend.safetensors]
+        path = "{name}"
+        sha256 = {{ {digests} }}
+        {backend}
+        [budget.default]
+        requests = {{ rate = "1000/s", burst = 1000 }}
+        tokens = {{ rate = "1000000/s" }}
+        {more}
+    """)
+
+
+@pytest.fixture(scope="module")
+def gate(tmp_path_factory):
+    gate = gates.Gate(tmp_path_factory.mktemp("encoders"))
+    for name in SMALL:
+        serve(gate, name, DATA / "encoders" / name)
+    minilm = HOME / "all-minilm-l6-v2"
+    assert (minilm / "model.safetensors").is_file(), f"{minilm} is not there: run `make minilm`"
+    serve(gate, "minilm", minilm, backend="batch = { max = 64, delay = \"2ms\" }")
+    gate.secret = gate.key("tester")
+    gate.start()
+    yield gate
+    assert gate.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def client(gate):
+    transport = httpx.Client(verify=ssl.create_default_context(cafile=gate.ca))
+    return openai.OpenAI(base_url=gate.url + "/v1", api_key=gate.secret, http_client=transport, max_retries=0)
+
+
+def test_minilm_is_what_the_reference_says_alone_and_together(client):
+    expected = json.loads((DATA / "minilm.json").read_text())["sentences"]
+    together = client.embeddings.create(model="minilm", input=[sentence["text"] for sentence in expected])
+    assert together.model == "minilm"
+    assert together.usage.prompt_tokens == together.usage.total_tokens == sum(len(sentence["ids"]) for sentence in expected)
+    for sentence, answer in zip(expected, together.data):
+        assert cosine(sentence["embedding"], answer.embedding) >= 0.99999
+        alone = client.embeddings.create(model="minilm", input=sentence["ids"], encoding_format="float").data[0].embedding
+        assert cosine(sentence["embedding"], alone) >= 0.99999
+        assert abs(numpy.linalg.norm(alone) - 1) < 1e-5
+
+
+def test_fewer_dimensions_are_cut_and_of_length_one(client):
+    [whole] = client.embeddings.create(model="minilm", input="A man is eating food.").data
+    [cut] = client.embeddings.create(model="minilm", input="A man is eating food.", dimensions=32).data
+    assert len(whole.embedding) == 384 and len(cut.embedding) == 32
+    assert cosine(whole.embedding[:32], cut.embedding) > 0.999999 and abs(numpy.linalg.norm(cut.embedding) - 1) < 1e-5
+    assert len(client.embeddings.create(model="minilm", input="A man", dimensions=384).data[0].embedding) == 384
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.embeddings.create(model="minilm", input="A man", dimensions=385)
+    assert refused.value.code.startswith("check.")
+
+
+@pytest.mark.parametrize("wrong", ["", [], [[]], [[1, 999_999_999]], [["nested"]], 7, ["a", 1]])
+def test_what_cannot_be_embedded_is_refused(client, wrong):
+    with pytest.raises(openai.BadRequestError):
+        client.embeddings.create(model="minilm", input=wrong)
+
+
+def test_an_encoder_is_no_chat_model(client):
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="minilm", messages=[{"role": "user", "content": "hello"}])
+    assert "minilm" in [model.id for model in client.models.list()]
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_every_architecture_and_head_answers_over_the_open_inference_protocol(gate, name):
+    with triton.InferenceServerClient(gate.authority, ssl=True, ssl_options={"ca_certs": gate.ca}) as client:
+        headers = {"authorization": f"Bearer {gate.secret}"}
+        metadata = client.get_model_metadata(name, headers=headers)
+        assert metadata["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
+        said = [output["name"] for output in metadata["outputs"]]
+        for sample in SMALL[name]:
+            text = triton.InferInput("text", [1], "BYTES")
+            text.set_data_from_numpy(numpy.array([sample["text"].encode()], dtype=object))
+            by_text = client.infer(name, [text], headers=headers)
+            assert by_text.as_numpy("tokens")[0] == len(sample["ids"])
+            tokens = [triton.InferInput(tensor, [1, len(sample["ids"])], "INT64") for tensor in ("input_ids", "attention_mask")]
+            tokens[0].set_data_from_numpy(numpy.array([sample["ids"]], dtype=numpy.int64))
+            tokens[1].set_data_from_numpy(numpy.ones((1, len(sample["ids"])), dtype=numpy.int64))
+            by_tokens = client.infer(name, tokens, headers=headers)
+            for output in set(said) & set(sample):
+                numpy.testing.assert_allclose(by_text.as_numpy(output)[0], sample[output], atol=5e-5)
+                numpy.testing.assert_allclose(by_tokens.as_numpy(output)[0], sample[output], atol=5e-5)
+        assert set(said) & set(SMALL[name][0]), "the reference says nothing of this model"
+
+
+def test_a_changed_file_stops_the_start(tmp_path):
+    gate = gates.Gate(tmp_path)
+    serve(gate, "bert-mean", DATA / "encoders/bert-mean")
+    weights = gate.policies / "models/bert-mean/model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    told = gates.run("check", gate.policies, "--json", code=1)
+    assert "model.safetensors" in told
