@@ -6,11 +6,14 @@
 //! The engine's C++ runs in this process.
 
 mod engine;
+mod frames;
+pub mod isolate;
 pub mod onnx;
 mod onnxruntime;
 mod queue;
 pub mod runtime;
 pub mod verify;
+pub mod worker;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,8 +33,10 @@ use crate::wire::tensor::{Port, Tensor};
 
 use onnxruntime::OnnxRuntime;
 use queue::Queue;
+use worker::{Inmate, Launch, Worker};
 
 pub use engine::Signature;
+pub use isolate::{Isolation, Walls};
 pub use onnx::Fault;
 pub use runtime::Runtime;
 pub use verify::{Format, Verified};
@@ -74,6 +79,11 @@ pub struct Config {
     /// How long it may take until it is ready; [`DEFAULT_LOAD_TIMEOUT`].
     #[serde(default = "default_load_timeout")]
     pub load_timeout: Span,
+    /// How it is walled in; [`Isolation::Required`].
+    #[serde(default)]
+    pub isolation: Isolation,
+    /// The bound on its worker's address space; by default 512 MiB, four times the file and four times `max_output`.
+    pub memory: Option<Spanned<Size>>,
     /// The shapes of the first run, by input. Free dimensions are 1 otherwise, which not every model takes.
     #[serde(default)]
     pub warm_up: BTreeMap<String, Vec<u64>>,
@@ -127,6 +137,8 @@ impl Config {
                     queue,
                     output: self.max_output.0,
                     load: self.load_timeout.0,
+                    isolation: self.isolation,
+                    memory: self.memory.as_ref().map(|memory| memory.get_ref().0),
                     warm_up: self.warm_up.clone(),
                 },
             }),
@@ -169,6 +181,10 @@ pub struct Bounds {
     pub output: usize,
     /// How long it may take until it is ready.
     pub load: Duration,
+    /// How it is walled in.
+    pub isolation: Isolation,
+    /// The bound on its worker's address space, in bytes; none leaves it to the file's size.
+    pub memory: Option<usize>,
     /// The shapes of the first run, by input.
     pub warm_up: BTreeMap<String, Vec<u64>>,
 }
@@ -180,6 +196,8 @@ impl Default for Bounds {
             queue: DEFAULT_QUEUE,
             output: DEFAULT_MAX_OUTPUT.0,
             load: DEFAULT_LOAD_TIMEOUT.0,
+            isolation: Isolation::default(),
+            memory: None,
             warm_up: BTreeMap::new(),
         }
     }
@@ -218,6 +236,15 @@ pub enum Refused {
     WarmUp(String),
     /// It was not ready in time.
     TookTooLong(Duration),
+    /// The policy demands walls that do not stand on this machine.
+    WallsMissing {
+        /// What it demands.
+        isolation: Isolation,
+        /// What is missing of it.
+        missing: Walls,
+    },
+    /// Its worker did not start, or died before it was ready.
+    Worker(String),
 }
 
 impl fmt::Display for Refused {
@@ -239,6 +266,13 @@ impl fmt::Display for Refused {
             Self::WarmUp(error) => {
                 write!(f, "the model's first run, on zeros, failed (`warm_up = {{ input = [1, 128] }}` gives the shapes to try): {error}")
             }
+            Self::WallsMissing { isolation, missing } => write!(
+                f,
+                "isolation = \"{}\" demands walls that this machine does not give: {missing}. `portcullis walls` shows them all; \
+                 \"best-effort\" loads the model behind those there are",
+                isolation.as_str()
+            ),
+            Self::Worker(why) => write!(f, "the model's worker did not come up: {why}"),
             Self::TookTooLong(limit) => write!(f, "the model was not ready within `load_timeout`, {} seconds", limit.as_secs_f32()),
         }
     }
@@ -293,6 +327,7 @@ impl std::error::Error for Error {}
 #[derive(Debug)]
 pub struct Model {
     queue: Queue,
+    isolation: Isolation,
     which: Arc<Which>,
     load_micros: u64,
 }
@@ -325,11 +360,26 @@ impl Model {
         from: Instant,
     ) -> Result<Self, Refused> {
         let signature = onnx::read(verified.bytes(), &onnx::Limits::DEFAULT)?;
-        let (bytes, runtime, room) = (verified.bytes().clone(), runtime.clone(), bounds.output);
-        let queue = Queue::start(name, bounds, move |stop| {
-            let engine = OnnxRuntime::load(&bytes, signature, room, &runtime, stop)?;
-            Ok(Box::new(engine))
-        })?;
+        let (runtime, room) = (runtime.clone(), bounds.output);
+        let queue = if bounds.isolation == Isolation::Thread {
+            let bytes = verified.bytes().clone();
+            Queue::start(name, bounds, move |stop| Ok(Box::new(OnnxRuntime::load(&bytes, signature, room, &runtime, stop)?)))?
+        } else {
+            let file = runtime::sealed("model.onnx", verified.bytes()).map_err(Refused::Worker)?;
+            let launch = Launch {
+                name: name.to_string(),
+                inmate: Inmate::OnnxRuntime,
+                options: Vec::new(),
+                library: Some(runtime.library().clone()),
+                files: vec![("model.onnx".to_owned(), file)],
+                isolation: bounds.isolation,
+                memory: bounds.memory.map_or_else(|| worker::memory_for(verified.bytes().len(), room), |memory| memory as u64),
+                room,
+                limit: bounds.load,
+                signature,
+            };
+            Queue::start(name, bounds, move |stop| Ok(Box::new(Worker::start(launch, stop)?)))?
+        };
         let which = Which {
             name: name.clone(),
             version: version.clone(),
@@ -338,7 +388,7 @@ impl Model {
             assurance: Assurance::VerifiedInProcess,
         };
         let load_micros = u64::try_from(from.elapsed().as_micros()).unwrap_or(u64::MAX);
-        Ok(Self { queue, which: which.into(), load_micros })
+        Ok(Self { queue, isolation: bounds.isolation, which: which.into(), load_micros })
     }
 
     /// What it takes, and what it gives: its contract.
@@ -352,6 +402,12 @@ impl Model {
     #[must_use]
     pub fn which(&self) -> Arc<Which> {
         self.which.clone()
+    }
+
+    /// How it is walled in, and the walls that stood when it was ready.
+    #[must_use]
+    pub fn walls(&self) -> (Isolation, Walls) {
+        (self.isolation, self.queue.walls())
     }
 
     /// How long reading, verifying, loading and the first run took together, in microseconds.

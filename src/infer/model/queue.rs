@@ -11,14 +11,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::engine::{Engine, Stop, fits};
+use super::frames::MAX_INPUT;
+use super::isolate::Walls;
 use super::{Bounds, Error, Refused, Signature};
 use crate::wire::tensor::{Port, Tensor, elements};
 
 /// How long an engine that was told to stop loading may take to do so. Afterwards its thread is left behind.
 const STOP: Duration = Duration::from_secs(5);
-
-/// The most bytes that the inputs of the first run may have together.
-const MAX_WARM_UP: usize = 256 << 20;
 
 /// An engine on its thread, and those who wait for it. When it is dropped the thread ends by itself; a call that runs was stopped when its
 /// future was dropped.
@@ -26,6 +25,7 @@ const MAX_WARM_UP: usize = 256 << 20;
 pub(super) struct Queue {
     calls: End,
     signature: Signature,
+    walls: Walls,
 }
 
 impl Queue {
@@ -43,7 +43,7 @@ impl Queue {
         let body = move || match load(&stopped).and_then(|engine| warmed_up(engine, &shapes, &stopped)) {
             Ok(engine) => {
                 // Nobody listens any more once the load was given up; the queue is closed then, and the thread ends.
-                let _ = tell.send(Ok(engine.signature().clone()));
+                let _ = tell.send(Ok((engine.signature().clone(), engine.walls())));
                 serve(engine, &theirs.0);
             }
             Err(refused) => drop(tell.send(Err(refused))),
@@ -51,8 +51,13 @@ impl Queue {
         // The kernel shows 15 bytes of it.
         let thread = std::thread::Builder::new().name(format!("model {name}")).spawn(body);
         thread.map_err(|error| Refused::Engine(error.to_string()))?;
-        let signature = wait_until_ready(&told, bounds.load, &stop)?;
-        Ok(Self { calls: ours, signature })
+        let (signature, walls) = wait_until_ready(&told, bounds.load, &stop)?;
+        Ok(Self { calls: ours, signature, walls })
+    }
+
+    /// The walls that stood around the engine when it was ready.
+    pub(super) fn walls(&self) -> Walls {
+        self.walls
     }
 
     pub(super) fn signature(&self) -> &Signature {
@@ -109,8 +114,10 @@ impl Queue {
     }
 }
 
+type Ready = (Signature, Walls);
+
 /// Waits for the word of the thread. What takes longer than `limit` is told to stop.
-fn wait_until_ready(told: &mpsc::Receiver<Result<Signature, Refused>>, limit: Duration, stop: &Stop) -> Result<Signature, Refused> {
+fn wait_until_ready(told: &mpsc::Receiver<Result<Ready, Refused>>, limit: Duration, stop: &Stop) -> Result<Ready, Refused> {
     match told.recv_timeout(limit) {
         Ok(ready) => ready,
         Err(RecvTimeoutError::Disconnected) => Err(Refused::Engine("its thread died".to_owned())),
@@ -138,7 +145,7 @@ fn zeros(ports: &[Port], shapes: &BTreeMap<String, Vec<u64>>) -> Result<Vec<Tens
     if shapes.keys().any(|name| ports.iter().all(|port| port.name != *name)) {
         return Err(refused("`warm_up` names an input that the model does not have"));
     }
-    let mut room = MAX_WARM_UP;
+    let mut room = MAX_INPUT;
     ports
         .iter()
         .map(|port| {
@@ -159,11 +166,27 @@ fn zeros(ports: &[Port], shapes: &BTreeMap<String, Vec<u64>>) -> Result<Vec<Tens
 
 /// The thread's life: one call after the other, until the queue is closed.
 fn serve(mut engine: Box<dyn Engine>, calls: &Calls) {
-    while let Some(call) = calls.next() {
-        let answer = engine.run(&call.inputs, &call.wanted, &call.stop);
-        // Whoever asked may have gone.
-        let _ = call.reply.send(answer);
+    let mut again = None;
+    loop {
+        match calls.next(again) {
+            Next::Call(call) => {
+                let answer = engine.run(&call.inputs, &call.wanted, &call.stop);
+                // Whoever asked may have gone.
+                let _ = call.reply.send(answer);
+            }
+            Next::Due => {}
+            Next::Closed => return,
+        }
+        again = engine.tend();
     }
+}
+
+/// What the engine's thread has to do next.
+enum Next {
+    Call(Call),
+    /// The engine wanted to be asked again by now.
+    Due,
+    Closed,
 }
 
 /// One call that waits for the engine.
@@ -225,19 +248,23 @@ impl Calls {
         Ok(())
     }
 
-    /// The next call whose caller still waits; `None` once the queue is closed.
-    fn next(&self) -> Option<Call> {
+    /// The next call whose caller still waits, or that it is `due`.
+    fn next(&self, due: Option<Instant>) -> Next {
         let mut waiting = self.lock();
         loop {
             if waiting.closed {
-                return None;
+                return Next::Closed;
             }
             while let Some(call) = waiting.calls.pop_front() {
                 if !call.stop.is_stopped() {
-                    return Some(call);
+                    return Next::Call(call);
                 }
             }
-            waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            waiting = match due.map(|due| due.saturating_duration_since(Instant::now())) {
+                None => self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => return Next::Due,
+                Some(left) => self.arrived.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
         }
     }
 
