@@ -381,6 +381,8 @@ fn serving() -> Option<BpfProgram> {
     for number in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(number, vec![masked(2, PROT_EXEC, 0)?]);
     }
+    // Rust's library looks whether a descriptor is open before it closes it.
+    rules.insert(libc::SYS_fcntl, vec![masked(1, u64::from(u32::MAX), libc::F_GETFD as u64)?]);
     rules.insert(libc::SYS_prctl, vec![masked(0, u64::from(u32::MAX), PR_SET_VMA)?]);
     allow_only(rules)
 }
