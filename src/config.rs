@@ -180,7 +180,7 @@ pub struct Loaded {
     /// What the next load may keep.
     pub made: Made,
     /// Models that were loaded now, for the log.
-    pub fresh: Vec<Arc<Which>>,
+    pub fresh: Vec<Arc<model::Model>>,
 }
 
 /// Mistakes, each as `FILE:LINE:COLUMN: what`.
@@ -340,7 +340,7 @@ struct Building<'a> {
     /// Where ONNX Runtime is, if the operator says.
     library: Option<PathBuf>,
     next: Made,
-    fresh: Vec<Arc<Which>>,
+    fresh: Vec<Arc<model::Model>>,
     /// Declared paths, each with the model that declared it.
     paths: BTreeMap<String, String>,
 }
@@ -477,7 +477,7 @@ impl Building<'_> {
                 let runtime = Runtime::load(&Places::of_process(self.library.clone())).map_err(|broken| broken.to_string());
                 let loaded = runtime.and_then(|runtime| model::Model::load(source, &runtime).map_err(|refused| refused.to_string()));
                 let model = Arc::new(loaded.inspect_err(|why| self.made.tell_refused(&source.name, why))?);
-                self.fresh.push(model.which());
+                self.fresh.push(model.clone());
                 model
             }
         };

@@ -22,10 +22,11 @@ use crate::config::Snapshot;
 use crate::detect::Detector;
 use crate::error::Refusal;
 use crate::event::{Event, Events, Name};
+use crate::infer::model::Model;
 use crate::infer::{Answer, Inference, Receipts};
 use crate::prove::{Ledger, Receipt, Slot};
 use crate::record::{Answered, Recorder};
-use crate::trail::{Stop, Trail, Verdict, Which, Who};
+use crate::trail::{Stop, Trail, Verdict, Who};
 use crate::wire::dialect::{self, Dialect};
 use crate::wire::{Body, grpc};
 
@@ -177,12 +178,17 @@ impl House {
         self.events.tell(event);
     }
 
-    /// Tells that a model is ready.
-    pub fn tell_loaded(&self, which: &Which) {
+    /// Tells that a model is ready, and which walls stand around it.
+    pub fn tell_loaded(&self, model: &Model) {
+        let which = model.which();
+        let (isolation, walls) = model.walls();
+        eprintln!("portcullis: model {}: {}", which.name, model.walled());
         let mut event = Event::new(Name::ModelLoaded, SystemTime::now());
         event.model = Some(which.name.clone());
         let digest = which.digest.map(|digest| digest.to_string());
-        self.events.tell(event.with("version", &*which.version).with("sha256", digest).with("assurance", which.assurance.as_str()));
+        let event = event.with("version", &*which.version).with("sha256", digest).with("assurance", which.assurance.as_str());
+        let walls: Vec<&str> = walls.names().collect();
+        self.events.tell(event.with("isolation", isolation.as_str()).with("walls", walls));
     }
 }
 

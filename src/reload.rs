@@ -92,7 +92,7 @@ async fn accept(
     tls(&gateway)?;
     made.tend();
     let digest = snapshot.digest.to_string();
-    fresh.iter().for_each(|which| house.tell_loaded(which));
+    fresh.iter().for_each(|model| house.tell_loaded(model));
     house.policy.store(Arc::new(snapshot));
     house.stale.store(false, Ordering::Relaxed);
     house.events.tell(Event::new(Name::PolicyReloaded, SystemTime::now()).with("policy", digest));

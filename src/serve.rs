@@ -106,7 +106,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
         events,
         stale: AtomicBool::new(false),
     });
-    fresh.iter().for_each(|which| house.tell_loaded(which));
+    fresh.iter().for_each(|model| house.tell_loaded(model));
     observe(&house, accept.counters());
     let keeping = keep_keys(&house.policy.load()).await.map_err(No::because)?;
     let made = made.telling(house.events.clone());

@@ -16,3 +16,4 @@ mod reload;
 mod routes;
 mod schemas;
 mod support;
+mod walls;

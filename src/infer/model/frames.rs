@@ -133,6 +133,11 @@ impl Wire {
         Self { socket, ahead: vec![0; AHEAD].into(), from: 0, to: 0 }
     }
 
+    #[cfg(test)]
+    pub(super) fn socket(&self) -> &UnixStream {
+        &self.socket
+    }
+
     /// Writes a frame. `patient` is asked whenever the socket's own timeout passes, and says whether to go on.
     pub(super) fn send(&self, kind: Kind, call: u64, body: &Body, patient: &mut dyn FnMut() -> bool) -> Result<(), Broken> {
         let length = body.about.len() + body.data.iter().map(Bytes::len).sum::<usize>();

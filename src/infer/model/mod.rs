@@ -2,8 +2,10 @@
 //!
 //! [`verify`] reads its bytes once and holds them to the digest that the policy names; [`onnx`] walks them, bounded, and refuses what could
 //! reach out of them or grow past them; the engine ([`runtime`], loaded from bytes that were hashed too) is given the very same bytes, on a
-//! thread that owns it alone, behind a queue; and a run must succeed before the model is ready. What it is *not*: a wall around the engine.
-//! The engine's C++ runs in this process.
+//! thread that owns it alone, behind a queue; and a run must succeed before the model is ready.
+//!
+//! The engine's C++ meets those bytes in a process of its own ([`worker`]), which gave up files, sockets, processes and rights before
+//! ([`isolate`]) and speaks with the gateway in [`frames`] of numbers.
 
 mod engine;
 mod frames;
@@ -53,6 +55,9 @@ pub const DEFAULT_MAX_OUTPUT: Size = Size(16 << 20);
 /// How long a model may take to load and to run for the first time, unless the policy says otherwise.
 pub const DEFAULT_LOAD_TIMEOUT: Span = Span(Duration::from_secs(60));
 
+/// The least bound on a worker's address space: the program and ONNX Runtime take 90 MB of it.
+const LEAST_MEMORY: Size = Size(128 << 20);
+
 /// The longest queue that a policy may ask for: past it, the answers would come too late for anyone.
 const MAX_QUEUE: usize = 65_536;
 
@@ -82,7 +87,7 @@ pub struct Config {
     /// How it is walled in; [`Isolation::Required`].
     #[serde(default)]
     pub isolation: Isolation,
-    /// The bound on its worker's address space; by default 512 MiB, four times the file and four times `max_output`.
+    /// The bound on its worker's address space; by default 256 MiB, four times the file and four times `max_output`.
     pub memory: Option<Spanned<Size>>,
     /// The shapes of the first run, by input. Free dimensions are 1 otherwise, which not every model takes.
     #[serde(default)]
@@ -123,6 +128,13 @@ impl Config {
         let queue = self.queue.as_ref().map_or(DEFAULT_QUEUE, |queue| *queue.get_ref());
         if let (Some(at), false) = (&self.queue, (1..=MAX_QUEUE).contains(&queue)) {
             mistakes.push(Mistake::at(at.span(), format!("`queue` is from 1 to {MAX_QUEUE}")));
+        }
+        if let Some(memory) = &self.memory {
+            if self.isolation == Isolation::Thread {
+                mistakes.push(Mistake::at(memory.span(), "`memory` bounds a worker, and `isolation = \"thread\"` has none"));
+            } else if memory.get_ref().0 < LEAST_MEMORY.0 {
+                mistakes.push(Mistake::at(memory.span(), "`memory` is at least \"128MiB\""));
+            }
         }
         let path = within(&folder.join(self.path.get_ref()), root);
         let path = path.map_err(|what| mistakes.push(Mistake::at(self.path.span(), what))).ok();
@@ -408,6 +420,18 @@ impl Model {
     #[must_use]
     pub fn walls(&self) -> (Isolation, Walls) {
         (self.isolation, self.queue.walls())
+    }
+
+    /// The same in words, for the operator, who is told what does not stand by its name.
+    #[must_use]
+    pub fn walled(&self) -> String {
+        let (isolation, walls) = self.walls();
+        if isolation == Isolation::Thread {
+            return "isolation = \"thread\": no wall stands around its engine, which shares the gateway's process".to_owned();
+        }
+        let missing = Walls::every().without(walls);
+        let not = if missing.is_empty() { String::new() } else { format!("; not: {missing}") };
+        format!("a worker behind walls (isolation = \"{}\"): {walls}{not}", isolation.as_str())
     }
 
     /// How long reading, verifying, loading and the first run took together, in microseconds.

@@ -24,7 +24,9 @@ fn soon() -> Instant {
 
 fn start_with(bytes: &[u8], bounds: &Bounds) -> Result<Model, Refused> {
     let verified = Verified::from_bytes(Bytes::copy_from_slice(bytes), Digest::of(bytes), bounds.size)?;
-    Model::from_verified("test", "1", &verified, bounds, &runtime())
+    // The program of these tests is no worker: what one does is in `tests/it/walls.rs`.
+    let bounds = Bounds { isolation: Isolation::Thread, ..bounds.clone() };
+    Model::from_verified("test", "1", &verified, &bounds, &runtime())
 }
 
 fn start(bytes: &[u8]) -> Model {
@@ -284,7 +286,13 @@ fn on_disk(bytes: &[u8]) -> (tempfile::TempDir, Source) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.onnx");
     std::fs::write(&path, bytes).unwrap();
-    let source = Source { name: "m".into(), version: "".into(), path, digest: Digest::of(bytes), bounds: Bounds::default() };
+    let source = Source {
+        name: "m".into(),
+        version: "".into(),
+        path,
+        digest: Digest::of(bytes),
+        bounds: Bounds { isolation: Isolation::Thread, ..Bounds::default() },
+    };
     (folder, source)
 }
 
@@ -339,6 +347,7 @@ fn the_policy_block_is_read_as_the_policy_page_writes_it() {
     let path = folder.path();
     let read = resolved(&format!("path = \"m.onnx\"\nsha256 = \"{}\"", source.digest), path).unwrap();
     assert_eq!((read.digest, read.bounds.size, read.bounds.queue), (source.digest, 512 << 20, 64));
+    assert_eq!((read.bounds.isolation, read.bounds.memory), (Isolation::Required, None));
     let block =
         "path = \"m.onnx\"\nqueue = 3\nmax_size = \"1MiB\"\nmax_output = \"2KiB\"\nload_timeout = \"5s\"\nwarm_up = { input = [1, 64] }\n";
     let read = resolved(&format!("{block}sha256 = \"{}\"", source.digest), path).unwrap();
@@ -356,6 +365,16 @@ fn every_mistake_in_the_policy_block_is_told_with_its_place() {
     }
     assert!(resolved("path = \"m.onnx\"", path).unwrap_err()[0].contains("`sha256` is missing"));
     assert!(resolved("path = \"m.onnx\"\ncolour = 1", path).unwrap_err()[0].contains("unknown field `colour`"));
+    let memory = |most: &str, isolation: &str| {
+        let block = format!("path = \"m.onnx\"\nmemory = \"{most}\"\nisolation = \"{isolation}\"\nsha256 = \"{}\"", source.digest);
+        resolved(&block, path)
+    };
+    for level in ["strict", "required", "best-effort"] {
+        assert_eq!(memory("128MiB", level).unwrap().bounds.memory, Some(128 << 20));
+    }
+    assert!(memory("127MiB", "required").unwrap_err()[0].contains("at least \"128MiB\" @ \"127MiB\""));
+    assert!(memory("1GiB", "thread").unwrap_err()[0].contains("has none"));
+    assert!(memory("1GiB", "lax").unwrap_err()[0].contains("unknown variant `lax`"));
     let queue = |n: usize| resolved(&format!("path = \"m.onnx\"\nqueue = {n}\nsha256 = \"{}\"", source.digest), path);
     assert!(queue(1).is_ok() && queue(MAX_QUEUE).is_ok() && queue(MAX_QUEUE + 1).is_err());
 }

@@ -184,7 +184,8 @@ proptest! {
         let (one, mut other) = pair();
         let mut bytes = bytes;
         if version && bytes.len() >= 4 {
-            bytes[..4].copy_from_slice(&[1, 0, bytes[2] % 10, 0]);
+            let kind = bytes[2] % 10;
+            bytes[..4].copy_from_slice(&[1, 0, kind, 0]);
         }
         one.write(&mut [IoSlice::new(&bytes)], &mut impatient).unwrap();
         drop(one);

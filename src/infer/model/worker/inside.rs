@@ -252,3 +252,70 @@ fn failure(error: &Error) -> (u64, &str) {
         Error::CallerAskedForOtherOutputs | Error::QueueIsFull | Error::EngineStopped | Error::DeadlinePassed => (FAILED_MODEL, ""),
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::wire::tensor::{Datatype, Port, Tensor};
+
+    /// Gives its inputs back.
+    struct Echo(crate::infer::model::Signature);
+
+    impl Engine for Echo {
+        fn signature(&self) -> &crate::infer::model::Signature {
+            &self.0
+        }
+
+        fn run(&mut self, inputs: &[Tensor], wanted: &[usize], stop: &Stop) -> Result<Vec<Tensor>, Error> {
+            if stop.is_stopped() {
+                return Err(Error::ModelFailed("stopped".into()));
+            }
+            Ok(wanted.iter().map(|place| inputs[*place].clone()).collect())
+        }
+    }
+
+    fn echo() -> Box<Echo> {
+        let ports = vec![Port { name: "x".into(), datatype: Datatype::Uint8, shape: vec![None] }];
+        Box::new(Echo(crate::infer::model::Signature { inputs: ports.clone(), outputs: ports }))
+    }
+
+    /// A greeting and a call, each from whatever the socket gives.
+    pub(in super::super) fn lives_through(socket: UnixStream) {
+        let again = socket.try_clone().unwrap();
+        let _ = Hello::hear(&mut Wire::new(socket));
+        let _ = serve(&mut Wire::new(again), echo(), &Current::default());
+    }
+
+    fn call(wire: &mut Wire, call: u64, bytes: &'static [u8]) -> Frame {
+        let tensor =
+            Tensor { name: "x".into(), datatype: Datatype::Uint8, shape: vec![bytes.len() as u64], data: Bytes::from_static(bytes) };
+        let body = Body::default().places(&[0]).tensors([(0, &tensor)].into_iter()).unwrap();
+        wire.send(Kind::Run, call, &body, &mut || true).unwrap();
+        wire.receive(|_| Some(1000), &mut || true).unwrap()
+    }
+
+    #[test]
+    fn calls_are_answered_one_after_the_other_and_a_stop_may_come_before_its_call() {
+        let (one, other) = UnixStream::pair().unwrap();
+        let current = Arc::new(Current::default());
+        let heeded = current.clone();
+        let worker = std::thread::spawn(move || serve(&mut Wire::new(other), echo(), &heeded).is_ok());
+        let mut wire = Wire::new(one);
+        let answer = call(&mut wire, 1, b"one");
+        assert_eq!((answer.kind, answer.call), (Kind::Answer, 1));
+        current.stop(3);
+        assert_eq!(call(&mut wire, 3, b"three").kind, Kind::Failed);
+        assert_eq!(call(&mut wire, 4, b"four").kind, Kind::Answer);
+        // A stop that comes too late is nobody's.
+        current.stop(4);
+        assert_eq!(call(&mut wire, 5, b"five").kind, Kind::Answer);
+        drop(wire);
+        assert!(worker.join().unwrap());
+    }
+
+    #[test]
+    fn a_failure_says_whose_it_is() {
+        assert_eq!(failure(&Error::CallerSentOtherInputs("x")).0, FAILED_INPUTS);
+        assert_eq!(failure(&Error::ModelFailed("why".into())), (FAILED_MODEL, "why"));
+    }
+}
