@@ -62,6 +62,32 @@ fn the_walls_that_need_no_privilege_stand_for_everybody_and_whatever_is_tried_is
     }
 }
 
+/// As in a container that may make no namespaces: a user namespace in which there can be no other, without the capability for the rest.
+#[test]
+fn without_namespaces_the_other_walls_stand_and_strict_says_what_is_missing() {
+    let inside = |isolation: &str| {
+        let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --bounding-set=-sys_admin --inh-caps=-all \"$0\" \"$@\"";
+        let words = ["--user", "--map-root-user", "sh", "-c", script, PROGRAM, "walls", "--json", "--isolation", isolation];
+        Command::new("unshare").args(words).output().unwrap()
+    };
+    let output = inside("required");
+    if String::from_utf8_lossy(&output.stderr).contains("unshare failed") {
+        eprintln!("this is such a container");
+        return;
+    }
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    assert!(output.status.success(), "{told:#}");
+    let missing: Vec<&str> = told["missing"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    for wall in ["user-namespace", "network-namespace", "ipc-namespace"] {
+        assert!(missing.contains(&wall), "{told:#}");
+    }
+    assert!(told["attempts"].as_array().unwrap().iter().all(|attempt| attempt["fate"] != "succeeded"), "{told:#}");
+    let output = inside("strict");
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("\"strict\"") && told.contains("user-namespace, network-namespace, ipc-namespace"), "{told}");
+}
+
 #[test]
 fn a_worker_cannot_be_started_by_hand() {
     let output = Command::new(PROGRAM).arg("worker").output().unwrap();
@@ -315,7 +341,7 @@ async fn a_worker_holds_nothing_but_its_sockets_and_says_nothing_to_anybody() {
         let environment = fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
         let mut names: Vec<&str> = environment.split_terminator('\0').collect();
         names.sort_unstable();
-        assert_eq!(names, ["MALLOC_ARENA_MAX=1", "ORT_DISABLE_TELEMETRY=1", "RAYON_NUM_THREADS=1"]);
+        assert_eq!(names, ["ORT_DISABLE_TELEMETRY=1", "RAYON_NUM_THREADS=1"]);
         let mut open: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
             .unwrap()
             .map(|entry| fs::read_link(entry.unwrap().path()).unwrap().to_string_lossy().split(':').next().unwrap().to_owned())

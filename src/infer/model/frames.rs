@@ -138,7 +138,8 @@ impl Wire {
         &self.socket
     }
 
-    /// Writes a frame. `patient` is asked whenever the socket's own timeout passes, and says whether to go on.
+    /// Writes a frame. `patient` is asked whenever the socket's own timeout passes, and whenever the other side took or gave a part only, so
+    /// that nobody holds on by a byte now and then; it says whether to go on.
     pub(super) fn send(&self, kind: Kind, call: u64, body: &Body, patient: &mut dyn FnMut() -> bool) -> Result<(), Broken> {
         let length = body.about.len() + body.data.iter().map(Bytes::len).sum::<usize>();
         let head = head(kind, length, call)?;
@@ -197,7 +198,12 @@ impl Wire {
             let next = &pieces[..pieces.len().min(PIECES)];
             match (&self.socket).write_vectored(next) {
                 Ok(0) => return Err(Broken::Ended),
-                Ok(written) => IoSlice::advance_slices(&mut pieces, written),
+                Ok(written) => {
+                    IoSlice::advance_slices(&mut pieces, written);
+                    if !pieces.is_empty() && !patient() {
+                        return Err(Broken::GivenUp);
+                    }
+                }
                 Err(error) => wait(error, patient)?,
             }
         }
@@ -234,10 +240,14 @@ impl Wire {
             if into.is_empty() {
                 return Ok(());
             }
+            if held > 0 && !patient() {
+                return Err(Broken::GivenUp);
+            }
             let direct = into.len() >= self.ahead.len();
             let read = if direct { (&self.socket).read(into) } else { (&self.socket).read(&mut self.ahead) };
             match read {
                 Ok(0) => return Err(Broken::Ended),
+                Ok(_) if direct && !patient() => return Err(Broken::GivenUp),
                 Ok(read) if direct => into = &mut std::mem::take(&mut into)[read..],
                 Ok(read) => (self.from, self.to) = (0, read),
                 Err(error) => wait(error, patient)?,

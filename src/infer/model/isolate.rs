@@ -220,6 +220,16 @@ pub(super) fn close_inherited() -> bool {
     unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) == 0 }
 }
 
+/// One arena of memory for all threads: glibc reads a file under `/proc` when it gives others back, which the second wall would kill it for.
+/// By a call, because an environment is not heeded where the program has capabilities of its file.
+pub(super) fn one_arena() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it sets a number in the allocator, under the allocator's own lock.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// The first step. `memory` bounds the address space, in bytes; `gateway` is the process that this one must not outlive. It must be called
 /// while there is one thread.
 pub(super) fn first(memory: u64, gateway: i32) -> Walls {
@@ -301,16 +311,15 @@ const SERVING: &[i64] = &[
     libc::SYS_recvfrom,
     libc::SYS_sendto,
     libc::SYS_close,
-    libc::SYS_futex,
     libc::SYS_munmap,
     libc::SYS_mremap,
-    libc::SYS_madvise,
     libc::SYS_brk,
     libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,
     libc::SYS_clock_gettime,
     libc::SYS_clock_nanosleep,
     libc::SYS_nanosleep,
+    libc::SYS_getcpu,
     libc::SYS_gettid,
     libc::SYS_getpid,
     libc::SYS_getrandom,
@@ -354,6 +363,15 @@ const LOADING: &[i64] = &[
     libc::SYS_stat,
 ];
 
+/// Waiting and waking. The kernel's locks with priorities, and the moving of waiters, have had holes, and nobody here needs them.
+const FUTEX: [i32; 4] = [libc::FUTEX_WAIT, libc::FUTEX_WAKE, libc::FUTEX_WAIT_BITSET, libc::FUTEX_WAKE_BITSET];
+
+/// What may be added to those: that no other process waits, and which clock is meant.
+const FUTEX_HOW: i32 = libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME;
+
+/// What allocators say of their memory. Not that it may be merged with equal pages of others, which can be timed.
+const ADVICE: [i32; 4] = [libc::MADV_DONTNEED, libc::MADV_FREE, libc::MADV_HUGEPAGE, libc::MADV_NOHUGEPAGE];
+
 /// `PROT_EXEC`, of `mmap` and `mprotect`.
 const PROT_EXEC: u64 = libc::PROT_EXEC as u64;
 
@@ -376,8 +394,17 @@ fn allow_only(rules: Rules) -> Option<BpfProgram> {
     SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch).ok()?.try_into().ok()
 }
 
-fn serving() -> Option<BpfProgram> {
+/// What both lists have, with what depends on arguments.
+fn common() -> Option<Rules> {
     let mut rules: Rules = SERVING.iter().map(|number| (*number, Vec::new())).collect();
+    let low = |mask: i32| u64::from(mask.cast_unsigned());
+    rules.insert(libc::SYS_futex, FUTEX.iter().map(|what| masked(1, low(!FUTEX_HOW), low(*what))).collect::<Option<_>>()?);
+    rules.insert(libc::SYS_madvise, ADVICE.iter().map(|what| masked(2, low(-1), low(*what))).collect::<Option<_>>()?);
+    Some(rules)
+}
+
+fn serving() -> Option<BpfProgram> {
+    let mut rules = common()?;
     for number in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(number, vec![masked(2, PROT_EXEC, 0)?]);
     }
@@ -388,7 +415,8 @@ fn serving() -> Option<BpfProgram> {
 }
 
 fn loading() -> Option<BpfProgram> {
-    let mut rules: Rules = SERVING.iter().chain(LOADING).map(|number| (*number, Vec::new())).collect();
+    let mut rules = common()?;
+    rules.extend(LOADING.iter().map(|number| (*number, Vec::new())));
     rules.insert(libc::SYS_openat, vec![masked(2, OPEN_CHANGES, 0)?]);
     #[cfg(target_arch = "x86_64")]
     rules.insert(libc::SYS_open, vec![masked(1, OPEN_CHANGES, 0)?]);

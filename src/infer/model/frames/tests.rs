@@ -12,8 +12,9 @@ fn pair() -> (Wire, Wire) {
     (Wire::new(one), Wire::new(other))
 }
 
-fn impatient() -> bool {
-    false
+/// The sockets' own timeouts are longer than any test.
+fn patient() -> bool {
+    true
 }
 
 fn ports() -> Vec<Port> {
@@ -38,15 +39,15 @@ fn a_frame_arrives_as_it_was_sent_whether_small_or_large() {
         let body = Body::default().places(&[1, 0]).tensors(sent.iter().enumerate()).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                one.send(Kind::Run, 9, &body, &mut impatient).unwrap();
-                one.send(Kind::Stop, 10, &Body::default(), &mut impatient).unwrap();
+                one.send(Kind::Run, 9, &body, &mut patient).unwrap();
+                one.send(Kind::Stop, 10, &Body::default(), &mut patient).unwrap();
             });
-            let frame = other.receive(|_| Some(MAX_INPUT), &mut impatient).unwrap();
+            let frame = other.receive(|_| Some(MAX_INPUT), &mut patient).unwrap();
             assert_eq!((frame.kind, frame.call), (Kind::Run, 9));
             let mut reader = Reader::new(frame.body);
             assert_eq!(reader.places(2).unwrap(), [1, 0]);
             assert_eq!(reader.tensors(&ports(), &[0, 1]).unwrap(), sent);
-            let next = other.receive(|_| Some(0), &mut impatient).unwrap();
+            let next = other.receive(|_| Some(0), &mut patient).unwrap();
             assert_eq!((next.kind, next.call), (Kind::Stop, 10));
         });
     }
@@ -55,28 +56,28 @@ fn a_frame_arrives_as_it_was_sent_whether_small_or_large() {
 #[test]
 fn a_body_of_the_bound_passes_and_one_byte_more_is_refused_before_it_is_read() {
     let (one, mut other) = pair();
-    let send = |length: usize| one.send(Kind::Refused, 0, &Body { about: vec![1; length], data: vec![] }, &mut impatient).unwrap();
+    let send = |length: usize| one.send(Kind::Refused, 0, &Body { about: vec![1; length], data: vec![] }, &mut patient).unwrap();
     send(10);
-    assert_eq!(other.receive(|_| Some(10), &mut impatient).unwrap().body.len(), 10);
+    assert_eq!(other.receive(|_| Some(10), &mut patient).unwrap().body.len(), 10);
     send(11);
-    assert!(matches!(other.receive(|_| Some(10), &mut impatient), Err(Broken::TooLarge)));
+    assert!(matches!(other.receive(|_| Some(10), &mut patient), Err(Broken::TooLarge)));
 }
 
 #[test]
 fn a_length_that_is_only_claimed_costs_nothing() {
     // Four gigabytes are claimed and none is sent: it is refused at once, not awaited.
     let (one, mut other) = pair();
-    one.write(&mut [IoSlice::new(&head(Kind::Answer, u32::MAX as usize, 1).unwrap())], &mut impatient).unwrap();
-    assert!(matches!(other.receive(|_| Some(1 << 20), &mut impatient), Err(Broken::TooLarge)));
+    one.write(&mut [IoSlice::new(&head(Kind::Answer, u32::MAX as usize, 1).unwrap())], &mut patient).unwrap();
+    assert!(matches!(other.receive(|_| Some(1 << 20), &mut patient), Err(Broken::TooLarge)));
 }
 
 #[test]
 fn other_versions_and_kinds_and_a_closed_socket_are_told_apart() {
     let read = |bytes: &[u8]| {
         let (one, mut other) = pair();
-        one.write(&mut [IoSlice::new(bytes)], &mut impatient).unwrap();
+        one.write(&mut [IoSlice::new(bytes)], &mut patient).unwrap();
         drop(one);
-        other.receive(|kind| (kind == Kind::Answer).then_some(8), &mut impatient).unwrap_err()
+        other.receive(|kind| (kind == Kind::Answer).then_some(8), &mut patient).unwrap_err()
     };
     let good = head(Kind::Answer, 0, 1).unwrap();
     assert!(matches!(read(&[&[2, 0], &good[2..]].concat()), Broken::OtherVersion(2)));
@@ -98,6 +99,26 @@ fn whoever_waits_may_give_up() {
     assert!(matches!(Wire::new(one).receive(|_| Some(0), &mut patient), Err(Broken::GivenUp)));
     assert_eq!(asked, 3);
     drop(other);
+}
+
+#[test]
+fn a_byte_now_and_then_holds_nobody_on() {
+    // Neither of these ever comes whole; whoever waits may say so long before that. One is read ahead, and one straight to where it goes.
+    for length in [AHEAD - 1, 1 << 30] {
+        let (one, other) = UnixStream::pair().unwrap();
+        one.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let trickle = std::thread::spawn(move || while (&other).write_all(&[1]).is_ok() {});
+        let mut left = 100;
+        let mut patient = || {
+            left -= 1;
+            left > 0
+        };
+        let mut wire = Wire::new(one);
+        let broken = wire.body(head(Kind::Answer, length, 1).unwrap(), |_| Some(length), &mut patient).unwrap_err();
+        assert!(matches!(broken, Broken::GivenUp));
+        drop(wire);
+        trickle.join().unwrap();
+    }
 }
 
 #[test]
@@ -187,9 +208,9 @@ proptest! {
             let kind = bytes[2] % 10;
             bytes[..4].copy_from_slice(&[1, 0, kind, 0]);
         }
-        one.write(&mut [IoSlice::new(&bytes)], &mut impatient).unwrap();
+        one.write(&mut [IoSlice::new(&bytes)], &mut patient).unwrap();
         drop(one);
-        while let Ok(frame) = other.receive(|_| Some(100), &mut impatient) {
+        while let Ok(frame) = other.receive(|_| Some(100), &mut patient) {
             prop_assert!(frame.body.len() <= 100);
         }
     }

@@ -26,6 +26,7 @@ use super::{
 #[must_use]
 pub fn run() -> ExitCode {
     let closed = isolate::close_inherited();
+    isolate::one_arena();
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 0);
     let Some(mut wire) = socket.ok().filter(is_socket).map(|socket| Wire::new(UnixStream::from(socket))) else {
         eprintln!("portcullis: workers are started by the gateway, one for each model, and not by hand");
@@ -121,7 +122,8 @@ fn live(wire: &mut Wire, closed: bool) -> Result<(), Ended> {
     serve(wire, engine, &current)
 }
 
-/// An engine that is ready for a model. Its library is loaded, its threads run.
+/// An engine that is ready for a model: its library is loaded, and every thread that it will ever have runs, and has begun. After the second
+/// wall none can be made, and one that is only on its way is killed for what a thread does first.
 enum Prepared {
     OnnxRuntime(Runtime),
     Probe(Prober),
