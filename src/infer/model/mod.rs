@@ -87,7 +87,7 @@ pub struct Config {
     /// How it is walled in; [`Isolation::Required`].
     #[serde(default)]
     pub isolation: Isolation,
-    /// The bound on its worker's address space; by default 256 MiB, four times the file and four times `max_output`.
+    /// The bound on its worker's address space; by default 512 MiB, four times the file and four times `max_output`.
     pub memory: Option<Spanned<Size>>,
     /// The shapes of the first run, by input. Free dimensions are 1 otherwise, which not every model takes.
     #[serde(default)]

@@ -322,6 +322,40 @@ mod tests {
         Instant::now() + Duration::from_secs(20)
     }
 
+    /// It wants to be asked again at once, until it was `left` times.
+    struct Tended(Signature, usize, mpsc::Sender<()>);
+
+    impl Engine for Tended {
+        fn signature(&self) -> &Signature {
+            &self.0
+        }
+
+        fn run(&mut self, _: &[Tensor], _: &[usize], _: &Stop) -> Result<Vec<Tensor>, Error> {
+            Ok(Vec::new())
+        }
+
+        fn tend(&mut self) -> Option<Instant> {
+            let _ = self.2.send(());
+            self.1 = self.1.saturating_sub(1);
+            (self.1 > 0).then(|| Instant::now() + Duration::from_millis(1))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_engine_is_tended_after_each_call_and_when_it_wanted_to_be() {
+        let (tell, told) = mpsc::channel();
+        let signature = Signature { inputs: vec![], outputs: vec![] };
+        let queue = Queue::start("tended", &Bounds::default(), |_| Ok(Box::new(Tended(signature, 3, tell)))).unwrap();
+        assert!(told.try_recv().is_err());
+        queue.run(vec![], &[], soon()).await.unwrap();
+        for _ in 0..3 {
+            told.recv_timeout(Duration::from_secs(20)).unwrap();
+        }
+        assert!(told.recv_timeout(Duration::from_millis(20)).is_err());
+        queue.run(vec![], &[], soon()).await.unwrap();
+        told.recv_timeout(Duration::from_secs(20)).unwrap();
+    }
+
     #[tokio::test]
     async fn an_engine_that_only_asks_between_its_layers_is_stopped_by_its_caller() {
         let mut calls = 0;

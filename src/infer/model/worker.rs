@@ -51,9 +51,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause. A caller who knows how to bring a model down keeps it from the others for so long; a start costs less than a fifth.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// What a worker's address space holds before any model: the program, ONNX Runtime, stacks, what allocators set aside; three times what
-/// was seen. Bytes.
-const BASE_MEMORY: u64 = 256 << 20;
+/// What a worker's address space holds before any model: the program, ONNX Runtime, stacks, what allocators set aside (90 MB
+/// together), and what a run takes that neither the file nor the answer shows. Bytes.
+const BASE_MEMORY: u64 = 512 << 20;
 
 /// The engine that a worker runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +91,7 @@ pub(super) struct Launch {
     pub(super) signature: Signature,
 }
 
-/// The bound on a worker's address space, unless the policy says otherwise, in bytes: 256 MiB, four times the model (its file, what is
+/// The bound on a worker's address space, unless the policy says otherwise, in bytes: 512 MiB, four times the model (its file, what is
 /// parsed of it, what is packed for the kernels, and room to work), and four times the largest answer.
 pub(super) fn memory_for(model: usize, output: usize) -> u64 {
     BASE_MEMORY.saturating_add(4 * model as u64).saturating_add(4 * output as u64)
