@@ -337,6 +337,12 @@ async fn a_worker_holds_nothing_but_its_sockets_and_says_nothing_to_anybody() {
     let mut client = gateway.h2().await;
     digits(&mut client, "bare-one").await.is(200);
     let pid = worker("bare-one");
+    // What ends other programs is for the gateway, which drains first.
+    for signal in ["-TERM", "-INT", "-HUP"] {
+        assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
+    }
+    digits(&mut client, "bare-one").await.is(200);
+    assert_eq!(worker("bare-one"), pid);
     if root() {
         let environment = fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
         let mut names: Vec<&str> = environment.split_terminator('\0').collect();

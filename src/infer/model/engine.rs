@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::Error;
-use super::isolate::Walls;
+use super::{Error, Walls};
 use crate::wire::tensor::{Port, Tensor};
 
 /// A loaded model. It lives on one thread, from its loading to its end.

@@ -5,16 +5,17 @@
 //! thread that owns it alone, behind a queue; and a run must succeed before the model is ready.
 //!
 //! The engine's C++ meets those bytes in a process of its own ([`worker`]), which gave up files, sockets, processes and rights before
-//! ([`isolate`]) and speaks with the gateway in [`frames`] of numbers.
+//! ([`walls`]) and speaks with the gateway in [`frames`] of numbers.
 
 mod engine;
 mod frames;
-pub mod isolate;
+mod isolate;
 pub mod onnx;
 mod onnxruntime;
 mod queue;
 pub mod runtime;
 pub mod verify;
+mod walls;
 pub mod worker;
 
 use std::collections::BTreeMap;
@@ -38,10 +39,10 @@ use queue::Queue;
 use worker::{Inmate, Launch, Worker};
 
 pub use engine::Signature;
-pub use isolate::{Isolation, Walls};
 pub use onnx::Fault;
 pub use runtime::Runtime;
 pub use verify::{Format, Verified};
+pub use walls::{Isolation, Walls};
 
 /// The largest ONNX file, unless the policy says otherwise. Protobuf itself ends at 2 GiB.
 pub const DEFAULT_MAX_SIZE: Size = Size(512 << 20);

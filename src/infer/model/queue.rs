@@ -12,8 +12,7 @@ use tokio::sync::oneshot;
 
 use super::engine::{Engine, Stop, fits};
 use super::frames::MAX_INPUT;
-use super::isolate::Walls;
-use super::{Bounds, Error, Refused, Signature};
+use super::{Bounds, Error, Refused, Signature, Walls};
 use crate::wire::tensor::{Port, Tensor, elements};
 
 /// How long an engine that was told to stop loading may take to do so. Afterwards its thread is left behind.

@@ -1,4 +1,4 @@
-//! An engine in a process of its own, behind [walls](super::isolate): the gateway's side.
+//! An engine in a process of its own, behind [walls](super::walls): the gateway's side.
 //!
 //! The worker is this same program, started anew with nothing but a socket; what it needs comes with the first frame, as sealed memory:
 //! the model's files, and the engine's library. It says which walls stand and what it read in the model, and then answers one call after
@@ -27,8 +27,7 @@ use memfd::Memfd;
 
 use super::engine::{Engine, Stop, fits};
 use super::frames::{Body, Broken, Frame, Kind, MAX_FILES, MAX_INPUT, MAX_WORDS, Reader, Wire, head, most_with};
-use super::isolate::{Isolation, Walls};
-use super::{Error, Refused, Signature};
+use super::{Error, Isolation, Refused, Signature, Walls};
 use crate::wire::tensor::{Datatype, Tensor};
 
 pub use inside::run;
@@ -240,6 +239,8 @@ impl Process {
         // The program that runs, whatever has become of its file.
         let mut command = Command::new(PROGRAM);
         command.arg0("portcullis").arg(COMMAND).arg(format!("--model={}", launch.name)).env_clear().envs(ENVIRONMENT).current_dir("/");
+        // What a terminal sends is for the gateway.
+        command.process_group(0);
         let child = command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         let process =
             Self { child: Reaped(child), wire: Wire::new(wire), stops: Arc::new(stops), walls: Walls::default(), since: Instant::now() };

@@ -13,9 +13,9 @@ use bytes::Bytes;
 
 use super::super::engine::{Engine, Stop};
 use super::super::frames::{Body, Broken, Frame, Kind, MAX_INPUT, Reader, Wire, most_with};
-use super::super::isolate::{self, Sealed, Walls};
+use super::super::isolate::{self, Sealed};
 use super::super::onnxruntime::OnnxRuntime;
-use super::super::{Error, Refused, Runtime, onnx};
+use super::super::{Error, Refused, Runtime, Walls, onnx};
 use super::probe::Prober;
 use super::{
     FAILED_CONTRACT, FAILED_INPUTS, FAILED_MODEL, FAILED_TOO_MUCH, Inmate, REFUSED_ENGINE, REFUSED_OTHERWISE_READ, REFUSED_WORKER,
@@ -26,7 +26,10 @@ use super::{
 #[must_use]
 pub fn run() -> ExitCode {
     let closed = isolate::close_inherited();
+    isolate::heed_no_signal();
     isolate::one_arena();
+    // The program's link in /proc would be its name otherwise.
+    let _ = rustix::thread::set_name(c"model worker");
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 0);
     let Some(mut wire) = socket.ok().filter(is_socket).map(|socket| Wire::new(UnixStream::from(socket))) else {
         eprintln!("portcullis: workers are started by the gateway, one for each model, and not by hand");

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::super::engine::{Engine, Stop};
-use super::super::isolate::{self, Isolation, Walls};
-use super::super::{Error, Refused, Signature};
+use super::super::isolate;
+use super::super::{Error, Isolation, Refused, Signature, Walls};
 use super::{How, Inmate, Launch, Process, memory_for};
 use crate::wire::tensor::{Datatype, Port, Tensor};
 
