@@ -3,8 +3,10 @@
 CARGO ?= cargo
 PYTHON ?= python3
 VENV ?= .venv
+DATA := $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/portcullis
+MINILM_ONNX := $(DATA)/all-minilm-l6-v2-onnx/model.onnx
 
-.PHONY: demo test build runtime venv bench peers
+.PHONY: demo test build runtime minilm minilm-onnx venv bench peers
 
 build:
 	$(CARGO) build --release --locked
@@ -18,6 +20,17 @@ demo: runtime build
 	rm -rf target/demo
 	target/release/portcullis demo --directory target/demo
 
+# A real sentence encoder, as safetensors; and the same weights as ONNX, which need numpy and onnx.
+minilm:
+	scripts/minilm
+
+minilm-onnx: minilm $(MINILM_ONNX)
+$(MINILM_ONNX): tests/data/make_minilm_onnx.py tests/data/encoder_reference.py
+	scripts/minilm
+	$(PYTHON) -m venv target/models
+	target/models/bin/pip install --quiet --disable-pip-version-check -r tests/data/requirements.txt
+	target/models/bin/python tests/data/make_minilm_onnx.py
+
 # The real clients, servers and collectors that the tests run against, pinned.
 venv: $(VENV)/.ready
 $(VENV)/.ready: tests/clients/requirements.txt tests/clients/constraints.txt
@@ -26,7 +39,7 @@ $(VENV)/.ready: tests/clients/requirements.txt tests/clients/constraints.txt
 	touch $@
 
 # One profile for what is shipped and what is tested: dependencies are compiled once.
-test: runtime venv build
+test: runtime minilm-onnx venv build
 	$(CARGO) test --release --locked
 	$(VENV)/bin/pytest -q tests/clients
 

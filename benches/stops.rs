@@ -138,6 +138,7 @@ fn infer(runtime: &tokio::runtime::Runtime) {
         return;
     }
     let models = [("thread", digits(Isolation::Thread)), ("worker", digits(Isolation::Required))];
+    let who = who();
     for rows in [1_u64, 16, 256, 4096] {
         let data = vec![0; rows as usize * 64 * 4];
         let input = Tensor { name: "input".into(), datatype: Datatype::Fp32, shape: vec![rows, 64], data: data.into() };
@@ -147,7 +148,7 @@ fn infer(runtime: &tokio::runtime::Runtime) {
             for ((_, model), times) in models.iter().zip(&mut times) {
                 for _ in 0..calls {
                     let begin = Instant::now();
-                    runtime.block_on(model.run(vec![input.clone()], &[], begin + Duration::from_secs(60))).unwrap();
+                    runtime.block_on(model.run(vec![input.clone()], &[], &who, begin + Duration::from_secs(60))).unwrap();
                     times.push(begin.elapsed().as_secs_f64() * 1e6);
                 }
             }

@@ -457,7 +457,7 @@ impl Building<'_> {
         let name = source.name.to_string();
         if let Engines::None = self.engines {
             let verified = Verified::from_file(&source.path, source.digest, source.bounds.size).map_err(|refused| refused.to_string())?;
-            let model::Signature { inputs, outputs } =
+            let model::Signature { inputs, instead, outputs, longest } =
                 model::onnx::read(verified.bytes(), &model::onnx::Limits::DEFAULT).map_err(|fault| fault.to_string())?;
             let which = Which {
                 name: source.name.clone(),
@@ -466,7 +466,7 @@ impl Building<'_> {
                 format: "onnx".into(),
                 assurance: Assurance::VerifiedInProcess,
             };
-            let contract = Some(check::Contract { inputs, outputs });
+            let contract = Some(check::Contract { inputs, instead, outputs, longest });
             return Ok(Built { backend: Backend::Nothing, serves: Serves::Oip, which: Arc::new(which), contract });
         }
         // What decides is everything that went into the session, not the file's name.
@@ -482,8 +482,8 @@ impl Building<'_> {
             }
         };
         self.next.models.insert(name, (identity, model.clone()));
-        let (inputs, outputs) = model.signature();
-        let contract = Some(check::Contract { inputs: inputs.to_vec(), outputs: outputs.to_vec() });
+        let model::Signature { inputs, instead, outputs, longest } = model.signature().clone();
+        let contract = Some(check::Contract { inputs, instead, outputs, longest });
         Ok(Built { which: model.which(), backend: Backend::Model(model), serves: Serves::Oip, contract })
     }
 

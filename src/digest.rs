@@ -1,7 +1,11 @@
 //! SHA-256 digests, as bytes and as lower-case hex.
 
 use std::fmt;
+use std::io::{self, Read};
 use std::str::FromStr;
+
+/// How much of a stream is in memory at a time.
+const PIECE: usize = 64 << 10;
 
 /// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -14,6 +18,22 @@ impl Digest {
         let mut hasher = Hasher::new();
         hasher.update(bytes);
         hasher.finish()
+    }
+
+    /// The digest of all that `source` has left, read in pieces.
+    ///
+    /// # Errors
+    /// What `source` says.
+    pub fn of_stream(mut source: impl Read) -> io::Result<Self> {
+        let (mut hasher, mut piece) = (Hasher::new(), vec![0; PIECE]);
+        loop {
+            match source.read(&mut piece) {
+                Ok(0) => return Ok(hasher.finish()),
+                Ok(count) => hasher.update(&piece[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// The digest's 32 bytes.
@@ -107,6 +127,14 @@ mod tests {
         let mut pieces = Hasher::new();
         b"abc".iter().for_each(|byte| pieces.update(&[*byte]));
         assert_eq!(pieces.finish(), ABC.parse().unwrap());
+    }
+
+    #[test]
+    fn a_stream_has_the_digest_of_its_bytes() {
+        for length in [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE] {
+            let bytes = vec![7; length];
+            assert_eq!(Digest::of_stream(bytes.as_slice()).unwrap(), Digest::of(&bytes), "{length}");
+        }
     }
 
     #[test]

@@ -86,7 +86,7 @@ def stop_all():
 # ---------- peers ----------
 class Peer:
     def __init__(self, name, port, a):
-        self.name, self.opts, self.headers = name, {}, []
+        self.name, self.opts, self.headers, self.kind = name, {}, [], a.kinds[0]
         env = os.environ | {"PORT": str(port), "UPSTREAM": f"127.0.0.1:{UPSTREAM_PORT}", "KEYS": str(KEYS), "RUN": str(RUN),
                             "BIN": BIN, "THREADS": str(a.threads), "JWT": ""}
         out = subprocess.run(pinned(a.proxy_cpu, "bash", HERE / f"peers/{name}.sh"), env=env, capture_output=True, text=True, timeout=60)
@@ -112,8 +112,8 @@ class Peer:
             bad = self.headers[-1][:-6] + "AAAAAA"
             assert self.status(bad) == 401, f"{name}: forged token answered {self.status(bad)}"
 
-    def url(self, path="/v1/chat/completions"):
-        return f"{self.scheme}://127.0.0.1:{self.port}{path}"
+    def url(self, path=None):
+        return f"{self.scheme}://127.0.0.1:{self.port}{path or PATHS[self.kind]}"
 
     def status(self, auth=None):
         hs = dict(h.split(": ", 1) for h in self.headers) | {"Content-Type": "application/json"}
@@ -121,7 +121,7 @@ class Peer:
             hs["Authorization"] = auth.split(": ", 1)[1]
         ctx = ssl._create_unverified_context() if self.scheme == "https" else None
         try:
-            return urllib.request.urlopen(urllib.request.Request(self.url(), body_path("chat", 1).read_bytes(), hs), context=ctx, timeout=5).status
+            return urllib.request.urlopen(urllib.request.Request(self.url(), body_path(self.kind, 1).read_bytes(), hs), context=ctx, timeout=5).status
         except urllib.error.HTTPError as e:
             return e.code
         except OSError as e:
@@ -133,7 +133,9 @@ def body_path(kind, kb):
     p = RUN / f"{kind}-{kb}k.json"
     if not p.exists():
         size = kb * 1024
-        if kind == "infer":
+        if kind == "digits":  # one row of 64 pixels for the bundled classifier, whatever `kb`
+            d = {"id": "1", "inputs": [{"name": "input", "shape": [1, 64], "datatype": "FP32", "data": [float(i * 7 % 17) for i in range(64)]}]}
+        elif kind == "infer":
             n = size // 5
             d = {"id": "1", "inputs": [{"name": "x", "shape": [1, n], "datatype": "FP32", "data": [round((i * 37 % 997) / 997, 2) for i in range(n)]}]}
         elif kind == "embed":
@@ -150,7 +152,7 @@ def body_path(kind, kb):
     return p
 
 
-PATHS = {"chat": "/v1/chat/completions", "infer": "/v2/models/m/infer", "embed": "/v1/embeddings"}
+PATHS = {"chat": "/v1/chat/completions", "digits": "/v2/models/digits/infer", "infer": "/v2/models/m/infer", "embed": "/v1/embeddings"}
 
 
 # ---------- one cell ----------

@@ -50,6 +50,8 @@ pub enum Serves {
     Anthropic,
     /// The Open Inference Protocol v2 over HTTP and gRPC.
     Oip,
+    /// The Open Inference Protocol v2 over HTTP and gRPC, and embeddings.
+    Embeddings,
     /// The Open Inference Protocol v2 over HTTP alone.
     OipHttp,
     /// The path that its file declares.
@@ -61,10 +63,11 @@ impl Serves {
     #[must_use]
     pub const fn takes(self, route: &Route) -> bool {
         match route {
-            Route::ChatCompletions | Route::Completions | Route::Responses | Route::Embeddings => matches!(self, Self::OpenAi),
+            Route::ChatCompletions | Route::Completions | Route::Responses => matches!(self, Self::OpenAi),
+            Route::Embeddings => matches!(self, Self::OpenAi | Self::Embeddings),
             Route::Messages => matches!(self, Self::Anthropic),
-            Route::Oip { .. } => matches!(self, Self::Oip | Self::OipHttp),
-            Route::Grpc(_) => matches!(self, Self::Oip),
+            Route::Oip { .. } => matches!(self, Self::Oip | Self::Embeddings | Self::OipHttp),
+            Route::Grpc(_) => matches!(self, Self::Oip | Self::Embeddings),
             Route::Raw { .. } => matches!(self, Self::Raw),
             Route::Models(_) | Route::Receipt { .. } => true,
         }

@@ -15,7 +15,7 @@ use crate::authorize::{Content, OipAsks, Route};
 use crate::budget::Permit;
 use crate::digest::Digest;
 use crate::trail::{self, Trail};
-use crate::wire::openai::Kind;
+use crate::wire::openai::{Kind, embeddings};
 use crate::wire::{Asked, Body, Shape, anthropic, grpc, json, oip, openai, read};
 
 mod document;
@@ -42,8 +42,32 @@ pub enum Request {
     Language(Asked),
     /// Tensors, of the Open Inference Protocol in any of its encodings.
     Tensors(oip::InferRequest),
+    /// Texts or tokens in the OpenAI dialect for a model in this machine, as its tensors.
+    Embed(Embed),
     /// JSON for a path that the operator declared.
     Raw,
+}
+
+/// What is to be embedded, and how the vectors are wanted.
+#[derive(Debug)]
+pub struct Embed {
+    /// As the model takes it.
+    pub request: oip::InferRequest,
+    /// How vectors are written.
+    pub encoding: embeddings::Encoding,
+    /// How many numbers of each; all of them where it was not said.
+    pub dimensions: Option<usize>,
+}
+
+impl Request {
+    /// The tensors that the request brings, in whatever dialect.
+    #[must_use]
+    pub fn tensors(&self) -> Option<&oip::InferRequest> {
+        match self {
+            Self::Tensors(request) | Self::Embed(Embed { request, .. }) => Some(request),
+            Self::Nothing | Self::Language(_) | Self::Raw => None,
+        }
+    }
 }
 
 /// A permitted request whose body holds to its contract.
@@ -245,7 +269,23 @@ fn understand(route: &Route, headers: &HeaderMap, bytes: &Bytes, parsed: Option<
     let asked = asked.map_err(Error::CallerSentShape)?;
     text::max_tokens(asked.max_tokens, terms.max_tokens)?;
     hold_schema(&document, terms)?;
-    Ok(Request::Language(asked))
+    match &terms.rules.contract {
+        Some(contract) => embed(&document, contract, terms).map(Request::Embed),
+        None => Ok(Request::Language(asked)),
+    }
+}
+
+/// Texts or tokens for a model in this machine, held against its contract like any tensors.
+fn embed(document: &Value, contract: &Contract, terms: &Terms) -> Result<Embed, Error> {
+    let asked = embeddings::Request::read(document).map_err(Error::CallerSentShape)?;
+    let width = contract.outputs.iter().find(|port| port.name == embeddings::VECTORS).and_then(|port| *port.shape.get(1)?);
+    if asked.dimensions.zip(width).is_some_and(|(wanted, width)| wanted as u64 > width) {
+        return Err(Error::CallerSentShape(Shape::new("/dimensions", "range", "must be no more than the model has")));
+    }
+    let inputs = asked.tensors(contract.longest.unwrap_or(0)).map_err(Error::CallerSentShape)?;
+    let request = oip::InferRequest { inputs, ..oip::InferRequest::default() };
+    terms.rules.hold(&request).map_err(Error::CallerSentTensor)?;
+    Ok(Embed { request, encoding: asked.encoding, dimensions: asked.dimensions })
 }
 
 fn binary_or_json(

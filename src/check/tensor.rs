@@ -21,8 +21,25 @@ pub const MOST_DIMENSIONS: usize = 16;
 pub struct Contract {
     /// Its inputs, all of which a request must carry.
     pub inputs: Vec<Port>,
+    /// Inputs that a request may carry in their place, all of them; none where it may not.
+    pub instead: Vec<Port>,
     /// Its outputs, of which a request may name some.
     pub outputs: Vec<Port>,
+    /// The most tokens of a text, where texts are what it takes.
+    pub longest: Option<usize>,
+}
+
+impl Contract {
+    /// The inputs that a request with these tensors must carry.
+    fn inputs_of(&self, sent: &[Tensor]) -> &[Port] {
+        let other = self.instead.iter().any(|port| sent.first().is_some_and(|tensor| tensor.name == port.name));
+        if other { &self.instead } else { &self.inputs }
+    }
+
+    /// Every input that a request may carry.
+    pub fn every_input(&self) -> impl Iterator<Item = &Port> {
+        self.inputs.iter().chain(&self.instead)
+    }
 }
 
 /// What tensors are held against.
@@ -106,11 +123,10 @@ impl fmt::Display for Fault {
 impl Rules {
     /// Holds a request against the rules.
     pub(super) fn hold(&self, request: &InferRequest) -> Result<(), Fault> {
-        let most = self.contract.as_ref().map_or(MOST_TENSORS, |contract| contract.inputs.len());
         if let Some(contract) = &self.contract {
             names(contract, request)?;
-        } else if request.inputs.len() > most || request.outputs.len() > MOST_TENSORS {
-            let list = if request.inputs.len() > most { "inputs" } else { "outputs" };
+        } else if request.inputs.len() > MOST_TENSORS || request.outputs.len() > MOST_TENSORS {
+            let list = if request.inputs.len() > MOST_TENSORS { "inputs" } else { "outputs" };
             return Err(Fault { broken: Broken::TooMany, list, index: None });
         }
         for index in 1..request.inputs.len() {
@@ -134,7 +150,7 @@ impl Rules {
             let first = tensor.shape.first().copied();
             return if first.zip(self.max_batch).is_some_and(|(first, most)| first > most) { Err(Broken::Batch) } else { Ok(()) };
         };
-        let port = contract.inputs.iter().find(|port| port.name == tensor.name).ok_or(Broken::Name)?;
+        let port = contract.every_input().find(|port| port.name == tensor.name).ok_or(Broken::Name)?;
         if tensor.datatype != port.datatype {
             return Err(Broken::Datatype);
         }
@@ -186,12 +202,13 @@ impl Rules {
 
 fn names(contract: &Contract, request: &InferRequest) -> Result<(), Fault> {
     let knows = |ports: &[Port], name: &str| ports.iter().any(|port| port.name == name);
+    let inputs = contract.inputs_of(&request.inputs);
     for (index, tensor) in request.inputs.iter().enumerate() {
-        if !knows(&contract.inputs, &tensor.name) {
+        if !knows(inputs, &tensor.name) {
             return Err(at(index)(Broken::Name));
         }
         // More inputs than the model has, all of known names, can only mean a name that stands twice.
-        if index >= contract.inputs.len() {
+        if index >= inputs.len() {
             return Err(at(index)(Broken::Twice));
         }
     }
@@ -204,7 +221,7 @@ fn names(contract: &Contract, request: &InferRequest) -> Result<(), Fault> {
             return Err(fault(Broken::Twice));
         }
     }
-    if contract.inputs.iter().any(|port| !request.inputs.iter().any(|tensor| tensor.name == port.name)) {
+    if inputs.iter().any(|port| !request.inputs.iter().any(|tensor| tensor.name == port.name)) {
         return Err(Fault { broken: Broken::Missing, list: "inputs", index: None });
     }
     Ok(())

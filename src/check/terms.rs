@@ -158,10 +158,11 @@ fn schema(path: &Spanned<PathBuf>, around: Around<'_>) -> Result<Schema, Mistake
 
 /// The mistake of naming an input that the model does not have, or one that holds no numbers.
 fn known(name: &str, span: std::ops::Range<usize>, contract: Option<&Contract>) -> Option<Mistake> {
-    let inputs = &contract?.inputs;
-    let Some(port) = inputs.iter().find(|port| port.name == name) else {
+    let contract = contract?;
+    let Some(port) = contract.every_input().find(|port| port.name == name) else {
         let near = |port: &&Port| strsim::damerau_levenshtein(&port.name, name);
-        let right = inputs.iter().min_by_key(near).map_or(String::new(), |port| format!("; the nearest it has is {:?}", port.name));
+        let right =
+            contract.every_input().min_by_key(near).map_or(String::new(), |port| format!("; the nearest it has is {:?}", port.name));
         return Some(Mistake::at(span, format!("the model has no input {name:?}{right}")));
     };
     (port.datatype == Datatype::Bytes).then(|| Mistake::at(span, format!("the input {name:?} holds BYTES, which are no numbers")))
@@ -186,7 +187,7 @@ mod tests {
 
     fn contract() -> Contract {
         let port = |name: &str, datatype| Port { name: name.into(), datatype, shape: vec![None] };
-        Contract { inputs: vec![port("input", Datatype::Fp32), port("words", Datatype::Bytes)], outputs: Vec::new() }
+        Contract { inputs: vec![port("input", Datatype::Fp32), port("words", Datatype::Bytes)], ..Contract::default() }
     }
 
     #[test]

@@ -35,7 +35,7 @@ fn infer() -> Route {
 
 fn contract() -> Contract {
     let port = Port { name: "input".into(), datatype: Datatype::Fp32, shape: vec![None, Some(2)] };
-    Contract { inputs: vec![port], outputs: Vec::new() }
+    Contract { inputs: vec![port], ..Contract::default() }
 }
 
 fn hello() -> Value {

@@ -298,13 +298,13 @@ impl Detector {
 
 /// How many rows a request asks about: the longest first dimension of its tensors, else one.
 fn rows(request: &Request) -> u64 {
-    match request {
+    match request.tensors() {
         // A dimension beside a zero is the caller's word for nothing: there are no more rows than bytes.
-        Request::Tensors(tensors) => {
+        Some(tensors) => {
             let rows = tensors.inputs.iter().filter_map(|tensor| Some((*tensor.shape.first()?).min(tensor.data.len() as u64)));
             rows.max().unwrap_or(1).max(1)
         }
-        Request::Language(_) | Request::Raw | Request::Nothing => 1,
+        None => 1,
     }
 }
 

@@ -56,7 +56,7 @@ impl Config {
     pub(super) fn compile(&self, contract: Option<&Contract>, mistakes: &mut Vec<Mistake>) -> Precision {
         let mut steps = BTreeMap::new();
         for (name, grid) in &self.inputs {
-            if contract.is_some_and(|contract| !contract.inputs.iter().any(|port| port.name == *name)) {
+            if contract.is_some_and(|contract| !contract.every_input().any(|port| port.name == *name)) {
                 mistakes.push(Mistake::at(grid.span(), format!("the model has no input {name:?}")));
             }
             match *grid.get_ref() {
@@ -83,7 +83,7 @@ impl Family for Precision {
     }
 
     fn weigh(&self, request: &Request) -> Weighed {
-        let Request::Tensors(request) = request else { return Weighed::default() };
+        let Some(request) = request.tensors() else { return Weighed::default() };
         let care = Care { decimals: self.decimals, ..Care::default() };
         let finding = request.inputs.iter().enumerate().find_map(|(index, tensor)| {
             let step = self.steps.get(&tensor.name)?;

@@ -4,6 +4,7 @@
 //! share; a stream meters itself. Either carries what the budget holds for it until its last byte.
 
 mod catalogue;
+mod embeddings;
 mod language;
 mod memory;
 pub mod model;
@@ -204,6 +205,7 @@ impl Inference {
             }
             (Route::Raw { .. }, Backend::Upstream(upstream)) => raw::from_upstream(call, upstream, &terms.shape, &self.memory, trail).await,
             (_, Backend::Upstream(upstream)) => language::from_upstream(call, upstream, &terms.shape, &self.memory, trail).await,
+            (Route::Embeddings, Backend::Model(model)) => embeddings::from_model(call, model, &terms.shape, &self.memory, trail).await,
             (_, Backend::Model(_)) => Err(Error::Unavailable("a model in this machine speaks the Open Inference Protocol alone")),
         }
     }

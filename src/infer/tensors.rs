@@ -45,7 +45,7 @@ pub(super) async fn from_model(
     let inputs = std::mem::take(&mut request.inputs);
     let outputs: Vec<String> = request.outputs.iter().map(|output| output.name.clone()).collect();
     call.hold.began();
-    let mut tensors = model.run(inputs, &outputs, call.deadline).await.map_err(from_engine)?;
+    let mut tensors = model.run(inputs, &outputs, &call.who, call.deadline).await.map_err(from_engine)?;
     shape.tensors(&mut tensors, call.care);
     let bytes: usize = tensors.iter().map(|tensor| tensor.data.len()).sum();
     call.hold.delivered(bytes as u64);
@@ -62,7 +62,7 @@ pub(super) async fn from_model(
 }
 
 /// Counts an answer that was made here against the memory that all whole answers share.
-fn shared(mut answer: Answer, memory: &Memory) -> Result<Answer, Error> {
+pub(super) fn shared(mut answer: Answer, memory: &Memory) -> Result<Answer, Error> {
     if let Payload::Whole(bytes) = &answer.payload {
         let mut share = memory.share()?;
         share.grow_to(bytes.len())?;
@@ -79,7 +79,7 @@ fn asks(route: &Route) -> OipAsks {
 }
 
 fn metadata(call: &Call, model: &Model, over_grpc: bool) -> Result<Answer, Error> {
-    let (inputs, outputs) = model.signature();
+    let model::Signature { inputs, outputs, .. } = model.signature();
     let platform = "onnxruntime_onnx";
     let versions: Vec<&str> = Some(&*call.version).filter(|version| !version.is_empty()).into_iter().collect();
     if over_grpc {
@@ -95,7 +95,7 @@ fn metadata(call: &Call, model: &Model, over_grpc: bool) -> Result<Answer, Error
     Ok(whole(StatusCode::OK, JSON, oip::model_metadata(&call.name, &versions, platform, inputs, outputs), Held::default()))
 }
 
-fn from_engine(error: model::Error) -> Error {
+pub(super) fn from_engine(error: model::Error) -> Error {
     match error {
         model::Error::CallerSentOtherInputs(why) => Error::CallerSentUnfit(why),
         model::Error::CallerAskedForOtherOutputs => {

@@ -106,8 +106,8 @@ impl Build {
     /// The digest of the program that runs; reads its file once, which takes a moment.
     #[must_use]
     pub fn of_this_program() -> Self {
-        let bytes = std::env::current_exe().and_then(std::fs::read).ok();
-        Self { binary: bytes.map(|bytes| Digest::of(&bytes)), config: None }
+        let file = std::env::current_exe().and_then(std::fs::File::open);
+        Self { binary: file.and_then(Digest::of_stream).ok(), config: None }
     }
 }
 

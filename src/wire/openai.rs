@@ -2,6 +2,8 @@
 //!
 //! What the gateway does not decide on passes as it is, unless the policy says `strict`.
 
+pub mod embeddings;
+
 use bytes::Bytes;
 use serde_json::{Number, Value, json};
 

@@ -3,7 +3,7 @@
 # detectors at their defaults, a signed receipt for every answer (async), the security log in a file.
 # PORTCULLIS_BIN names another binary than target/release's, PROVE another mode of receipts.
 ROOT=$(cd "$(dirname "$0")/../../.." && pwd)
-D=$RUN/$(basename "$0" .sh); rm -rf "$D"; mkdir -p "$D"/policies/{models,schemas,tls,keys}; P=$D/policies
+D=$RUN/${RUN_AS:-$(basename "$0" .sh)}; rm -rf "$D"; mkdir -p "$D"/policies/{models,schemas,tls,keys}; P=$D/policies
 cp "$KEYS/tls.crt" "$KEYS/tls.key" "$P/tls/"
 openssl genpkey -algorithm ed25519 -out "$P/tls/provenance.key" 2>/dev/null
 chmod 600 "$P"/tls/*.key
@@ -34,6 +34,8 @@ algorithms = ["ES256"]
 jwks_file = "keys/jwks.json"
 claims = { caller = "sub" }
 T
+# portcullis-digits.sh writes its own model.
+[ "$1" = --policies-only ] && return
 cat > "$P/access.cedar" <<T
 permit (principal, action in [Action::"chat", Action::"embed"], resource) when { resource.public };
 T

@@ -25,6 +25,7 @@ fn digits() -> Rules {
         contract: Some(Contract {
             inputs: vec![port("input", Datatype::Fp32, &[None, Some(2)]), port("scale", Datatype::Fp32, &[None])],
             outputs: vec![port("label", Datatype::Int64, &[None]), port("probabilities", Datatype::Fp32, &[None, Some(10)])],
+            ..Contract::default()
         }),
         max_batch: Some(2),
         max_length: None,
@@ -89,7 +90,7 @@ fn the_batch_is_the_same_everywhere_and_at_most_the_cap() {
 
 #[test]
 fn free_dimensions_after_the_batch_are_at_most_the_cap() {
-    let contract = Contract { inputs: vec![port("tokens", Datatype::Uint8, &[None, None])], outputs: Vec::new() };
+    let contract = Contract { inputs: vec![port("tokens", Datatype::Uint8, &[None, None])], ..Contract::default() };
     let rules = Rules { contract: Some(contract), max_length: Some(3), ..Rules::default() };
     assert_eq!(broken(&rules, vec![tensor("tokens", Datatype::Uint8, &[9, 3], vec![0; 27])]), None);
     assert_eq!(broken(&rules, vec![tensor("tokens", Datatype::Uint8, &[1, 4], vec![0; 4])]), Some((Broken::Shape, Some(0))));
@@ -213,4 +214,29 @@ proptest! {
         let data = Bytes::from(data);
         let _ = rules.hold(&request(vec![Tensor { name: "x".into(), datatype: Datatype::ALL[which], shape, data }]));
     }
+}
+
+#[test]
+fn the_other_inputs_may_be_sent_in_place_of_the_first_and_not_beside_them() {
+    let contract = Contract {
+        inputs: vec![port("text", Datatype::Bytes, &[None])],
+        instead: vec![port("ids", Datatype::Uint8, &[None, None]), port("mask", Datatype::Uint8, &[None, None])],
+        ..Contract::default()
+    };
+    let rules = Rules { contract: Some(contract), max_batch: Some(2), ..Rules::default() };
+    let bytes = |name: &str, shape: &[u64], data: &'static [u8]| Tensor {
+        name: name.into(),
+        datatype: Datatype::Uint8,
+        shape: shape.to_vec(),
+        data: data.into(),
+    };
+    let text = || Tensor { name: "text".into(), datatype: Datatype::Bytes, shape: vec![1], data: b"\x01\0\0\0a"[..].into() };
+    let (ids, mask) = (|| bytes("ids", &[1, 2], b"ab"), || bytes("mask", &[1, 2], b"cd"));
+    assert_eq!(broken(&rules, vec![text()]), None);
+    assert_eq!(broken(&rules, vec![ids(), mask()]), None);
+    assert_eq!(broken(&rules, vec![mask(), ids()]), None);
+    assert_eq!(broken(&rules, vec![ids()]), Some((Broken::Missing, None)));
+    assert_eq!(broken(&rules, vec![ids(), mask(), text()]), Some((Broken::Name, Some(2))));
+    assert_eq!(broken(&rules, vec![text(), ids(), mask()]), Some((Broken::Name, Some(1))));
+    assert_eq!(broken(&rules, vec![bytes("ids", &[3, 1], b"abc"), bytes("mask", &[3, 1], b"abc")]), Some((Broken::Batch, Some(0))));
 }

@@ -15,7 +15,7 @@ pub(super) trait Engine: Send {
     /// What the model takes and gives. It stays the same for the engine's life.
     fn signature(&self) -> &Signature;
 
-    /// One run. `inputs` are all of the signature's, in its order, and each [`fits`] its port; `wanted` are places in its outputs, and the
+    /// One run. `inputs` are all of the signature's `inputs`, or all of its `instead`, in its order, and each [`fits`] its port; `wanted` are places in its outputs, and the
     /// answer has just those, in that order. It ends soon after `stop`, with an error; whoever gave the call does not listen any more.
     fn run(&mut self, inputs: &[Tensor], wanted: &[usize], stop: &Stop) -> Result<Vec<Tensor>, Error>;
 
@@ -35,8 +35,12 @@ pub(super) trait Engine: Send {
 pub struct Signature {
     /// Inputs, without those that have a value in the file already.
     pub inputs: Vec<Port>,
+    /// Inputs that may be sent in place of `inputs`, all of them together; empty where there is no other way.
+    pub instead: Vec<Port>,
     /// Outputs.
     pub outputs: Vec<Port>,
+    /// The most tokens of a text, where texts are what it takes.
+    pub longest: Option<usize>,
 }
 
 /// Whether `tensor` is one that `port` takes.

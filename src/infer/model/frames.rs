@@ -333,7 +333,7 @@ impl Body {
     }
 
     pub(super) fn signature(mut self, signature: &Signature) -> Self {
-        for ports in [&signature.inputs, &signature.outputs] {
+        for ports in [&signature.inputs, &signature.instead, &signature.outputs] {
             self = self.number(ports.len() as u64);
             for port in ports {
                 self = self.block(port.name.as_bytes()).number(u64::from(datatype_number(port.datatype))).number(port.shape.len() as u64);
@@ -341,7 +341,7 @@ impl Body {
                 self = port.shape.iter().fold(self, |body, length| body.number(length.unwrap_or(u64::MAX)));
             }
         }
-        self
+        self.number(signature.longest.map_or(u64::MAX, |longest| longest as u64))
     }
 
     #[cfg(test)]
@@ -350,9 +350,9 @@ impl Body {
     }
 }
 
-/// The most bytes of a body whose tensors have `room` together and are `count`, among `places` more.
+/// The most bytes of a body whose tensors have `room` together and are `count`, beside `places` and three numbers.
 pub(super) fn most_with(room: usize, count: usize, places: usize) -> usize {
-    room.saturating_add(count.saturating_mul(MAX_ABOUT)).saturating_add((places + 2).saturating_mul(8))
+    room.saturating_add(count.saturating_mul(MAX_ABOUT)).saturating_add((places + 3).saturating_mul(8))
 }
 
 /// A body that is being read. What it gives is bounded by what it was given.
@@ -445,7 +445,10 @@ impl Reader {
             }
             Ok(ports)
         };
-        Ok(Signature { inputs: ports()?, outputs: ports()? })
+        let (inputs, instead, outputs) = (ports()?, ports()?, ports()?);
+        let longest = Some(self.number()?).filter(|longest| *longest != u64::MAX);
+        let longest = longest.map(usize::try_from).transpose().map_err(|_| CUT)?;
+        Ok(Signature { inputs, instead, outputs, longest })
     }
 
     /// Nothing may be left over.

@@ -7,6 +7,9 @@
 //! The engine's C++ meets those bytes in a process of its own ([`worker`]), which gave up files, sockets, processes and rights before
 //! ([`walls`]) and speaks with the gateway in [`frames`] of numbers.
 
+pub mod batch;
+pub mod calibration;
+pub mod encoder;
 mod engine;
 mod frames;
 mod isolate;
@@ -14,6 +17,7 @@ pub mod onnx;
 mod onnxruntime;
 mod queue;
 pub mod runtime;
+pub mod safetensors;
 pub mod verify;
 mod walls;
 pub mod worker;
@@ -30,9 +34,9 @@ use toml::Spanned;
 
 use crate::digest::Digest;
 use crate::mistake::Mistake;
-use crate::trail::{Assurance, Which};
+use crate::trail::{Assurance, Which, Who};
 use crate::unit::{Size, Span};
-use crate::wire::tensor::{Port, Tensor};
+use crate::wire::tensor::Tensor;
 
 use onnxruntime::OnnxRuntime;
 use queue::Queue;
@@ -93,6 +97,8 @@ pub struct Config {
     /// The shapes of the first run, by input. Free dimensions are 1 otherwise, which not every model takes.
     #[serde(default)]
     pub warm_up: BTreeMap<String, Vec<u64>>,
+    /// Whether calls that wait at the same time are answered by one run; not, where it is left out.
+    pub batch: Option<batch::Config>,
 }
 
 fn default_max_size() -> Size {
@@ -137,6 +143,7 @@ impl Config {
                 mistakes.push(Mistake::at(memory.span(), "`memory` is at least \"128MiB\""));
             }
         }
+        let batch = self.batch.as_ref().map(batch::Config::resolve).transpose().map_err(|more| mistakes.extend(more)).ok().flatten();
         let path = within(&folder.join(self.path.get_ref()), root);
         let path = path.map_err(|what| mistakes.push(Mistake::at(self.path.span(), what))).ok();
         match (path, digest) {
@@ -153,6 +160,7 @@ impl Config {
                     isolation: self.isolation,
                     memory: self.memory.as_ref().map(|memory| memory.get_ref().0),
                     warm_up: self.warm_up.clone(),
+                    batch,
                 },
             }),
             _ => Err(mistakes),
@@ -200,6 +208,8 @@ pub struct Bounds {
     pub memory: Option<usize>,
     /// The shapes of the first run, by input.
     pub warm_up: BTreeMap<String, Vec<u64>>,
+    /// How calls are joined; each runs alone where there is none.
+    pub batch: Option<batch::Plan>,
 }
 
 impl Default for Bounds {
@@ -212,6 +222,7 @@ impl Default for Bounds {
             isolation: Isolation::default(),
             memory: None,
             warm_up: BTreeMap::new(),
+            batch: None,
         }
     }
 }
@@ -247,6 +258,8 @@ pub enum Refused {
     ReadDifferently,
     /// The first run failed.
     WarmUp(String),
+    /// Its calls cannot be joined as the policy wants.
+    Batch(String),
     /// It was not ready in time.
     TookTooLong(Duration),
     /// The policy demands walls that do not stand on this machine.
@@ -286,6 +299,7 @@ impl fmt::Display for Refused {
                 isolation.as_str()
             ),
             Self::Worker(why) => write!(f, "the model's worker did not come up: {why}"),
+            Self::Batch(why) => f.write_str(why),
             Self::TookTooLong(limit) => write!(f, "the model was not ready within `load_timeout`, {} seconds", limit.as_secs_f32()),
         }
     }
@@ -406,9 +420,8 @@ impl Model {
 
     /// What it takes, and what it gives: its contract.
     #[must_use]
-    pub fn signature(&self) -> (&[Port], &[Port]) {
-        let signature = self.queue.signature();
-        (&signature.inputs, &signature.outputs)
+    pub fn signature(&self) -> &Signature {
+        self.queue.signature()
     }
 
     /// Which model it is, for receipts and spans.
@@ -441,13 +454,13 @@ impl Model {
         self.load_micros
     }
 
-    /// Runs it. `outputs` names those that are wanted, in their order; all of them where it is empty. When the deadline passes, or the
-    /// future is dropped, a call that waits is skipped and one that runs is told to stop.
+    /// Runs it for `who`: callers take turns. `outputs` names those that are wanted, in their order; all of them where it is empty. When the
+    /// deadline passes, or the future is dropped, a call that waits is skipped and one that runs is told to stop.
     ///
     /// # Errors
     /// [`Error`] says who is at fault.
-    pub async fn run(&self, inputs: Vec<Tensor>, outputs: &[String], deadline: Instant) -> Result<Vec<Tensor>, Error> {
-        self.queue.run(inputs, outputs, deadline).await
+    pub async fn run(&self, inputs: Vec<Tensor>, outputs: &[String], who: &Arc<Who>, deadline: Instant) -> Result<Vec<Tensor>, Error> {
+        self.queue.run(inputs, outputs, who, deadline).await
     }
 }
 

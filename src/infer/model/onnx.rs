@@ -298,7 +298,7 @@ impl Walk<'_> {
         })?;
         // Before IR version 4 initializers had to be listed as inputs too.
         inputs.retain(|(name, _)| !initializers.contains(name));
-        Ok(Signature { inputs: self.ports(inputs)?, outputs: self.ports(outputs)? })
+        Ok(Signature { inputs: self.ports(inputs)?, instead: Vec::new(), outputs: self.ports(outputs)?, longest: None })
     }
 
     fn ports(&self, found: Vec<(&[u8], Type)>) -> Result<Vec<Port>, Fault> {

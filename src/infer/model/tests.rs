@@ -6,7 +6,9 @@ use bytes::Bytes;
 use super::onnx::tests::{Build, forever, pass_through};
 use super::runtime::Places;
 use super::*;
-use crate::wire::tensor::Datatype;
+use crate::wire::tensor::{Datatype, Port};
+
+mod minilm;
 
 const DIGITS: &[u8] = include_bytes!("../../../policies/models/digits.onnx");
 const SAMPLES: &str = include_str!("../../../tests/data/digits.json");
@@ -16,6 +18,10 @@ fn runtime() -> Runtime {
         Ok(runtime) => runtime,
         Err(broken) => panic!("this test needs the real engine: {broken}"),
     }
+}
+
+fn anyone() -> Arc<Who> {
+    Arc::new(Who { caller: "anyone".into(), tenant: "".into(), tier: "".into(), method: "api_key" })
 }
 
 fn soon() -> Instant {
@@ -73,13 +79,13 @@ fn count(value: i64) -> Tensor {
 
 /// The model that counts down `times`, as long as it is told to.
 async fn counting(model: &Model, times: i64, within: Duration) -> Result<Vec<Tensor>, Error> {
-    model.run(vec![count(times), one(1.0)], &[], Instant::now() + within).await
+    model.run(vec![count(times), one(1.0)], &[], &anyone(), Instant::now() + within).await
 }
 
 #[tokio::test]
 async fn digits_are_answered_as_the_reference_says_alone_and_together() {
     let (model, samples) = (start(DIGITS), samples());
-    let answers = model.run(vec![pixels(&samples.inputs)], &[], soon()).await.unwrap();
+    let answers = model.run(vec![pixels(&samples.inputs)], &[], &anyone(), soon()).await.unwrap();
     assert_eq!(answers[0].name, "probabilities");
     assert_eq!(answers[0].shape, [32, 10]);
     assert_eq!(answers[1].shape, [32]);
@@ -88,7 +94,7 @@ async fn digits_are_answered_as_the_reference_says_alone_and_together() {
         assert!((f64::from(*got) - wanted).abs() < 1e-5, "{got} is not {wanted}");
     }
     for (index, row) in samples.inputs.iter().enumerate() {
-        let alone = model.run(vec![pixels(std::slice::from_ref(row))], &["probabilities".into()], soon()).await.unwrap();
+        let alone = model.run(vec![pixels(std::slice::from_ref(row))], &["probabilities".into()], &anyone(), soon()).await.unwrap();
         assert_eq!(alone.len(), 1);
         for (got, wanted) in floats(&alone[0]).iter().zip(&samples.probabilities[index]) {
             assert!((f64::from(*got) - wanted).abs() < 1e-5, "{got} is not {wanted}");
@@ -98,7 +104,7 @@ async fn digits_are_answered_as_the_reference_says_alone_and_together() {
 
 #[tokio::test]
 async fn a_batch_of_none_is_answered_with_none() {
-    let answers = start(DIGITS).run(vec![pixels(&[])], &[], soon()).await.unwrap();
+    let answers = start(DIGITS).run(vec![pixels(&[])], &[], &anyone(), soon()).await.unwrap();
     assert_eq!((answers[0].shape.as_slice(), answers[0].data.len()), ([0, 10].as_slice(), 0));
 }
 
@@ -106,9 +112,9 @@ async fn a_batch_of_none_is_answered_with_none() {
 async fn the_model_says_what_it_is() {
     let model = start(DIGITS);
     let port = |name: &str, datatype, shape: &[Option<u64>]| Port { name: name.into(), datatype, shape: shape.into() };
-    let (inputs, outputs) = model.signature();
-    assert_eq!(inputs, [port("input", Datatype::Fp32, &[None, Some(64)])]);
-    assert_eq!(outputs, [port("probabilities", Datatype::Fp32, &[None, Some(10)]), port("label", Datatype::Int64, &[None])]);
+    let Signature { inputs, outputs, .. } = model.signature();
+    assert_eq!(*inputs, [port("input", Datatype::Fp32, &[None, Some(64)])]);
+    assert_eq!(*outputs, [port("probabilities", Datatype::Fp32, &[None, Some(10)]), port("label", Datatype::Int64, &[None])]);
     assert_eq!(model.which().digest, Some(Digest::of(DIGITS)));
     assert_eq!(model.which().assurance, Assurance::VerifiedInProcess);
     assert!(model.load_micros() > 0);
@@ -118,10 +124,10 @@ async fn the_model_says_what_it_is() {
 async fn outputs_come_in_the_order_asked_for_and_no_others() {
     let model = start(DIGITS);
     let input = pixels(&samples().inputs[..1]);
-    let both = model.run(vec![input.clone()], &["label".into(), "probabilities".into()], soon()).await.unwrap();
+    let both = model.run(vec![input.clone()], &["label".into(), "probabilities".into()], &anyone(), soon()).await.unwrap();
     assert_eq!([both[0].name.as_str(), both[1].name.as_str()], ["label", "probabilities"]);
     for wrong in [vec!["nothing".to_owned()], vec!["label".to_owned(), "label".to_owned()]] {
-        assert_eq!(model.run(vec![input.clone()], &wrong, soon()).await, Err(Error::CallerAskedForOtherOutputs));
+        assert_eq!(model.run(vec![input.clone()], &wrong, &anyone(), soon()).await, Err(Error::CallerAskedForOtherOutputs));
     }
 }
 
@@ -141,10 +147,10 @@ async fn inputs_that_are_not_the_models_are_the_callers_fault() {
         vec![Tensor { data: good.data.slice(1..), ..good.clone() }],
     ];
     for inputs in wrong {
-        let answer = model.run(inputs.clone(), &[], soon()).await;
+        let answer = model.run(inputs.clone(), &[], &anyone(), soon()).await;
         assert!(matches!(answer, Err(Error::CallerSentOtherInputs(_))), "{inputs:?}: {answer:?}");
     }
-    assert!(model.run(vec![good], &[], soon()).await.is_ok());
+    assert!(model.run(vec![good], &[], &anyone(), soon()).await.is_ok());
 }
 
 #[tokio::test]
@@ -159,7 +165,7 @@ async fn every_datatype_passes_through_unchanged() {
             other => numbers[..2 * other.width().unwrap()].to_vec(),
         };
         let sent = Tensor { name: "x".into(), datatype, shape: vec![2], data: data.into() };
-        let answer = model.run(vec![sent.clone()], &[], soon()).await.unwrap();
+        let answer = model.run(vec![sent.clone()], &[], &anyone(), soon()).await.unwrap();
         assert_eq!((&answer[0].data, answer[0].datatype, &answer[0].shape), (&sent.data, datatype, &sent.shape), "{datatype}");
     }
 }
@@ -169,7 +175,7 @@ async fn strings_that_the_engine_cannot_hold_are_the_callers_fault() {
     let model = start(&pass_through(8));
     for data in [&b"\x02\0\0\0\xff\xff"[..], b"\x03\0\0\0a\0b", b"\x09\0\0\0short", b"\x01\0\0\0ab", b"\x01\0", b""] {
         let sent = Tensor { name: "x".into(), datatype: Datatype::Bytes, shape: vec![1], data: Bytes::from_static(data) };
-        let answer = model.run(vec![sent], &[], soon()).await;
+        let answer = model.run(vec![sent], &[], &anyone(), soon()).await;
         assert!(matches!(answer, Err(Error::CallerSentOtherInputs(_))), "{data:?}: {answer:?}");
     }
 }
@@ -179,15 +185,15 @@ async fn an_answer_of_the_bound_passes_and_one_byte_more_does_not() {
     let input = pixels(&samples().inputs[..1]);
     // 10 FP32 and one INT64.
     let model = start_with(DIGITS, &Bounds { output: 48, ..Bounds::default() }).unwrap();
-    assert!(model.run(vec![input.clone()], &[], soon()).await.is_ok());
-    assert_eq!(model.run(vec![pixels(&samples().inputs[..2])], &[], soon()).await, Err(Error::ModelAnsweredTooMuch));
+    assert!(model.run(vec![input.clone()], &[], &anyone(), soon()).await.is_ok());
+    assert_eq!(model.run(vec![pixels(&samples().inputs[..2])], &[], &anyone(), soon()).await, Err(Error::ModelAnsweredTooMuch));
     let refused = start_with(DIGITS, &Bounds { output: 47, ..Bounds::default() }).unwrap_err();
     assert!(matches!(refused, Refused::WarmUp(_)), "{refused}");
 
     let strings = start_with(&pass_through(8), &Bounds { output: 8, ..Bounds::default() }).unwrap();
     let text = |data| Tensor { name: "x".into(), datatype: Datatype::Bytes, shape: vec![1], data: Bytes::from_static(data) };
-    assert!(strings.run(vec![text(b"\x04\0\0\0four")], &[], soon()).await.is_ok());
-    assert_eq!(strings.run(vec![text(b"\x05\0\0\0fives")], &[], soon()).await, Err(Error::ModelAnsweredTooMuch));
+    assert!(strings.run(vec![text(b"\x04\0\0\0four")], &[], &anyone(), soon()).await.is_ok());
+    assert_eq!(strings.run(vec![text(b"\x05\0\0\0fives")], &[], &anyone(), soon()).await, Err(Error::ModelAnsweredTooMuch));
 }
 
 #[tokio::test]
@@ -314,7 +320,7 @@ async fn a_file_that_is_swapped_between_hash_and_load_changes_nothing() {
     drop(folder);
     let model = Model::from_verified("m", "", &verified, &source.bounds, &runtime()).unwrap();
     assert_eq!(model.which().digest, Some(Digest::of(DIGITS)));
-    let answers = model.run(vec![pixels(&samples().inputs[..1])], &["label".into()], soon()).await.unwrap();
+    let answers = model.run(vec![pixels(&samples().inputs[..1])], &["label".into()], &anyone(), soon()).await.unwrap();
     assert_eq!(integers(&answers[0]), samples().labels[..1]);
 }
 
@@ -397,7 +403,7 @@ async fn hand_off() {
     let mut micros = Vec::new();
     for _ in 0..5000 {
         let from = Instant::now();
-        model.run(vec![input.clone()], &[], soon()).await.unwrap();
+        model.run(vec![input.clone()], &[], &anyone(), soon()).await.unwrap();
         micros.push(from.elapsed().as_nanos() as f64 / 1000.0);
     }
     micros.sort_by(f64::total_cmp);

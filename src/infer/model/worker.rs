@@ -28,7 +28,7 @@ use memfd::Memfd;
 use super::engine::{Engine, Stop, fits};
 use super::frames::{Body, Broken, Frame, Kind, MAX_FILES, MAX_INPUT, MAX_WORDS, Reader, Wire, head, most_with};
 use super::{Error, Isolation, Refused, Signature, Walls};
-use crate::wire::tensor::{Datatype, Tensor};
+use crate::wire::tensor::{Datatype, Port, Tensor};
 
 pub use inside::run;
 
@@ -152,7 +152,10 @@ impl Engine for Worker {
         if inputs.iter().fold(0_usize, |sum, tensor| sum.saturating_add(tensor.data.len())) > MAX_INPUT {
             return Err(Error::CallerSentOtherInputs("the inputs are larger than 256 MiB together"));
         }
-        let body = Body::default().places(wanted).tensors(inputs.iter().enumerate());
+        let Signature { inputs: first, instead, .. } = &self.launch.signature;
+        let named = |ports: &[Port]| ports.len() == inputs.len() && ports.iter().zip(inputs).all(|(port, tensor)| port.name == tensor.name);
+        let other = !named(first) && named(instead);
+        let body = Body::default().number(u64::from(other)).places(wanted).tensors(inputs.iter().enumerate());
         let body = body.map_err(|_| Error::CallerSentOtherInputs("an input has too many dimensions"))?;
         // Once more for a worker that had died before the call, unseen.
         for _ in 0..2 {

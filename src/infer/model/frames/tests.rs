@@ -123,10 +123,12 @@ fn a_byte_now_and_then_holds_nobody_on() {
 
 #[test]
 fn a_signature_arrives_as_it_was_sent() {
-    let sent = Signature { inputs: ports(), outputs: ports()[..1].to_vec() };
+    let sent = Signature { inputs: ports(), instead: ports()[1..].to_vec(), outputs: ports()[..1].to_vec(), longest: Some(512) };
     let mut reader = Reader::new(Body::default().signature(&sent).bytes());
     assert_eq!(reader.signature().unwrap(), sent);
     reader.end().unwrap();
+    let sent = Signature { longest: None, ..sent };
+    assert_eq!(Reader::new(Body::default().signature(&sent).bytes()).signature().unwrap(), sent);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::super::engine::{Engine, Stop};
 use super::super::frames::{Body, Broken, Frame, Kind, MAX_INPUT, Reader, Wire, most_with};
 use super::super::isolate::{self, Sealed};
 use super::super::onnxruntime::OnnxRuntime;
-use super::super::{Error, Refused, Runtime, Walls, onnx};
+use super::super::{Error, Refused, Runtime, Signature, Walls, onnx};
 use super::probe::Prober;
 use super::{
     FAILED_CONTRACT, FAILED_INPUTS, FAILED_MODEL, FAILED_TOO_MUCH, Inmate, REFUSED_ENGINE, REFUSED_OTHERWISE_READ, REFUSED_WORKER,
@@ -221,17 +221,18 @@ const STACK: usize = 256 << 10;
 
 /// One call after the other, until the socket ends.
 fn serve(wire: &mut Wire, mut engine: Box<dyn Engine>, current: &Current) -> Result<(), Ended> {
-    let (inputs, outputs) = (engine.signature().inputs.clone(), engine.signature().outputs.len());
-    let every: Vec<usize> = (0..inputs.len()).collect();
-    let most = most_with(MAX_INPUT, inputs.len(), outputs);
+    let Signature { inputs, instead, outputs, .. } = engine.signature().clone();
+    let outputs = outputs.len();
+    let most = most_with(MAX_INPUT, inputs.len().max(instead.len()), outputs);
     loop {
         let Frame { call, body, .. } = match wire.receive(|kind| (kind == Kind::Run).then_some(most), &mut || true) {
             Err(Broken::Ended) => return Ok(()),
             frame => frame?,
         };
         let mut reader = Reader::new(body);
+        let ports = if reader.number()? == 1 { &instead } else { &inputs };
         let wanted = reader.places(outputs)?;
-        let tensors = reader.tensors(&inputs, &every)?;
+        let tensors = reader.tensors(ports, &(0..ports.len()).collect::<Vec<_>>())?;
         let stop = current.begin(call);
         let answer = engine.run(&tensors, &wanted, &stop);
         match answer {
@@ -264,10 +265,10 @@ pub(super) mod tests {
     use crate::wire::tensor::{Datatype, Port, Tensor};
 
     /// Gives its inputs back.
-    struct Echo(crate::infer::model::Signature);
+    struct Echo(Signature);
 
     impl Engine for Echo {
-        fn signature(&self) -> &crate::infer::model::Signature {
+        fn signature(&self) -> &Signature {
             &self.0
         }
 
@@ -281,7 +282,7 @@ pub(super) mod tests {
 
     fn echo() -> Box<Echo> {
         let ports = vec![Port { name: "x".into(), datatype: Datatype::Uint8, shape: vec![None] }];
-        Box::new(Echo(crate::infer::model::Signature { inputs: ports.clone(), outputs: ports }))
+        Box::new(Echo(Signature { inputs: ports.clone(), instead: vec![], outputs: ports, longest: None }))
     }
 
     /// A greeting and a call, each from whatever the socket gives.
@@ -294,7 +295,7 @@ pub(super) mod tests {
     fn call(wire: &mut Wire, call: u64, bytes: &'static [u8]) -> Frame {
         let tensor =
             Tensor { name: "x".into(), datatype: Datatype::Uint8, shape: vec![bytes.len() as u64], data: Bytes::from_static(bytes) };
-        let body = Body::default().places(&[0]).tensors([(0, &tensor)].into_iter()).unwrap();
+        let body = Body::default().number(0).places(&[0]).tensors([(0, &tensor)].into_iter()).unwrap();
         wire.send(Kind::Run, call, &body, &mut || true).unwrap();
         wire.receive(|_| Some(1000), &mut || true).unwrap()
     }

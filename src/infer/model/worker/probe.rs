@@ -186,7 +186,7 @@ pub fn attempt(isolation: Isolation, attempt: Attempt, place: Place) -> Result<F
         Err(Err(_)) => return killed(process),
         Err(Ok(refused)) => return Err(refused),
     }
-    let body = super::Body::default().places(&[0]).tensors(std::iter::empty());
+    let body = super::Body::default().number(0).places(&[0]).tensors(std::iter::empty());
     let body = body.map_err(|broken| Refused::Worker(broken.to_string()))?;
     match process.call(1, &body, &[0], &launch, &Stop::default()) {
         Ok(Ok(answer)) => {
@@ -222,7 +222,12 @@ fn launch(isolation: Isolation, attempt: Option<(Attempt, Place)>) -> Launch {
 }
 
 fn signature() -> Signature {
-    Signature { inputs: vec![], outputs: vec![Port { name: "result".into(), datatype: Datatype::Int64, shape: vec![Some(1)] }] }
+    Signature {
+        inputs: vec![],
+        instead: vec![],
+        longest: None,
+        outputs: vec![Port { name: "result".into(), datatype: Datatype::Int64, shape: vec![Some(1)] }],
+    }
 }
 
 /// The engine that tries.

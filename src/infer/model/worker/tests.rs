@@ -17,6 +17,8 @@ fn port(name: &str, datatype: Datatype, shape: &[Option<u64>]) -> Port {
 fn launch() -> Launch {
     let signature = Signature {
         inputs: vec![port("x", Datatype::Fp32, &[None])],
+        instead: vec![],
+        longest: None,
         outputs: vec![port("y", Datatype::Fp32, &[None]), port("words", Datatype::Bytes, &[None])],
     };
     Launch {
