@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -38,6 +39,7 @@ use crate::trail::{Assurance, Which, Who};
 use crate::unit::{Size, Span};
 use crate::wire::tensor::Tensor;
 
+use encoder::Encoder;
 use onnxruntime::OnnxRuntime;
 use queue::Queue;
 use worker::{Inmate, Launch, Worker};
@@ -285,7 +287,7 @@ impl fmt::Display for Refused {
             }
             Self::Format(format) => write!(f, "the file is {format}"),
             Self::Onnx(fault) => write!(f, "the file is not loaded: {fault}"),
-            Self::Engine(error) => write!(f, "ONNX Runtime does not take the model: {error}"),
+            Self::Engine(error) => write!(f, "the engine does not take the model: {error}"),
             Self::ReadDifferently => {
                 f.write_str("ONNX Runtime understands the model's inputs and outputs otherwise than they are written in the file")
             }
@@ -378,6 +380,37 @@ impl Model {
         Self::start(&name.into(), &version.into(), verified, bounds, runtime, Instant::now())
     }
 
+    /// Loads an encoder from the files of its folder, which were verified as one and have `digest` together. Only those that an encoder reads
+    /// are handed on.
+    ///
+    /// # Errors
+    /// [`Refused`], in words for the operator.
+    pub fn encoder(
+        name: &str,
+        version: &str,
+        digest: Digest,
+        mut files: encoder::Files,
+        options: &encoder::Options,
+        bounds: &Bounds,
+    ) -> Result<Self, Refused> {
+        let from = Instant::now();
+        files.retain(|file, _| encoder::READ.contains(&file.as_str()) || file.ends_with("/config.json"));
+        let options = encoder::Options { room: bounds.output, ..*options };
+        let queue = if bounds.isolation == Isolation::Thread {
+            let load = move || Encoder::load(&files, &options).map_err(|fault| Refused::Engine(fault.to_string()));
+            Queue::start(name, bounds, move |_| Ok(Box::new(load()?)))?
+        } else {
+            let sealed = files.iter().map(|(file, bytes)| Ok((file.clone(), runtime::sealed(file, bytes).map_err(Refused::Worker)?)));
+            let sealed = sealed.collect::<Result<Vec<_>, Refused>>()?;
+            let size = files.values().map(Bytes::len).sum();
+            drop(files);
+            let launch = Launch::new(name, Inmate::Encoder, sealed, size, bounds);
+            let launch = Launch { options: options.bytes().to_vec(), ..launch };
+            Queue::start(name, bounds, move |stop| Ok(Box::new(Worker::start(launch, stop)?)))?
+        };
+        Ok(Self::of(queue, name.into(), version.into(), digest, "safetensors", bounds, from))
+    }
+
     fn start(
         name: &Arc<str>,
         version: &Arc<str>,
@@ -393,29 +426,17 @@ impl Model {
             Queue::start(name, bounds, move |stop| Ok(Box::new(OnnxRuntime::load(&bytes, signature, room, &runtime, stop)?)))?
         } else {
             let file = runtime::sealed("model.onnx", verified.bytes()).map_err(Refused::Worker)?;
-            let launch = Launch {
-                name: name.to_string(),
-                inmate: Inmate::OnnxRuntime,
-                options: Vec::new(),
-                library: Some(runtime.library().clone()),
-                files: vec![("model.onnx".to_owned(), file)],
-                isolation: bounds.isolation,
-                memory: bounds.memory.map_or_else(|| worker::memory_for(verified.bytes().len(), room), |memory| memory as u64),
-                room,
-                limit: bounds.load,
-                signature,
-            };
+            let launch = Launch::new(name, Inmate::OnnxRuntime, vec![("model.onnx".to_owned(), file)], verified.bytes().len(), bounds);
+            let launch = Launch { library: Some(runtime.library().clone()), signature: Some(signature), ..launch };
             Queue::start(name, bounds, move |stop| Ok(Box::new(Worker::start(launch, stop)?)))?
         };
-        let which = Which {
-            name: name.clone(),
-            version: version.clone(),
-            digest: Some(verified.digest()),
-            format: "onnx".into(),
-            assurance: Assurance::VerifiedInProcess,
-        };
+        Ok(Self::of(queue, name.clone(), version.clone(), verified.digest(), "onnx", bounds, from))
+    }
+
+    fn of(queue: Queue, name: Arc<str>, version: Arc<str>, digest: Digest, format: &str, bounds: &Bounds, from: Instant) -> Self {
+        let which = Which { name, version, digest: Some(digest), format: format.into(), assurance: Assurance::VerifiedInProcess };
         let load_micros = u64::try_from(from.elapsed().as_micros()).unwrap_or(u64::MAX);
-        Ok(Self { queue, isolation: bounds.isolation, which: which.into(), load_micros })
+        Self { queue, isolation: bounds.isolation, which: which.into(), load_micros }
     }
 
     /// What it takes, and what it gives: its contract.

@@ -627,8 +627,9 @@ mod tests {
             let _ = call.await;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
-        let next = ask(&queue, "c", &[7.0]).await;
+        // The gate first: the engine is idle and may take the call before anybody sees it wait.
         open.send(()).unwrap();
+        let next = ask(&queue, "c", &[7.0]).await;
         assert_eq!(next.await.unwrap().unwrap(), [rows(&[14.0])]);
     }
 

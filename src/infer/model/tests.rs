@@ -330,6 +330,37 @@ fn a_model_loads_from_its_file() {
     assert!(Model::load(&source, &runtime()).is_ok());
 }
 
+#[tokio::test]
+async fn an_encoder_loads_from_the_files_of_its_folder() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/encoders/bert-mean");
+    let file = |name: &str| Some((name.to_owned(), std::fs::read(folder.join(name)).ok()?.into()));
+    let files: encoder::Files = encoder::READ.into_iter().filter_map(file).collect();
+    let bounds = Bounds { isolation: Isolation::Thread, ..Bounds::default() };
+    let model = Model::encoder("e", "1", Digest::of(b"folder"), files, &encoder::Options::default(), &bounds).unwrap();
+    assert_eq!((&*model.which().format, model.which().digest), ("safetensors", Some(Digest::of(b"folder"))));
+    let text = Tensor { name: "text".into(), datatype: Datatype::Bytes, shape: vec![1], data: Bytes::from_static(b"\x02\0\0\0hi") };
+    let answers = model.run(vec![text], &["embedding".into()], &anyone(), soon()).await.unwrap();
+    let length: f32 = floats(&answers[0]).iter().map(|number| number * number).sum();
+    assert!((length - 1.0).abs() < 1e-5, "{length}");
+
+    let refused = Model::encoder("e", "1", Digest::of(b""), encoder::Files::new(), &encoder::Options::default(), &bounds).unwrap_err();
+    assert!(refused.to_string().contains("config.json is not among the model's files"), "{refused}");
+}
+
+#[test]
+fn what_is_said_of_an_encoder_arrives_at_its_worker() {
+    use encoder::{Options, Pooling};
+    for pooling in [None, Some(Pooling::Cls), Some(Pooling::Mean)] {
+        for normalize in [None, Some(false), Some(true)] {
+            let read = Options::from_bytes(&Options { pooling, normalize, room: 1 }.bytes(), 7).unwrap();
+            assert_eq!((read.pooling, read.normalize, read.room), (pooling, normalize, 7));
+        }
+    }
+    assert!(
+        Options::from_bytes(&[3, 0], 1).is_none() && Options::from_bytes(&[0, 3], 1).is_none() && Options::from_bytes(&[0], 1).is_none()
+    );
+}
+
 #[derive(Debug, Deserialize)]
 struct File {
     backend: Backend,

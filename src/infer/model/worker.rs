@@ -27,7 +27,7 @@ use memfd::Memfd;
 
 use super::engine::{Engine, Stop, fits};
 use super::frames::{Body, Broken, Frame, Kind, MAX_FILES, MAX_INPUT, MAX_WORDS, Reader, Wire, head, most_with};
-use super::{Error, Isolation, Refused, Signature, Walls};
+use super::{Bounds, Error, Isolation, Refused, Signature, Walls};
 use crate::wire::tensor::{Datatype, Port, Tensor};
 
 pub use inside::run;
@@ -61,10 +61,12 @@ pub(super) enum Inmate {
     OnnxRuntime = 1,
     /// What tries to break out, for [`probe`]. No policy names it.
     Probe = 2,
+    /// An encoder on candle, on the files of its folder; its options are [`Options::bytes`](super::encoder::Options::bytes).
+    Encoder = 3,
 }
 
 impl Inmate {
-    const ALL: [Self; 2] = [Self::OnnxRuntime, Self::Probe];
+    const ALL: [Self; 3] = [Self::OnnxRuntime, Self::Probe, Self::Encoder];
 }
 
 /// Everything that a worker is started with, as often as it must be.
@@ -86,19 +88,39 @@ pub(super) struct Launch {
     pub(super) room: usize,
     /// How long a start may take.
     pub(super) limit: Duration,
-    /// What the gateway read in the model; the worker must read the same.
-    pub(super) signature: Signature,
+    /// What the gateway read in the model; the worker must read the same, then and whenever it is started again. `None` where the gateway
+    /// reads nothing of it: what the first worker reads stands.
+    pub(super) signature: Option<Signature>,
+}
+
+impl Launch {
+    /// An engine on these files, which have `size` bytes together, within a model's bounds; what else it needs is to be set.
+    pub(super) fn new(name: &str, inmate: Inmate, files: Vec<(String, Memfd)>, size: usize, bounds: &Bounds) -> Self {
+        Self {
+            name: name.to_owned(),
+            inmate,
+            options: Vec::new(),
+            library: None,
+            files,
+            isolation: bounds.isolation,
+            memory: bounds.memory.map_or_else(|| memory_for(size, bounds.output), |memory| memory as u64),
+            room: bounds.output,
+            limit: bounds.load,
+            signature: None,
+        }
+    }
 }
 
 /// The bound on a worker's address space, unless the policy says otherwise, in bytes: 512 MiB, four times the model (its file, what is
 /// parsed of it, what is packed for the kernels, and room to work), and four times the largest answer.
-pub(super) fn memory_for(model: usize, output: usize) -> u64 {
+fn memory_for(model: usize, output: usize) -> u64 {
     BASE_MEMORY.saturating_add(4 * model as u64).saturating_add(4 * output as u64)
 }
 
 /// A worker, standing or fallen.
 pub(super) struct Worker {
     launch: Launch,
+    signature: Signature,
     process: Option<Process>,
     pause: Pause,
     calls: u64,
@@ -109,9 +131,10 @@ impl Worker {
     ///
     /// # Errors
     /// [`Refused`] says why there is none.
-    pub(super) fn start(launch: Launch, stop: &Stop) -> Result<Self, Refused> {
-        let process = Process::start(&launch, &mut || !stop.is_stopped())?;
-        Ok(Self { launch, process: Some(process), pause: Pause::default(), calls: 0 })
+    pub(super) fn start(mut launch: Launch, stop: &Stop) -> Result<Self, Refused> {
+        let (process, signature) = Process::start(&launch, &mut || !stop.is_stopped())?;
+        launch.signature = Some(signature.clone());
+        Ok(Self { launch, signature, process: Some(process), pause: Pause::default(), calls: 0 })
     }
 
     /// Starts it again if it has fallen and the pause is over.
@@ -120,7 +143,7 @@ impl Worker {
             return;
         }
         match Process::start(&self.launch, &mut || true) {
-            Ok(process) => self.process = Some(process),
+            Ok((process, _)) => self.process = Some(process),
             Err(refused) => {
                 self.pause.fell(Duration::ZERO, Instant::now());
                 self.tell(&format!("its worker does not start again: {refused}"));
@@ -145,14 +168,14 @@ impl Worker {
 
 impl Engine for Worker {
     fn signature(&self) -> &Signature {
-        &self.launch.signature
+        &self.signature
     }
 
     fn run(&mut self, inputs: &[Tensor], wanted: &[usize], stop: &Stop) -> Result<Vec<Tensor>, Error> {
         if inputs.iter().fold(0_usize, |sum, tensor| sum.saturating_add(tensor.data.len())) > MAX_INPUT {
             return Err(Error::CallerSentOtherInputs("the inputs are larger than 256 MiB together"));
         }
-        let Signature { inputs: first, instead, .. } = &self.launch.signature;
+        let Signature { inputs: first, instead, .. } = &self.signature;
         let named = |ports: &[Port]| ports.len() == inputs.len() && ports.iter().zip(inputs).all(|(port, tensor)| port.name == tensor.name);
         let other = !named(first) && named(instead);
         let body = Body::default().number(u64::from(other)).places(wanted).tensors(inputs.iter().enumerate());
@@ -162,7 +185,7 @@ impl Engine for Worker {
             self.raise();
             let Some(process) = &mut self.process else { break };
             self.calls += 1;
-            match process.call(self.calls, &body, wanted, &self.launch, stop) {
+            match process.call(self.calls, &body, wanted, (&self.signature.outputs, self.launch.room), stop) {
                 Ok(answer) => return answer,
                 Err((broken, began)) => {
                     self.bury(&broken);
@@ -223,7 +246,7 @@ struct Process {
 
 impl Process {
     /// Starts a worker and waits until it is ready, as long as `patient` says and no longer than the launch's limit.
-    fn start(launch: &Launch, patient: &mut dyn FnMut() -> bool) -> Result<Self, Refused> {
+    fn start(launch: &Launch, patient: &mut dyn FnMut() -> bool) -> Result<(Self, Signature), Refused> {
         let from = Instant::now();
         let mut patient = || patient() && from.elapsed() < launch.limit;
         let process = Self::spawn(launch, &mut patient).map_err(|error| Refused::Worker(error.to_string()))?;
@@ -268,17 +291,17 @@ impl Process {
     }
 
     /// Hears which walls stand and what the worker read.
-    fn ready(mut self, launch: &Launch, patient: &mut dyn FnMut() -> bool) -> Result<Self, Refused> {
+    fn ready(mut self, launch: &Launch, patient: &mut dyn FnMut() -> bool) -> Result<(Self, Signature), Refused> {
         let heard = self.hear(launch, patient);
-        heard.map_err(|error| match error {
+        let signature = heard.map_err(|error| match error {
             Ok(refused) => refused,
             Err(Broken::GivenUp) => Refused::Worker(Broken::GivenUp.to_string()),
             Err(broken) => Refused::Worker(format!("{broken}; {}", self.child.end_now())),
         })?;
-        Ok(self)
+        Ok((self, signature))
     }
 
-    fn hear(&mut self, launch: &Launch, patient: &mut dyn FnMut() -> bool) -> Result<(), Result<Refused, Broken>> {
+    fn hear(&mut self, launch: &Launch, patient: &mut dyn FnMut() -> bool) -> Result<Signature, Result<Refused, Broken>> {
         let words = |expected: Kind| move |kind| (kind == expected || kind == Kind::Refused).then_some(MAX_WORDS);
         let Frame { kind, body, .. } = self.wire.receive(words(Kind::Raised), patient).map_err(Err)?;
         let mut reader = Reader::new(body);
@@ -300,7 +323,8 @@ impl Process {
         }
         let signature = reader.signature().map_err(Err)?;
         reader.end().map_err(Err)?;
-        if signature == launch.signature { Ok(()) } else { Err(Ok(Refused::ReadDifferently)) }
+        let same = launch.signature.as_ref().is_none_or(|read| signature == *read);
+        if same { Ok(signature) } else { Err(Ok(Refused::ReadDifferently)) }
     }
 
     fn refused(mut reader: Reader) -> Result<Refused, Broken> {
@@ -319,7 +343,7 @@ impl Process {
         call: u64,
         body: &Body,
         wanted: &[usize],
-        launch: &Launch,
+        expected: (&[Port], usize),
         stop: &Stop,
     ) -> Result<Result<Vec<Tensor>, Error>, (Broken, bool)> {
         let mut told = None;
@@ -329,7 +353,7 @@ impl Process {
         let interrupt = move || drop(head(Kind::Stop, 0, call).map(|head| (&*stops).write_all(&head)));
         let wire = &mut self.wire;
         let most = |kind| match kind {
-            Kind::Answer => Some(most_with(launch.room, wanted.len(), 0)),
+            Kind::Answer => Some(most_with(expected.1, wanted.len(), 0)),
             Kind::Failed => Some(MAX_WORDS),
             _ => None,
         };
@@ -340,7 +364,7 @@ impl Process {
             })?;
             wire.receive(most, &mut patient).map_err(|broken| (broken, true))
         })?;
-        answered(frame, call, wanted, launch).map_err(|broken| (broken, true))
+        answered(frame, call, wanted, expected).map_err(|broken| (broken, true))
     }
 
     /// Kills it and says how it ended.
@@ -349,8 +373,13 @@ impl Process {
     }
 }
 
-/// What a frame says to a call, if it is an answer to that.
-fn answered(frame: Frame, call: u64, wanted: &[usize], launch: &Launch) -> Result<Result<Vec<Tensor>, Error>, Broken> {
+/// What a frame says to a call, if it is an answer to that: outputs of these ports, of so many bytes together.
+fn answered(
+    frame: Frame,
+    call: u64,
+    wanted: &[usize],
+    (outputs, mut room): (&[Port], usize),
+) -> Result<Result<Vec<Tensor>, Error>, Broken> {
     if frame.call != call {
         return Err(Broken::Malformed("an answer to another call"));
     }
@@ -367,10 +396,9 @@ fn answered(frame: Frame, call: u64, wanted: &[usize], launch: &Launch) -> Resul
             _ => return Err(Broken::Malformed("a failure that is none")),
         }));
     }
-    let tensors = reader.tensors(&launch.signature.outputs, wanted)?;
-    let mut room = launch.room;
+    let tensors = reader.tensors(outputs, wanted)?;
     for (place, tensor) in wanted.iter().zip(&tensors) {
-        let fitting = launch.signature.outputs.get(*place).is_some_and(|port| fits(tensor, port).is_ok()) && whole(tensor);
+        let fitting = outputs.get(*place).is_some_and(|port| fits(tensor, port).is_ok()) && whole(tensor);
         room = room.checked_sub(tensor.data.len()).filter(|_| fitting).ok_or(Broken::Malformed("an output that does not fit"))?;
     }
     Ok(Ok(tensors))

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use bytes::Bytes;
 
+use super::super::encoder::{self, Encoder};
 use super::super::engine::{Engine, Stop};
 use super::super::frames::{Body, Broken, Frame, Kind, MAX_INPUT, Reader, Wire, most_with};
 use super::super::isolate::{self, Sealed};
@@ -119,8 +120,7 @@ fn live(wire: &mut Wire, closed: bool) -> Result<(), Ended> {
         return Err(Ended::Broken);
     }
     wire.send(Kind::Raised, 0, &Body::default().number(u64::from(walls.bits())), &mut || true)?;
-    let engine = prepared.load(&files, room)?;
-    drop(files);
+    let engine = prepared.load(files, &options, room)?;
     wire.send(Kind::Ready, 0, &Body::default().signature(engine.signature()), &mut || true)?;
     serve(wire, engine, &current)
 }
@@ -129,6 +129,7 @@ fn live(wire: &mut Wire, closed: bool) -> Result<(), Ended> {
 /// wall none can be made, and one that is only on its way is killed for what a thread does first.
 enum Prepared {
     OnnxRuntime(Runtime),
+    Encoder(rayon::ThreadPool),
     Probe(Prober),
 }
 
@@ -138,6 +139,9 @@ fn prepare(inmate: Inmate, library: Option<OwnedFd>, options: &[u8]) -> Result<P
             let runtime = Runtime::from_sealed(library).and_then(|runtime| runtime.environment().map(|_| runtime.clone()));
             runtime.map(Prepared::OnnxRuntime).map_err(|broken| Ended::Refused(REFUSED_WORKER, broken.to_string()))
         }
+        (Inmate::Encoder, None) => {
+            Encoder::thread().map(Prepared::Encoder).map_err(|fault| Ended::Refused(REFUSED_WORKER, fault.to_string()))
+        }
         (Inmate::Probe, None) => Ok(Prepared::Probe(Prober::new(options))),
         _ => Err(Ended::Broken),
     }
@@ -145,9 +149,15 @@ fn prepare(inmate: Inmate, library: Option<OwnedFd>, options: &[u8]) -> Result<P
 
 impl Prepared {
     /// The model, whose bytes are looked at here for the first time.
-    fn load(self, files: &BTreeMap<String, Sealed>, room: usize) -> Result<Box<dyn Engine>, Ended> {
+    fn load(self, files: BTreeMap<String, Sealed>, options: &[u8], room: usize) -> Result<Box<dyn Engine>, Ended> {
         let runtime = match self {
             Self::OnnxRuntime(runtime) => runtime,
+            Self::Encoder(thread) => {
+                let options = encoder::Options::from_bytes(options, room).ok_or(Ended::Broken)?;
+                let files = files.into_iter().map(|(name, file)| (name, Bytes::from_owner(file))).collect();
+                let loaded = Encoder::load_on(thread, &files, &options);
+                return loaded.map(|encoder| Box::new(encoder) as _).map_err(|fault| Ended::Refused(REFUSED_ENGINE, fault.to_string()));
+            }
             Self::Probe(prober) => return Ok(Box::new(prober)),
         };
         let [bytes] = files.values().collect::<Vec<_>>()[..] else { return Err(Ended::Broken) };

@@ -164,7 +164,7 @@ impl fmt::Display for Fate {
 /// # Errors
 /// [`Refused`] says which demanded wall cannot stand.
 pub fn walls(isolation: Isolation) -> Result<Walls, Refused> {
-    Process::start(&launch(isolation, None), &mut || true).map(|process| process.walls)
+    Process::start(&launch(isolation, None), &mut || true).map(|(process, _)| process.walls)
 }
 
 /// Tries one thing.
@@ -182,13 +182,13 @@ pub fn attempt(isolation: Isolation, attempt: Attempt, place: Place) -> Result<F
     };
     let mut process = Process::spawn(&launch, &mut || true).map_err(|error| Refused::Worker(error.to_string()))?;
     match process.hear(&launch, &mut || true) {
-        Ok(()) => {}
+        Ok(_) => {}
         Err(Err(_)) => return killed(process),
         Err(Ok(refused)) => return Err(refused),
     }
     let body = super::Body::default().number(0).places(&[0]).tensors(std::iter::empty());
     let body = body.map_err(|broken| Refused::Worker(broken.to_string()))?;
-    match process.call(1, &body, &[0], &launch, &Stop::default()) {
+    match process.call(1, &body, &[0], (&signature().outputs, launch.room), &Stop::default()) {
         Ok(Ok(answer)) => {
             let number = answer.first().and_then(|tensor| tensor.data.first_chunk().copied()).map(i64::from_le_bytes);
             match number {
@@ -217,7 +217,7 @@ fn launch(isolation: Isolation, attempt: Option<(Attempt, Place)>) -> Launch {
         memory: MEMORY.max(memory_for(0, 0)),
         room: 64,
         limit: LIMIT,
-        signature: signature(),
+        signature: Some(signature()),
     }
 }
 

@@ -14,13 +14,15 @@ fn port(name: &str, datatype: Datatype, shape: &[Option<u64>]) -> Port {
     Port { name: name.into(), datatype, shape: shape.into() }
 }
 
+/// Bytes of an answer.
+const ROOM: usize = 64;
+
+fn outputs() -> Vec<Port> {
+    vec![port("y", Datatype::Fp32, &[None]), port("words", Datatype::Bytes, &[None])]
+}
+
 fn launch() -> Launch {
-    let signature = Signature {
-        inputs: vec![port("x", Datatype::Fp32, &[None])],
-        instead: vec![],
-        longest: None,
-        outputs: vec![port("y", Datatype::Fp32, &[None]), port("words", Datatype::Bytes, &[None])],
-    };
+    let signature = Signature { inputs: vec![port("x", Datatype::Fp32, &[None])], instead: vec![], longest: None, outputs: outputs() };
     Launch {
         name: "test".into(),
         inmate: Inmate::OnnxRuntime,
@@ -29,9 +31,9 @@ fn launch() -> Launch {
         files: vec![],
         isolation: Isolation::Required,
         memory: 1 << 30,
-        room: 64,
+        room: ROOM,
         limit: Duration::from_secs(5),
-        signature,
+        signature: Some(signature),
     }
 }
 
@@ -60,7 +62,7 @@ fn words(data: &'static [u8], count: u64) -> Tensor {
 fn answer(wanted: &[usize], kind: Kind, call: u64, body: &Body) -> Result<Result<Vec<Tensor>, Error>, Broken> {
     let (mut process, peer, _heeds) = process();
     peer.send(kind, call, body, &mut || true).unwrap();
-    process.call(7, &Body::default(), wanted, &launch(), &Stop::default()).map_err(|(broken, began)| {
+    process.call(7, &Body::default(), wanted, (&outputs(), ROOM), &Stop::default()).map_err(|(broken, began)| {
         assert!(began);
         broken
     })
@@ -86,7 +88,7 @@ fn an_answer_of_the_room_passes_and_one_byte_more_does_not() {
     let much = floats(&[0.5; 1 << 20]);
     let (mut process, peer, _heeds) = process();
     std::thread::spawn(move || peer.send(Kind::Answer, 7, &of(&[(0, &much)]), &mut || true));
-    let refused = process.call(7, &Body::default(), &[0], &launch(), &Stop::default());
+    let refused = process.call(7, &Body::default(), &[0], (&outputs(), ROOM), &Stop::default());
     assert!(matches!(refused, Err((Broken::TooLarge, true))));
 }
 
@@ -134,7 +136,10 @@ fn hears(launch: &Launch, frames: &[(Kind, Body)]) -> Result<Process, Refused> {
         peer.send(*kind, 0, body, &mut || true).unwrap();
     }
     drop(peer);
-    process.ready(launch, &mut || true)
+    process.ready(launch, &mut || true).map(|(process, signature)| {
+        assert!(launch.signature.as_ref().is_none_or(|read| *read == signature));
+        process
+    })
 }
 
 fn raised(walls: u64) -> (Kind, Body) {
@@ -145,11 +150,15 @@ fn raised(walls: u64) -> (Kind, Body) {
 fn a_worker_is_ready_when_its_walls_stand_and_it_has_read_the_same_model() {
     let launch = launch();
     let core = u64::from(Walls::CORE.bits());
-    let same = || (Kind::Ready, Body::default().signature(&launch.signature));
+    let read = launch.signature.clone().unwrap();
+    let same = || (Kind::Ready, Body::default().signature(&read));
     assert_eq!(hears(&launch, &[raised(core), same()]).unwrap().walls, Walls::CORE);
 
-    let other = Signature { inputs: vec![], ..launch.signature.clone() };
-    let refused = hears(&launch, &[raised(core), (Kind::Ready, Body::default().signature(&other))]).err();
+    let other = Signature { inputs: vec![], ..read.clone() };
+    let other = || (Kind::Ready, Body::default().signature(&other));
+    // Where the gateway has read nothing of it, what the worker has read stands.
+    assert!(hears(&Launch { signature: None, ..self::launch() }, &[raised(core), other()]).is_ok());
+    let refused = hears(&launch, &[raised(core), other()]).err();
     assert!(matches!(refused, Some(Refused::ReadDifferently)));
     let refused = hears(&launch, &[raised(core & !u64::from(Walls::LANDLOCK.bits())), same()]).err();
     assert!(matches!(refused, Some(Refused::WallsMissing { missing: Walls::LANDLOCK, .. })));
@@ -181,7 +190,7 @@ fn a_worker_that_heeds_no_stop_is_given_up_after_the_grace() {
     let stop = Stop::default();
     stop.stop();
     let from = Instant::now();
-    let gave_up = process.call(7, &Body::default(), &[0], &launch(), &stop);
+    let gave_up = process.call(7, &Body::default(), &[0], (&outputs(), ROOM), &stop);
     assert!(matches!(gave_up, Err((Broken::GivenUp, true))));
     assert!(from.elapsed() >= GRACE && from.elapsed() < 10 * GRACE, "{:?}", from.elapsed());
     // It was told to.
@@ -195,7 +204,7 @@ fn a_call_to_a_worker_that_had_died_before_it_has_not_begun() {
     drop(peer);
     // Another test may be making a process just now, which holds a copy of everything until it is another program.
     while process.wire.socket().write(&[0]).is_ok() {}
-    let failed = process.call(7, &Body::default(), &[0], &launch(), &Stop::default());
+    let failed = process.call(7, &Body::default(), &[0], (&outputs(), ROOM), &Stop::default());
     assert!(matches!(failed, Err((Broken::Ended, false))));
 }
 
@@ -241,7 +250,7 @@ proptest! {
         drop((peer, socket));
         if early {
             let _ = process.ready(&launch(), &mut || true);
-        } else if let Ok(Ok(tensors)) = process.call(7, &Body::default(), &[0, 1], &launch(), &Stop::default()) {
+        } else if let Ok(Ok(tensors)) = process.call(7, &Body::default(), &[0, 1], (&outputs(), ROOM), &Stop::default()) {
             prop_assert!(tensors.iter().map(|tensor| tensor.data.len()).sum::<usize>() <= 64);
         }
     }
