@@ -21,9 +21,12 @@ use portcullis::check::Schema;
 use portcullis::clock::Moment;
 use portcullis::digest::Digest;
 use portcullis::event;
+use portcullis::infer::model::runtime::{Places, Runtime};
+use portcullis::infer::model::{Bounds, Isolation, Model, Verified, worker};
 use portcullis::prove::{Build, Config, Key, Ledger};
 use portcullis::record::{Answered, Recorder};
 use portcullis::trail::{Stop, Trace, Trail, Verdict, Who};
+use portcullis::wire::tensor::{Datatype, Tensor};
 use portcullis::wire::{json, openai};
 
 /// How long each is run, in [`ROUNDS`] rounds of which the quickest counts: what other programs do only adds to it.
@@ -51,11 +54,17 @@ fn bench<T>(name: &str, mut one: impl FnMut() -> T) {
 }
 
 fn main() {
+    // A model's worker is the program that runs, which is this one here.
+    if std::env::args().nth(1).is_some_and(|verb| verb == worker::COMMAND) {
+        let _ = worker::run();
+        return;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let _inside = runtime.enter();
     accept();
     authorize();
     check();
+    infer(&runtime);
     prove(&runtime);
     record();
 }
@@ -111,6 +120,48 @@ fn check() {
         });
         bench(&format!("check: the schema of {name}"), || schema.validate(black_box(&document)));
     }
+}
+
+const DIGITS: &[u8] = include_bytes!("../policies/models/digits.onnx");
+
+fn digits(isolation: Isolation) -> Model {
+    let runtime = Runtime::load(&Places::of_process(None)).unwrap();
+    let bounds = Bounds { isolation, ..Bounds::default() };
+    let verified = Verified::from_bytes(Bytes::from_static(DIGITS), Digest::of(DIGITS), bounds.size).unwrap();
+    Model::from_verified("digits", "1", &verified, &bounds, &runtime).unwrap()
+}
+
+/// What a worker adds to a call, in turns with a thread of this process; the first is a caller of one row.
+fn infer(runtime: &tokio::runtime::Runtime) {
+    let name = "infer: a worker beside a thread";
+    if std::env::args().skip(1).any(|only| !only.starts_with('-') && !name.contains(&only)) {
+        return;
+    }
+    let models = [("thread", digits(Isolation::Thread)), ("worker", digits(Isolation::Required))];
+    let who = who();
+    for rows in [1_u64, 16, 256, 4096] {
+        let data = vec![0; rows as usize * 64 * 4];
+        let input = Tensor { name: "input".into(), datatype: Datatype::Fp32, shape: vec![rows, 64], data: data.into() };
+        let (turns, calls) = if rows > 1000 { (10, 20) } else { (40, 100) };
+        let mut times = [Vec::new(), Vec::new()];
+        for _ in 0..turns {
+            for ((_, model), times) in models.iter().zip(&mut times) {
+                for _ in 0..calls {
+                    let begin = Instant::now();
+                    runtime.block_on(model.run(vec![input.clone()], &[], &who, begin + Duration::from_secs(60))).unwrap();
+                    times.push(begin.elapsed().as_secs_f64() * 1e6);
+                }
+            }
+        }
+        for ((which, _), times) in models.iter().zip(&mut times) {
+            times.sort_unstable_by(f64::total_cmp);
+            let (half, last) = (times[times.len() / 2], times[times.len() * 99 / 100]);
+            println!("infer: {rows:>4} rows of digits, in a {which:<19} {half:9.2} µs   p99    {last:9.2}");
+        }
+    }
+    let mut starts: Vec<u64> = (0..9).map(|_| digits(Isolation::Required).load_micros()).collect();
+    starts.sort_unstable();
+    println!("infer: from verified bytes to ready, in a worker {:9.2} ms   worst  {:9.2}", starts[4] as f64 / 1e3, starts[8] as f64 / 1e3);
 }
 
 /// A way that has come to its end.

@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::clock::Moment;
 use crate::config::{self, Engines, Made};
+use crate::infer::model::worker::probe::{self, Attempt, Fate, Place};
+use crate::infer::model::{self, Isolation};
 use crate::prove::key::Vkey;
 use crate::prove::verify::{self, Select};
 use crate::{authorize, demo, keys, models, serve};
@@ -50,6 +52,16 @@ enum Verb {
     /// Models and data sets: what they are, whose they are, whether they would be loaded.
     #[command(subcommand)]
     Model(models::Verb),
+    /// The walls that stand around a model's worker on this machine, and what becomes of one that tries to get through.
+    #[command(after_help = "Example:\n  portcullis walls --isolation strict")]
+    Walls {
+        /// The walls to demand: strict, required or best-effort.
+        #[arg(long, default_value = "required", value_parser = isolation)]
+        isolation: Isolation,
+        /// One line of JSON: {"ok","isolation","walls","missing","attempts"}.
+        #[arg(long)]
+        json: bool,
+    },
     /// The provenance log, offline.
     #[command(subcommand)]
     Log(LogVerb),
@@ -103,6 +115,10 @@ enum LogVerb {
 /// Runs the command line of this process.
 #[must_use]
 pub fn run() -> ExitCode {
+    // Before the command line is read: a worker allocates, opens and starts nothing on its way to the walls.
+    if std::env::args_os().nth(1).is_some_and(|verb| verb == model::worker::COMMAND) {
+        return model::worker::run();
+    }
     let command = Command::parse();
     let done = match command.verb {
         Verb::Serve { policies } => serve::run(&policies, |_| {}),
@@ -114,6 +130,7 @@ pub fn run() -> ExitCode {
         Verb::Check { dir, json, .. } => check(&dir, json),
         Verb::Key(verb) => keys::run(verb),
         Verb::Model(verb) => models::run(verb),
+        Verb::Walls { isolation, json } => walls(isolation, json),
         Verb::Log(LogVerb::Verify { dir, keys, json }) => log_verify(&dir, &keys, json),
         Verb::Log(LogVerb::Show { dir, which }) => log_show(&dir, which.as_deref()),
         Verb::Health { admin } => health(admin),
@@ -177,6 +194,42 @@ fn health(admin: std::net::SocketAddr) -> Result<(), No> {
         Ok(status) => Err(No::because(format!("{admin} is not ready: {status}"))),
         Err(error) => Err(No::because(format!("{admin} does not answer: {error}"))),
     }
+}
+
+/// A level that has a worker.
+fn isolation(text: &str) -> Result<Isolation, String> {
+    let levels = [Isolation::Strict, Isolation::Required, Isolation::BestEffort];
+    levels.into_iter().find(|level| level.as_str() == text).ok_or_else(|| "strict, required or best-effort".to_owned())
+}
+
+fn walls(isolation: Isolation, json: bool) -> Result<(), No> {
+    let walls = probe::walls(isolation).map_err(No::because)?;
+    let missing: Vec<&str> = model::Walls::every().without(walls).names().collect();
+    let mut ok = true;
+    let mut attempts = Vec::new();
+    if !json {
+        println!("walls    {walls}");
+        println!("missing  {}", if missing.is_empty() { "none".to_owned() } else { missing.join(", ") });
+    }
+    for (place, when) in [(Place::Loading, "loading"), (Place::Serving, "serving")] {
+        for attempt in Attempt::ALL.into_iter().filter(|attempt| attempt.forbidden(place)) {
+            let fate = probe::attempt(isolation, attempt, place).map_err(No::because)?;
+            ok &= fate != Fate::Succeeded;
+            if json {
+                attempts.push(serde_json::json!({ "while": when, "attempt": attempt.as_str(), "fate": fate }));
+            } else {
+                println!("{when}  {:<34} {fate}", attempt.as_str());
+            }
+        }
+    }
+    if json {
+        let walls: Vec<&str> = walls.names().collect();
+        println!(
+            "{}",
+            serde_json::json!({ "ok": ok, "isolation": isolation.as_str(), "walls": walls, "missing": missing, "attempts": attempts })
+        );
+    }
+    if ok { Ok(()) } else { Err(No(Vec::new())) }
 }
 
 fn log_verify(dir: &Path, keys: &[String], json: bool) -> Result<(), No> {

@@ -185,10 +185,10 @@ impl Made {
     fn turns_since(&self, before: &Self) -> Vec<Turn> {
         let come = self.models.iter().filter(|(identity, _)| !before.models.contains_key(identity)).map(|(_, running)| {
             let swapped = before.models.values().any(|other| other.file == running.file);
-            Turn { which: running.model.which(), changed: if swapped { Changed::Swapped } else { Changed::Loaded } }
+            Turn { model: running.model.clone(), changed: if swapped { Changed::Swapped } else { Changed::Loaded } }
         });
         let gone = before.models.iter().filter(|(identity, _)| !self.models.contains_key(identity));
-        come.chain(gone.map(|(_, running)| Turn { which: running.model.which(), changed: Changed::Retired })).collect()
+        come.chain(gone.map(|(_, running)| Turn { model: running.model.clone(), changed: Changed::Retired })).collect()
     }
 
     /// Starts what goes on in the background of upstreams. Must be called inside a Tokio runtime.

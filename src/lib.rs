@@ -43,7 +43,7 @@
 //! * Everything a stranger can fill is bounded, and full is an answer.
 //! * The bytes that were checked are the bytes that are used.
 //! * What was acknowledged is in the write-ahead file before the answer is released.
-//! * No `unsafe`.
+//! * No `unsafe` but in `infer/model/isolate.rs`, which raises the walls around a model's worker.
 
 pub mod accept;
 pub mod authenticate;

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use crate::config;
 use crate::digest::Digest;
 use crate::event::{self, Event, Name};
+use crate::infer::model::Model;
 use crate::pipeline::House;
 use crate::prove::{Build, Change, Changed, Ledger};
 use crate::trail::Which;
@@ -18,7 +19,7 @@ pub const MAX_REFUSED: usize = 64;
 #[derive(Clone, Debug)]
 pub struct Turn {
     /// The model.
-    pub which: Arc<Which>,
+    pub model: Arc<Model>,
     /// What became of it.
     pub changed: Changed,
 }
@@ -35,14 +36,21 @@ pub struct Refusal {
 impl House {
     /// Tells what became of a model, under the policy that is in force after it.
     pub fn tell_turn(&self, turn: &Turn, policy: Digest) {
-        let Turn { which, changed } = turn;
-        self.ledger.tell(&Change { changed: *changed, which: Some(which), reason: None, policy: Some(policy) });
+        let Turn { model, changed } = turn;
+        let which = model.which();
+        self.ledger.tell(&Change { changed: *changed, which: Some(&which), reason: None, policy: Some(policy) });
         let name = if *changed == Changed::Retired { Name::ModelRetired } else { Name::ModelLoaded };
         let mut event = Event::new(name, SystemTime::now());
         event.model = Some(which.name.clone());
         let digest = which.digest.map(|digest| digest.to_string());
         let event = event.with("version", &*which.version).with("sha256", digest).with("assurance", which.assurance.as_str());
-        self.events.tell(event.with("outcome", changed.as_str()));
+        let mut event = event.with("outcome", changed.as_str());
+        if *changed != Changed::Retired {
+            eprintln!("portcullis: model {}: {}", which.name, model.walled());
+            let (isolation, walls) = model.walls();
+            event = event.with("isolation", isolation.as_str()).with("walls", walls.names().collect::<Vec<_>>());
+        }
+        self.events.tell(event);
     }
 
     /// Tells that a model was not loaded, and the policy before it stays in force.

@@ -17,3 +17,4 @@ mod reload;
 mod routes;
 mod schemas;
 mod support;
+mod walls;

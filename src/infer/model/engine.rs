@@ -5,8 +5,9 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use super::Error;
+use super::{Error, Walls};
 use crate::wire::tensor::{Port, Tensor};
 
 /// A loaded model. It lives on one thread, from its loading to its end.
@@ -17,6 +18,16 @@ pub(super) trait Engine: Send {
     /// One run. `inputs` are all of the signature's `inputs`, or all of its `instead`, in its order, and each [`fits`] its port; `wanted` are places in its outputs, and the
     /// answer has just those, in that order. It ends soon after `stop`, with an error; whoever gave the call does not listen any more.
     fn run(&mut self, inputs: &[Tensor], wanted: &[usize], stop: &Stop) -> Result<Vec<Tensor>, Error>;
+
+    /// What is to be done between two calls. It is asked after each, and again when the time comes that it gives.
+    fn tend(&mut self) -> Option<Instant> {
+        None
+    }
+
+    /// The walls around it; none where it shares the gateway's process.
+    fn walls(&self) -> Walls {
+        Walls::default()
+    }
 }
 
 /// What a model takes and gives, as its file says: its contract.

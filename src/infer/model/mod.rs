@@ -3,8 +3,10 @@
 //! [`verify`] reads its bytes once and holds them to the digest that the policy names, or [`folder`] reads all its files and holds them to a
 //! signature ([`signing`]); [`onnx`] walks them, bounded, and refuses what could
 //! reach out of them or grow past them; the engine ([`runtime`], loaded from bytes that were hashed too) is given the very same bytes, on a
-//! thread that owns it alone, behind a queue; and a run must succeed before the model is ready. What it is *not*: a wall around the engine.
-//! The engine's C++ runs in this process.
+//! thread that owns it alone, behind a queue; and a run must succeed before the model is ready.
+//!
+//! The engine's C++ meets those bytes in a process of its own ([`worker`]), which gave up files, sockets, processes and rights before
+//! ([`walls`]) and speaks with the gateway in [`frames`] of numbers.
 
 pub mod batch;
 pub mod calibration;
@@ -12,6 +14,8 @@ pub mod encoder;
 mod engine;
 pub mod folder;
 pub mod format;
+mod frames;
+mod isolate;
 pub mod onnx;
 mod onnxruntime;
 mod queue;
@@ -20,6 +24,8 @@ pub mod safetensors;
 pub mod signing;
 mod source;
 pub mod verify;
+mod walls;
+pub mod worker;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,6 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -37,15 +44,20 @@ use crate::trail::{Assurance, Which, Who};
 use crate::unit::{Size, Span};
 use crate::wire::tensor::Tensor;
 
+use batch::Batching;
+use calibration::Calibration;
+use encoder::Encoder;
 use onnxruntime::OnnxRuntime;
 use queue::Queue;
+use worker::{Inmate, Launch, Worker};
 
 pub use engine::Signature;
 pub use format::Format;
 pub use onnx::Fault;
 pub use runtime::Runtime;
-pub use source::{HeldTo, Source};
+pub use source::{Held, HeldTo, Source};
 pub use verify::Verified;
+pub use walls::{Isolation, Walls};
 
 /// The largest ONNX file, unless the policy says otherwise. Protobuf itself ends at 2 GiB.
 pub const DEFAULT_MAX_SIZE: Size = Size(512 << 20);
@@ -58,6 +70,9 @@ pub const DEFAULT_MAX_OUTPUT: Size = Size(16 << 20);
 
 /// How long a model may take to load and to run for the first time, unless the policy says otherwise.
 pub const DEFAULT_LOAD_TIMEOUT: Span = Span(Duration::from_secs(60));
+
+/// The least bound on a worker's address space: the program and ONNX Runtime take 90 MB of it.
+const LEAST_MEMORY: Size = Size(128 << 20);
 
 /// The longest queue that a policy may ask for: past it, the answers would come too late for anyone.
 const MAX_QUEUE: usize = 65_536;
@@ -115,6 +130,11 @@ pub struct Config {
     /// How long it may take until it is ready; [`DEFAULT_LOAD_TIMEOUT`].
     #[serde(default = "default_load_timeout")]
     pub load_timeout: Span,
+    /// How it is walled in; [`Isolation::Required`].
+    #[serde(default)]
+    pub isolation: Isolation,
+    /// The bound on its worker's address space; by default 512 MiB, four times the file and four times `max_output`.
+    pub memory: Option<Spanned<Size>>,
     /// The shapes of the first run, by input. Free dimensions are 1 otherwise, which not every model takes.
     #[serde(default)]
     pub warm_up: BTreeMap<String, Vec<u64>>,
@@ -154,11 +174,18 @@ impl Config {
         } else if !self.warm_up.is_empty() {
             mistakes.push(Mistake::at(self.path.span(), "`warm_up` is for [backend.onnx]: an encoder takes any text"));
         }
-        let calibration = source::calibration(self, folder, root).map_err(|mistake| mistakes.push(mistake)).ok().flatten();
+        let calibration = source::temperatures(self, folder, root).map_err(|mistake| mistakes.push(mistake)).ok().flatten();
         let held_to = source::held_to(self, kind, folder, root).map_err(|more| mistakes.extend(more)).ok();
         let queue = self.queue.as_ref().map_or(DEFAULT_QUEUE, |queue| *queue.get_ref());
         if let (Some(at), false) = (&self.queue, (1..=MAX_QUEUE).contains(&queue)) {
             mistakes.push(Mistake::at(at.span(), format!("`queue` is from 1 to {MAX_QUEUE}")));
+        }
+        if let Some(memory) = &self.memory {
+            if self.isolation == Isolation::Thread {
+                mistakes.push(Mistake::at(memory.span(), "`memory` bounds a worker, and `isolation = \"thread\"` has none"));
+            } else if memory.get_ref().0 < LEAST_MEMORY.0 {
+                mistakes.push(Mistake::at(memory.span(), "`memory` is at least \"128MiB\""));
+            }
         }
         let batch = self.batch.as_ref().map(batch::Config::resolve).transpose().map_err(|more| mistakes.extend(more)).ok().flatten();
         match held_to {
@@ -176,6 +203,8 @@ impl Config {
                     queue,
                     output: self.max_output.0,
                     load: self.load_timeout.0,
+                    isolation: self.isolation,
+                    memory: self.memory.as_ref().map(|memory| memory.get_ref().0),
                     warm_up: self.warm_up.clone(),
                     batch,
                 },
@@ -196,6 +225,10 @@ pub struct Bounds {
     pub output: usize,
     /// How long it may take until it is ready.
     pub load: Duration,
+    /// How it is walled in.
+    pub isolation: Isolation,
+    /// The bound on its worker's address space, in bytes; none leaves it to the file's size.
+    pub memory: Option<usize>,
     /// The shapes of the first run, by input.
     pub warm_up: BTreeMap<String, Vec<u64>>,
     /// How calls are joined; each runs alone where there is none.
@@ -209,6 +242,8 @@ impl Default for Bounds {
             queue: DEFAULT_QUEUE,
             output: DEFAULT_MAX_OUTPUT.0,
             load: DEFAULT_LOAD_TIMEOUT.0,
+            isolation: Isolation::default(),
+            memory: None,
             warm_up: BTreeMap::new(),
             batch: None,
         }
@@ -256,6 +291,15 @@ pub enum Refused {
     Calibration(calibration::Fault),
     /// It was not ready in time.
     TookTooLong(Duration),
+    /// The policy demands walls that do not stand on this machine.
+    WallsMissing {
+        /// What it demands.
+        isolation: Isolation,
+        /// What is missing of it.
+        missing: Walls,
+    },
+    /// Its worker did not start, or died before it was ready.
+    Worker(String),
 }
 
 impl fmt::Display for Refused {
@@ -271,13 +315,20 @@ impl fmt::Display for Refused {
             Self::Format(format) => write!(f, "the file is {format}"),
             Self::Folder(fault) => write!(f, "{fault}"),
             Self::Onnx(fault) => write!(f, "the file is not loaded: {fault}"),
-            Self::Engine(error) => write!(f, "ONNX Runtime does not take the model: {error}"),
+            Self::Engine(error) => write!(f, "the engine does not take the model: {error}"),
             Self::ReadDifferently => {
                 f.write_str("ONNX Runtime understands the model's inputs and outputs otherwise than they are written in the file")
             }
             Self::WarmUp(error) => {
                 write!(f, "the model's first run, on zeros, failed (`warm_up = {{ input = [1, 128] }}` gives the shapes to try): {error}")
             }
+            Self::WallsMissing { isolation, missing } => write!(
+                f,
+                "isolation = \"{}\" demands walls that this machine does not give: {missing}. `portcullis walls` shows them all; \
+                 \"best-effort\" loads the model behind those there are",
+                isolation.as_str()
+            ),
+            Self::Worker(why) => write!(f, "the model's worker did not come up: {why}"),
             Self::Batch(why) => f.write_str(why),
             Self::Encoder(fault) => write!(f, "the model is not loaded: {fault}"),
             Self::Calibration(fault) => write!(f, "`calibration`: {fault}"),
@@ -341,53 +392,56 @@ impl std::error::Error for Error {}
 #[derive(Debug)]
 pub struct Model {
     queue: Queue,
+    isolation: Isolation,
     which: Arc<Which>,
     file: Digest,
+    calibration: Option<Calibration>,
     load_micros: u64,
 }
 
 impl Model {
-    /// Reads it once, verifies it, and loads those bytes. It blocks, for milliseconds up to the bound: not for a request's task.
+    /// Reads it once, verifies it, and loads those bytes. It blocks, for milliseconds up to the bound: not for a request's task. `runtime` is
+    /// asked for ONNX models alone.
     ///
     /// # Errors
     /// [`Refused`], in words for the operator.
-    pub fn load(source: &Source, runtime: &Runtime) -> Result<Self, Refused> {
+    pub fn load(source: &Source, runtime: impl FnOnce() -> Result<Runtime, runtime::Broken>) -> Result<Self, Refused> {
         let from = Instant::now();
-        let (verified, digest) = source.verify(SystemTime::now())?;
-        Self::start(&source.name, &source.version, (&verified, digest), &source.bounds, runtime, from)
+        let held = source.verify(SystemTime::now())?;
+        let queue = match source.kind {
+            Kind::Onnx => onnx(&source.name, held.weights()?, &source.bounds, &runtime().map_err(Refused::Runtime)?)?,
+            Kind::Safetensors => encoder(source, &held)?,
+        };
+        let calibration = calibration(source, queue.signature())?;
+        let file = held.weights()?.digest();
+        let which = which(&source.name, &source.version, held.digest, source.kind);
+        Ok(Self { queue, isolation: source.bounds.isolation, which, file, calibration, load_micros: micros(from) })
     }
 
-    /// Loads a model whose bytes are in this process, such as the bundled one.
+    /// Loads an ONNX model whose bytes are in this process, such as the bundled one.
     ///
     /// # Errors
     /// [`Refused`], in words for the operator.
     pub fn from_verified(name: &str, version: &str, verified: &Verified, bounds: &Bounds, runtime: &Runtime) -> Result<Self, Refused> {
-        Self::start(&name.into(), &version.into(), (verified, verified.digest()), bounds, runtime, Instant::now())
+        let from = Instant::now();
+        let queue = onnx(name, verified, bounds, runtime)?;
+        let which = which(&name.into(), &version.into(), verified.digest(), Kind::Onnx);
+        Ok(Self { queue, isolation: bounds.isolation, which, file: verified.digest(), calibration: None, load_micros: micros(from) })
     }
 
-    fn start(
-        name: &Arc<str>,
-        version: &Arc<str>,
-        (verified, digest): (&Verified, Digest),
-        bounds: &Bounds,
-        runtime: &Runtime,
-        from: Instant,
-    ) -> Result<Self, Refused> {
-        let signature = onnx::read(verified.bytes(), &onnx::Limits::DEFAULT)?;
-        let (bytes, runtime, room) = (verified.bytes().clone(), runtime.clone(), bounds.output);
-        let queue = Queue::start(name, bounds, move |stop| {
-            let engine = OnnxRuntime::load(&bytes, signature, room, &runtime, stop)?;
-            Ok(Box::new(engine))
-        })?;
-        let which = Which {
-            name: name.clone(),
-            version: version.clone(),
-            digest: Some(digest),
-            format: "onnx".into(),
-            assurance: Assurance::VerifiedInProcess,
+    /// What a model would take and give, and its digest, without an engine for ONNX and without a worker for any.
+    ///
+    /// # Errors
+    /// [`Refused`], in words for the operator.
+    pub fn contract(source: &Source) -> Result<(Digest, Signature), Refused> {
+        let held = source.verify(SystemTime::now())?;
+        let signature = match source.kind {
+            Kind::Onnx => onnx::read(held.weights()?.bytes(), &onnx::Limits::DEFAULT)?,
+            Kind::Safetensors => Encoder::load(&read(&held), &options(source)).map_err(Refused::Encoder)?.signature().clone(),
         };
-        let load_micros = u64::try_from(from.elapsed().as_micros()).unwrap_or(u64::MAX);
-        Ok(Self { queue, which: which.into(), file: verified.digest(), load_micros })
+        Batching::new(source.bounds.batch.as_ref(), &signature).map_err(Refused::Batch)?;
+        calibration(source, &signature)?;
+        Ok((held.digest, signature))
     }
 
     /// What it takes, and what it gives: its contract.
@@ -408,6 +462,24 @@ impl Model {
         self.file
     }
 
+    /// How it is walled in, and the walls that stood when it was ready.
+    #[must_use]
+    pub fn walls(&self) -> (Isolation, Walls) {
+        (self.isolation, self.queue.walls())
+    }
+
+    /// The same in words, for the operator, who is told what does not stand by its name.
+    #[must_use]
+    pub fn walled(&self) -> String {
+        let (isolation, walls) = self.walls();
+        if isolation == Isolation::Thread {
+            return "isolation = \"thread\": no wall stands around its engine, which shares the gateway's process".to_owned();
+        }
+        let missing = Walls::every().without(walls);
+        let not = if missing.is_empty() { String::new() } else { format!("; not: {missing}") };
+        format!("a worker behind walls (isolation = \"{}\"): {walls}{not}", isolation.as_str())
+    }
+
     /// How long reading, verifying, loading and the first run took together, in microseconds.
     #[must_use]
     pub fn load_micros(&self) -> u64 {
@@ -420,8 +492,62 @@ impl Model {
     /// # Errors
     /// [`Error`] says who is at fault.
     pub async fn run(&self, inputs: Vec<Tensor>, outputs: &[String], who: &Arc<Who>, deadline: Instant) -> Result<Vec<Tensor>, Error> {
-        self.queue.run(inputs, outputs, who, deadline).await
+        let mut answer = self.queue.run(inputs, outputs, who, deadline).await?;
+        if let Some(calibration) = &self.calibration {
+            answer.iter_mut().for_each(|tensor| calibration.apply(tensor));
+        }
+        Ok(answer)
     }
+}
+
+/// An ONNX model, by ONNX Runtime.
+fn onnx(name: &str, verified: &Verified, bounds: &Bounds, runtime: &Runtime) -> Result<Queue, Refused> {
+    let signature = onnx::read(verified.bytes(), &onnx::Limits::DEFAULT)?;
+    if bounds.isolation == Isolation::Thread {
+        let (bytes, runtime, room) = (verified.bytes().clone(), runtime.clone(), bounds.output);
+        return Queue::start(name, bounds, move |stop| Ok(Box::new(OnnxRuntime::load(&bytes, signature, room, &runtime, stop)?)));
+    }
+    let file = runtime::sealed(source::MODEL, verified.bytes()).map_err(Refused::Worker)?;
+    let launch = Launch::new(name, Inmate::OnnxRuntime, vec![(source::MODEL.to_owned(), file)], verified.bytes().len(), bounds);
+    let launch = Launch { library: Some(runtime.library().clone()), signature: Some(signature), ..launch };
+    Queue::start(name, bounds, move |stop| Ok(Box::new(Worker::start(launch, stop)?)))
+}
+
+/// An encoder, from those files of its folder that one reads.
+fn encoder(source: &Source, held: &Held) -> Result<Queue, Refused> {
+    let (files, options, bounds) = (read(held), options(source), &source.bounds);
+    if bounds.isolation == Isolation::Thread {
+        return Queue::start(&source.name, bounds, move |_| Ok(Box::new(Encoder::load(&files, &options).map_err(Refused::Encoder)?)));
+    }
+    let sealed = files.iter().map(|(file, bytes)| Ok((file.clone(), runtime::sealed(file, bytes).map_err(Refused::Worker)?)));
+    let sealed = sealed.collect::<Result<Vec<_>, Refused>>()?;
+    let launch = Launch::new(&source.name, Inmate::Encoder, sealed, files.values().map(Bytes::len).sum(), bounds);
+    let launch = Launch { options: options.bytes().to_vec(), ..launch };
+    Queue::start(&source.name, bounds, move |stop| Ok(Box::new(Worker::start(launch, stop)?)))
+}
+
+/// The files that an encoder reads. The pooling may lie in any folder that its list of modules names.
+fn read(held: &Held) -> encoder::Files {
+    let wanted = |name: &str| encoder::READ.contains(&name) || name.ends_with("/config.json");
+    held.files.iter().filter(|(name, _)| wanted(name)).map(|(name, file)| (name.clone(), file.bytes().clone())).collect()
+}
+
+fn options(source: &Source) -> encoder::Options {
+    encoder::Options { pooling: source.pooling, normalize: source.normalize, room: source.bounds.output }
+}
+
+fn calibration(source: &Source, signature: &Signature) -> Result<Option<Calibration>, Refused> {
+    let file = source.calibration.as_ref();
+    file.map(|(_, bytes)| Calibration::read(bytes, &signature.outputs).map_err(Refused::Calibration)).transpose()
+}
+
+fn which(name: &Arc<str>, version: &Arc<str>, digest: Digest, kind: Kind) -> Arc<Which> {
+    let (name, version, format) = (name.clone(), version.clone(), kind.as_str().into());
+    Arc::new(Which { name, version, digest: Some(digest), format, assurance: Assurance::VerifiedInProcess })
+}
+
+fn micros(from: Instant) -> u64 {
+    u64::try_from(from.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ pub(super) struct OnnxRuntime {
 impl OnnxRuntime {
     /// Gives `bytes` to ONNX Runtime. `signature` is what was read in them; the outputs of a call may have `room` bytes together.
     pub(super) fn load(bytes: &[u8], signature: Signature, room: usize, runtime: &Runtime, stop: &Stop) -> Result<Self, Refused> {
-        let mut builder = Session::builder(runtime.environment())
+        let mut builder = Session::builder(&runtime.environment().map_err(Refused::Runtime)?)
             .and_then(|builder| {
                 Ok(builder
                     // The basic rewrites only: the extended ones have broken valid models, and the disabled level resolves external

@@ -17,15 +17,13 @@ use tokio::sync::oneshot;
 
 use super::batch::{Batching, Party, join, part};
 use super::engine::{Engine, Stop, fits};
-use super::{Bounds, Error, Refused, Signature};
+use super::frames::MAX_INPUT;
+use super::{Bounds, Error, Refused, Signature, Walls};
 use crate::trail::Who;
 use crate::wire::tensor::{Port, Tensor, elements};
 
 /// How long an engine that was told to stop loading may take to do so. Afterwards its thread is left behind.
 const STOP: Duration = Duration::from_secs(5);
-
-/// The most bytes that the inputs of the first run may have together.
-const MAX_WARM_UP: usize = 256 << 20;
 
 /// An engine on its thread, and those who wait for it. When it is dropped the thread ends by itself; a call that runs was stopped when its
 /// future was dropped.
@@ -33,6 +31,7 @@ const MAX_WARM_UP: usize = 256 << 20;
 pub(super) struct Queue {
     calls: End,
     signature: Signature,
+    walls: Walls,
 }
 
 impl Queue {
@@ -55,7 +54,7 @@ impl Queue {
         let body = move || match ready() {
             Ok((engine, batching)) => {
                 // Nobody listens any more once the load was given up; the queue is closed then, and the thread ends.
-                let _ = tell.send(Ok(engine.signature().clone()));
+                let _ = tell.send(Ok((engine.signature().clone(), engine.walls())));
                 serve(engine, &batching, &theirs.0);
             }
             Err(refused) => drop(tell.send(Err(refused))),
@@ -63,8 +62,13 @@ impl Queue {
         // The kernel shows 15 bytes of it.
         let thread = std::thread::Builder::new().name(format!("model {name}")).spawn(body);
         thread.map_err(|error| Refused::Engine(error.to_string()))?;
-        let signature = wait_until_ready(&told, bounds.load, &stop)?;
-        Ok(Self { calls: ours, signature })
+        let (signature, walls) = wait_until_ready(&told, bounds.load, &stop)?;
+        Ok(Self { calls: ours, signature, walls })
+    }
+
+    /// The walls that stood around the engine when it was ready.
+    pub(super) fn walls(&self) -> Walls {
+        self.walls
     }
 
     pub(super) fn signature(&self) -> &Signature {
@@ -129,8 +133,10 @@ impl Queue {
     }
 }
 
+type Ready = (Signature, Walls);
+
 /// Waits for the word of the thread. What takes longer than `limit` is told to stop.
-fn wait_until_ready(told: &mpsc::Receiver<Result<Signature, Refused>>, limit: Duration, stop: &Stop) -> Result<Signature, Refused> {
+fn wait_until_ready(told: &mpsc::Receiver<Result<Ready, Refused>>, limit: Duration, stop: &Stop) -> Result<Ready, Refused> {
     match told.recv_timeout(limit) {
         Ok(ready) => ready,
         Err(RecvTimeoutError::Disconnected) => Err(Refused::Engine("its thread died".to_owned())),
@@ -158,7 +164,7 @@ fn zeros(ports: &[Port], shapes: &BTreeMap<String, Vec<u64>>) -> Result<Vec<Tens
     if shapes.keys().any(|name| ports.iter().all(|port| port.name != *name)) {
         return Err(refused("`warm_up` names an input that the model does not have"));
     }
-    let mut room = MAX_WARM_UP;
+    let mut room = MAX_INPUT;
     ports
         .iter()
         .map(|port| {
@@ -179,17 +185,34 @@ fn zeros(ports: &[Port], shapes: &BTreeMap<String, Vec<u64>>) -> Result<Vec<Tens
 
 /// The thread's life: one run after the other, until the queue is closed.
 fn serve(mut engine: Box<dyn Engine>, batching: &Batching, calls: &Calls) {
-    while let Some(mut batch) = calls.next(batching) {
-        if batch.len() > 1 {
-            batch = together(&mut *engine, batching, batch);
-        }
-        for Call { inputs, wanted, stop, reply, .. } in batch {
-            if !stop.is_stopped() {
-                // Whoever asked may have gone.
-                let _ = reply.send(engine.run(&inputs, &wanted, &stop));
+    let mut again = None;
+    loop {
+        match calls.next(batching, again) {
+            Next::Run(mut batch) => {
+                if batch.len() > 1 {
+                    batch = together(&mut *engine, batching, batch);
+                }
+                for Call { inputs, wanted, stop, reply, .. } in batch {
+                    if !stop.is_stopped() {
+                        // Whoever asked may have gone.
+                        let _ = reply.send(engine.run(&inputs, &wanted, &stop));
+                    }
+                }
             }
+            Next::Due => {}
+            Next::Closed => return,
         }
+        again = engine.tend();
     }
+}
+
+/// What the engine's thread has to do next.
+enum Next {
+    /// The calls of the next run, at least one.
+    Run(Vec<Call>),
+    /// The engine wanted to be asked again by now.
+    Due,
+    Closed,
 }
 
 /// Answers several calls by one run. Those that come back are to be run alone.
@@ -347,27 +370,31 @@ impl Calls {
         Ok(())
     }
 
-    /// The calls of the next run, at least one; `None` once the queue is closed.
-    fn next(&self, batching: &Batching) -> Option<Vec<Call>> {
+    /// The calls of the next run, or that it is `due`.
+    fn next(&self, batching: &Batching, due: Option<Instant>) -> Next {
         let mut waiting = self.lock();
         let first = loop {
             if waiting.closed {
-                return None;
+                return Next::Closed;
             }
-            match waiting.next() {
-                Some(call) => break call,
-                None => waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+            if let Some(call) = waiting.next() {
+                break call;
             }
+            waiting = match due.map(|due| due.saturating_duration_since(Instant::now())) {
+                None => self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => return Next::Due,
+                Some(left) => self.arrived.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
         };
         let party = Party::of(batching, &first.who, &first.inputs);
         let mut batch = vec![first];
-        let Some(mut party) = party else { return Some(batch) };
+        let Some(mut party) = party else { return Next::Run(batch) };
         let until = Instant::now() + batching.delay;
         loop {
             waiting.fill(&mut party, &mut batch);
             let left = until.saturating_duration_since(Instant::now());
             if party.is_full() || left.is_zero() || waiting.closed {
-                return Some(batch);
+                return Next::Run(batch);
             }
             waiting = self.arrived.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -501,6 +528,40 @@ mod tests {
         call
     }
 
+    /// It wants to be asked again at once, until it was `left` times.
+    struct Tended(Signature, usize, mpsc::Sender<()>);
+
+    impl Engine for Tended {
+        fn signature(&self) -> &Signature {
+            &self.0
+        }
+
+        fn run(&mut self, _: &[Tensor], _: &[usize], _: &Stop) -> Result<Vec<Tensor>, Error> {
+            Ok(Vec::new())
+        }
+
+        fn tend(&mut self) -> Option<Instant> {
+            let _ = self.2.send(());
+            self.1 = self.1.saturating_sub(1);
+            (self.1 > 0).then(|| Instant::now() + Duration::from_millis(1))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_engine_is_tended_after_each_run_and_when_it_wanted_to_be() {
+        let (tell, told) = mpsc::channel();
+        let signature = Signature { inputs: vec![], instead: vec![], outputs: vec![], longest: None };
+        let queue = Queue::start("tended", &Bounds::default(), |_| Ok(Box::new(Tended(signature, 3, tell)))).unwrap();
+        assert!(told.try_recv().is_err());
+        queue.run(vec![], &[], &anyone(), soon()).await.unwrap();
+        for _ in 0..3 {
+            told.recv_timeout(Duration::from_secs(20)).unwrap();
+        }
+        assert!(told.recv_timeout(Duration::from_millis(20)).is_err());
+        queue.run(vec![], &[], &anyone(), soon()).await.unwrap();
+        told.recv_timeout(Duration::from_secs(20)).unwrap();
+    }
+
     #[tokio::test]
     async fn calls_that_waited_together_are_answered_by_one_run_each_with_its_own() {
         let (queue, open, told) = doubler(8);
@@ -566,8 +627,9 @@ mod tests {
             let _ = call.await;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
-        let next = ask(&queue, "c", &[7.0]).await;
+        // The gate first: the engine is idle and may take the call before anybody sees it wait.
         open.send(()).unwrap();
+        let next = ask(&queue, "c", &[7.0]).await;
         assert_eq!(next.await.unwrap().unwrap(), [rows(&[14.0])]);
     }
 

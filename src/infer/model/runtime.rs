@@ -3,12 +3,13 @@
 //! The file is read once. Its bytes go into a sealed memory file, and that is what the dynamic linker opens: whoever changes the file on
 //! disk meanwhile changes nothing here.
 //!
-//! 1.28.0 is pinned because it is the last official build without telemetry. The program cannot set `ORT_DISABLE_TELEMETRY` for itself
-//! without `unsafe`; with this build it has nothing to disable, and any other build is refused by its digest.
+//! 1.28.0 is pinned because it is the last official build without telemetry. Workers have `ORT_DISABLE_TELEMETRY` in their environment all
+//! the same; the gateway cannot set it for itself without `unsafe`. With this build there is nothing to disable, and any other is refused
+//! by its digest.
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -134,36 +135,57 @@ impl fmt::Display for Broken {
 
 impl std::error::Error for Broken {}
 
-/// ONNX Runtime, loaded. There is one in a process, and it stays until the end.
+/// ONNX Runtime: its library, verified and sealed. Whether it is ever loaded into this process is another question: workers are handed the
+/// sealed bytes.
 #[derive(Clone, Debug)]
-pub struct Runtime(Environment);
+pub struct Runtime(Arc<Memfd>);
+
+/// Kept for ever, so that the library is read once.
+static FOUND: Mutex<Option<Runtime>> = Mutex::new(None);
 
 /// Kept for ever: the environment can be made only once in a process, so dropping it would close the door behind us.
-static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
+static LOADED: Mutex<Option<Environment>> = Mutex::new(None);
 
 impl Runtime {
-    /// Finds the library, holds it to the digest that is compiled in, and loads those bytes; 30 to 200 ms. Once it is loaded, further
-    /// calls answer at once; after an error it may be tried again.
+    /// Finds the library, holds it to the digest that is compiled in, and keeps those bytes; about 100 ms. Further calls answer at once;
+    /// after an error it may be tried again.
     ///
     /// # Errors
     /// [`Broken`], which says how to get the library.
     pub fn load(places: &Places) -> Result<Self, Broken> {
-        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(runtime) = &*loaded {
+        let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(runtime) = &*found {
             return Ok(runtime.clone());
         }
-        let library = sealed_library(&places.find()?)?;
-        let path = format!("/proc/self/fd/{}", library.as_file().as_raw_fd());
-        let environment = ort::init_from(path).map_err(|error| Broken::DidNotStart(error.to_string()))?;
-        let environment = environment.with_name("portcullis").with_telemetry(false).build();
-        let runtime = Self(environment.map_err(|error| Broken::DidNotStart(error.to_string()))?);
-        runtime.0.set_log_level(ort::logging::LogLevel::Fatal);
-        *loaded = Some(runtime.clone());
+        let runtime = Self(Arc::new(sealed_library(&places.find()?)?));
+        *found = Some(runtime.clone());
         Ok(runtime)
     }
 
-    pub(super) fn environment(&self) -> &Environment {
+    /// The library that the gateway hands to a worker, which it held to its digest.
+    pub(super) fn from_sealed(library: OwnedFd) -> Result<Self, Broken> {
+        let library = Memfd::try_from_fd(library).map_err(|_| Broken::NoSealedMemory("not a memory file".to_owned()))?;
+        Ok(Self(Arc::new(library)))
+    }
+
+    /// The sealed library.
+    pub(super) fn library(&self) -> &Arc<Memfd> {
         &self.0
+    }
+
+    /// The environment of this process. It is made, and the library loaded, the first time: 20 to 90 ms.
+    pub(super) fn environment(&self) -> Result<Environment, Broken> {
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(environment) = &*loaded {
+            return Ok(environment.clone());
+        }
+        let path = format!("/proc/self/fd/{}", self.0.as_file().as_raw_fd());
+        let environment = ort::init_from(path).map_err(|error| Broken::DidNotStart(error.to_string()))?;
+        let environment = environment.with_name("portcullis").with_telemetry(false).build();
+        let environment = environment.map_err(|error| Broken::DidNotStart(error.to_string()))?;
+        environment.set_log_level(ort::logging::LogLevel::Fatal);
+        *loaded = Some(environment.clone());
+        Ok(environment)
     }
 }
 
@@ -180,7 +202,7 @@ fn sealed_library(path: &Path) -> Result<Memfd, Broken> {
 }
 
 /// `bytes` in a sealed memory file.
-fn sealed(name: &str, bytes: &[u8]) -> Result<Memfd, String> {
+pub(super) fn sealed(name: &str, bytes: &[u8]) -> Result<Memfd, String> {
     let memory = MemfdOptions::new().allow_sealing(true).create(name).map_err(|error| error.to_string())?;
     memory.as_file().write_all(bytes).map_err(|error| error.to_string())?;
     let seals = [FileSeal::SealWrite, FileSeal::SealGrow, FileSeal::SealShrink, FileSeal::SealSeal];

@@ -10,19 +10,19 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use toml::Spanned;
 
+use super::encoder::Pooling;
 use super::folder::{self, Folder, Limits};
 use super::signing::bundle::MAX_BUNDLE;
 use super::signing::{MAX_TRUST, Trust};
-use super::encoder::Pooling;
 use super::{Bounds, Config, Kind, Named, Refused, Verified, calibration};
 use crate::digest::Digest;
 use crate::mistake::Mistake;
 
 /// The name under which an ONNX file is known, whatever its own.
-pub const MODEL: &str = "model.onnx";
+pub(super) const MODEL: &str = "model.onnx";
 
 /// The file of a folder that holds the weights.
-pub const WEIGHTS: &str = "model.safetensors";
+pub(super) const WEIGHTS: &str = "model.safetensors";
 
 /// A model to load.
 #[derive(Clone, Debug)]
@@ -131,7 +131,7 @@ impl fmt::Debug for Signature {
 /// A model's files as they were verified, and the digest by which it is known: that of a folder is the one over all its files.
 #[derive(Debug)]
 pub struct Held {
-    /// By their names; an ONNX model is one, under [`MODEL`].
+    /// By their names; an ONNX model is one, under `model.onnx`.
     pub files: BTreeMap<String, Verified>,
     /// The model's digest.
     pub digest: Digest,
@@ -149,7 +149,7 @@ impl Held {
 }
 
 /// The bytes of the file of temperatures, and where it stands. No path leaves `root`.
-pub(super) fn calibration(config: &Config, folder: &Path, root: &Path) -> Result<Option<(PathBuf, Bytes)>, Mistake> {
+pub(super) fn temperatures(config: &Config, folder: &Path, root: &Path) -> Result<Option<(PathBuf, Bytes)>, Mistake> {
     let Some(path) = &config.calibration else { return Ok(None) };
     let told = |what: String| Mistake::at(path.span(), what);
     let real = within("calibration", &folder.join(path.get_ref()), root).map_err(told)?;
@@ -161,9 +161,7 @@ pub(super) fn calibration(config: &Config, folder: &Path, root: &Path) -> Result
 fn named(kind: Kind, named: &Spanned<Named>) -> Result<HeldTo, Mistake> {
     let told = |what: String| Mistake::at(named.span(), what);
     match (named.get_ref(), kind) {
-        (Named::File(digest), Kind::Onnx) => {
-            digest.parse().map(HeldTo::Digest).map_err(|error| told(format!("`sha256`: {error}")))
-        }
+        (Named::File(digest), Kind::Onnx) => digest.parse().map(HeldTo::Digest).map_err(|error| told(format!("`sha256`: {error}"))),
         (Named::Files(digests), Kind::Safetensors) => {
             let one = |(name, digest): (&String, &String)| {
                 let digest = digest.parse().map_err(|error| told(format!("`sha256` of {name:?}: {error}")))?;

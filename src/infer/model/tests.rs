@@ -30,7 +30,9 @@ fn soon() -> Instant {
 
 fn start_with(bytes: &[u8], bounds: &Bounds) -> Result<Model, Refused> {
     let verified = Verified::from_bytes(Bytes::copy_from_slice(bytes), Digest::of(bytes), bounds.size)?;
-    Model::from_verified("test", "1", &verified, bounds, &runtime())
+    // The program of these tests is no worker: what one does is in `tests/it/walls.rs`.
+    let bounds = Bounds { isolation: Isolation::Thread, ..bounds.clone() };
+    Model::from_verified("test", "1", &verified, &bounds, &runtime())
 }
 
 fn start(bytes: &[u8]) -> Model {
@@ -290,8 +292,17 @@ fn on_disk(bytes: &[u8]) -> (tempfile::TempDir, Source) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.onnx");
     std::fs::write(&path, bytes).unwrap();
-    let source =
-        Source { name: "m".into(), version: "".into(), path, held_to: HeldTo::Digest(Digest::of(bytes)), bounds: Bounds::default() };
+    let source = Source {
+        kind: Kind::Onnx,
+        pooling: None,
+        normalize: None,
+        calibration: None,
+        name: "m".into(),
+        version: "".into(),
+        path,
+        held_to: HeldTo::Digest(Digest::of(bytes)),
+        bounds: Bounds { isolation: Isolation::Thread, ..Bounds::default() },
+    };
     (folder, source)
 }
 
@@ -300,7 +311,7 @@ fn a_wrong_digest_is_refused_before_the_engine_sees_a_byte() {
     let (_folder, mut source) = on_disk(b"not even a model");
     source.held_to = HeldTo::Digest(Digest::of(DIGITS));
     // Had anything parsed the bytes, it would have said that they are no ONNX.
-    let refused = Model::load(&source, &runtime()).unwrap_err();
+    let refused = Model::load(&source, || Ok(runtime())).unwrap_err();
     assert!(matches!(refused, Refused::WrongDigest { .. }), "{refused}");
 }
 
@@ -308,7 +319,7 @@ fn a_wrong_digest_is_refused_before_the_engine_sees_a_byte() {
 async fn a_file_that_is_swapped_between_hash_and_load_changes_nothing() {
     // `Model::load` is these two steps: the second is given no path, so the file can be another one, or none, by then.
     let (folder, source) = on_disk(DIGITS);
-    let (verified, _) = source.verify(SystemTime::now()).unwrap();
+    let verified = source.verify(SystemTime::now()).unwrap().weights().unwrap().clone();
     std::fs::write(&source.path, forever()).unwrap();
     drop(folder);
     let model = Model::from_verified("m", "", &verified, &source.bounds, &runtime()).unwrap();
@@ -320,7 +331,101 @@ async fn a_file_that_is_swapped_between_hash_and_load_changes_nothing() {
 #[test]
 fn a_model_loads_from_its_file() {
     let (_folder, source) = on_disk(DIGITS);
-    assert!(Model::load(&source, &runtime()).is_ok());
+    assert!(Model::load(&source, || Ok(runtime())).is_ok());
+}
+
+/// A copy of the smallest encoder, and the block of a policy that names its files.
+fn encoder_on_disk() -> (tempfile::TempDir, String) {
+    let (from, to) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/encoders/bert-mean"), tempfile::tempdir().unwrap());
+    let mut named = Vec::new();
+    for name in encoder::READ {
+        let Ok(bytes) = std::fs::read(from.join(name)) else { continue };
+        let path = to.path().join("e").join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        named.push(format!("\"{name}\" = \"{}\"", Digest::of(&bytes)));
+        std::fs::write(path, bytes).unwrap();
+    }
+    (to, format!("path = \"e\"\nisolation = \"thread\"\nsha256 = {{ {} }}\n", named.join(", ")))
+}
+
+fn encoder_of(block: &str, folder: &Path) -> Result<Source, Vec<String>> {
+    let config: Config = toml::from_str(block).map_err(|error| vec![error.message().to_owned()])?;
+    let told = |mistake: Mistake| format!("{} @ {}", mistake.what, &block[mistake.span.unwrap()]);
+    config.resolve(Kind::Safetensors, "e", "1", folder, folder).map_err(|mistakes| mistakes.into_iter().map(told).collect())
+}
+
+fn no_runtime() -> Result<Runtime, runtime::Broken> {
+    panic!("an encoder needs no ONNX Runtime")
+}
+
+#[tokio::test]
+async fn an_encoder_loads_from_the_files_that_the_policy_names_and_from_no_other() {
+    let (folder, block) = encoder_on_disk();
+    // Nobody signed it, nobody named it: it is not opened.
+    std::fs::write(folder.path().join("e/pytorch_model.bin"), b"\x80\x04.").unwrap();
+    let source = encoder_of(&block, folder.path()).unwrap();
+    let model = Model::load(&source, no_runtime).unwrap();
+    assert_eq!(&*model.which().format, "safetensors");
+    let (digest, contract) = Model::contract(&source).unwrap();
+    assert_eq!((model.which().digest, model.signature()), (Some(digest), &contract));
+    let text = Tensor { name: "text".into(), datatype: Datatype::Bytes, shape: vec![1], data: Bytes::from_static(b"\x02\0\0\0hi") };
+    let answers = model.run(vec![text], &["embedding".into()], &anyone(), soon()).await.unwrap();
+    let length: f32 = floats(&answers[0]).iter().map(|number| number * number).sum();
+    assert!((length - 1.0).abs() < 1e-5, "{length}");
+
+    std::fs::write(folder.path().join("e/config.json"), b"{}").unwrap();
+    assert!(matches!(Model::load(&source, no_runtime).unwrap_err(), Refused::Folder(_)));
+}
+
+#[test]
+fn mistakes_about_an_encoder_are_told_with_their_place() {
+    let (folder, block) = encoder_on_disk();
+    let told = |block: &str| encoder_of(block, folder.path()).unwrap_err().remove(0);
+    assert!(told("path = \"e\"\nsha256 = \"00\"").contains("names each file"));
+    assert!(told("path = \"e\"\nsha256 = { \"config.json\" = \"00\" }").contains("of \"config.json\": a SHA-256 digest"));
+    assert!(told(&format!("{block}warm_up = {{ text = [1] }}")).contains("is for [backend.onnx]"));
+    assert!(told(&format!("{block}calibration = \"none.json\"")).contains("`calibration`: "));
+    assert!(encoder_of(&format!("{block}pooling = \"cls\"\nnormalize = false"), folder.path()).is_ok());
+    assert!(told(&format!("{block}pooling = \"max\"")).contains("unknown variant `max`"));
+    let (onnx, _) = on_disk(DIGITS);
+    let wrong = resolved(&format!("path = \"m.onnx\"\nsha256 = \"{}\"\npooling = \"cls\"", Digest::of(DIGITS)), onnx.path());
+    assert!(wrong.unwrap_err()[0].contains("[backend.safetensors]"));
+}
+
+#[tokio::test]
+async fn a_calibration_scales_what_the_model_says_and_leaves_the_order() {
+    let (folder, _) = on_disk(DIGITS);
+    let block = format!("path = \"m.onnx\"\nisolation = \"thread\"\nsha256 = \"{}\"\n", Digest::of(DIGITS));
+    let first = |source: &Source| Model::load(source, || Ok(runtime())).unwrap();
+    let plain = first(&resolved(&block, folder.path()).unwrap());
+    std::fs::write(folder.path().join("t.json"), br#"{"probabilities":{"temperature":4.0,"of":"probabilities","activation":"softmax"}}"#)
+        .unwrap();
+    let scaled = first(&resolved(&format!("{block}calibration = \"t.json\""), folder.path()).unwrap());
+    let ask = async |model: &Model| {
+        let answers = model.run(vec![pixels(&samples().inputs[..1])], &["probabilities".into()], &anyone(), soon()).await.unwrap();
+        floats(&answers[0])
+    };
+    let (sure, less) = (ask(&plain).await, ask(&scaled).await);
+    let best = |row: &[f32]| row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
+    assert_eq!(best(&sure), best(&less));
+    assert!(less[best(&less)] < sure[best(&sure)] && (less.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{sure:?} {less:?}");
+    std::fs::write(folder.path().join("t.json"), br#"{"temperature":0}"#).unwrap();
+    let broken = resolved(&format!("{block}calibration = \"t.json\""), folder.path()).unwrap();
+    assert!(matches!(Model::load(&broken, || Ok(runtime())).unwrap_err(), Refused::Calibration(_)));
+}
+
+#[test]
+fn what_is_said_of_an_encoder_arrives_at_its_worker() {
+    use encoder::{Options, Pooling};
+    for pooling in [None, Some(Pooling::Cls), Some(Pooling::Mean)] {
+        for normalize in [None, Some(false), Some(true)] {
+            let read = Options::from_bytes(&Options { pooling, normalize, room: 1 }.bytes(), 7).unwrap();
+            assert_eq!((read.pooling, read.normalize, read.room), (pooling, normalize, 7));
+        }
+    }
+    assert!(
+        Options::from_bytes(&[3, 0], 1).is_none() && Options::from_bytes(&[0, 3], 1).is_none() && Options::from_bytes(&[0], 1).is_none()
+    );
 }
 
 #[derive(Debug, Deserialize)]
@@ -337,7 +442,7 @@ fn resolved(block: &str, folder: &Path) -> Result<Source, Vec<String>> {
     let text = format!("[backend.onnx]\n{block}");
     let file: File = toml::from_str(&text).map_err(|error| vec![error.message().to_owned()])?;
     let told = |mistake: Mistake| format!("{} @ {}", mistake.what, &text[mistake.span.unwrap()]);
-    file.backend.onnx.resolve("m", "1", folder, folder).map_err(|mistakes| mistakes.into_iter().map(told).collect())
+    file.backend.onnx.resolve(Kind::Onnx, "m", "1", folder, folder).map_err(|mistakes| mistakes.into_iter().map(told).collect())
 }
 
 #[test]
@@ -347,6 +452,7 @@ fn the_policy_block_is_read_as_the_policy_page_writes_it() {
     let read = resolved(&format!("path = \"m.onnx\"\nsha256 = \"{digest}\""), path).unwrap();
     assert!(matches!(read.held_to, HeldTo::Digest(held) if held == digest));
     assert_eq!((read.bounds.size, read.bounds.queue), (512 << 20, 64));
+    assert_eq!((read.bounds.isolation, read.bounds.memory), (Isolation::Required, None));
     let block =
         "path = \"m.onnx\"\nqueue = 3\nmax_size = \"1MiB\"\nmax_output = \"2KiB\"\nload_timeout = \"5s\"\nwarm_up = { input = [1, 64] }\n";
     let read = resolved(&format!("{block}sha256 = \"{digest}\""), path).unwrap();
@@ -374,7 +480,17 @@ fn every_mistake_in_the_policy_block_is_told_with_its_place() {
     }
     assert!(resolved("path = \"m.onnx\"", path).unwrap_err()[0].contains("`sha256` is missing"));
     assert!(resolved("path = \"m.onnx\"\ncolour = 1", path).unwrap_err()[0].contains("unknown field `colour`"));
-    let queue = |n: usize| resolved(&format!("path = \"m.onnx\"\nqueue = {n}\nsha256 = \"{digest}\""), path);
+    let memory = |most: &str, isolation: &str| {
+        let block = format!("path = \"m.onnx\"\nmemory = \"{most}\"\nisolation = \"{isolation}\"\nsha256 = \"{}\"", digest);
+        resolved(&block, path)
+    };
+    for level in ["strict", "required", "best-effort"] {
+        assert_eq!(memory("128MiB", level).unwrap().bounds.memory, Some(128 << 20));
+    }
+    assert!(memory("127MiB", "required").unwrap_err()[0].contains("at least \"128MiB\" @ \"127MiB\""));
+    assert!(memory("1GiB", "thread").unwrap_err()[0].contains("has none"));
+    assert!(memory("1GiB", "lax").unwrap_err()[0].contains("unknown variant `lax`"));
+    let queue = |n: usize| resolved(&format!("path = \"m.onnx\"\nqueue = {n}\nsha256 = \"{}\"", digest), path);
     assert!(queue(1).is_ok() && queue(MAX_QUEUE).is_ok() && queue(MAX_QUEUE + 1).is_err());
 }
 

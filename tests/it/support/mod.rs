@@ -8,6 +8,7 @@ pub mod ask;
 pub mod client;
 pub mod folder;
 pub mod gateway;
+pub mod hostile;
 pub mod onnx;
 pub mod tokens;
 pub mod upstream;

@@ -62,6 +62,22 @@ pub struct Options {
     pub room: usize,
 }
 
+impl Options {
+    /// As they go to a worker: what is said of the pooling, and of the length, a byte each.
+    pub(super) fn bytes(&self) -> [u8; 2] {
+        let pooling = self.pooling.map_or(0, |pooling| if pooling == Pooling::Cls { 1 } else { 2 });
+        [pooling, self.normalize.map_or(0, |normalize| 1 + u8::from(normalize))]
+    }
+
+    /// The same, read; `room` is told apart.
+    pub(super) fn from_bytes(bytes: &[u8], room: usize) -> Option<Self> {
+        let [pooling, normalize] = bytes.try_into().ok()?;
+        let pooling = [None, Some(Pooling::Cls), Some(Pooling::Mean)].get(usize::from(pooling)).copied()?;
+        let normalize = [None, Some(false), Some(true)].get(usize::from(normalize)).copied()?;
+        Some(Self { pooling, normalize, room })
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self { pooling: None, normalize: None, room: super::DEFAULT_MAX_OUTPUT.0 }
@@ -166,6 +182,25 @@ impl Encoder {
     /// # Errors
     /// [`Fault`], in words for the operator.
     pub fn load(files: &Files, options: &Options) -> Result<Self, Fault> {
+        Self::load_on(Self::thread()?, files, options)
+    }
+
+    /// The thread that it computes on, made before there is a model: in a worker none can be made once the model is looked at. It has begun
+    /// when this returns, and has multiplied once, so that whatever is looked up for the first product has been.
+    pub(super) fn thread() -> Result<ThreadPool, Fault> {
+        // The global pool would have a thread for each processor, and products of this size gain nothing from it.
+        let pool = ThreadPoolBuilder::new().num_threads(1).thread_name(|_| "encoder".to_owned()).build();
+        let pool = pool.map_err(|error| Fault::Engine(error.to_string()))?;
+        let one = || {
+            let ones = candle_core::Tensor::ones((64, 64), candle_core::DType::F32, &candle_core::Device::Cpu)?;
+            ones.matmul(&ones).map(drop)
+        };
+        pool.install(one).map_err(Fault::engine)?;
+        Ok(pool)
+    }
+
+    /// The same as [`Encoder::load`], on a thread that is there.
+    pub(super) fn load_on(pool: ThreadPool, files: &Files, options: &Options) -> Result<Self, Fault> {
         let file = |name: &'static str| files.get(name).ok_or(Fault::Missing(name));
         let sentences = Sentences::read(files)?;
         let config = Config::read(file(config::FILE)?, sentences.told)?;
@@ -181,13 +216,10 @@ impl Encoder {
         let layout = safetensors::scan(bytes).map_err(Fault::Safetensors)?;
         let mut weights = Weights::new(bytes, layout, config.architecture.prefix);
         let layers = Layers::take(&mut weights, config.architecture, &sizes)?;
-        let pool = (options.pooling.unwrap_or(sentences.pooling), options.normalize.unwrap_or(sentences.normalize));
-        let head = Head::take(&mut weights, config.architecture, config.task, pool, (sizes.hidden, config.labels.len()))?;
+        let pooling = (options.pooling.unwrap_or(sentences.pooling), options.normalize.unwrap_or(sentences.normalize));
+        let head = Head::take(&mut weights, config.architecture, config.task, pooling, (sizes.hidden, config.labels.len()))?;
         weights.end(config.architecture.ignored)?;
 
-        // The global pool would have a thread for each processor, and products of this size gain nothing from it.
-        let pool = ThreadPoolBuilder::new().num_threads(1).thread_name(|_| "encoder".to_owned()).build();
-        let pool = pool.map_err(|error| Fault::Engine(error.to_string()))?;
         let signature = ports(&config, longest);
         Ok(Self { signature, config, tokens, layers, head, longest, room: options.room, pool })
     }
