@@ -494,6 +494,10 @@ impl Building<'_> {
             let what = "`answer.stream` lets large answers pass unread, so that nothing in them can be changed: leave out `top`, `decimals` and the upstream's `model`";
             mistakes.push(Mistake::at(file.backend.span(), what));
         }
+        if let (Serves::Embeddings, Some(schema)) = (serves, &file.check.schema) {
+            let what = "an encoder that embeds is asked in two forms, and a schema holds for one: bound it by `max_batch` and `max_length`";
+            mistakes.push(Mistake::at(schema.span(), what));
+        }
         let around = check::Around { policies: root, folder: base, max_body: self.global_cap, contract: contract.as_ref() };
         let check = file.check.compile(around, &mut mistakes);
         let budget = file.budget.compile(&mut mistakes);
@@ -597,8 +601,8 @@ impl Building<'_> {
         // What decides is everything that went into the session, not the file's name.
         let identity = Digest::of(format!("{source:?}").as_bytes());
         let running = match self.made.models.get(&identity) {
-            Some(known) => Running { file: path.to_owned(), ..known.clone() },
-            None => {
+            Some(known) if known.model.is_alive() => Running { file: path.to_owned(), ..known.clone() },
+            _ => {
                 let seen = OnDisk::before_loading(written);
                 let runtime = || Runtime::load(&Places::of_process(self.library.clone()));
                 let loaded = model::Model::load(source, runtime).map_err(|refused| refused.to_string());

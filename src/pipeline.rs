@@ -94,10 +94,12 @@ impl House {
         let grant = walk.past(Stop::Authorize, grant, Refusal::Authorize)?;
         let terms = grant.terms().clone();
 
-        let ask = grant.asked().map(|asked| match grant.action() {
-            Action::Embed => Ask::prompt(grant.length()),
-            _ => Ask::language(grant.length(), asked, terms.check.max_tokens()),
-        });
+        let ask = match (grant.asked(), grant.action()) {
+            // Texts cost the same tokens in whatever protocol they come.
+            (None, Action::Infer) => terms.check.takes_texts().then(|| Ask::prompt(grant.length().min(terms.check.max_body()))),
+            (Some(_), Action::Embed) => Some(Ask::prompt(grant.length())),
+            (asked, _) => asked.map(|asked| Ask::language(grant.length(), asked, terms.check.max_tokens())),
+        };
         let permit = self.budget.admit(grant, &terms.budget, ask, arrived.mono);
         let permit = walk.past(Stop::Budget, permit, Refusal::Budget)?;
         let standing = permit.headers();

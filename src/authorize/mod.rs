@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
+use http_body::Body as _;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -157,11 +158,11 @@ impl<T> Grant<T> {
         &self.content
     }
 
-    /// The length of the body, as far as it was read.
+    /// The length of the body: what was read, or what the caller says that it will send, if it says so.
     #[must_use]
     pub fn length(&self) -> usize {
         match &self.content {
-            Content::Unread(_) => 0,
+            Content::Unread(body) => usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX),
             Content::Read(bytes, _) => bytes.len(),
         }
     }

@@ -282,7 +282,13 @@ fn embed(document: &Value, contract: &Contract, terms: &Terms) -> Result<Embed, 
     if asked.dimensions.zip(width).is_some_and(|(wanted, width)| wanted as u64 > width) {
         return Err(Error::CallerSentShape(Shape::new("/dimensions", "range", "must be no more than the model has")));
     }
-    let inputs = asked.tensors(contract.longest.unwrap_or(0)).map_err(Error::CallerSentShape)?;
+    // Before anything is made of them: lists of tokens are filled up to the longest.
+    if terms.rules.max_batch.is_some_and(|most| asked.inputs.len() as u64 > most) {
+        return Err(Error::CallerSentTensor(Fault { broken: Broken::Batch, list: "inputs", index: None }));
+    }
+    let longest = contract.longest.unwrap_or(0);
+    let longest = terms.rules.max_length.map_or(longest, |most| longest.min(usize::try_from(most).unwrap_or(usize::MAX)));
+    let inputs = asked.tensors(longest).map_err(Error::CallerSentShape)?;
     let request = oip::InferRequest { inputs, ..oip::InferRequest::default() };
     terms.rules.hold(&request).map_err(Error::CallerSentTensor)?;
     Ok(Embed { request, encoding: asked.encoding, dimensions: asked.dimensions })

@@ -83,6 +83,12 @@ impl Terms {
         self.max_body
     }
 
+    /// Whether the model takes texts, of which it counts the tokens.
+    #[must_use]
+    pub fn takes_texts(&self) -> bool {
+        self.rules.contract.as_ref().is_some_and(|contract| contract.longest.is_some())
+    }
+
     /// The most tokens that an answer may be asked to have.
     #[must_use]
     pub fn max_tokens(&self) -> Option<u64> {

@@ -6,10 +6,10 @@ use http::StatusCode;
 
 use super::memory::Memory;
 use super::model::Model;
-use super::tensors::{from_engine, shared};
+use super::tensors::{rows, run, settled, shared};
 use super::{Answer, Call, Error, Held, Terms, shadow, whole};
 use crate::check::{Embed, Request};
-use crate::trail::{Trail, Usage};
+use crate::trail::Trail;
 use crate::wire::openai::embeddings;
 
 pub(super) async fn from_model(
@@ -24,21 +24,21 @@ pub(super) async fn from_model(
     };
     call.hold.began();
     let copied = shadow::copied(&terms.shadows, trail.id, &call.who, &request.inputs);
-    let mut tensors = model.run(request.inputs, &[], &call.who, call.deadline).await.map_err(from_engine)?;
+    let inputs = rows(&request.inputs);
+    let mut tensors = run(model, request.inputs, &[], &mut call).await?;
+    let usage = settled(model, &tensors, inputs, &mut call)?;
+    trail.usage = usage;
     let given = copied.as_ref().map(|_| tensors.clone());
     terms.shape.tensors(&mut tensors, call.care);
-    let answered = embeddings::embedded(&tensors).ok_or(Error::UpstreamBroke("the model answered no vectors"))?;
-    let (mut vectors, tokens) = answered;
+    let mut vectors = embeddings::embedded(&tensors, inputs).ok_or(Error::UpstreamBroke("the model answered no vectors"))?;
     if let Some(dimensions) = dimensions
         && !vectors.iter_mut().all(|vector| embeddings::shorten(vector, dimensions))
     {
         return Err(Error::CallerSentUnfit("the model has fewer dimensions"));
     }
+    let tokens = usage.map_or(0, |usage| usage.input);
     let bytes = embeddings::answer(&call.name, &vectors, tokens, encoding);
-    let usage = Usage { input: tokens, output: 0 };
     call.hold.delivered(bytes.len() as u64);
-    call.hold.settle(usage);
-    trail.usage = Some(usage);
     let answer = shared(whole(StatusCode::OK, "application/json", bytes, Held { _budget: Some(call.hold), _memory: None }), memory)?;
     if let (Some(copied), Some(given)) = (copied, given) {
         copied.follow(&given.into(), &[].into());

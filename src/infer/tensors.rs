@@ -15,10 +15,12 @@ use super::upstream::{Outgoing, Upstream};
 use super::{Answer, Call, Error, Held, Payload, Terms, reply, shadow, shape, whole};
 use crate::authorize::{OipAsks, Route};
 use crate::check::Request;
-use crate::trail::{Assurance, Trail};
+use crate::trail::{Assurance, Trail, Usage};
 use crate::wire::grpc::{self as message, Code, trailers};
 use crate::wire::json::{self, Edit};
 use crate::wire::oip::{self, HEADER_LENGTH, InferRequest, InferResponse, Unwritable};
+use crate::wire::openai::embeddings::{TOKENS, tokens_read};
+use crate::wire::tensor::Tensor;
 
 const OCTETS: &str = "application/octet-stream";
 const JSON: &str = "application/json";
@@ -46,13 +48,23 @@ pub(super) async fn from_model(
     let outputs: Vec<String> = request.outputs.iter().map(|output| output.name.clone()).collect();
     let copied = shadow::copied(&terms.shadows, trail.id, &call.who, &inputs);
     call.hold.began();
-    let mut tensors = model.run(inputs, &outputs, &call.who, call.deadline).await.map_err(from_engine)?;
+    let texts = rows(&inputs);
+    // What the tokens of texts cost is settled by what the model read, whether or not the caller wants to know.
+    let mut wanted = outputs.clone();
+    let hidden = model.signature().longest.is_some() && !outputs.is_empty() && !outputs.iter().any(|name| name == TOKENS);
+    if hidden {
+        wanted.push(TOKENS.to_owned());
+    }
+    let mut tensors = run(model, inputs, &wanted, &mut call).await?;
+    trail.usage = settled(model, &tensors, texts, &mut call)?;
+    if hidden {
+        tensors.pop();
+    }
     // Compared is what the models say, before either is rounded or cut to its best classes.
     let given = copied.as_ref().map(|_| tensors.clone());
     terms.shape.tensors(&mut tensors, call.care);
     let bytes: usize = tensors.iter().map(|tensor| tensor.data.len()).sum();
     call.hold.delivered(bytes as u64);
-    trail.usage = None;
     let response = InferResponse {
         model_name: call.name.to_string(),
         model_version: call.version.to_string(),
@@ -67,6 +79,30 @@ pub(super) async fn from_model(
         copied.follow(&given.into(), &outputs.into());
     }
     Ok(answer)
+}
+
+/// Asks the model. A call that it never began with costs no tokens.
+pub(super) async fn run(model: &Model, inputs: Vec<Tensor>, wanted: &[String], call: &mut Call) -> Result<Vec<Tensor>, Error> {
+    model.run(inputs, wanted, &call.who, call.deadline).await.map_err(|error| {
+        if matches!(error, model::Error::QueueIsFull | model::Error::EngineStopped) {
+            call.hold.settle(Usage { input: 0, output: 0 });
+        }
+        from_engine(error)
+    })
+}
+
+/// How many rows there are in tensors.
+pub(super) fn rows(inputs: &[Tensor]) -> usize {
+    inputs.first().and_then(|tensor| tensor.shape.first()).map_or(0, |rows| usize::try_from(*rows).unwrap_or(usize::MAX))
+}
+
+/// Settles the tokens that a model of texts read; none for another.
+pub(super) fn settled(model: &Model, answer: &[Tensor], texts: usize, call: &mut Call) -> Result<Option<Usage>, Error> {
+    let Some(longest) = model.signature().longest else { return Ok(None) };
+    let read = tokens_read(answer, texts, longest).ok_or(Error::UpstreamBroke("the model read other tokens than it can"))?;
+    let usage = Usage { input: read, output: 0 };
+    call.hold.settle(usage);
+    Ok(Some(usage))
 }
 
 /// Counts an answer that was made here against the memory that all whole answers share.
@@ -103,7 +139,7 @@ fn metadata(call: &Call, model: &Model, over_grpc: bool) -> Result<Answer, Error
     Ok(whole(StatusCode::OK, JSON, oip::model_metadata(&call.name, &versions, platform, inputs, outputs), Held::default()))
 }
 
-pub(super) fn from_engine(error: model::Error) -> Error {
+fn from_engine(error: model::Error) -> Error {
     match error {
         model::Error::CallerSentOtherInputs(why) => Error::CallerSentUnfit(why),
         model::Error::CallerAskedForOtherOutputs => {

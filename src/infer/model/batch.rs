@@ -257,6 +257,9 @@ pub(super) fn part(batching: &Batching, calls: &[&[Tensor]], places: &[usize], o
                 if output.datatype == Datatype::Bytes {
                     return Err(Error::ModelBrokeItsContract("an output of texts was filled up"));
                 }
+                if data.is_empty() {
+                    return Err(Error::ModelBrokeItsContract("an output of texts is empty"));
+                }
                 let (wide, narrow) = (data.len() / rows, data.len() / rows / longest * length);
                 let mut cut = BytesMut::with_capacity(narrow * rows);
                 data.chunks_exact(wide).for_each(|row| cut.extend_from_slice(&row[..narrow]));

@@ -444,6 +444,12 @@ impl Model {
         Ok((held.digest, signature))
     }
 
+    /// Whether its engine's thread lives. One that died, by a fault of ours, takes no calls any more and is to be loaded again.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.queue.is_open()
+    }
+
     /// What it takes, and what it gives: its contract.
     #[must_use]
     pub fn signature(&self) -> &Signature {

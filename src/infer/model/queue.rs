@@ -22,6 +22,9 @@ use super::{Bounds, Error, Refused, Signature, Walls};
 use crate::trail::Who;
 use crate::wire::tensor::{Port, Tensor, elements};
 
+/// How long a call of a joined run that brought the engine down waits for it to stand again.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// How long an engine that was told to stop loading may take to do so. Afterwards its thread is left behind.
 const STOP: Duration = Duration::from_secs(5);
 
@@ -73,6 +76,11 @@ impl Queue {
 
     pub(super) fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    /// Whether its thread lives.
+    pub(super) fn is_open(&self) -> bool {
+        !self.calls.0.lock().closed
     }
 
     pub(super) async fn run(
@@ -189,10 +197,14 @@ fn serve(mut engine: Box<dyn Engine>, batching: &Batching, calls: &Calls) {
     loop {
         match calls.next(batching, again) {
             Next::Run(mut batch) => {
-                if batch.len() > 1 {
+                let joined = batch.len() > 1;
+                if joined {
                     batch = together(&mut *engine, batching, batch);
                 }
                 for Call { inputs, wanted, stop, reply, .. } in batch {
+                    if joined {
+                        stand_up(&mut *engine);
+                    }
                     if !stop.is_stopped() {
                         // Whoever asked may have gone.
                         let _ = reply.send(engine.run(&inputs, &wanted, &stop));
@@ -203,6 +215,15 @@ fn serve(mut engine: Box<dyn Engine>, batching: &Batching, calls: &Calls) {
             Next::Closed => return,
         }
         again = engine.tend();
+    }
+}
+
+/// Waits until an engine that fell stands again, as long as its neighbours' fault may cost a call: whoever was in a run with what brought it
+/// down is not to blame.
+fn stand_up(engine: &mut dyn Engine) {
+    let until = Instant::now() + PATIENCE;
+    while let Some(again) = engine.tend().filter(|again| *again <= until) {
+        std::thread::sleep(again.saturating_duration_since(Instant::now()));
     }
 }
 

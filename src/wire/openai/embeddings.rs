@@ -18,7 +18,11 @@ pub const MAX_INPUTS: usize = 2048;
 pub const VECTORS: &str = "embedding";
 
 /// The output of a model that says how many tokens of each text it read.
-const TOKENS: &str = "tokens";
+pub const TOKENS: &str = "tokens";
+
+/// The most places of token lists once they are filled up to the longest of them, 8 MiB of numbers. A few bytes of a body would otherwise
+/// become any number of them.
+pub const MAX_PLACES: usize = 1 << 20;
 
 /// One input.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +75,7 @@ impl<'v> Request<'v> {
     /// The same as tensors: `text`, or `input_ids` and `attention_mask` of a model that reads at most `longest` tokens of a text.
     ///
     /// # Errors
-    /// The first input that has more tokens. Texts are the model's own to cut.
+    /// The first input that has more tokens, or token lists that take more than [`MAX_PLACES`] together. Texts are the model's own to cut.
     pub fn tensors(&self, longest: usize) -> Result<Vec<Tensor>, Shape> {
         let mut rows: Vec<&[u32]> = Vec::new();
         let mut texts = BytesMut::new();
@@ -95,30 +99,49 @@ impl<'v> Request<'v> {
             return Ok(vec![Tensor { name: "text".to_owned(), datatype: Datatype::Bytes, shape, data: texts.freeze() }]);
         }
         let longest = rows.iter().map(|row| row.len()).max().unwrap_or(0);
+        let places = rows.len().saturating_mul(longest);
+        if places > MAX_PLACES {
+            return Err(Shape::new("/input", "range", "the lists of tokens are too many and too unlike in length"));
+        }
         let tensor = |name: &str, of: fn(Option<&u32>) -> i64| {
-            let places = rows.iter().flat_map(|row| (0..longest).map(|place| of(row.get(place))));
-            let data = places.flat_map(i64::to_le_bytes).collect::<Vec<_>>().into();
-            Tensor { name: name.to_owned(), datatype: Datatype::Int64, shape: vec![rows.len() as u64, longest as u64], data }
+            let mut data = BytesMut::with_capacity(places * size_of::<i64>());
+            for row in &rows {
+                row.iter().for_each(|token| data.put_i64_le(of(Some(token))));
+                (row.len()..longest).for_each(|_| data.put_i64_le(of(None)));
+            }
+            let shape = vec![rows.len() as u64, longest as u64];
+            Tensor { name: name.to_owned(), datatype: Datatype::Int64, shape, data: data.freeze() }
         };
         let ids = tensor("input_ids", |token| token.map_or(0, |token| i64::from(*token)));
         Ok(vec![ids, tensor("attention_mask", |token| i64::from(token.is_some()))])
     }
 }
 
-/// The vectors and the count of tokens in a model's answer, which has `embedding`, `FP32` of two dimensions, and `tokens`, `INT64`. `None` where it has not: the model
-/// broke its contract.
+/// The vectors in a model's answer to so many inputs: its `embedding`, `FP32` of two dimensions, all of it finite. `None` where it has other
+/// ones: the model broke its contract.
 #[must_use]
-pub fn embedded(answer: &[Tensor]) -> Option<(Vec<Vec<f32>>, u64)> {
-    let find = |name: &str, datatype| answer.iter().find(|tensor| tensor.name == name && tensor.datatype == datatype);
-    let (vectors, tokens) = (find(VECTORS, Datatype::Fp32)?, find(TOKENS, Datatype::Int64)?);
+pub fn embedded(answer: &[Tensor], inputs: usize) -> Option<Vec<Vec<f32>>> {
+    let vectors = answer.iter().find(|tensor| tensor.name == VECTORS && tensor.datatype == Datatype::Fp32)?;
     let [rows, width] = vectors.shape[..] else { return None };
-    let width = usize::try_from(width).ok().filter(|width| *width > 0)?;
-    if !holds(Datatype::Fp32, vectors.elements()?, &vectors.data) || tokens.shape != [rows] {
+    let width = usize::try_from(width).ok().filter(|width| *width > 0)?.checked_mul(size_of::<f32>())?;
+    if rows != inputs as u64 || !holds(Datatype::Fp32, vectors.elements()?, &vectors.data) {
         return None;
     }
-    let row = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-    let count = tokens.data.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).fold(0, u64::saturating_add);
-    Some((vectors.data.chunks_exact(width * size_of::<f32>()).map(row).collect(), count))
+    let row = |bytes: &[u8]| -> Vec<f32> { bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect() };
+    let vectors: Vec<Vec<f32>> = vectors.data.chunks_exact(width).map(row).collect();
+    vectors.iter().flatten().all(|number| number.is_finite()).then_some(vectors)
+}
+
+/// How many tokens a model read of so many texts of at most `longest` tokens each, by its output `tokens`, `INT64` of one dimension. `None`
+/// where it tells other ones: what is charged hangs on it.
+#[must_use]
+pub fn tokens_read(answer: &[Tensor], inputs: usize, longest: usize) -> Option<u64> {
+    let tokens = answer.iter().find(|tensor| tensor.name == TOKENS && tensor.datatype == Datatype::Int64)?;
+    if tokens.shape != [inputs as u64] || !holds(Datatype::Int64, inputs, &tokens.data) {
+        return None;
+    }
+    let mut counts = tokens.data.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
+    counts.try_fold(0_u64, |sum, count| (count <= longest as u64).then(|| sum.saturating_add(count)))
 }
 
 /// A string, strings, tokens, or lists of tokens.
@@ -313,23 +336,43 @@ mod tests {
     }
 
     #[test]
-    fn vectors_are_read_from_a_models_answer() {
+    fn what_a_model_says_is_believed_only_as_far_as_it_can_be() {
         let tensor = |name: &str, datatype, shape: &[u64], data: Vec<u8>| Tensor {
             name: name.into(),
             datatype,
             shape: shape.to_vec(),
             data: data.into(),
         };
-        let floats: Vec<u8> = [1.0_f32, 2.0, 3.0, 4.0].into_iter().flat_map(f32::to_le_bytes).collect();
-        let counts: Vec<u8> = [3_u64, 4].into_iter().flat_map(u64::to_le_bytes).collect();
-        let vectors = tensor("embedding", Datatype::Fp32, &[2, 2], floats.clone());
-        let tokens = tensor("tokens", Datatype::Int64, &[2], counts.clone());
-        assert_eq!(embedded(&[tokens.clone(), vectors.clone()]), Some((vec![vec![1.0, 2.0], vec![3.0, 4.0]], 7)));
-        assert_eq!(embedded(&[vectors]), None);
-        assert_eq!(embedded(&[tensor("embedding", Datatype::Fp32, &[2, 3], floats.clone()), tokens.clone()]), None);
-        assert_eq!(embedded(&[tensor("embedding", Datatype::Fp32, &[4], floats.clone()), tokens]), None);
-        let other = [tensor("embedding", Datatype::Fp32, &[2, 2], floats), tensor("tokens", Datatype::Int64, &[1], counts)];
-        assert_eq!(embedded(&other), None);
+        let floats = |numbers: [f32; 4]| numbers.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>();
+        let vectors = |shape: &[u64], numbers| vec![tensor("embedding", Datatype::Fp32, shape, floats(numbers))];
+        let whole = [1.0, 2.0, 3.0, 4.0];
+        assert_eq!(embedded(&vectors(&[2, 2], whole), 2), Some(vec![vec![1.0, 2.0], vec![3.0, 4.0]]));
+        assert_eq!(embedded(&[], 2), None);
+        for (shape, inputs) in [(&[2, 3][..], 2), (&[4], 4), (&[2, 2], 1), (&[2, 2], 3), (&[0, 1 << 62], 0), (&[4, 0], 4)] {
+            assert_eq!(embedded(&vectors(shape, whole), inputs), None, "{shape:?}");
+        }
+        for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert_eq!(embedded(&vectors(&[2, 2], [1.0, 2.0, broken, 4.0]), 2), None, "it would be no JSON");
+        }
+        let counted = |counts: &[i64]| {
+            let data = counts.iter().flat_map(|count| count.to_le_bytes()).collect();
+            vec![tensor("tokens", Datatype::Int64, &[counts.len() as u64], data)]
+        };
+        assert_eq!(tokens_read(&counted(&[3, 512]), 2, 512), Some(515));
+        assert_eq!(tokens_read(&counted(&[3, 513]), 2, 512), None);
+        assert_eq!(tokens_read(&counted(&[3, -1]), 2, 512), None, "nobody owes that");
+        assert_eq!(tokens_read(&counted(&[3]), 2, 512), None);
+        assert_eq!(tokens_read(&[], 0, 512), None);
+    }
+
+    #[test]
+    fn a_few_bytes_do_not_become_a_large_rectangle() {
+        let tensors = |ones: usize, longest: usize| {
+            let lists: Vec<Value> = (0..ones).map(|_| json!([1])).chain([json!(vec![1; longest])]).collect();
+            Request::read(&json!({ "model": "m", "input": lists })).unwrap().tensors(longest).map_err(|shape| shape.pointer)
+        };
+        assert_eq!(tensors(511, 2048).unwrap()[0].shape, [512, 2048]);
+        assert_eq!(tensors(512, 2048), Err("/input".into()));
     }
 
     #[test]

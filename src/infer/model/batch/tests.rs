@@ -146,6 +146,17 @@ fn an_answer_of_other_rows_is_the_models_fault() {
 }
 
 #[test]
+fn an_empty_answer_to_texts_is_the_models_fault_and_ends_nothing() {
+    let mut signature = encoder();
+    signature.outputs = vec![port("tokens", Datatype::Fp32, &[None, None, None])];
+    let batching = Batching::new(Some(&plan(8, &[("ids", 0), ("mask", 0)])), &signature).unwrap();
+    let calls = [text(&[&[1]]), text(&[&[2, 3]])];
+    let calls: Vec<&[Tensor]> = calls.iter().map(Vec::as_slice).collect();
+    let empty = Tensor { name: "tokens".into(), datatype: Datatype::Fp32, shape: vec![2, 2, 0], data: Bytes::new() };
+    assert!(part(&batching, &calls, &[0], vec![empty]).is_err());
+}
+
+#[test]
 fn a_plan_that_the_model_cannot_keep_is_told() {
     let fixed = Signature { inputs: vec![port("x", Datatype::Fp32, &[Some(1), Some(4)])], instead: vec![], outputs: vec![], longest: None };
     let told = |plan: &Plan, signature: &Signature| Batching::new(Some(plan), signature).unwrap_err();

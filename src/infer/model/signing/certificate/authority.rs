@@ -31,6 +31,9 @@ pub(super) fn follow(
         between.iter().map(|der| Ok((der, parsed(der)?))).collect::<Result<_, Fault>>()?;
     let trusted: Vec<(&CertificateDer<'_>, X509Certificate<'_>)> =
         trusted.iter().map(|der| Ok((*der, parsed(der)?))).collect::<Result<_, Fault>>()?;
+    // Bounds on names are not read here, so that an authority which has them may not vouch this way.
+    let bounded = |issuer: &X509Certificate<'_>| issuer.name_constraints().map_or(true, |bounds| bounds.is_some());
+    let trusted: Vec<_> = trusted.into_iter().filter(|(_, issuer)| !bounded(issuer)).collect();
     is_plain(leaf, now)?;
     let mut current = leaf;
     // Each step takes another certificate, so the path ends.
