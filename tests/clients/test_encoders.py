@@ -25,7 +25,7 @@ def cosine(one, other):
     return numpy.dot(one, other) / numpy.linalg.norm(one) / numpy.linalg.norm(other)
 
 
-def serve(gate, name, folder, more="", backend=""):
+def serve(gate, name, folder, backend="", tokens='{ rate = "1000000/s" }'):
     """The folder's files, each named by its digest."""
     there = gate.policies / "models" / name
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in (".json", ".safetensors")]
@@ -44,8 +44,7 @@ def serve(gate, name, folder, more="", backend=""):
         {backend}
         [budget.default]
         requests = {{ rate = "1000/s", burst = 1000 }}
-        tokens = {{ rate = "1000000/s" }}
-        {more}
+        tokens = {tokens}
     """)
 
 
@@ -57,6 +56,7 @@ def gate(tmp_path_factory):
     minilm = HOME / "all-minilm-l6-v2"
     assert (minilm / "model.safetensors").is_file(), f"{minilm} is not there: run `make minilm`"
     serve(gate, "minilm", minilm, backend="batch = { max = 64, delay = \"2ms\" }")
+    serve(gate, "metered", DATA / "encoders/bert-mean", tokens='{ rate = "1/min", burst = 40 }')
     gate.secret = gate.key("tester")
     gate.start()
     yield gate
@@ -96,6 +96,23 @@ def test_fewer_dimensions_are_cut_and_of_length_one(client):
 def test_what_cannot_be_embedded_is_refused(client, wrong):
     with pytest.raises(openai.BadRequestError):
         client.embeddings.create(model="minilm", input=wrong)
+
+
+def test_as_many_inputs_as_the_batch_and_no_more(client):
+    assert len(client.embeddings.create(model="bert-mean", input=["cat"] * 64).data) == 64
+    for too_many in (["cat"] * 65, [[5]] * 65):
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.embeddings.create(model="bert-mean", input=too_many)
+        assert refused.value.code == "check.batch"
+
+
+def test_tokens_cost_the_same_in_either_protocol(gate):
+    body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["The cat sat on the mat."]}]}
+    with httpx.Client(verify=ssl.create_default_context(cafile=gate.ca), headers={"authorization": f"Bearer {gate.secret}"}) as plain:
+        answers = [plain.post(gate.url + "/v2/models/metered/infer", json=body) for _ in range(3)]
+    # Each reserves a quarter of its bytes and is settled at the nine tokens that were read.
+    assert [answer.status_code for answer in answers] == [200, 200, 429], [answer.text for answer in answers]
+    assert answers[2].headers["portcullis-reason"].startswith("budget.")
 
 
 def test_an_encoder_is_no_chat_model(client):

@@ -608,6 +608,51 @@ mod tests {
         assert!(matches!(bad.await.unwrap(), Err(Error::ModelFailed(_))));
     }
 
+    /// An engine that doubles numbers, falls where one is negative, and stands again a moment later.
+    struct Falls(Signature, Option<Instant>, mpsc::Receiver<()>, bool);
+
+    impl Engine for Falls {
+        fn signature(&self) -> &Signature {
+            &self.0
+        }
+
+        fn run(&mut self, inputs: &[Tensor], _: &[usize], _: &Stop) -> Result<Vec<Tensor>, Error> {
+            let numbers: Vec<f32> = inputs[0].data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+            // The first run is the one on zeros; the second waits until the others are in their places.
+            if numbers == [100.0] && !std::mem::replace(&mut self.3, true) {
+                let _ = self.2.recv();
+            }
+            if self.1.is_some() || numbers.iter().any(|number| *number < 0.0) {
+                self.1.get_or_insert_with(|| Instant::now() + Duration::from_millis(50));
+                return Err(Error::EngineStopped);
+            }
+            Ok(vec![rows(&numbers.iter().map(|number| number * 2.0).collect::<Vec<_>>())])
+        }
+
+        fn tend(&mut self) -> Option<Instant> {
+            self.1 = self.1.filter(|until| Instant::now() < *until);
+            self.1
+        }
+    }
+
+    #[tokio::test]
+    async fn who_shared_a_run_with_what_brought_the_engine_down_is_answered_all_the_same() {
+        let (open, gate) = mpsc::channel();
+        let port = Port { name: "x".into(), datatype: Datatype::Fp32, shape: vec![None] };
+        let signature = Signature { inputs: vec![port.clone()], instead: vec![], outputs: vec![port], longest: None };
+        let batch = Some(Plan { max: 8, delay: Duration::ZERO, across_tenants: false, pad: BTreeMap::new() });
+        let bounds = Bounds { batch, ..Bounds::default() };
+        let queue = Arc::new(Queue::start("falls", &bounds, move |_| Ok(Box::new(Falls(signature, None, gate, false)))).unwrap());
+        let first = busy(&queue).await;
+        let calls = [ask(&queue, "a", &[1.0]).await, ask(&queue, "bad", &[-1.0]).await, ask(&queue, "c", &[3.0]).await];
+        open.send(()).unwrap();
+        first.await.unwrap().unwrap();
+        let [a, bad, c] = calls;
+        assert_eq!(a.await.unwrap().unwrap(), [rows(&[2.0])]);
+        assert_eq!(bad.await.unwrap(), Err(Error::EngineStopped));
+        assert_eq!(c.await.unwrap().unwrap(), [rows(&[6.0])]);
+    }
+
     #[tokio::test]
     async fn callers_take_turns_however_many_calls_one_has() {
         let (queue, open, told) = doubler(2);

@@ -207,6 +207,13 @@ fn a_signing_certificate_that_is_marked_as_an_authority_is_followed_as_strictly(
         middle.name_constraints = Some(rcgen::NameConstraints { permitted_subtrees, excluded_subtrees: vec![] });
     };
     assert!(judged(|_| (), constrained).is_err());
+    // Nor may an authority with bounds on names vouch this way where it is the trusted one itself.
+    let bounded = root.below("bounded", constrained);
+    let leaf = bounded.leaf("signer", &key, authority);
+    assert!(why(&bounded.trust(), &by_certificate(&key, &leaf, &[])).contains("no authority in `trust`"));
+    let plain = root.below("plain", |_| ());
+    let leaf = plain.leaf("signer", &key, authority);
+    assert!(plain.trust().verify(&by_certificate(&key, &leaf, &[]), now()).is_ok());
 
     // A path length of none allows the signing certificate, which counts as no authority in between, and nothing more.
     let short = root.below("short", |middle| middle.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)));
