@@ -50,6 +50,7 @@ bench:
 # CPU, latency and memory beside bare hyper, nginx and HAProxy, interleaved, on loopback; PEERS and ARGS say otherwise.
 PEERS ?= hyper nginx haproxy haproxy-jwt portcullis
 ARGS ?= --only '^chat-h[12]-(1|64)k-c32'
-peers: build
+peers:
+	$(CARGO) build --profile max --locked --bin portcullis
 	benches/peers/setup.sh
-	benches/peers/run.sh $(PEERS) $(ARGS)
+	PORTCULLIS_BIN=$(CURDIR)/target/max/portcullis benches/peers/run.sh $(PEERS) $(ARGS)
