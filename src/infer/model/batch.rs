@@ -1,6 +1,6 @@
 //! Many calls as one run: which may go together, how their rows are joined, and how the answers are parted again.
 //!
-//! It is *not* concerned with waiting: the [`queue`](super::queue) decides when, and all of this is pure. A model takes part whose inputs and
+//! It is *not* concerned with waiting: the queue decides when, and all of this is pure. A model takes part whose inputs and
 //! outputs all begin with a free dimension, its rows, and whose policy says that a row's answer does not depend on the rows beside it.
 
 use std::collections::BTreeMap;

@@ -6,7 +6,7 @@
 //! thread that owns it alone, behind a queue; and a run must succeed before the model is ready.
 //!
 //! The engine's C++ meets those bytes in a process of its own ([`worker`]), which gave up files, sockets, processes and rights before
-//! ([`walls`]) and speaks with the gateway in [`frames`] of numbers.
+//! (`walls`) and speaks with the gateway in `frames` of numbers.
 
 pub mod batch;
 pub mod calibration;

@@ -1,4 +1,4 @@
-//! An engine in a process of its own, behind [walls](super::walls): the gateway's side.
+//! An engine in a process of its own, behind walls: the gateway's side.
 //!
 //! The worker is this same program, started anew with nothing but a socket; what it needs comes with the first frame, as sealed memory:
 //! the model's files, and the engine's library. It says which walls stand and what it read in the model, and then answers one call after

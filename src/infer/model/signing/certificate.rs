@@ -3,7 +3,7 @@
 //! A path is validated by `webpki` (RFC 5280). What that does not look at is added: the signing certificate must be meant for signing
 //! (`digitalSignature`, and `codeSigning` where it names purposes at all), and a trusted authority must be one, and valid itself. A signing
 //! certificate that is marked as an authority, as `openssl req -x509` makes them and as the reference's own tests have, is no end entity to
-//! `webpki`; its path is walked in [`authority`]. What it is *not*: a check of revocation. Take a compromised authority out of `trust`.
+//! `webpki`; its path is walked in `authority`. What it is *not*: a check of revocation. Take a compromised authority out of `trust`.
 
 mod authority;
 
