@@ -4,6 +4,7 @@
 ROOT=$(cd "$(dirname "$0")/../../.." && pwd)
 RUN_AS=$(basename "$0" .sh) . "$(dirname "$0")/portcullis.sh" --policies-only
 cp "$ROOT/policies/models/digits.onnx" "$P/models/"
+WALLS=""; [ -z "$ISOLATION" ] || WALLS="isolation = \"$ISOLATION\""
 cat > "$P/access.cedar" <<T
 permit (principal, action == Action::"infer", resource) when { resource.public };
 T
@@ -16,7 +17,7 @@ public = true
 path = "digits.onnx"
 sha256 = "$(sha256sum < "$P/models/digits.onnx" | cut -c1-64)"
 queue = 1024
-${ISOLATION:+isolation = "$ISOLATION"}
+$WALLS
 ${BATCH:+batch = $BATCH}
 
 [check]
