@@ -135,6 +135,10 @@ def body_path(kind, kb):
         size = kb * 1024
         if kind == "digits":  # one row of 64 pixels for the bundled classifier, whatever `kb`
             d = {"id": "1", "inputs": [{"name": "input", "shape": [1, 64], "datatype": "FP32", "data": [float(i * 7 % 17) for i in range(64)]}]}
+        elif kind == "minilm":  # one sentence of 12 tokens
+            ids = [101, 1037, 2158, 2003, 5983, 2833, 1012, 102, 2003, 5983, 2833, 102]
+            d = {"inputs": [{"name": name, "shape": [1, len(ids)], "datatype": "INT64", "data": data}
+                            for name, data in (("input_ids", ids), ("attention_mask", [1] * len(ids)))]}
         elif kind == "infer":
             n = size // 5
             d = {"id": "1", "inputs": [{"name": "x", "shape": [1, n], "datatype": "FP32", "data": [round((i * 37 % 997) / 997, 2) for i in range(n)]}]}
@@ -152,7 +156,7 @@ def body_path(kind, kb):
     return p
 
 
-PATHS = {"chat": "/v1/chat/completions", "digits": "/v2/models/digits/infer", "infer": "/v2/models/m/infer", "embed": "/v1/embeddings"}
+PATHS = {"chat": "/v1/chat/completions", "digits": "/v2/models/digits/infer", "minilm": "/v2/models/minilm/infer", "infer": "/v2/models/m/infer", "embed": "/v1/embeddings"}
 
 
 # ---------- one cell ----------
