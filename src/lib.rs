@@ -33,8 +33,8 @@
 //!
 //! # The leaves
 //!
-//! They use nothing of the stops: [`clock`], [`digest`], [`event`], [`mistake`], [`outbound`], [`secret`], [`trail`],
-//! [`mod@unit`], and [`wire`], which holds the formats that several stops read.
+//! They use nothing of the stops: [`clock`], [`digest`], [`event`], [`mistake`], [`outbound`], [`secret`], [`tlog`],
+//! [`trail`], [`mod@unit`], and [`wire`], which holds the formats that several stops read.
 //!
 //! # What holds everywhere
 //!
@@ -75,6 +75,7 @@ pub mod event;
 pub mod mistake;
 pub mod outbound;
 pub mod secret;
+pub mod tlog;
 pub mod trail;
 pub mod unit;
 pub mod wire;
