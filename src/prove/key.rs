@@ -1,16 +1,16 @@
 //! The keys of a log, all from one file.
 //!
-//! The operator's Ed25519 key (PKCS#8 PEM) is the *log key*: it endorses the statement key in the log's entry 0 and will
-//! sign checkpoints. HKDF-SHA-256 over its seed, one label per purpose, gives the *statement key* (Ed25519), the master of
-//! the salts and the master of the pseudonyms. Whoever holds the file holds all of them; whoever steals the statement key
-//! alone cannot sign a checkpoint.
+//! The operator's Ed25519 key (PKCS#8 PEM) is the *log key*: it endorses the statement key in the log's entry 0 and signs
+//! checkpoints. HKDF-SHA-256 over its seed, one label per purpose, gives the ML-DSA-44 key that signs the checkpoints too,
+//! the *statement key* (Ed25519), the master of the salts and the master of the pseudonyms. Whoever holds the file holds all
+//! of them; whoever steals the statement key alone cannot sign a checkpoint.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::encoding::{AsBigEndian, Curve25519SeedBin};
-use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use aws_lc_rs::signature::Ed25519KeyPair;
 use aws_lc_rs::{hmac, rand};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -18,22 +18,23 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
 use uuid::Uuid;
 
-use super::cbor::Writer;
 use crate::digest::{Digest, Hasher};
 use crate::secret::Secret;
+use crate::tlog::checkpoint::Checkpoint;
+use crate::tlog::cosignature;
+use crate::tlog::note::{self, Note};
+use crate::tlog::signature::{CannotSign, Ed25519Key, MlDsa44Key};
+pub use crate::tlog::vkey::{Kind, NotAVkey, PublicKey, Vkey};
 use crate::trail::Who;
 
 const STATEMENT_LABEL: &str = "portcullis/statement-key/v1";
+const CHECKPOINT_LABEL: &str = "portcullis/checkpoint-ml-dsa-44/v1";
 const SALT_LABEL: &str = "portcullis/salt-master/v1";
 const PSEUDONYM_LABEL: &str = "portcullis/pseudonym-master/v1";
 /// What stands before the digest's input of a commitment.
 pub(super) const COMMIT_LABEL: &[u8] = b"portcullis/commit/v1";
 /// A key file is a few hundred bytes; more is not read.
 const MAX_FILE: u64 = 16 * 1024;
-/// C2SP signed-note: the byte for Ed25519 note signatures.
-const NOTE_ED25519: u8 = 0x01;
-/// C2SP signed-note: `0xff` and a longer name are a kind of key without a byte of its own.
-const STATEMENT_KIND: &[u8] = b"\xffportcullis/cose-statement/ed25519:";
 
 /// Why a key file gives no key.
 #[derive(Debug)]
@@ -59,8 +60,9 @@ impl std::error::Error for KeyError {}
 
 /// The keys of a log. No `Debug`, no `Clone`.
 pub struct Key {
-    log: Ed25519KeyPair,
-    statement: Ed25519KeyPair,
+    log: Ed25519Key,
+    checkpoints: MlDsa44Key,
+    statement: Ed25519Key,
     salts: hmac::Key,
     pseudonyms: hmac::Key,
 }
@@ -90,9 +92,14 @@ impl Key {
         let log = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der.secret_pkcs8_der()).ok()?;
         let seed: Curve25519SeedBin<'_> = log.seed().ok()?.as_be_bytes().ok()?;
         let seed = Secret::new(seed.as_ref().to_vec());
-        let statement = Ed25519KeyPair::from_seed_unchecked(seed.derive(STATEMENT_LABEL).expose()).ok()?;
         let mac = |label| hmac::Key::new(hmac::HMAC_SHA256, seed.derive(label).expose());
-        Some(Self { log, statement, salts: mac(SALT_LABEL), pseudonyms: mac(PSEUDONYM_LABEL) })
+        Some(Self {
+            log: Ed25519Key::from_seed(seed.expose())?,
+            checkpoints: MlDsa44Key::from_seed(seed.derive(CHECKPOINT_LABEL).expose())?,
+            statement: Ed25519Key::from_seed(seed.derive(STATEMENT_LABEL).expose())?,
+            salts: mac(SALT_LABEL),
+            pseudonyms: mac(PSEUDONYM_LABEL),
+        })
     }
 
     /// A fresh key as PKCS#8 PEM, for `demo`; whoever writes it gives the file mode 0600.
@@ -116,23 +123,48 @@ impl Key {
     /// The log's public key under `origin`.
     #[must_use]
     pub fn log_vkey(&self, origin: &str) -> Vkey {
-        Vkey { name: origin.into(), kind: Kind::Log, public: public(&self.log) }
+        Vkey { name: origin.into(), key: PublicKey::Log(self.log.public()) }
+    }
+
+    /// The log's second public key under `origin`: ML-DSA-44, for checkpoints alone.
+    #[must_use]
+    pub fn checkpoint_vkey(&self, origin: &str) -> Vkey {
+        Vkey { name: origin.into(), key: PublicKey::MlDsa44(self.checkpoints.public()) }
     }
 
     /// The statements' public key under `origin`.
     #[must_use]
     pub fn statement_vkey(&self, origin: &str) -> Vkey {
-        Vkey { name: origin.into(), kind: Kind::Statement, public: public(&self.statement) }
+        Vkey { name: origin.into(), key: PublicKey::Statement(self.statement.public()) }
+    }
+
+    /// The statements' public key alone, as entry 0 endorses it.
+    pub(super) fn statement_public(&self) -> [u8; 32] {
+        self.statement.public()
+    }
+
+    /// Signs a checkpoint as C2SP tlog-checkpoint asks a log to: under the origin a line by the log key (`0x01`) and one by
+    /// the ML-DSA-44 key (`0x06`), which says that at `time`, in seconds since 1970, this was the largest tree.
+    ///
+    /// # Errors
+    /// When no signature could be made.
+    pub fn sign_checkpoint(&self, checkpoint: &Checkpoint, time: u64) -> Result<Note, CannotSign> {
+        let text = checkpoint.to_string();
+        let lines = vec![
+            note::sign(&self.log, &checkpoint.origin, &text),
+            cosignature::sign_ml_dsa_44(&self.checkpoints, &checkpoint.origin, checkpoint, time)?,
+        ];
+        Note::new(&text, lines).map_err(|_| CannotSign)
     }
 
     /// Signs a statement.
     pub(super) fn sign_statement(&self, message: &[u8]) -> [u8; 64] {
-        signature(&self.statement, message)
+        self.statement.sign(message)
     }
 
     /// Signs the log's entry 0. A note and a COSE `Sig_structure` cannot be the same bytes: the second begins with `0x84`.
     pub(super) fn sign_endorsement(&self, message: &[u8]) -> [u8; 64] {
-        signature(&self.log, message)
+        self.log.sign(message)
     }
 
     /// The salt of one commitment of one record.
@@ -182,108 +214,6 @@ fn tag(key: &hmac::Key, parts: &[&[u8]]) -> [u8; 32] {
     out
 }
 
-fn public(pair: &Ed25519KeyPair) -> [u8; 32] {
-    let mut out = [0; 32];
-    out.copy_from_slice(pair.public_key().as_ref());
-    out
-}
-
-fn signature(pair: &Ed25519KeyPair, message: &[u8]) -> [u8; 64] {
-    let mut out = [0; 64];
-    out.copy_from_slice(pair.sign(message).as_ref());
-    out
-}
-
-/// What a public key of a log is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Checkpoints, and the endorsement of statement keys.
-    Log,
-    /// Statements.
-    Statement,
-}
-
-/// A public key of a log, as `keys.vkey` and `--key` write it (C2SP signed-note): `NAME+HASH+BASE64(KIND ‖ KEY)`.
-///
-/// KIND is the byte `0x01` for a log key; for a statement key, which signs no notes, the byte `0xff` and the text
-/// `portcullis/cose-statement/ed25519:`. HASH is the first four bytes of SHA-256(NAME ‖ `0x0a` ‖ KIND ‖ KEY) in hex.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Vkey {
-    /// The origin.
-    pub name: String,
-    /// What it signs.
-    pub kind: Kind,
-    /// The Ed25519 public key.
-    pub public: [u8; 32],
-}
-
-/// The text is no verifier key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotAVkey;
-
-impl fmt::Display for NotAVkey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not a verifier key; expected NAME+HASH+BASE64, as keys.vkey has them")
-    }
-}
-
-impl std::error::Error for NotAVkey {}
-
-impl Vkey {
-    /// The `kid` of its statements: the first eight bytes of the key's COSE thumbprint (RFC 9679).
-    #[must_use]
-    pub fn kid(&self) -> [u8; 8] {
-        let mut cose = Writer::with_room(40);
-        // {1 (kty): 1 (OKP), -1 (crv): 6 (Ed25519), -2 (x): key}
-        cose.map(3).uint(1).uint(1).negative(0).uint(6).negative(1).bytes(&self.public);
-        let mut kid = [0; 8];
-        kid.copy_from_slice(&Digest::of(&cose.done()).0[..8]);
-        kid
-    }
-
-    /// Whether `signature` is this key's over `message`.
-    #[must_use]
-    pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        UnparsedPublicKey::new(&ED25519, &self.public).verify(message, signature).is_ok()
-    }
-
-    fn typed(&self) -> Vec<u8> {
-        let kind: &[u8] = match self.kind {
-            Kind::Log => &[NOTE_ED25519],
-            Kind::Statement => STATEMENT_KIND,
-        };
-        [kind, &self.public].concat()
-    }
-
-    fn hash(&self) -> u32 {
-        let digest = Digest::of(&[self.name.as_bytes(), b"\n", &self.typed()].concat());
-        u32::from_be_bytes([digest.0[0], digest.0[1], digest.0[2], digest.0[3]])
-    }
-}
-
-impl fmt::Display for Vkey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}+{:08x}+{}", self.name, self.hash(), STANDARD.encode(self.typed()))
-    }
-}
-
-impl std::str::FromStr for Vkey {
-    type Err = NotAVkey;
-
-    fn from_str(text: &str) -> Result<Self, NotAVkey> {
-        let mut parts = text.splitn(3, '+');
-        let (Some(name), Some(_), Some(typed)) = (parts.next(), parts.next(), parts.next()) else { return Err(NotAVkey) };
-        let typed = STANDARD.decode(typed).map_err(|_| NotAVkey)?;
-        let (kind, public) = match typed.strip_prefix(STATEMENT_KIND) {
-            Some(public) => (Kind::Statement, public),
-            None => (Kind::Log, typed.strip_prefix(&[NOTE_ED25519]).ok_or(NotAVkey)?),
-        };
-        let vkey = Self { name: name.into(), kind, public: public.try_into().map_err(|_| NotAVkey)? };
-        // One key has one text: what prints otherwise has a wrong hash, or base64 that was not the canonical one.
-        if name.is_empty() || vkey.to_string() != text { Err(NotAVkey) } else { Ok(vkey) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -299,12 +229,16 @@ mod tests {
     #[test]
     fn both_versions_of_pkcs8_give_the_same_keys() {
         let one = Key::from_pem(RFC8032.as_bytes()).unwrap();
-        assert_eq!(hex(&one.log_vkey("o").public), "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a");
-        let two = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(one.log.to_pkcs8().unwrap()));
+        assert_eq!(hex(one.log_vkey("o").key.bytes()), "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a");
+        let pair =
+            Ed25519KeyPair::from_pkcs8_maybe_unchecked(PrivatePkcs8KeyDer::from_pem_slice(RFC8032.as_bytes()).unwrap().secret_pkcs8_der());
+        let two = STANDARD.encode(pair.unwrap().to_pkcs8().unwrap());
+        let two = format!("-----BEGIN PRIVATE KEY-----\n{two}\n-----END PRIVATE KEY-----\n");
         let two = Key::from_pem(two.as_bytes()).unwrap();
         assert_eq!(one.log_vkey("o"), two.log_vkey("o"));
         assert_eq!(one.statement_vkey("o"), two.statement_vkey("o"));
-        assert_ne!(one.log_vkey("o").public, one.statement_vkey("o").public);
+        assert_eq!(one.checkpoint_vkey("o"), two.checkpoint_vkey("o"));
+        assert_ne!(one.log_vkey("o").key.bytes(), one.statement_vkey("o").key.bytes());
     }
 
     #[test]
@@ -331,19 +265,16 @@ mod tests {
     }
 
     #[test]
-    fn verifier_keys_read_as_they_are_written_and_no_other_way() {
+    fn a_checkpoint_is_signed_by_both_keys_of_the_log() {
         let key = Key::from_pem(RFC8032.as_bytes()).unwrap();
-        for vkey in [key.log_vkey("gw.example/a"), key.statement_vkey("gw.example/a")] {
-            let text = vkey.to_string();
-            assert_eq!(text.parse(), Ok(vkey));
-            for at in 0..text.len() {
-                let mut bad = text.clone().into_bytes();
-                bad[at] ^= 1;
-                let bad = String::from_utf8(bad).unwrap();
-                assert_eq!(bad.parse::<Vkey>(), Err(NotAVkey), "{bad}");
-            }
-            assert!(format!("{text}\n").parse::<Vkey>().is_err());
-        }
+        let checkpoint = Checkpoint { origin: "gw.example/a".into(), size: 3, root: [7; 32], extensions: Vec::new() };
+        let note = key.sign_checkpoint(&checkpoint, 1_764_114_702).unwrap();
+        let opened = note.open(&[key.log_vkey("gw.example/a"), key.checkpoint_vkey("gw.example/a")]).unwrap();
+        assert_eq!(opened.verified.iter().map(|line| (line.key, line.time)).collect::<Vec<_>>(), [(0, None), (1, Some(1_764_114_702))]);
+        assert!(opened.unknown.is_empty());
+        assert!(note.open(&[key.log_vkey("gw.example/b")]).is_err());
+        // A name that no key may have gives no note, whatever the checkpoint says.
+        assert!(key.sign_checkpoint(&Checkpoint { origin: "a b".into(), ..checkpoint }, 0).is_err());
     }
 
     #[test]

@@ -157,17 +157,9 @@ pub(super) struct Counts {
 impl Signer {
     pub(super) fn new(key: Key, origin: Arc<str>, build: Build) -> Self {
         let (log, statement) = (key.log_vkey(&origin), key.statement_vkey(&origin));
+        let endorsed = key.statement_public();
         let node = origin.rsplit('/').next().unwrap_or_default().to_owned();
-        Self {
-            key,
-            node,
-            kid: statement.kid(),
-            log_kid: log.kid(),
-            endorsed: statement.public,
-            origin,
-            build,
-            known: Pseudonyms::default(),
-        }
+        Self { key, node, kid: statement.kid(), log_kid: log.kid(), endorsed, origin, build, known: Pseudonyms::default() }
     }
 
     /// A statement about an answer or a refusal.

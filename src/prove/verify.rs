@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use super::key::{Kind as KeyKind, Vkey};
+use super::key::{Kind as KeyKind, PublicKey, Vkey};
 use super::ledger::KEYS;
 use super::segment::{HEADER, Record, first_number, numbers, path_of, segment_number};
 use super::statement::{Kind, Statement};
@@ -126,12 +126,12 @@ fn segment(bytes: &[u8], name: &str, next: &mut u64, trusted: &mut Vec<Vkey>, re
             report.problem(format!("{place}: entry 0, and no other, is the endorsement of the statement key"));
         }
         let by = if statement.kind == Kind::KeyRotation { KeyKind::Log } else { KeyKind::Statement };
-        let Some(signer) = trusted.iter().find(|key| key.kind == by && statement.signed_by(key)) else {
+        let Some(signer) = trusted.iter().find(|key| key.kind() == by && statement.signed_by(key)) else {
             report.problem(format!("{place}: signed by no key that is given or endorsed"));
             continue;
         };
         if let Some(public) = statement.endorses() {
-            let endorsed = Vkey { name: signer.name.clone(), kind: KeyKind::Statement, public };
+            let endorsed = Vkey { name: signer.name.clone(), key: PublicKey::Statement(public) };
             if !trusted.contains(&endorsed) {
                 trusted.push(endorsed);
             }
