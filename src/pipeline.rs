@@ -202,11 +202,13 @@ impl Handler for Gate {
 impl Receipts for House {
     fn find<'a>(&'a self, id: Uuid, form: ReceiptForm, who: &'a Who) -> Pin<Box<dyn Future<Output = Option<Bytes>> + Send + 'a>> {
         Box::pin(async move {
-            let found = self.ledger.find(id, who).await?;
-            Some(match form {
-                ReceiptForm::Json => found.json().to_string().into(),
-                ReceiptForm::Statement => found.cose().clone(),
-            })
+            match form {
+                ReceiptForm::Json => Some(self.ledger.find(id, who).await?.json().to_string().into()),
+                ReceiptForm::Statement => Some(self.ledger.find(id, who).await?.statement().clone()),
+                ReceiptForm::Cose => self.ledger.find_included(id, who).await?.receipt().map(Bytes::from),
+                ReceiptForm::Scitt => self.ledger.find_included(id, who).await?.transparent().map(Bytes::from),
+                ReceiptForm::TlogProof => self.ledger.find_included(id, who).await?.tlog_proof().map(Bytes::from),
+            }
         })
     }
 }

@@ -99,6 +99,30 @@ pub enum ReceiptForm {
     Json,
     /// The signed statement itself, `COSE_Sign1`.
     Statement,
+    /// The COSE receipt (RFC 9942).
+    Cose,
+    /// The transparent statement (RFC 9943).
+    Scitt,
+    /// The C2SP tlog-proof.
+    TlogProof,
+}
+
+impl ReceiptForm {
+    /// What follows the id in the URL.
+    const SUFFIXES: [(&str, Self); 4] =
+        [(".statement", Self::Statement), (".cose", Self::Cose), (".scitt", Self::Scitt), (".tlog-proof", Self::TlogProof)];
+
+    /// The media type.
+    #[must_use]
+    pub const fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Statement => "application/cose; cose-type=\"cose-sign1\"",
+            Self::Cose => "application/scitt-receipt+cose",
+            Self::Scitt => "application/scitt-statement+cose",
+            Self::TlogProof => "text/plain; charset=utf-8",
+        }
+    }
 }
 
 impl Route {
@@ -269,10 +293,8 @@ fn grpc(method: &str) -> Option<(Route, &'static str)> {
 }
 
 fn receipt(id: &str) -> Option<(Route, &'static str)> {
-    let (id, form) = match id.strip_suffix(".statement") {
-        Some(id) => (id, ReceiptForm::Statement),
-        None => (id, ReceiptForm::Json),
-    };
+    let formed = ReceiptForm::SUFFIXES.into_iter().find_map(|(suffix, form)| Some((id.strip_suffix(suffix)?, form)));
+    let (id, form) = formed.unwrap_or((id, ReceiptForm::Json));
     // Only the hyphenated form that the gateway itself writes: one receipt, one URL.
     let id = uuid::Uuid::try_parse(id).ok().filter(|parsed| id.len() == 36 && parsed.get_version_num() == 7)?;
     Some((Route::Receipt { id, form }, "/v1/receipts/{id}"))

@@ -46,9 +46,5 @@ pub(super) fn server(call: &Call) -> Result<Answer, Error> {
 /// A receipt, for the caller it was made for alone.
 pub(super) async fn receipt(call: &Call, id: Uuid, form: ReceiptForm, receipts: &dyn Receipts) -> Result<Answer, Error> {
     let bytes = receipts.find(id, form, &call.who).await.ok_or(Error::NoSuchReceipt)?;
-    let media_type = match form {
-        ReceiptForm::Json => "application/json",
-        ReceiptForm::Statement => "application/cose",
-    };
-    Ok(whole(StatusCode::OK, media_type, bytes, Held::default()))
+    Ok(whole(StatusCode::OK, form.media_type(), bytes, Held::default()))
 }

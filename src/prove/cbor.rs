@@ -85,6 +85,11 @@ impl Writer {
         self
     }
 
+    pub(super) fn null(&mut self) -> &mut Self {
+        self.0.push(0xf6);
+        self
+    }
+
     fn value(&mut self, value: &Value) -> Option<()> {
         match value {
             Value::Integer(number) => match u64::try_from(*number) {
@@ -116,7 +121,9 @@ impl Writer {
                     self.value(value)?;
                 }
             }
-            // Statements hold neither floats nor null.
+            // A payload that lies elsewhere.
+            Value::Null => drop(self.null()),
+            // Nothing of ours holds floats.
             _ => return None,
         }
         Some(())
@@ -147,7 +154,7 @@ mod tests {
             &[0xa2, 1, 2, 1, 3],   // a key twice
             &[0x5f, 0x41, 0, 255], // indefinite length
             &[0x00, 0x00],         // something after it
-            &[0xf6],               // null
+            &[0xf7],               // undefined
             &[0x42, 0],            // cut short
             &[0x81; 40],           // too deep
         ];

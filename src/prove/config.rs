@@ -20,6 +20,9 @@ pub struct Config {
     pub origin: Spanned<String>,
     /// The file of the log's key, Ed25519 in PKCS#8 PEM.
     pub key: PathBuf,
+    /// The file of the last checkpoint that was signed; `directory` with `.lock` after it unless given. It should lie where it is not
+    /// restored together with the log.
+    pub lock: Option<PathBuf>,
 }
 
 impl Config {
@@ -40,6 +43,12 @@ impl Config {
     #[must_use]
     pub fn paths(&self, base: &Path) -> (PathBuf, PathBuf) {
         (base.join(&self.directory), base.join(&self.key))
+    }
+
+    /// The lock file, relative to the folder of the policies.
+    #[must_use]
+    pub fn lock_path(&self, base: &Path) -> PathBuf {
+        base.join(self.lock.clone().unwrap_or_else(|| self.directory.with_added_extension("lock")))
     }
 }
 

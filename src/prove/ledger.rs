@@ -8,30 +8,33 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRAILER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Frame;
 use http_body_util::StreamBody;
-use serde_json::{Value as Json, json};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::change::Change;
 use super::config::{Config, OnFailure, Terms};
+use super::found::{Found, Included};
+use super::ids::Ids;
 use super::key::{Exposed, Key, KeyError, Vkey};
-use super::log::{self, OnFatal, Poisoned, Recovered, SEGMENT, Until, Wait, Wal};
+use super::lock::LockFile;
+use super::log::{self, Fatal, OnFatal, Poisoned, Recovered, SEGMENT, Until, Wait, Wal};
+use super::publisher::{self, CHECKPOINT, Desk, Publisher};
 use super::receipt::{CONTENT_DIGEST, Receipt, STATEMENT, State, content_digest, media_type, receipt_header, statement_header};
 use super::refusals::Refusals;
-use super::segment;
-use super::statement::{Build, Counts, Kind, Sent, Signer, Statement};
+use super::statement::{Build, Counts, Kind, Sent, Signer, Statement, id_of};
 use super::stream::Proving;
+use super::tree::{Files, NEW, Tree, TreeError};
 use crate::clock::Moment;
 use crate::digest::Digest;
 use crate::event::{Event, Events, Name};
 use crate::infer::{Answer, Payload};
+use crate::tlog::merkle;
+use crate::tlog::{Checkpoint, Note};
 use crate::trail::{Content, Stop, Trail, Verdict, Who};
 use crate::wire::Body;
 
@@ -43,12 +46,10 @@ pub(super) const REFUSAL_PATIENCE: Duration = Duration::from_millis(100);
 const HASHED_IN_PLACE: usize = 512 << 10;
 /// Numbers left out after a restart in which entries may have been lost that callers hold statements of, so that no number means two.
 const SKIP: u64 = 1 << 20;
-/// How long after its request an entry may be appended and still be found: longer than any request's deadline should be.
-const HORIZON: u64 = 15 * 60 * 1_000;
-/// How far the clock may have stepped back, in milliseconds.
-const SLACK: u64 = 5_000;
-/// The most that one look-up reads.
-const MAX_SCAN: u64 = 32 << 20;
+/// How long who asks for a proof waits for the checkpoint; one is made every tenth of a second.
+const INCLUSION_PATIENCE: Duration = Duration::from_secs(2);
+/// How often a look-up begins again since the log grew meanwhile.
+const PATIENCE: usize = 4;
 /// Look-ups at once.
 const FINDERS: usize = 2;
 /// The file of the log's public keys.
@@ -61,8 +62,18 @@ pub enum OpenError {
     Key(KeyError),
     /// The write-ahead file does not open.
     Log(log::OpenError),
+    /// A tile is missing, or cannot be written.
+    Tree(TreeError),
     /// The log was begun with another key, or under another origin.
     AnotherKey(PathBuf),
+    /// Another process has the lock file.
+    InUse(PathBuf),
+    /// The file holds no checkpoint of this log.
+    NotOurs(PathBuf),
+    /// The log has fewer entries than a checkpoint in this file covers: it was restored from an older copy, or lost what it had synced.
+    Behind(PathBuf, u64, u64),
+    /// The log has other entries than a checkpoint in this file covers.
+    Forked(PathBuf, u64),
     /// The file of public keys cannot be written.
     Io(PathBuf, io::Error),
 }
@@ -79,6 +90,24 @@ impl fmt::Display for OpenError {
                     path.display()
                 )
             }
+            Self::Tree(error) => error.fmt(f),
+            Self::InUse(path) => write!(f, "{}: another process has this lock file open", path.display()),
+            Self::NotOurs(path) => write!(
+                f,
+                "{}: this is no checkpoint of this log by its key; each log needs a lock file of its own (prove.lock)",
+                path.display()
+            ),
+            Self::Behind(path, covered, there) => write!(
+                f,
+                "{}: a checkpoint over {covered} entries was signed, and the log has {there}: it is an older copy. Restore the newest one; \
+                 where there is none, begin a log under another origin",
+                path.display()
+            ),
+            Self::Forked(path, covered) => write!(
+                f,
+                "{}: a checkpoint over {covered} entries was signed, and the log has others in their place; restore what was there",
+                path.display()
+            ),
             Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
         }
     }
@@ -130,6 +159,12 @@ pub struct Counters {
     pub sync_time: Duration,
     /// Whether the log takes nothing any more.
     pub poisoned: bool,
+    /// Bytes that are written and not in the tree yet.
+    pub unpublished: usize,
+    /// Whether the disk is full, and the log waits for room.
+    pub full: bool,
+    /// Checkpoints, what the newest covers, and how often one could not be made.
+    pub checkpoints: publisher::Tally,
     /// Refusals past their allowance, by code.
     pub suppressed: Vec<(&'static str, u64)>,
 }
@@ -139,8 +174,11 @@ pub struct Counters {
 pub struct Ledger(Arc<Inner>);
 
 pub(super) struct Inner {
-    signer: Signer,
-    wal: Wal,
+    signer: Arc<Signer>,
+    wal: Arc<Wal>,
+    publisher: Publisher,
+    files: Files,
+    ids: Arc<Ids>,
     slots: AtomicUsize,
     gaps: AtomicU64,
     gaps_told: AtomicU64,
@@ -211,18 +249,50 @@ impl Ledger {
         let (key, exposed) = Key::from_file(&key).map_err(OpenError::Key)?;
         std::fs::create_dir_all(&directory).map_err(|error| OpenError::Io(directory.clone(), error))?;
         let origin: Arc<str> = config.origin.get_ref().as_str().into();
-        let (log_vkey, statement_vkey) = (key.log_vkey(&origin), key.statement_vkey(&origin));
-        let (wal, recovered) = Wal::open(&directory, SEGMENT, signed_millis, on_fatal).map_err(OpenError::Log)?;
-        match first_entry(&directory) {
-            Some((0, first)) if !first.signed_by(&log_vkey) => return Err(OpenError::AnotherKey(directory)),
-            Some((1.., first)) if !first.signed_by(&statement_vkey) => return Err(OpenError::AnotherKey(directory)),
-            _ => {}
+        let vkeys = [key.log_vkey(&origin), key.statement_vkey(&origin), key.checkpoint_vkey(&origin)];
+        let on_fatal: Fatal = on_fatal.into();
+        let (wal, recovered, entries) = Wal::open(&directory, SEGMENT, on_fatal.clone()).map_err(OpenError::Log)?;
+        let _ = std::fs::remove_file(directory.join(NEW));
+        let tree = Tree::open(&directory, recovered.first_index, &entries).map_err(OpenError::Tree)?;
+        if tree.size() > 0 {
+            let first = tree.files().entry(0, tree.size()).map_err(OpenError::Tree)?;
+            if !Statement::read(&first).is_ok_and(|first| first.signed_by(&vkeys[0])) {
+                return Err(OpenError::AnotherKey(directory));
+            }
         }
-        write_keys(&directory, &[log_vkey, statement_vkey]).map_err(|error| OpenError::Io(directory.join(KEYS), error))?;
+        let lock_path = config.lock_path(base);
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |error| OpenError::Io(path, error)
+        };
+        let lock = LockFile::open(&lock_path).map_err(io(&lock_path))?.ok_or_else(|| OpenError::InUse(lock_path.clone()))?;
+        not_behind(&tree, lock.last(), &lock_path, &vkeys)?;
+        let newest = directory.join(CHECKPOINT);
+        not_behind(&tree, &read_if_there(&newest).map_err(io(&newest))?, &newest, &vkeys)?;
+        write_keys(&directory, &vkeys).map_err(io(&directory.join(KEYS)))?;
 
+        let (signer, wal) = (Arc::new(Signer::new(key, origin, build)), Arc::new(wal));
+        let (files, ids) = (tree.files().clone(), tree.ids().clone());
+        let below = recovered.last_seq.map_or(0, |last| last + 1);
+        let now = Moment::now().unix_nanos();
+        let begun = match recovered.last_seq {
+            None => wal.append(Until::Ready, |_| signer.endorsement(now)).map(drop),
+            Some(last) if recovered.cut_bytes > 0 || recovered.machine_restarted => {
+                wal.skip_to(last + 1 + SKIP);
+                let counts = Counts { resumed_after: Some(last), ..Counts::default() };
+                wal.append(Until::Ready, |seq| signer.heartbeat(seq, now, now, &counts)).map(drop)
+            }
+            Some(_) => Ok(()),
+        };
+        begun.map_err(|Poisoned| OpenError::Io(directory.clone(), io::Error::other("the first entry could not be written")))?;
+        let desk = Desk { directory: directory.clone(), wal: wal.clone(), tree, lock, signer: signer.clone(), on_fatal };
+        let publisher = Publisher::start(desk, below).map_err(io(&directory))?;
         let inner = Inner {
-            signer: Signer::new(key, origin, build),
+            signer,
             wal,
+            publisher,
+            files,
+            ids,
             slots: AtomicUsize::new(0),
             gaps: AtomicU64::new(0),
             gaps_told: AtomicU64::new(0),
@@ -231,18 +301,6 @@ impl Ledger {
             events,
             opened: Moment::now(),
         };
-        let poisoned = |Poisoned| OpenError::Io(directory.clone(), io::Error::other("the first entry could not be written"));
-        let now = Moment::now().unix_nanos();
-        match recovered.last_seq {
-            None => {
-                inner.wal.append(now / 1_000_000, Until::Ready, |_| inner.signer.endorsement(now)).map_err(poisoned)?;
-            }
-            Some(last) if recovered.cut_bytes > 0 || recovered.machine_restarted => {
-                inner.wal.skip_to(last + 1 + SKIP);
-                inner.heartbeat(Counts { resumed_after: Some(last), ..Counts::default() }).map_err(poisoned)?;
-            }
-            Some(_) => {}
-        }
         let inner = Arc::new(inner);
         let weak = Arc::downgrade(&inner);
         let told = std::thread::Builder::new().name("prove-count".into()).spawn(move || tell_counts(&weak));
@@ -250,11 +308,12 @@ impl Ledger {
         Ok((Self(inner), Opened { recovered, key: exposed }))
     }
 
-    /// The log's public keys, as `keys.vkey` has them: the log key, the statement key.
+    /// The log's public keys, as `keys.vkey` has them: the log key, the statement key, and the log's second key for
+    /// checkpoints (ML-DSA-44).
     #[must_use]
-    pub fn vkeys(&self) -> [Vkey; 2] {
-        let Signer { key, origin, .. } = &self.0.signer;
-        [key.log_vkey(origin), key.statement_vkey(origin)]
+    pub fn vkeys(&self) -> [Vkey; 3] {
+        let Signer { key, origin, .. } = &*self.0.signer;
+        [key.log_vkey(origin), key.statement_vkey(origin), key.checkpoint_vkey(origin)]
     }
 
     /// Whether an entry could be taken now, for `/readyz`.
@@ -411,44 +470,48 @@ impl Ledger {
 
     /// The statement of this id, if it was made for this caller; for any other caller, and for no such id, `None`.
     ///
-    /// Reads at most 32 MiB of the log from the id's own time on, on a thread that may block, two look-ups at once.
+    /// Reads one bundle and one tile of each level, on a thread that may block, two look-ups at once.
     pub async fn find(&self, id: Uuid, who: &Who) -> Option<Found> {
-        let (seconds, nanos) = id.get_timestamp().filter(|_| id.get_version_num() == 7)?.to_unix();
-        let arrived = seconds.saturating_mul(1_000).saturating_add(u64::from(nanos) / 1_000_000);
+        if id.get_version_num() != 7 {
+            return None;
+        }
         let permit = self.0.finders.clone().acquire_owned().await.ok()?;
         let inner = self.0.clone();
         let found = tokio::task::spawn_blocking(move || {
             // Held by the look-up itself: it goes on when nobody waits for it any more, and still counts then.
             let _permit = permit;
-            let needle = id.hyphenated().to_string();
-            let places = inner.wal.places(arrived.saturating_sub(SLACK), arrived.saturating_add(HORIZON), MAX_SCAN);
-            // A method or a media type that a caller wrote may mention the id too: only the statement of this id will do.
-            let of_id = |entry: &[u8]| {
-                let statement = mentions(entry, needle.as_bytes()).then(|| Statement::read(entry).ok()).flatten()?;
-                (statement.id == id).then(|| (entry.to_vec(), statement))
-            };
-            places.iter().find_map(|place| place.scan(of_id))
+            inner.look_up(id)
         });
-        let (entry, statement) = found.await.ok().flatten()?;
-        let durable = statement.seq < self.0.wal.synced();
-        let for_them = statement.made_for(who, &self.0.signer.key);
-        for_them.then(|| Found { entry: entry.into(), durable, statement })
+        let found = found.await.ok().flatten()?;
+        let for_them = found.statement.made_for(who, &self.0.signer.key);
+        for_them.then_some(found)
+    }
+
+    /// The same, once a checkpoint covers it: waits for that, two seconds at the most.
+    pub async fn find_included(&self, id: Uuid, who: &Who) -> Option<Found> {
+        let found = self.find(id, who).await?;
+        if found.included.is_some() {
+            return Some(found);
+        }
+        tokio::time::timeout(INCLUSION_PATIENCE, self.0.publisher.covers(found.statement.seq)).await.ok().filter(|covered| *covered)?;
+        self.find(id, who).await.filter(|found| found.included.is_some())
     }
 
     /// Writes down a change that no request made. It is laid ready and not waited for: entries stand in the order in which they came, so
     /// that it stands before the first answer that the change brought about. A log that takes nothing takes no change either.
     pub fn tell(&self, change: &Change<'_>) {
         let now = Moment::now().unix_nanos();
-        let _ = self.0.wal.append(now / 1_000_000, Until::Ready, |seq| self.0.signer.change(seq, now, change));
+        let _ = self.0.wal.append(Until::Ready, |seq| self.0.signer.change(seq, now, change));
     }
 
     /// What was done so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        let log::Tally { entries, groups, waiting, syncs, sync_time, poisoned } = self.0.wal.tally();
+        let log::Tally { entries, groups, waiting, syncs, sync_time, unpublished, poisoned, full } = self.0.wal.tally();
+        let checkpoints = self.0.publisher.tally();
         let (slots, gaps) = (self.0.slots.load(Ordering::Relaxed), self.0.gaps.load(Ordering::Relaxed));
         let suppressed = self.0.refusals().suppressed();
-        Counters { entries, groups, waiting, slots, gaps, syncs, sync_time, poisoned, suppressed }
+        Counters { entries, groups, waiting, slots, gaps, syncs, sync_time, poisoned, unpublished, full, checkpoints, suppressed }
     }
 
     /// What the system said when the log was poisoned.
@@ -457,29 +520,73 @@ impl Ledger {
         self.0.wal.failure()
     }
 
-    /// Tells the last counts, writes and syncs what there is; later appends fail. Blocks for a sync.
+    /// Tells the last counts, writes, syncs and publishes what there is; later appends fail. Blocks for a sync.
     pub fn close(&self) {
         self.0.tell_counts();
-        self.0.wal.close();
+        self.0.close();
     }
 
     #[cfg(test)]
     pub(super) fn poison(&self) {
-        self.0.wal.poison();
+        self.0.wal.poison(&io::Error::other("a test"));
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
 impl Inner {
+    fn close(&self) {
+        self.wal.close();
+        self.publisher.close();
+    }
+
+    /// The entry of this id, and how far it has come.
+    fn look_up(&self, id: Uuid) -> Option<Found> {
+        // A method or a media type that a caller wrote may mention the id too: only the statement of this id will do.
+        let of_id = |entry: &[u8]| Statement::read(entry).ok().filter(|statement| statement.id == id);
+        // First what is not published: it may be published meanwhile, and is found in the tree then.
+        for (seq, entry) in self.wal.unpublished() {
+            if id_of(&entry) == Some(id)
+                && let Some(statement) = of_id(&entry)
+            {
+                let state = if seq < self.wal.synced() { State::Durable } else { State::Promised };
+                return Some(Found { entry: Bytes::from_owner(entry), statement, state, included: None });
+            }
+        }
+        // Partial tiles are removed when a newer checkpoint has wider ones: then it is asked of that.
+        for _ in 0..PATIENCE {
+            let published = self.publisher.newest();
+            let found = self.ids.find(id).ok()?.into_iter().filter(|index| *index < published.size).find_map(|index| {
+                let entry = self.files.entry(index, published.size).ok()?;
+                let statement = of_id(&entry)?;
+                let path = merkle::inclusion(index, published.size, &mut self.files.subtrees(published.size, published.size)).ok()?;
+                Some((entry, statement, index, path))
+            });
+            if let Some((entry, statement, index, path)) = found {
+                let included = Some(Included { index, path, published });
+                return Some(Found { entry: entry.into(), statement, state: State::Included, included });
+            }
+            if self.publisher.newest().size == published.size {
+                return None;
+            }
+        }
+        None
+    }
+
     fn append(&self, kind: Kind, trail: &Trail, sent: &Sent<'_>, until: Until) -> Result<(Arc<[u8]>, Wait), Poisoned> {
         // The monotonic clock since the arrival, so that the end is never before the beginning.
         let t1 = trail.arrived.after(trail.arrived.mono.elapsed()).unix_nanos();
-        let (_, entry, wait) = self.wal.append(t1 / 1_000_000, until, |seq| self.signer.answer(kind, seq, t1, trail, sent))?;
+        let (_, entry, wait) = self.wal.append(until, |seq| self.signer.answer(kind, seq, t1, trail, sent))?;
         Ok((entry, wait))
     }
 
     fn heartbeat(&self, counts: Counts) -> Result<(), Poisoned> {
         let (from, now) = (self.opened.unix_nanos(), Moment::now().unix_nanos());
-        self.wal.append(now / 1_000_000, Until::Ready, |seq| self.signer.heartbeat(seq, from, now, &counts)).map(|_| ())
+        self.wal.append(Until::Ready, |seq| self.signer.heartbeat(seq, from, now, &counts)).map(|_| ())
     }
 
     /// One entry for what has none of its own, if there was any since the last.
@@ -506,34 +613,6 @@ fn tell_counts(inner: &Weak<Inner>) {
     }
 }
 
-/// A statement that was asked for by the caller it was made for.
-#[derive(Debug)]
-pub struct Found {
-    entry: Bytes,
-    durable: bool,
-    statement: Statement,
-}
-
-impl Found {
-    /// The COSE_Sign1, the very bytes of the log's entry (`application/cose; cose-type="cose-sign1"`).
-    #[must_use]
-    pub fn cose(&self) -> &Bytes {
-        &self.entry
-    }
-
-    /// The receipt for people: where it stands, the statement, and what that says.
-    #[must_use]
-    pub fn json(&self) -> Json {
-        json!({
-            "id": self.statement.id.hyphenated().to_string(),
-            "log": self.statement.issuer,
-            "state": if self.durable { State::Durable } else { State::Promised }.as_str(),
-            "statement": STANDARD.encode(&self.entry),
-            "view": self.statement.view(),
-        })
-    }
-}
-
 async fn digest_of(bytes: &Bytes) -> Digest {
     if bytes.len() > HASHED_IN_PLACE {
         let there = bytes.clone();
@@ -544,18 +623,29 @@ async fn digest_of(bytes: &Bytes) -> Digest {
     Digest::of(bytes)
 }
 
-fn signed_millis(entry: &[u8]) -> u64 {
-    Statement::read(entry).map_or(0, |statement| statement.signed_at / 1_000_000)
+/// What is in a file, or nothing where there is none.
+fn read_if_there(path: &Path) -> io::Result<Vec<u8>> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read,
+    }
 }
 
-fn mentions(entry: &[u8], needle: &[u8]) -> bool {
-    memchr::memmem::find(entry, needle).is_some()
-}
-
-/// The first entry of the first segment, and its number.
-fn first_entry(directory: &Path) -> Option<(u64, Statement)> {
-    let first = segment::first_record(directory).ok()??;
-    Some((first.0, Statement::read(&first.1).ok()?))
+/// Holds that the tree goes on from the checkpoint in a file, where there is one.
+fn not_behind(tree: &Tree, note: &[u8], path: &Path, vkeys: &[Vkey]) -> Result<(), OpenError> {
+    if note.is_empty() {
+        return Ok(());
+    }
+    let ours = || OpenError::NotOurs(path.to_owned());
+    let note = Note::parse(note).map_err(|_| ours())?;
+    let opened = note.open(vkeys).map_err(|_| ours())?;
+    let checkpoint = Checkpoint::parse(note.text()).ok().filter(|checkpoint| checkpoint.origin == vkeys[0].name && opened.signed_by(0));
+    let checkpoint = checkpoint.ok_or_else(ours)?;
+    if checkpoint.size > tree.size() {
+        return Err(OpenError::Behind(path.to_owned(), checkpoint.size, tree.size()));
+    }
+    let root = tree.files().root(checkpoint.size, tree.size()).map_err(OpenError::Tree)?;
+    if root == checkpoint.root { Ok(()) } else { Err(OpenError::Forked(path.to_owned(), checkpoint.size)) }
 }
 
 /// Writes the public keys where they are not there already.

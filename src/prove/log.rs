@@ -9,44 +9,55 @@
 //! One thread syncs: `fdatasync` is the call that takes milliseconds. It begins as soon as someone waits for it, so that a group is
 //! what came during the sync before it; while nobody waits it syncs every [`SYNC_EVERY`].
 //!
-//! **What a failure does.** Any failed `write` or `fdatasync` poisons the log: nothing is appended any more, since what the file then
-//! holds is not known (Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020). A failed sync also calls the
-//! [`OnFatal`] hook, which is to end the process.
+//! **Who reads.** What is synced waits for the tree, in order ([`Wal::unpublished`]), until [`Wal::published`] takes it away; a segment
+//! whose entries all lie in full tiles on the disk is [removed](Wal::remove).
+//!
+//! **What a failure does.** A full disk takes the entries that were being written back: whoever waits for them learns it, nothing is
+//! appended until there is room again, and the entry after that tells which numbers are missing ([`Wal::resume`]). Any other failed
+//! `write`, and any failed `fdatasync`, poisons the log: nothing is appended any more, since what the file then holds is not known
+//! (Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020). A failed sync also calls the [`OnFatal`] hook, which
+//! is to end the process.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::segment::{HEADER, Record, first_number, frame, header, numbers, path_of};
-use super::statement::MAX_ENTRY;
+use super::segment::{First, HEADER, frame, path_of};
+use crate::tlog::tile::MAX_ENTRY;
+
+mod recover;
 
 /// How long an entry may stay unsynced while nobody waits for it.
 pub const SYNC_EVERY: Duration = Duration::from_millis(100);
 /// A segment that has reached this many bytes is followed by another.
-pub const SEGMENT: u64 = 64 << 20;
+pub const SEGMENT: u64 = 16 << 20;
 /// How many bytes may lie ready for a leader; past it nothing is reserved.
 pub const MAX_WAITING: usize = 16 << 20;
+/// How many bytes may be written and not be in the tree yet; past it nothing is reserved.
+pub const MAX_UNPUBLISHED: usize = 64 << 20;
+/// How much room a full disk must have again before anything is appended.
+const ROOM: u64 = 1 << 20;
 /// The most that one `write` takes, if a single entry is not longer.
 const GROUP: usize = 256 << 10;
 /// After so many groups a leader leaves the lead to the syncing thread, so that it comes to its own answer.
 const LEAD: usize = 16;
-/// One mark of time is kept in memory for so many bytes of log: 6 KiB a segment.
-const MARK: u64 = 256 << 10;
 
 /// How long to ask for the lock: a process that is just being forked, or just ending, holds it for a moment longer.
-const LOCK_PATIENCE: Duration = Duration::from_millis(200);
+pub(super) const LOCK_PATIENCE: Duration = Duration::from_millis(200);
 
 const LOCK: &str = "lock";
 
 /// Called once when a sync has failed; it should end the process.
 pub type OnFatal = Box<dyn Fn(&io::Error) + Send + Sync>;
+/// The hook, for all who may meet a failed sync.
+pub(super) type Fatal = Arc<dyn Fn(&io::Error) + Send + Sync>;
 
 /// Why a log does not open.
 #[derive(Debug)]
@@ -78,8 +89,10 @@ pub struct Poisoned;
 /// What was found when the log was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
-    /// How many whole entries there are.
+    /// How many whole entries the log has, those that lie in tiles alone among them.
     pub entries: u64,
+    /// The index of the first that the write-ahead file still holds.
+    pub first_index: u64,
     /// How many bytes of a torn tail were cut off.
     pub cut_bytes: u64,
     /// The last number, where there is one.
@@ -101,8 +114,12 @@ pub struct Tally {
     pub syncs: u64,
     /// How long they took together.
     pub sync_time: Duration,
+    /// Bytes that are written and not in the tree yet.
+    pub unpublished: usize,
     /// Whether it is poisoned.
     pub poisoned: bool,
+    /// Whether the disk is full.
+    pub full: bool,
 }
 
 /// An open write-ahead file.
@@ -118,7 +135,9 @@ struct Shared {
     segment: u64,
     state: Mutex<State>,
     wake: Condvar,
-    on_fatal: OnFatal,
+    /// Where the publisher waits for something that is not in the tree yet.
+    grown: Condvar,
+    on_fatal: Fatal,
 }
 
 struct State {
@@ -127,8 +146,13 @@ struct State {
     /// The number of the first entry in `ready`: those below were taken by a leader.
     taken: u64,
     /// Entries from number `taken` on, each in its place once it is signed.
-    ready: VecDeque<Option<Vec<u8>>>,
+    ready: VecDeque<Option<Arc<[u8]>>>,
     ready_bytes: usize,
+    /// What is written and not in the tree yet, with its numbers.
+    unpublished: VecDeque<(u64, Arc<[u8]>)>,
+    unpublished_bytes: usize,
+    /// The index of the next entry that is written.
+    index: u64,
     /// Every number below is in the file.
     written: u64,
     /// Every number below is on the disk.
@@ -136,9 +160,12 @@ struct State {
     leading: bool,
     hand_over: bool,
     poisoned: bool,
+    /// The disk is full: nothing is appended but what resumes.
+    no_room: bool,
     failure: Option<io::Error>,
     closing: bool,
     syncer_waits: bool,
+    publisher_waits: bool,
     on_write: Vec<(u64, oneshot::Sender<()>)>,
     on_sync: Vec<(u64, oneshot::Sender<()>)>,
     file: Arc<File>,
@@ -151,17 +178,10 @@ struct State {
     tally: Tally,
 }
 
-/// Where in the file which time stands.
+/// Which segment, and the index of its first entry.
 struct Segment {
     number: u64,
-    marks: Vec<Mark>,
-}
-
-#[derive(Clone, Copy)]
-struct Mark {
-    offset: u64,
-    /// Milliseconds since 1970.
-    time: u64,
+    first_index: u64,
 }
 
 /// Which promise a caller waits for.
@@ -198,14 +218,8 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Wal {
-    /// Opens or begins the log in `directory`, which must exist; reads all of it. `time_of` tells the time of an entry in
-    /// milliseconds since 1970, for the marks.
-    pub(super) fn open(
-        directory: &Path,
-        segment: u64,
-        time_of: impl Fn(&[u8]) -> u64,
-        on_fatal: OnFatal,
-    ) -> Result<(Self, Recovered), OpenError> {
+    /// Opens or begins the log in `directory`, which must exist; reads all of it, syncs it, and gives the entries that are there.
+    pub(super) fn open(directory: &Path, segment: u64, on_fatal: Fatal) -> Result<(Self, Recovered, Vec<Arc<[u8]>>), OpenError> {
         let io = |path: &Path| {
             let path = path.to_owned();
             move |error| OpenError::Io(path, error)
@@ -225,7 +239,7 @@ impl Wal {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let mut before = String::new();
         (&lock).take(256).read_to_string(&mut before).map_err(io(&lock_path))?;
-        let (mut recovered, segments, next) = recover(directory, &time_of)?;
+        let recover::Read { mut recovered, segments, next, entries } = recover::recover(directory)?;
         recovered.machine_restarted = recovered.last_seq.is_some() && before != boot;
         lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(boot.as_bytes())).map_err(io(&lock_path))?;
 
@@ -234,14 +248,19 @@ impl Wal {
             taken: next,
             ready: VecDeque::new(),
             ready_bytes: 0,
+            unpublished: VecDeque::new(),
+            unpublished_bytes: 0,
+            index: recovered.entries,
             written: next,
             synced: next,
             leading: false,
             hand_over: false,
             poisoned: false,
+            no_room: false,
             failure: None,
             closing: false,
             syncer_waits: false,
+            publisher_waits: false,
             on_write: Vec::new(),
             on_sync: Vec::new(),
             file: Arc::new(lock.try_clone().map_err(io(&lock_path))?),
@@ -256,38 +275,46 @@ impl Wal {
                 let path = path_of(directory, last.number);
                 let file = OpenOptions::new().read(true).append(true).open(&path).map_err(io(&path))?;
                 state.length = file.metadata().map_err(io(&path))?.len();
-                file.sync_all().map_err(io(&path))?;
                 state.file = Arc::new(file);
             }
             None => begin(directory, &mut state, next).map_err(io(directory))?,
         }
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(io(directory))?;
-        let shared = Arc::new(Shared { directory: directory.into(), segment, state: Mutex::new(state), wake: Condvar::new(), on_fatal });
+        let shared = Arc::new(Shared {
+            directory: directory.into(),
+            segment,
+            state: Mutex::new(state),
+            wake: Condvar::new(),
+            grown: Condvar::new(),
+            on_fatal,
+        });
         let for_syncer = shared.clone();
         let syncer = std::thread::Builder::new().name("prove-sync".into()).spawn(move || for_syncer.sync_until_closed());
         let syncer = syncer.map_err(io(directory))?;
-        Ok((Self { shared, syncer: Mutex::new(Some(syncer)), _lock: lock }, recovered))
+        Ok((Self { shared, syncer: Mutex::new(Some(syncer)), _lock: lock }, recovered, entries))
     }
 
-    /// Whether an entry may be laid ready: not poisoned, and what waits has not outgrown its bound.
+    /// Whether an entry may be laid ready: not poisoned, not full, and what waits has not outgrown its bounds.
     pub(super) fn has_room(&self) -> bool {
         let state = held(&self.shared.state);
-        !state.poisoned && !state.closing && state.ready_bytes < MAX_WAITING
+        !state.refuses() && state.ready_bytes < MAX_WAITING && state.unpublished_bytes < MAX_UNPUBLISHED
     }
 
     /// Draws the next number, has `make` sign the entry with it, and lays it ready; leads if nobody does.
     ///
-    /// `time` is when, in milliseconds since 1970. Between the number and the entry nothing waits, so no number is left without one.
-    pub(super) fn append(&self, time: u64, until: Until, make: impl FnOnce(u64) -> Vec<u8>) -> Result<(u64, Arc<[u8]>, Wait), Poisoned> {
+    /// Between the number and the entry nothing waits, so no number is left without one.
+    pub(super) fn append(&self, until: Until, make: impl FnOnce(u64) -> Vec<u8>) -> Result<(u64, Arc<[u8]>, Wait), Poisoned> {
         let seq = {
             let mut state = held(&self.shared.state);
-            if state.poisoned || state.closing {
+            if state.refuses() {
                 return Err(Poisoned);
             }
-            state.ready.push_back(None);
-            state.next += 1;
-            state.next - 1
+            state.draw()
         };
+        self.lay(seq, until, make)
+    }
+
+    fn lay(&self, seq: u64, until: Until, make: impl FnOnce(u64) -> Vec<u8>) -> Result<(u64, Arc<[u8]>, Wait), Poisoned> {
         // A panic in `make` would leave a hole that nothing could ever be written past.
         let hole = PoisonOnDrop(&self.shared);
         let entry = make(seq);
@@ -295,9 +322,80 @@ impl Wal {
             return Err(Poisoned);
         }
         std::mem::forget(hole);
-        let copy: Arc<[u8]> = entry.as_slice().into();
-        let wait = self.shared.lay(seq, time, entry, until)?;
-        Ok((seq, copy, wait))
+        let entry: Arc<[u8]> = entry.into();
+        let wait = self.shared.lay(seq, entry.clone(), until)?;
+        Ok((seq, entry, wait))
+    }
+
+    /// Where the disk was full and has room again: appends what `make` says of the last number that was written, before anything else.
+    /// Says whether it did.
+    pub(super) fn resume(&self, make: impl FnOnce(u64, u64) -> Vec<u8>) -> bool {
+        let (seq, last) = {
+            let mut state = held(&self.shared.state);
+            if !state.no_room || state.poisoned || state.closing || !has_room_for(&state.file, state.length, ROOM) {
+                return false;
+            }
+            state.no_room = false;
+            (state.draw(), state.written.saturating_sub(1))
+        };
+        self.lay(seq, Until::Ready, |seq| make(seq, last)).is_ok()
+    }
+
+    /// Waits until what is written now is synced; blocks. Says below which number everything is.
+    pub(super) fn sync(&self) -> Result<u64, Poisoned> {
+        let told = {
+            let mut state = held(&self.shared.state);
+            if state.poisoned {
+                return Err(Poisoned);
+            }
+            if state.synced == state.written {
+                return Ok(state.synced);
+            }
+            let (tell, told) = oneshot::channel();
+            let last = state.written - 1;
+            state.on_sync.push((last, tell));
+            told
+        };
+        self.shared.wake.notify_all();
+        told.blocking_recv().map_err(|_| Poisoned)?;
+        Ok(self.synced())
+    }
+
+    /// Waits until something is written that is not in the tree yet, the log is closed, or `patience` is over.
+    pub(super) fn wait_for_unpublished(&self, patience: Duration) {
+        let mut state = held(&self.shared.state);
+        if state.unpublished.is_empty() && !state.closing {
+            state.publisher_waits = true;
+            state = self.shared.grown.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner).0;
+            state.publisher_waits = false;
+        }
+    }
+
+    /// What is written and not in the tree yet, oldest first, with its numbers.
+    pub(super) fn unpublished(&self) -> Vec<(u64, Arc<[u8]>)> {
+        held(&self.shared.state).unpublished.iter().cloned().collect()
+    }
+
+    /// The `count` oldest are in the tree.
+    pub(super) fn published(&self, count: usize) {
+        let mut state = held(&self.shared.state);
+        let bytes: usize = state.unpublished.drain(..count).map(|(_, entry)| entry.len()).sum();
+        state.unpublished_bytes -= bytes;
+    }
+
+    /// The segments that hold nothing from `index` on, and are followed by others.
+    pub(super) fn behind(&self, index: u64) -> Vec<u64> {
+        let state = held(&self.shared.state);
+        state.segments.windows(2).take_while(|pair| pair[1].first_index <= index).map(|pair| pair[0].number).collect()
+    }
+
+    /// Removes segments that [`Wal::behind`] named; what they hold must lie synced elsewhere.
+    pub(super) fn remove(&self, numbers: &[u64]) -> io::Result<()> {
+        for number in numbers {
+            std::fs::remove_file(path_of(&self.shared.directory, *number))?;
+            held(&self.shared.state).segments.retain(|segment| segment.number != *number);
+        }
+        Ok(())
     }
 
     /// Skips numbers that may have been given out and lost; only right after opening.
@@ -320,46 +418,28 @@ impl Wal {
     /// What was done so far.
     pub(super) fn tally(&self) -> Tally {
         let state = held(&self.shared.state);
-        Tally { waiting: state.ready.len(), poisoned: state.poisoned, ..state.tally }
-    }
-
-    /// Where to look for an entry whose request arrived at `from` and which was appended before `to` (ms since 1970): pieces of
-    /// segments, oldest first, at most `bytes` together.
-    pub(super) fn places(&self, from: u64, to: u64, bytes: u64) -> Vec<Place> {
-        let state = held(&self.shared.state);
-        let (mut places, mut left) = (Vec::new(), bytes);
-        for (index, segment) in state.segments.iter().enumerate() {
-            let last = index + 1 == state.segments.len();
-            let end = if last { state.length } else { u64::MAX };
-            let first = segment.marks.partition_point(|mark| mark.time < from).saturating_sub(1);
-            let Some(start) = segment.marks.get(first) else { continue };
-            // The segment ended before: the next one began before `from` too.
-            if !last && state.segments[index + 1].marks.first().is_some_and(|mark| mark.time < from) {
-                continue;
-            }
-            if start.time > to || left == 0 {
-                break;
-            }
-            let past = segment.marks.partition_point(|mark| mark.time <= to);
-            let end = segment.marks.get(past).map_or(end, |mark| mark.offset);
-            let length = end.saturating_sub(start.offset).min(left);
-            left = left.saturating_sub(length.min(SEGMENT));
-            places.push(Place { path: path_of(&self.shared.directory, segment.number), offset: start.offset, length });
+        Tally {
+            waiting: state.ready.len(),
+            unpublished: state.unpublished_bytes,
+            poisoned: state.poisoned,
+            full: state.no_room,
+            ..state.tally
         }
-        places
     }
 
     /// Writes and syncs what there is and stops the thread. Later appends fail.
     pub(super) fn close(&self) {
         held(&self.shared.state).closing = true;
         self.shared.wake.notify_all();
+        self.shared.grown.notify_all();
         if let Some(syncer) = held(&self.syncer).take() {
             let _ = syncer.join();
         }
     }
 
-    #[cfg(test)]
-    pub(super) fn poison(&self) {
+    /// Takes nothing any more, since of `error`.
+    pub(super) fn poison(&self, error: &io::Error) {
+        held(&self.shared.state).failure = Some(io::Error::new(error.kind(), error.to_string()));
         self.shared.poison();
     }
 }
@@ -370,37 +450,17 @@ impl Drop for Wal {
     }
 }
 
-/// A piece of a segment.
-pub(super) struct Place {
-    path: PathBuf,
-    offset: u64,
-    length: u64,
-}
+impl State {
+    /// Whether nothing may be appended.
+    fn refuses(&self) -> bool {
+        self.poisoned || self.closing || self.no_room
+    }
 
-impl Place {
-    /// Gives every whole record of it to `found`, until that returns something.
-    pub(super) fn scan<T>(&self, mut found: impl FnMut(&[u8]) -> Option<T>) -> Option<T> {
-        let file = File::open(&self.path).ok()?;
-        let (mut buffer, mut offset, mut left) = (Vec::new(), self.offset, self.length);
-        loop {
-            let carried = buffer.len();
-            let piece = usize::try_from(left.min(MARK)).unwrap_or(0);
-            buffer.resize(carried + piece, 0);
-            let read = file.read_at(&mut buffer[carried..], offset).ok()?;
-            buffer.truncate(carried + read);
-            (offset, left) = (offset + read as u64, left - read as u64);
-            let mut at = 0;
-            while let Some(record) = Record::read(&buffer[at..]) {
-                at += record.size();
-                if let Some(value) = found(record.entry) {
-                    return Some(value);
-                }
-            }
-            buffer.drain(..at);
-            if read == 0 || left == 0 {
-                return None;
-            }
-        }
+    /// The next number, and a place for its entry.
+    fn draw(&mut self) -> u64 {
+        self.ready.push_back(None);
+        self.next += 1;
+        self.next - 1
     }
 }
 
@@ -423,21 +483,22 @@ impl Shared {
         self.wake.notify_all();
     }
 
-    fn lay(&self, seq: u64, time: u64, entry: Vec<u8>, until: Until) -> Result<Wait, Poisoned> {
+    fn lay(&self, seq: u64, entry: Arc<[u8]>, until: Until) -> Result<Wait, Poisoned> {
         let mut state = held(&self.state);
         if state.poisoned {
             return Err(Poisoned);
         }
-        state.ready_bytes += entry.len();
-        // Nothing is taken out before it is in its place, so the place is there.
-        let place = usize::try_from(seq - state.taken).unwrap_or(usize::MAX);
-        if let Some(place) = state.ready.get_mut(place) {
-            *place = Some(entry);
-        }
+        // Nothing is taken out before it is in its place, so the place is there, unless the disk was full meanwhile.
+        let place = seq.checked_sub(state.taken).and_then(|place| usize::try_from(place).ok());
+        let Some(place) = place.and_then(|place| state.ready.get_mut(place)) else { return Err(Poisoned) };
+        let length = entry.len();
+        *place = Some(entry);
+        state.ready_bytes += length;
         if !state.leading && state.ready.front().is_some_and(Option::is_some) {
-            state = self.lead(state, time, LEAD);
+            state = self.lead(state, LEAD);
         }
-        if state.poisoned {
+        // Taken back: the leader found the disk full.
+        if state.poisoned || (state.taken > seq && state.written <= seq && !state.leading) {
             return Err(Poisoned);
         }
         let wait = match until {
@@ -461,22 +522,25 @@ impl Shared {
     }
 
     /// Writes what lies ready from the front, group by group; without the lock while the system works.
-    fn lead<'a>(&'a self, mut state: MutexGuard<'a, State>, time: u64, groups: usize) -> MutexGuard<'a, State> {
+    fn lead<'a>(&'a self, mut state: MutexGuard<'a, State>, groups: usize) -> MutexGuard<'a, State> {
         state.leading = true;
         for _ in 0..groups {
             let mut buffer = std::mem::take(&mut state.buffer);
             buffer.clear();
-            let (mut count, mut bytes) = (0, 0);
+            let mut bytes = 0;
+            let mut taken = Vec::new();
             let first = state.taken;
             while let Some(Some(entry)) = state.ready.front() {
-                if count > 0 && buffer.len() + entry.len() > GROUP {
+                if !taken.is_empty() && buffer.len() + entry.len() > GROUP {
                     break;
                 }
-                frame(&mut buffer, first + count, entry);
-                (count, bytes) = (count + 1, bytes + entry.len());
-                state.ready.pop_front();
+                let seq = first + taken.len() as u64;
+                frame(&mut buffer, seq, entry);
+                bytes += entry.len();
+                taken.extend(state.ready.pop_front().flatten().map(|entry| (seq, entry)));
             }
-            if count == 0 {
+            let count = taken.len() as u64;
+            if taken.is_empty() {
                 state.buffer = buffer;
                 break;
             }
@@ -485,7 +549,7 @@ impl Shared {
             if state.length >= self.segment
                 && let Err(error) = follow(&self.directory, &mut state, first)
             {
-                return self.failed(state, error);
+                return if is_full(&error) { self.full(state, error) } else { self.failed(state, error) };
             }
             let at = state.length;
             let file = state.file.clone();
@@ -494,24 +558,39 @@ impl Shared {
             state = held(&self.state);
             if let Err(error) = outcome {
                 // A torn record would be cut at the next start anyway; without one the log can be verified as it lies.
-                let _ = file.set_len(at);
-                return self.failed(state, error);
+                let whole = file.set_len(at).is_ok();
+                return if whole && is_full(&error) { self.full(state, error) } else { self.failed(state, error) };
             }
             state.written = first + count;
             state.length += buffer.len() as u64;
+            state.index += count;
+            state.unpublished_bytes += bytes;
+            state.unpublished.extend(taken);
+            if std::mem::take(&mut state.publisher_waits) {
+                self.grown.notify_one();
+            }
             state.tally.entries += count;
             state.tally.groups += 1;
-            if let Some(segment) = state.segments.last_mut()
-                && segment.marks.last().is_none_or(|mark| at >= mark.offset + MARK)
-            {
-                segment.marks.push(Mark { offset: at, time });
-            }
             state.buffer = buffer;
             let written = state.written;
             release(&mut state.on_write, written);
         }
         state.leading = false;
         state.hand_over = state.ready.front().is_some_and(Option::is_some);
+        state
+    }
+
+    /// Takes back everything that is not written: its numbers are left out, and whoever waits for it learns it.
+    fn full<'a>(&'a self, mut state: MutexGuard<'a, State>, error: io::Error) -> MutexGuard<'a, State> {
+        let written = state.written;
+        state.no_room = true;
+        state.failure = Some(error);
+        state.ready.clear();
+        state.ready_bytes = 0;
+        state.taken = state.next;
+        state.on_write.clear();
+        state.on_sync.retain(|(seq, _)| *seq < written);
+        state.leading = false;
         state
     }
 
@@ -529,8 +608,7 @@ impl Shared {
         let mut state = held(&self.state);
         loop {
             if state.hand_over && !state.leading && !state.poisoned {
-                let time = state.segments.last().and_then(|segment| segment.marks.last()).map_or(0, |mark| mark.time);
-                state = self.lead(state, time, LEAD);
+                state = self.lead(state, LEAD);
             }
             if state.poisoned {
                 return;
@@ -593,72 +671,32 @@ fn follow(directory: &Path, state: &mut State, first: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether a failure says that there is no room, and that nothing else is wrong.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+}
+
+/// Whether a file of `length` bytes could grow by `more`; they are kept for it. Where the file system cannot tell, it is tried.
+fn has_room_for(file: &File, length: u64, more: u64) -> bool {
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, length, more) {
+        Ok(()) => true,
+        Err(error) => !is_full(&error.into()),
+    }
+}
+
 fn begin(directory: &Path, state: &mut State, first: u64) -> io::Result<()> {
     let number = state.segments.last().map_or(0, |last| last.number + 1);
-    let mut file = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(path_of(directory, number))?;
-    file.write_all(&header(first))?;
-    (state.file, state.length) = (Arc::new(file), HEADER as u64);
-    state.segments.push(Segment { number, marks: Vec::new() });
-    Ok(())
-}
-
-/// Reads every segment, cuts a torn tail off the last, and says what was there and which number is next.
-fn recover(directory: &Path, time_of: &impl Fn(&[u8]) -> u64) -> Result<(Recovered, Vec<Segment>, u64), OpenError> {
-    let (mut recovered, mut segments, mut next) = (Recovered::default(), Vec::<Segment>::new(), 0);
-    let numbers = numbers(directory).map_err(|error| OpenError::Io(directory.into(), error))?;
-    // A segment that holds no record was begun and not used before the process died.
-    let used = |number: &u64| std::fs::metadata(path_of(directory, *number)).is_ok_and(|file| file.len() > HEADER as u64);
-    let last_used = numbers.iter().rposition(used);
-    for (index, number) in numbers.iter().enumerate() {
-        let path = path_of(directory, *number);
-        let failed = |error| OpenError::Io(path.clone(), error);
-        let damaged = |at: usize, why| OpenError::Damaged(path.clone(), at as u64, why);
-        let bytes = std::fs::read(&path).map_err(failed)?;
-        let after_all = last_used.is_none_or(|last| index > last);
-        if after_all && (index > 0 || bytes.len() < HEADER) {
-            recovered.cut_bytes += bytes.len() as u64;
-            std::fs::remove_file(&path).map_err(failed)?;
-            continue;
-        }
-        let first = first_number(&bytes).ok_or_else(|| damaged(0, "the header is not one of this version"))?;
-        if segments.last().is_some_and(|before| before.number + 1 != *number) {
-            return Err(damaged(0, "the segment before it is missing"));
-        }
-        if first < next {
-            return Err(damaged(0, "its numbers were used before"));
-        }
-        next = first;
-        let (mut at, mut marks) = (HEADER, Vec::<Mark>::new());
-        while let Some(record) = Record::read(&bytes[at..]) {
-            if record.seq < next {
-                return Err(damaged(at, "a number was used before"));
-            }
-            if marks.last().is_none_or(|mark| at as u64 >= mark.offset + MARK) {
-                marks.push(Mark { offset: at as u64, time: time_of(record.entry) });
-            }
-            next = record.seq + 1;
-            recovered.entries += 1;
-            recovered.last_seq = Some(record.seq);
-            at += record.size();
-        }
-        if at < bytes.len() {
-            let more = last_used.is_some_and(|last| index < last);
-            if more || good_after(&bytes[at + 1..], next) {
-                return Err(damaged(at, "a record is damaged, and good ones follow it"));
-            }
-            let file = OpenOptions::new().write(true).open(&path).map_err(failed)?;
-            file.set_len(at as u64).and_then(|()| file.sync_all()).map_err(failed)?;
-            recovered.cut_bytes += (bytes.len() - at) as u64;
-        }
-        segments.push(Segment { number: *number, marks });
+    let path = path_of(directory, number);
+    let mut file = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&path)?;
+    let first_index = state.index;
+    if let Err(error) = file.write_all(&First { seq: first, index: first_index }.header()) {
+        // It must not stand in the way of the next try.
+        let _ = std::fs::remove_file(&path);
+        return Err(error);
     }
-    Ok((recovered, segments, next))
-}
-
-/// Whether a sound record that could follow lies anywhere in `bytes`.
-fn good_after(bytes: &[u8], next: u64) -> bool {
-    let plausible = next..next + (1 << 32);
-    (0..bytes.len()).any(|at| Record::read(&bytes[at..]).is_some_and(|record| plausible.contains(&record.seq)))
+    (state.file, state.length) = (Arc::new(file), HEADER as u64);
+    state.segments.push(Segment { number, first_index });
+    Ok(())
 }
 
 #[cfg(test)]

@@ -28,6 +28,8 @@ pub enum State {
     Promised,
     /// Synced.
     Durable,
+    /// A checkpoint covers it.
+    Included,
     /// The answer streams; it is signed when it ends.
     Open,
     /// There is none: the log could not take it and the policy says to serve, or it is a refusal past its allowance.
@@ -41,6 +43,7 @@ impl State {
         match self {
             Self::Promised => "promised",
             Self::Durable => "durable",
+            Self::Included => "included",
             Self::Open => "open",
             Self::None => "none",
         }

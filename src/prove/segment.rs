@@ -1,18 +1,20 @@
 //! How a write-ahead file lies on the disk.
 //!
-//! A folder of segments `wal-00000000`, `wal-00000001`, …, each a header (`pclswal\n` · version u32 · first number u64 · CRC32C u32)
+//! Segments `wal-00000000`, `wal-00000001`, …, each a header (`pclswal\n` · version u32 · first number u64 · first index u64 · CRC32C u32)
 //! and records (length u32 · CRC32C u32 · number u64 · entry), all little-endian; the CRC is over length, number and entry.
+//!
+//! The *number* stands in the entry and may leave some out where entries were lost; the *index* is the entry's place in the tree and does not.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use super::statement::MAX_ENTRY;
+use crate::tlog::tile::MAX_ENTRY;
 
 const MAGIC: &[u8; 8] = b"pclswal\n";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The length of a segment's header.
-pub(super) const HEADER: usize = 24;
+pub(super) const HEADER: usize = 32;
 /// What a record takes beside its entry.
 pub(super) const FRAME: usize = 16;
 
@@ -28,21 +30,32 @@ pub(super) fn segment_number(name: &str) -> Option<u64> {
     (format!("{number:08}") == digits).then_some(number)
 }
 
-/// The header of a segment whose first entry is number `first`.
-pub(super) fn header(first: u64) -> [u8; HEADER] {
-    let mut header = [0; HEADER];
-    header[..8].copy_from_slice(MAGIC);
-    header[8..12].copy_from_slice(&VERSION.to_le_bytes());
-    header[12..20].copy_from_slice(&first.to_le_bytes());
-    let crc = crc32c::crc32c(&header[..20]);
-    header[20..].copy_from_slice(&crc.to_le_bytes());
-    header
+/// What the header of a segment says: the number and the index of its first entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct First {
+    pub(super) seq: u64,
+    pub(super) index: u64,
 }
 
-/// The first number of a segment that begins with a sound header of this version.
-pub(super) fn first_number(segment: &[u8]) -> Option<u64> {
-    let first = u64::from_le_bytes(segment.get(12..20)?.try_into().ok()?);
-    (segment.get(..HEADER)? == header(first)).then_some(first)
+impl First {
+    /// The header that says so.
+    pub(super) fn header(self) -> [u8; HEADER] {
+        let mut header = [0; HEADER];
+        header[..8].copy_from_slice(MAGIC);
+        header[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        header[12..20].copy_from_slice(&self.seq.to_le_bytes());
+        header[20..28].copy_from_slice(&self.index.to_le_bytes());
+        let crc = crc32c::crc32c(&header[..28]);
+        header[28..].copy_from_slice(&crc.to_le_bytes());
+        header
+    }
+
+    /// What a segment that begins with a sound header of this version says.
+    pub(super) fn read(segment: &[u8]) -> Option<Self> {
+        let number = |at: usize| Some(u64::from_le_bytes(segment.get(at..at + 8)?.try_into().ok()?));
+        let first = Self { seq: number(12)?, index: number(20)? };
+        (segment.get(..HEADER)? == first.header()).then_some(first)
+    }
 }
 
 /// Appends the record of an entry.
@@ -84,14 +97,6 @@ impl<'a> Record<'a> {
     pub(super) fn size(&self) -> usize {
         FRAME + self.entry.len()
     }
-}
-
-/// The number and the bytes of the first entry in a folder.
-pub(super) fn first_record(directory: &Path) -> io::Result<Option<(u64, Vec<u8>)>> {
-    let Some(number) = numbers(directory)?.into_iter().next() else { return Ok(None) };
-    let mut bytes = Vec::new();
-    File::open(path_of(directory, number))?.take((HEADER + FRAME + MAX_ENTRY) as u64).read_to_end(&mut bytes)?;
-    Ok(bytes.get(HEADER..).and_then(Record::read).map(|record| (record.seq, record.entry.to_vec())))
 }
 
 /// The numbers of the segments in a folder, in order.

@@ -20,8 +20,9 @@
 //! | 14 | `usage` | `1` input tokens · `2` output tokens |
 //! | 15 | `build` | `1` sha256 of the program · `2` sha256 of its configuration |
 //! | 16 | `counts` | heartbeat: `1` answers without an entry · `2` refusals without a receipt, by code · `3` the last seq before a restart that may have lost entries |
-//! | 17 | `endorses` | key-rotation: the statement key, endorsed by the signature of the log key |
+//! | 17 | `endorses` | key-rotation: the statement key (Ed25519), endorsed by the signature of the log key |
 //! | 18 | `change` | model-load, policy-change: `1` outcome (loaded, swapped, refused, retired; accepted, refused) · `2` reason |
+//! | 21 | `checkpoint_key` | key-rotation: the log's second key for checkpoints (ML-DSA-44), endorsed likewise |
 //!
 //! A model-load names the model under `model` and, under `policy`, the policy in force after it. Of a model that was refused `sha256` is what
 //! the policy names, and there is no `assurance`. A policy-change has no `model`; of a policy that was refused `policy` is the one that stays.
@@ -44,10 +45,12 @@ use uuid::Uuid;
 
 use super::cbor::{Writer, canonical};
 use super::change::model;
-use super::key::{Key, Vkey};
+use super::key::{Key, PublicKey, Vkey};
 use super::pseudonyms::Pseudonyms;
 use crate::clock::month;
 use crate::digest::Digest;
+use crate::tlog::signature::ML_DSA_44_PUBLIC;
+use crate::tlog::tile::MAX_ENTRY;
 use crate::trail::{Step, Stop, Trail, Usage, Verdict, Who};
 
 /// The payload's media type.
@@ -60,8 +63,6 @@ const MAX_TEXT: usize = 256;
 const MAX_STEPS: usize = 32;
 /// How many codes a heartbeat tells; there are fewer in the program.
 const MAX_CODES: usize = 128;
-/// The longest entry in bytes (C2SP tlog-tiles: a 16-bit length).
-pub const MAX_ENTRY: usize = 65_535;
 
 /// What a statement is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +130,7 @@ pub(super) struct Signer {
     pub(super) origin: Arc<str>,
     node: String,
     kid: [u8; 8],
-    log_kid: [u8; 8],
+    pub(super) log_kid: [u8; 8],
     endorsed: [u8; 32],
     build: Build,
     known: Pseudonyms,
@@ -243,10 +244,10 @@ impl Signer {
     /// The log's entry 0: the log key's word for the statement key.
     pub(super) fn endorsement(&self, t1: u64) -> Vec<u8> {
         let mut to = Writer::with_room(128);
-        to.map(7 + usize::from(self.has_build()));
+        to.map(8 + usize::from(self.has_build()));
         self.begin(&mut to, Kind::KeyRotation, 0, t1, t1);
         self.end(&mut to);
-        to.uint(17).bytes(&self.endorsed);
+        to.uint(17).bytes(&self.endorsed).uint(21).bytes(self.key.checkpoint_vkey(&self.origin).key.bytes());
         self.seal(fresh_id(t1), t1, &to.done(), true)
     }
 
@@ -291,7 +292,7 @@ impl Signer {
 }
 
 /// The `Sig_structure` of RFC 9052 §4.4, without external data.
-fn to_be_signed(protected: &[u8], payload: &[u8]) -> Vec<u8> {
+pub(super) fn to_be_signed(protected: &[u8], payload: &[u8]) -> Vec<u8> {
     let mut message = Writer::with_room(protected.len() + payload.len() + 24);
     message.array(4).text("Signature1").bytes(protected).bytes(&[]).bytes(payload);
     message.done()
@@ -338,6 +339,12 @@ pub(super) fn clip(text: &str) -> &str {
 
 pub(super) fn fresh_id(nanos: u64) -> Uuid {
     Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, nanos / 1_000_000_000, (nanos % 1_000_000_000) as u32))
+}
+
+/// The id in an entry of ours, without reading the rest of it.
+pub(super) fn id_of(entry: &[u8]) -> Option<Uuid> {
+    let at = memchr::memmem::find(entry, SUBJECT.as_bytes())? + SUBJECT.len();
+    Uuid::try_parse_ascii(entry.get(at..at + 36)?).ok()
 }
 
 /// A statement, read back. Nothing of it is believed before [`Statement::signed_by`] holds.
@@ -424,10 +431,16 @@ impl Statement {
         self.kid == vkey.kid() && self.issuer == vkey.name && vkey.verifies(&to_be_signed(&self.protected, &self.payload), &self.signature)
     }
 
-    /// The statement key that an entry of kind key-rotation endorses.
+    /// The keys that an entry of kind key-rotation endorses: that of statements, and the second one of checkpoints.
     #[must_use]
-    pub fn endorses(&self) -> Option<[u8; 32]> {
-        (self.kind == Kind::KeyRotation).then(|| bytes(&self.fields, 17)?.try_into().ok()).flatten()
+    pub fn endorses(&self) -> Vec<PublicKey> {
+        if self.kind != Kind::KeyRotation {
+            return Vec::new();
+        }
+        let of_statements = bytes(&self.fields, 17).and_then(|key| key.try_into().ok()).map(PublicKey::Statement);
+        let of_checkpoints =
+            bytes(&self.fields, 21).and_then(|key| <Box<[u8; ML_DSA_44_PUBLIC]>>::try_from(key.to_vec().into_boxed_slice()).ok());
+        of_statements.into_iter().chain(of_checkpoints.map(PublicKey::MlDsa44)).collect()
     }
 
     /// The last number before a restart that may have lost entries, in a heartbeat that says so.
@@ -475,7 +488,7 @@ impl Statement {
 }
 
 /// The payload's names by number, and the names inside.
-const FIELDS: [(&str, &[&str]); 19] = [
+const FIELDS: [(&str, &[&str]); 22] = [
     ("", &[]),
     ("v", &[]),
     ("kind", &[]),
@@ -495,6 +508,9 @@ const FIELDS: [(&str, &[&str]); 19] = [
     ("counts", &["gaps", "suppressed", "resumed_after"]),
     ("endorses", &[]),
     ("change", &["outcome", "reason"]),
+    ("", &[]),
+    ("", &[]),
+    ("checkpoint_key", &[]),
 ];
 
 fn named(value: &Value, names: &[&str]) -> Json {

@@ -1,18 +1,26 @@
 //! Checks a log, or one statement, offline. Knows nothing of the server: files, keys and the formats are all it needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use super::key::{Kind as KeyKind, PublicKey, Vkey};
+use super::entries;
+use super::ids;
+use super::key::{Kind as KeyKind, Vkey};
 use super::ledger::KEYS;
-use super::segment::{HEADER, Record, first_number, numbers, path_of, segment_number};
-use super::statement::{Kind, Statement};
+use super::proof::SignedRoot;
+use super::publisher::{CHECKPOINT, CHECKPOINT_COSE};
+use super::segment::{First, HEADER, Record, numbers, segment_number};
+use super::statement::{Kind, Statement, id_of};
+use super::tree::{Files, NEW};
+use crate::tlog::merkle::{self, Hash};
+use crate::tlog::tile::{self, Edge, Tile, WIDTH};
+use crate::tlog::{Checkpoint, Note};
 
 /// How many problems are told; more are counted.
 const TOLD: usize = 100;
@@ -26,6 +34,14 @@ pub struct Report {
     pub ok: bool,
     /// How many entries there are.
     pub entries: u64,
+    /// How many of them the checkpoint covers.
+    pub covered: u64,
+    /// The first entry that is there: those before it were pruned.
+    pub first_index: u64,
+    /// The root of the checkpoint's tree, in hex.
+    pub root: Option<String>,
+    /// Who signed the checkpoint: names and key ids.
+    pub signed_by: Vec<String>,
     /// How many of each kind.
     pub kinds: BTreeMap<&'static str, u64>,
     /// The last number.
@@ -46,7 +62,9 @@ impl Report {
     pub fn summary(&self) -> String {
         let verdict = if self.ok { "holds" } else { "does not hold" };
         let scope = if self.integrity_only { "; integrity only: the keys are the log's own" } else { "" };
-        format!("the log {verdict}: {} entries, {} problems{scope}", self.entries, self.problems.len() as u64 + self.more_problems)
+        let (entries, covered) = (self.entries, self.covered);
+        let problems = self.problems.len() as u64 + self.more_problems;
+        format!("the log {verdict}: {entries} entries, {covered} under the checkpoint, {problems} problems{scope}")
     }
 
     fn problem(&mut self, text: String) {
@@ -54,9 +72,9 @@ impl Report {
     }
 }
 
-/// Verifies the log in `directory`: every record's checksum, every number in order, every statement's encoding and signature, and that
-/// nothing else is there. `keys` are those of the log key, which vouches for the statement key in entry 0, or of both; without any,
-/// those in `keys.vkey` are used.
+/// Verifies the log in `directory`: that every file in it is what the entries make of it, every entry a statement with its number in
+/// order, in its one encoding and with a signature that holds, the checkpoint over them signed, and that nothing else is there. `keys`
+/// are those of the log key, which vouches for the others in entry 0, and of witnesses; without any, those in `keys.vkey` are used.
 ///
 /// # Errors
 /// When the folder or a file in it cannot be read at all.
@@ -64,22 +82,26 @@ pub fn verify_dir(directory: &Path, keys: Option<&[Vkey]>) -> io::Result<Report>
     let mut report = Report { integrity_only: keys.is_none(), ..Report::default() };
     strangers(directory, &mut report)?;
     let own = own_keys(directory, &mut report)?;
-    let mut trusted = keys.map_or_else(|| own.clone(), <[Vkey]>::to_vec);
+    let trusted = keys.map_or_else(|| own.clone(), <[Vkey]>::to_vec);
     if trusted.is_empty() {
         report.problem("there is no key to verify with".into());
     }
-    let segments = numbers(directory)?;
-    if segments.is_empty() {
-        report.problem("there is no write-ahead file".into());
-    }
-    let mut next = 0;
-    for (index, number) in segments.iter().enumerate() {
-        let name = format!("wal-{number:08}");
-        if *number != segments[0] + index as u64 {
-            report.problem(format!("{name}: the segment before it is missing"));
-        }
-        segment(&fs::read(directory.join(&name))?, &name, &mut next, &mut trusted, &mut report);
-    }
+    let heads = Heads::read(directory, &mut report)?;
+    let mut check = Check {
+        files: Files::of(directory),
+        heads,
+        report,
+        trusted,
+        edge: Edge::default(),
+        bundle: Vec::new(),
+        next: 0,
+        checked: HashSet::new(),
+        ids: fs::read(directory.join(ids::FILE)).unwrap_or_default(),
+    };
+    check.entries(directory)?;
+    check.tiles(directory)?;
+    check.checkpoint();
+    let Check { mut report, trusted, .. } = check;
     for key in own.iter().filter(|key| !trusted.contains(key)) {
         report.problem(format!("{KEYS}: the key {} is neither given nor endorsed", hex(&key.kid())));
     }
@@ -87,71 +109,345 @@ pub fn verify_dir(directory: &Path, keys: Option<&[Vkey]>) -> io::Result<Report>
     Ok(report)
 }
 
-fn segment(bytes: &[u8], name: &str, next: &mut u64, trusted: &mut Vec<Vkey>, report: &mut Report) {
-    let Some(first) = first_number(bytes) else {
-        report.problem(format!("{name}: the header is damaged, or of another version"));
-        return;
-    };
-    let mut at = HEADER;
-    while let Some(record) = Record::read(&bytes[at..]) {
-        let place = format!("{name} byte {at} seq {}", record.seq);
-        if at == HEADER && record.seq != first {
-            report.problem(format!("{place}: the header names another first number"));
+/// What the log says of its tree.
+struct Heads {
+    note: Option<(Note, Checkpoint)>,
+    signed_root: Option<SignedRoot>,
+    /// The root at the checkpoint's size, and whether the tree had the root of `checkpoint.cose` there or later.
+    found: (Option<Hash>, bool),
+}
+
+impl Heads {
+    fn read(directory: &Path, report: &mut Report) -> io::Result<Self> {
+        let mut read = |name: &str| match fs::read(directory.join(name)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                report.problem(format!("{name}: missing"));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        };
+        let (note, cose) = (read(CHECKPOINT)?, read(CHECKPOINT_COSE)?);
+        let parsed = note.as_ref().map(|bytes| {
+            let note = Note::parse(bytes).map_err(|error| error.to_string())?;
+            let checkpoint = Checkpoint::parse(note.text()).map_err(|error| error.to_string())?;
+            Ok::<_, String>((note, checkpoint))
+        });
+        let note = match parsed {
+            Some(Ok(note)) => Some(note),
+            Some(Err(error)) => {
+                report.problem(format!("{CHECKPOINT}: {error}"));
+                None
+            }
+            None => None,
+        };
+        let signed_root = cose.as_ref().and_then(|bytes| SignedRoot::read(bytes));
+        if cose.is_some() && signed_root.is_none() {
+            report.problem(format!("{CHECKPOINT_COSE}: not a signed root in its one encoding"));
         }
-        at += record.size();
-        report.entries += 1;
-        report.last_seq = Some(record.seq);
-        let statement = match Statement::read(record.entry) {
+        Ok(Self { note, signed_root, found: (None, false) })
+    }
+
+    /// The tree has `size` leaves and this root.
+    fn see(&mut self, edge: &Edge) {
+        let at = self.note.as_ref().map(|(_, checkpoint)| checkpoint.size);
+        if at == Some(edge.size()) {
+            self.found.0 = Some(edge.root());
+        }
+        // It is written just before the checkpoint, so that after a crash it may be one ahead.
+        if at.is_some_and(|at| at <= edge.size()) && !self.found.1 {
+            self.found.1 = self.signed_root.as_ref().is_some_and(|signed| *signed.root() == edge.root());
+        }
+    }
+}
+
+/// What is known while a log is read from its first entry to its last.
+struct Check {
+    files: Files,
+    heads: Heads,
+    report: Report,
+    trusted: Vec<Vkey>,
+    edge: Edge,
+    bundle: Vec<u8>,
+    /// The number that must be next.
+    next: u64,
+    /// The full tiles and bundles that are as they must be.
+    checked: HashSet<Tile>,
+    ids: Vec<u8>,
+}
+
+impl Check {
+    fn entries(&mut self, directory: &Path) -> io::Result<()> {
+        self.heads.see(&self.edge);
+        let segments = numbers(directory)?;
+        if segments.is_empty() {
+            self.report.problem("there is no write-ahead file".into());
+        }
+        let mut in_tiles = None;
+        for (at, number) in segments.iter().enumerate() {
+            let name = format!("wal-{number:08}");
+            if *number != segments[0] + at as u64 {
+                self.report.problem(format!("{name}: the segment before it is missing"));
+            }
+            let bytes = fs::read(directory.join(&name))?;
+            let Some(first) = First::read(&bytes) else {
+                self.report.problem(format!("{name}: the header is damaged, or of another version"));
+                continue;
+            };
+            if in_tiles.is_none() {
+                in_tiles = Some(first.index);
+                self.bundles(first.index);
+            }
+            self.segment(&bytes, &name, first);
+        }
+        if segments.is_empty() {
+            let covered = self.heads.note.as_ref().map_or(0, |(_, checkpoint)| checkpoint.size);
+            self.bundles(covered);
+        }
+        Ok(())
+    }
+
+    /// The entries that lie in bundles alone. Pruned ones have left their hashes.
+    fn bundles(&mut self, end: u64) {
+        let mut number = 0;
+        while number * WIDTH < end {
+            let full = Tile { level: None, number, width: WIDTH as u16 };
+            let Ok(bytes) = self.files.read(full) else {
+                let hashes = self.files.read(Tile { level: Some(0), ..full }).ok().and_then(|bytes| tile::hashes(&bytes));
+                match hashes.filter(|hashes| hashes.len() as u64 == WIDTH && self.report.first_index == number * WIDTH) {
+                    Some(hashes) => hashes.into_iter().for_each(|hash| self.leaf(hash)),
+                    None => {
+                        self.report.problem(format!("{full}: missing"));
+                        return;
+                    }
+                }
+                number += 1;
+                (self.report.first_index, self.report.entries) = (number * WIDTH, number * WIDTH);
+                continue;
+            };
+            let Some(entries) = tile::entries(&bytes).filter(|entries| entries.len() as u64 == WIDTH) else {
+                self.report.problem(format!("{full}: cut short"));
+                return;
+            };
+            for (entry, index) in entries.into_iter().zip(number * WIDTH..end) {
+                self.entry(entry, &format!("{full} entry {index}"), None);
+            }
+            number += 1;
+        }
+    }
+
+    fn segment(&mut self, bytes: &[u8], name: &str, first: First) {
+        let (mut at, mut seq) = (HEADER, first.seq);
+        if first.index != self.edge.size() {
+            self.report.problem(format!("{name}: the header names index {}, and {} was expected", first.index, self.edge.size()));
+        }
+        while let Some(record) = Record::read(&bytes[at..]) {
+            let place = format!("{name} byte {at} seq {}", record.seq);
+            if at == HEADER && record.seq != first.seq {
+                self.report.problem(format!("{place}: the header names another first number"));
+            }
+            at += record.size();
+            seq = record.seq.saturating_add(1);
+            self.entry(record.entry, &place, Some(record.seq));
+        }
+        if at == HEADER && at == bytes.len() && seq != self.next && self.edge.size() > 0 {
+            self.report.problem(format!("{name}: the header names another first number"));
+        }
+        if at != bytes.len() {
+            self.report.problem(format!("{name} byte {at}: a damaged or torn record, {} bytes are not read", bytes.len() - at));
+        }
+    }
+
+    fn entry(&mut self, entry: &[u8], place: &str, recorded: Option<u64>) {
+        let index = self.edge.size();
+        tile::bundle(&mut self.bundle, entry);
+        self.leaf(merkle::leaf(entry));
+        self.report.entries += 1;
+        let id = self.ids.get(index as usize * 16..).filter(|rest| !rest.is_empty()).map(|rest| &rest[..rest.len().min(16)]);
+        if id.is_some_and(|id| Some(id) != id_of(entry).as_ref().map(|id| &id.as_bytes()[..])) {
+            self.report.problem(format!("{}: another id than that of entry {index}", ids::FILE));
+        }
+        let statement = match Statement::read(entry) {
             Ok(statement) => statement,
             Err(error) => {
-                report.problem(format!("{place}: {error}"));
-                *next = record.seq.saturating_add(1);
-                continue;
+                self.report.problem(format!("{place}: {error}"));
+                self.next = recorded.unwrap_or(self.next).saturating_add(1);
+                return;
             }
         };
-        *report.kinds.entry(statement.kind.as_str()).or_default() += 1;
-        if record.seq > *next && *next > 0 && statement.resumed_after() == Some(*next - 1) {
-            report.left_out.push((*next, record.seq - 1));
-        } else if record.seq != *next {
-            report.problem(format!("{place}: number {next} was expected"));
+        let (seq, next) = (statement.seq, self.next);
+        self.statement(&statement, place, index);
+        self.report.last_seq = Some(seq);
+        if recorded.is_some_and(|recorded| recorded != seq) {
+            self.report.problem(format!("{place}: the statement says number {seq}"));
         }
-        *next = record.seq.saturating_add(1);
-        if statement.seq != record.seq {
-            report.problem(format!("{place}: the statement says number {}", statement.seq));
+        if seq > next && next > 0 && statement.resumed_after() == Some(next - 1) {
+            self.report.left_out.push((next, seq - 1));
+        } else if seq != next && !(self.report.first_index > 0 && index == self.report.first_index) {
+            self.report.problem(format!("{place}: number {next} was expected"));
         }
+        self.next = seq.saturating_add(1);
+    }
+
+    fn statement(&mut self, statement: &Statement, place: &str, index: u64) {
+        *self.report.kinds.entry(statement.kind.as_str()).or_default() += 1;
         if statement.issued != statement.signed_at / 1_000_000_000 {
-            report.problem(format!("{place}: its two times differ"));
+            self.report.problem(format!("{place}: its two times differ"));
         }
-        if (record.seq == 0) != (statement.kind == Kind::KeyRotation) {
-            report.problem(format!("{place}: entry 0, and no other, is the endorsement of the statement key"));
+        if (index == 0) != (statement.kind == Kind::KeyRotation) {
+            self.report.problem(format!("{place}: entry 0, and no other, is the endorsement of the statement key"));
         }
         let by = if statement.kind == Kind::KeyRotation { KeyKind::Log } else { KeyKind::Statement };
-        let Some(signer) = trusted.iter().find(|key| key.kind() == by && statement.signed_by(key)) else {
-            report.problem(format!("{place}: signed by no key that is given or endorsed"));
-            continue;
+        let Some(signer) = self.trusted.iter().find(|key| key.kind() == by && statement.signed_by(key)) else {
+            self.report.problem(format!("{place}: signed by no key that is given or endorsed"));
+            return;
         };
-        if let Some(public) = statement.endorses() {
-            let endorsed = Vkey { name: signer.name.clone(), key: PublicKey::Statement(public) };
-            if !trusted.contains(&endorsed) {
-                trusted.push(endorsed);
+        let name = signer.name.clone();
+        for key in statement.endorses() {
+            let endorsed = Vkey { name: name.clone(), key };
+            if !self.trusted.contains(&endorsed) {
+                self.trusted.push(endorsed);
             }
         }
     }
-    if at == HEADER && at == bytes.len() && first != *next {
-        report.problem(format!("{name}: the header names another first number"));
+
+    fn leaf(&mut self, leaf: Hash) {
+        let (files, report, checked, bundle) = (&self.files, &mut self.report, &mut self.checked, &mut self.bundle);
+        let covered = self.heads.note.as_ref().map_or(0, |(_, checkpoint)| checkpoint.size);
+        let mut same = |tile: Tile, bytes: &[u8]| match files.read(tile) {
+            Ok(there) if there == bytes => drop(checked.insert(tile)),
+            Ok(_) => report.problem(format!("{tile}: not what the entries make of it")),
+            Err(error) if tile.leaves().end <= covered => report.problem(error.to_string()),
+            Err(_) => {}
+        };
+        self.edge.push_leaf(leaf, |level, number, hashes| {
+            let full = Tile { level: Some(level), number, width: WIDTH as u16 };
+            if level == 0 {
+                let entries = std::mem::take(bundle);
+                // Of a pruned bundle only the hashes are left.
+                if !entries.is_empty() {
+                    same(Tile { level: None, ..full }, &entries);
+                }
+            }
+            same(full, hashes.as_flattened());
+        });
+        self.heads.see(&self.edge);
     }
-    if at != bytes.len() {
-        report.problem(format!("{name} byte {at}: a damaged or torn record, {} bytes are not read", bytes.len() - at));
+
+    /// Every file under `tile` is one that the entries make, and those of the checkpoint's tree are there.
+    fn tiles(&mut self, directory: &Path) -> io::Result<()> {
+        let covered = self.heads.note.as_ref().map_or(0, |(_, checkpoint)| checkpoint.size);
+        let mut there = HashSet::new();
+        let mut folders = vec![directory.join("tile")];
+        while let Some(folder) = folders.pop() {
+            let listed = match fs::read_dir(&folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && covered == 0 => continue,
+                listed => listed?,
+            };
+            for file in listed {
+                let file = file?;
+                if file.file_type()?.is_dir() {
+                    folders.push(file.path());
+                    continue;
+                }
+                let path = file.path();
+                let name = path.strip_prefix(directory).ok().and_then(Path::to_str).unwrap_or_default();
+                match Tile::parse(name).filter(|_| file.file_type().is_ok_and(|kind| kind.is_file())) {
+                    Some(tile) if self.checked.contains(&tile) || self.is_beginning(tile)? => drop(there.insert(tile)),
+                    _ => self.report.problem(format!("{}: not what the entries make of it", path.display())),
+                }
+            }
+        }
+        for tile in Tile::added(0, covered) {
+            // A crash may have left the next one instead, of which it is the beginning.
+            let wider = |found: &Tile| (found.level, found.number) == (tile.level, tile.number) && found.width > tile.width;
+            let pruned = tile.level.is_none() && tile.leaves().end <= self.report.first_index;
+            if !pruned && !there.contains(&tile) && (tile.is_full() || !there.iter().any(wider)) {
+                self.report.problem(format!("{tile}: missing"));
+            }
+        }
+        Ok(())
     }
+
+    /// Whether a partial tile is the beginning of what the entries make.
+    fn is_beginning(&self, tile: Tile) -> io::Result<bool> {
+        let Ok(bytes) = self.files.read(tile) else { return Ok(false) };
+        let full = Tile { width: WIDTH as u16, ..tile };
+        let whole = if tile.leaves().end > self.edge.size() {
+            return Ok(false);
+        } else if full.leaves().end <= self.edge.size() {
+            // A tile that is full by now, and was verified.
+            if !self.checked.contains(&full) {
+                return Ok(false);
+            }
+            self.files.read(full).map_err(|error| io::Error::other(error.to_string()))?
+        } else {
+            tile.level.map_or_else(|| self.bundle.clone(), |level| self.edge.partial(level).as_flattened().to_vec())
+        };
+        let length = match tile.level {
+            Some(_) => usize::from(tile.width) * 32,
+            None => tile::entries(&bytes).filter(|entries| entries.len() == usize::from(tile.width)).map_or(usize::MAX, |_| bytes.len()),
+        };
+        Ok(bytes.len() == length && whole.starts_with(&bytes))
+    }
+
+    fn checkpoint(&mut self) {
+        let report = &mut self.report;
+        if let Some((note, checkpoint)) = &self.heads.note {
+            report.covered = checkpoint.size;
+            report.root = Some(hex(&checkpoint.root));
+            if self.heads.found.0 != Some(checkpoint.root) {
+                report.problem(format!("{CHECKPOINT}: its root is not that of the first {} entries", checkpoint.size));
+            }
+            if !checkpoint.extensions.is_empty() {
+                report.problem(format!("{CHECKPOINT}: lines that this version does not know"));
+            }
+            match note.open(&self.trusted) {
+                Ok(opened) => {
+                    report.signed_by = opened.verified.iter().map(|line| named(&self.trusted[line.key])).collect();
+                    for line in opened.unknown.iter().filter_map(|line| note.lines().get(*line)) {
+                        report.problem(format!("{CHECKPOINT}: a line of {}, whose key is not known", line.name));
+                    }
+                    let own = |key: &Vkey| key.kind() == KeyKind::Log && key.name == checkpoint.origin;
+                    if !opened.verified.iter().any(|line| own(&self.trusted[line.key])) {
+                        report.problem(format!("{CHECKPOINT}: not signed by the log's own key"));
+                    }
+                }
+                Err(error) => report.problem(format!("{CHECKPOINT}: {error}")),
+            }
+        }
+        if let Some(signed) = &self.heads.signed_root {
+            if !self.heads.found.1 {
+                report.problem(format!("{CHECKPOINT_COSE}: its root is not that of any tree from the checkpoint's on"));
+            }
+            if !self.trusted.iter().any(|key| key.kind() == KeyKind::Log && signed.signed_by(key)) {
+                report.problem(format!("{CHECKPOINT_COSE}: not signed by the log's own key"));
+            }
+        }
+        if self.ids.len() % 16 != 0 || self.ids.len() as u64 / 16 > self.edge.size() {
+            report.problem(format!("{}: longer than the log, or cut short", ids::FILE));
+        }
+    }
+}
+
+/// A verifier key without the key: its name and its id.
+fn named(vkey: &Vkey) -> String {
+    format!("{}+{:08x}", vkey.name, vkey.id())
 }
 
 /// Everything in the folder must be known.
 fn strangers(directory: &Path, report: &mut Report) -> io::Result<()> {
+    // What `new` holds was never part of the log: a crash leaves it, and the next start removes it.
+    let files = [KEYS, "lock", CHECKPOINT, CHECKPOINT_COSE, ids::FILE, NEW];
     for file in fs::read_dir(directory)? {
         let file = file?;
         let name = file.file_name();
-        let known = name.to_str().is_some_and(|name| name == KEYS || name == "lock" || segment_number(name).is_some());
-        if !known || !file.file_type()?.is_file() {
+        let kind = file.file_type()?;
+        let known = name.to_str().is_some_and(|name| match name {
+            "tile" => kind.is_dir(),
+            name => kind.is_file() && (files.contains(&name) || segment_number(name).is_some()),
+        });
+        if !known {
             report.problem(format!("{}: nothing that belongs to a log", Path::new(&name).display()));
         }
     }
@@ -206,51 +502,18 @@ pub enum Select {
 /// # Errors
 /// When the folder cannot be read.
 pub fn show(directory: &Path, select: Select) -> io::Result<impl Iterator<Item = io::Result<Json>>> {
-    let entries = Entries { directory: directory.into(), segments: numbers(directory)?.into_iter(), bytes: Vec::new(), at: 0 };
-    Ok(entries.filter_map(move |entry| {
-        let wanted = entry.and_then(|(seq, entry)| {
-            if matches!(select, Select::Seq(wanted) if wanted != seq) {
-                return Ok(None);
-            }
-            let statement = Statement::read(&entry).map_err(|error| io::Error::other(format!("seq {seq}: {error}")))?;
-            Ok((!matches!(select, Select::Id(id) if id != statement.id)).then(|| statement.view()))
+    Ok(entries(directory)?.filter_map(move |entry| {
+        let wanted = entry.and_then(|(index, entry)| {
+            let statement = Statement::read(&entry).map_err(|error| io::Error::other(format!("entry {index}: {error}")))?;
+            let wanted = match select {
+                Select::All => true,
+                Select::Id(id) => id == statement.id,
+                Select::Seq(seq) => seq == statement.seq,
+            };
+            Ok(wanted.then(|| statement.view()))
         });
         wanted.transpose()
     }))
-}
-
-/// The records of a log in order. One segment at a time is in memory.
-struct Entries {
-    directory: PathBuf,
-    segments: std::vec::IntoIter<u64>,
-    bytes: Vec<u8>,
-    at: usize,
-}
-
-impl Iterator for Entries {
-    type Item = io::Result<(u64, Vec<u8>)>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if let Some(record) = self.bytes.get(self.at..).and_then(Record::read) {
-                self.at += record.size();
-                return Some(Ok((record.seq, record.entry.to_vec())));
-            }
-            if self.at < self.bytes.len() {
-                let at = std::mem::replace(&mut self.at, self.bytes.len());
-                return Some(Err(io::Error::other(format!("a damaged or torn record at byte {at} of its segment"))));
-            }
-            let number = self.segments.next()?;
-            self.at = HEADER;
-            match fs::read(path_of(&self.directory, number)) {
-                Ok(bytes) => self.bytes = bytes,
-                Err(error) => {
-                    self.bytes.clear();
-                    return Some(Err(error));
-                }
-            }
-        }
-    }
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -2,10 +2,10 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::prove::segment::FRAME;
+use crate::prove::segment::{FRAME, Record, numbers};
 
 fn open_with(directory: &Path, segment: u64) -> Result<(Wal, Recovered), OpenError> {
-    Wal::open(directory, segment, |_| 0, Box::new(|_| {}))
+    Wal::open(directory, segment, Arc::new(|_| {})).map(|(wal, recovered, _)| (wal, recovered))
 }
 
 fn open(directory: &Path) -> Result<(Wal, Recovered), OpenError> {
@@ -20,7 +20,7 @@ fn entry(seq: u64) -> Vec<u8> {
 fn written(count: u64) -> (tempfile::TempDir, Vec<u8>) {
     let folder = tempfile::tempdir().unwrap();
     let (wal, _) = open(folder.path()).unwrap();
-    (0..count).for_each(|_| drop(wal.append(0, Until::Ready, entry).unwrap()));
+    (0..count).for_each(|_| drop(wal.append(Until::Ready, entry).unwrap()));
     drop(wal);
     let bytes = std::fs::read(path_of(folder.path(), 0)).unwrap();
     (folder, bytes)
@@ -48,7 +48,7 @@ fn a_tail_torn_at_any_byte_is_cut_and_no_number_is_used_again() {
         std::fs::write(path_of(folder.path(), 0), &bytes[..bytes.len() - cut]).unwrap();
         let (wal, recovered) = open(folder.path()).unwrap();
         assert_eq!((recovered.entries, recovered.cut_bytes, recovered.last_seq), (4, (last - cut) as u64, Some(3)), "cut {cut}");
-        assert_eq!(wal.append(0, Until::Ready, entry).unwrap().0, 4);
+        assert_eq!(wal.append(Until::Ready, entry).unwrap().0, 4);
     }
     assert_eq!(entries(folder.path()).len(), 5);
 }
@@ -81,7 +81,7 @@ fn segments_follow_one_another_and_numbers_go_on() {
     for round in 0..3 {
         let (wal, recovered) = open_with(folder.path(), 500).unwrap();
         assert_eq!(recovered.entries, round * 40);
-        (0..40).for_each(|_| drop(wal.append(0, Until::Ready, entry).unwrap()));
+        (0..40).for_each(|_| drop(wal.append(Until::Ready, entry).unwrap()));
     }
     assert!(numbers(folder.path()).unwrap().len() > 5);
     assert!(entries(folder.path()).into_iter().eq((0..120).map(|seq| (seq, entry(seq)))));
@@ -103,7 +103,7 @@ async fn many_tasks_append_at_once_and_every_entry_is_there_once() {
             tokio::spawn(async move {
                 for round in 0..500 {
                     let until = if (task + round) % 50 == 0 { Until::Synced } else { Until::Written };
-                    let (_, _, wait) = wal.append(0, until, entry).unwrap();
+                    let (_, _, wait) = wal.append(until, entry).unwrap();
                     wait.done().await.unwrap();
                 }
             })
@@ -123,9 +123,9 @@ async fn many_tasks_append_at_once_and_every_entry_is_there_once() {
 async fn durable_waits_for_a_sync_and_the_others_do_not() {
     let folder = tempfile::tempdir().unwrap();
     let (wal, _) = open(folder.path()).unwrap();
-    let (_, _, wait) = wal.append(0, Until::Written, entry).unwrap();
+    let (_, _, wait) = wal.append(Until::Written, entry).unwrap();
     assert!(wait.is_over());
-    let (seq, _, wait) = wal.append(0, Until::Synced, entry).unwrap();
+    let (seq, _, wait) = wal.append(Until::Synced, entry).unwrap();
     wait.done().await.unwrap();
     assert!(held(&wal.shared.state).synced > seq);
     assert!(wal.tally().syncs >= 1);
@@ -138,8 +138,8 @@ async fn a_hole_holds_back_what_follows_until_it_is_filled() {
     let mut inner = None;
     // While number 0 is being signed, number 1 is laid ready: it must wait, and be written right after.
     let (seq, _, wait) = wal
-        .append(0, Until::Written, |seq| {
-            let (later, _, wait) = wal.append(0, Until::Written, entry).unwrap();
+        .append(Until::Written, |seq| {
+            let (later, _, wait) = wal.append(Until::Written, entry).unwrap();
             assert_eq!((later, wait.is_over(), wal.tally().entries), (1, false, 0));
             inner = Some(wait);
             entry(seq)
@@ -154,13 +154,13 @@ async fn a_hole_holds_back_what_follows_until_it_is_filled() {
 async fn a_failed_write_poisons_and_whoever_waits_learns_it() {
     let folder = tempfile::tempdir().unwrap();
     let (wal, _) = open(folder.path()).unwrap();
-    wal.append(0, Until::Ready, entry).unwrap();
+    wal.append(Until::Ready, entry).unwrap();
     // A descriptor that cannot be written to stands for a disk that cannot.
     held(&wal.shared.state).file = Arc::new(File::open(path_of(folder.path(), 0)).unwrap());
-    assert!(wal.append(0, Until::Written, entry).is_err());
+    assert!(wal.append(Until::Written, entry).is_err());
     assert!(!wal.has_room() && wal.tally().poisoned);
     assert!(wal.failure().is_some());
-    assert!(wal.append(0, Until::Ready, entry).is_err());
+    assert!(wal.append(Until::Ready, entry).is_err());
     drop(wal);
     assert_eq!(open(folder.path()).unwrap().1.entries, 1);
 }
@@ -170,11 +170,11 @@ async fn a_failed_sync_is_fatal() {
     let folder = tempfile::tempdir().unwrap();
     let called = Arc::new(AtomicBool::new(false));
     let hook = called.clone();
-    let (wal, _) = Wal::open(folder.path(), SEGMENT, |_| 0, Box::new(move |_| hook.store(true, Ordering::SeqCst))).unwrap();
+    let (wal, ..) = Wal::open(folder.path(), SEGMENT, Arc::new(move |_| hook.store(true, Ordering::SeqCst))).unwrap();
     // A pipe takes bytes and cannot be synced.
     let (_keep, pipe) = std::io::pipe().unwrap();
     held(&wal.shared.state).file = Arc::new(File::from(std::os::fd::OwnedFd::from(pipe)));
-    let (_, _, wait) = wal.append(0, Until::Synced, entry).unwrap();
+    let (_, _, wait) = wal.append(Until::Synced, entry).unwrap();
     assert_eq!(wait.done().await, Err(Poisoned));
     wal.close();
     assert!(called.load(Ordering::SeqCst));
@@ -188,14 +188,90 @@ fn there_is_room_up_to_the_bound_and_not_past_it() {
     assert!(wal.has_room());
     held(&wal.shared.state).ready_bytes = MAX_WAITING;
     assert!(!wal.has_room());
+    held(&wal.shared.state).ready_bytes = 0;
+    held(&wal.shared.state).unpublished_bytes = MAX_UNPUBLISHED - 1;
+    assert!(wal.has_room());
+    held(&wal.shared.state).unpublished_bytes = MAX_UNPUBLISHED;
+    assert!(!wal.has_room());
+}
+
+const LIMITED: &str = "PORTCULLIS_TEST_LOG_LIMITED";
+
+/// Runs in a process of its own, whose files may not grow past a limit that it can raise: what a full disk is, without a disk.
+#[test]
+fn a_full_disk_takes_back_what_it_did_not_write_and_the_next_entry_says_so() {
+    if let Ok(folder) = std::env::var(LIMITED) {
+        return run_full(Path::new(&folder));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    // The signal would end the process before the error could be seen.
+    let status = std::process::Command::new("sh")
+        .args(["-c", "trap '' XFSZ; exec \"$0\" --exact --nocapture \"$1\""])
+        .arg(std::env::current_exe().unwrap())
+        .arg("prove::log::tests::a_full_disk_takes_back_what_it_did_not_write_and_the_next_entry_says_so")
+        .env(LIMITED, folder.path())
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+fn run_full(folder: &Path) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let (wal, _) = open(folder).unwrap();
+    (0..3).for_each(|_| drop(wal.append(Until::Ready, entry).unwrap()));
+    let length = std::fs::metadata(path_of(folder, 0)).unwrap().len();
+    let before = getrlimit(Resource::Fsize);
+    // The next record is begun, and does not fit.
+    setrlimit(Resource::Fsize, Rlimit { current: Some(length + 20), ..before }).unwrap();
+    let outcome = wal.append(Until::Written, |seq| {
+        // Laid ready behind the one that will fail.
+        assert!(wal.append(Until::Ready, entry).is_ok());
+        entry(seq)
+    });
+    assert!(outcome.is_err(), "who waits for it learns it");
+    assert_eq!(std::fs::metadata(path_of(folder, 0)).unwrap().len(), length, "no half of it stays");
+    assert!(!wal.has_room() && wal.append(Until::Ready, entry).is_err());
+    assert_eq!((wal.tally().full, wal.tally().poisoned, wal.tally().waiting), (true, false, 0));
+    let said = |seq, last| format!("number {seq} after {last}").into_bytes();
+    // A limit is not asked by `fallocate`, as a disk is: the try costs a number.
+    assert!(!wal.resume(said), "there is still no room");
+    setrlimit(Resource::Fsize, before).unwrap();
+    assert!(wal.resume(said));
+    assert!(!wal.resume(said), "once");
+    assert_eq!(wal.append(Until::Written, entry).unwrap().0, 7);
+    drop(wal);
+    let (_, recovered) = open(folder).unwrap();
+    assert_eq!((recovered.entries, recovered.last_seq, recovered.cut_bytes), (5, Some(7), 0));
+    let seqs: Vec<u64> = entries(folder).iter().map(|(seq, _)| *seq).collect();
+    assert_eq!(seqs, [0, 1, 2, 6, 7]);
+    assert_eq!(entries(folder)[3].1, b"number 6 after 2");
+}
+
+#[test]
+fn segments_are_removed_from_the_front_and_the_index_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (wal, _) = open_with(folder.path(), 500).unwrap();
+    (0..40).for_each(|_| drop(wal.append(Until::Ready, entry).unwrap()));
+    let behind = wal.behind(20);
+    assert!(!behind.is_empty() && wal.behind(0).is_empty());
+    assert!(wal.behind(u64::MAX).len() == numbers(folder.path()).unwrap().len() - 1, "the last is in use");
+    wal.remove(&behind).unwrap();
+    assert_eq!(wal.behind(20), [0_u64; 0]);
+    drop(wal);
+    let (wal, recovered, there) = Wal::open(folder.path(), 500, Arc::new(|_| {})).unwrap();
+    assert!((1..=20).contains(&recovered.first_index), "{recovered:?}");
+    assert_eq!((recovered.entries, recovered.last_seq), (40, Some(39)));
+    assert!(there.iter().enumerate().all(|(at, bytes)| **bytes == entry(recovered.first_index + at as u64)));
+    assert_eq!(wal.append(Until::Ready, entry).unwrap().0, 40);
 }
 
 #[test]
 fn an_entry_longer_than_its_bound_is_never_written() {
     let folder = tempfile::tempdir().unwrap();
     let (wal, _) = open(folder.path()).unwrap();
-    assert!(wal.append(0, Until::Ready, |_| vec![0; MAX_ENTRY]).is_ok());
-    assert!(wal.append(0, Until::Ready, |_| vec![0; MAX_ENTRY + 1]).is_err());
+    assert!(wal.append(Until::Ready, |_| vec![0; MAX_ENTRY]).is_ok());
+    assert!(wal.append(Until::Ready, |_| vec![0; MAX_ENTRY + 1]).is_err());
 }
 
 const CHILD: &str = "PORTCULLIS_TEST_LOG_CHILD";
@@ -206,7 +282,7 @@ fn no_acknowledged_entry_is_lost_when_the_process_is_killed() {
         let (wal, _) = open_with(Path::new(&folder), 100_000).unwrap();
         let mut out = std::io::stderr();
         loop {
-            let (seq, _, wait) = wal.append(0, Until::Written, entry).unwrap();
+            let (seq, _, wait) = wal.append(Until::Written, entry).unwrap();
             assert!(wait.is_over());
             writeln!(out, "ack {seq}").unwrap();
         }
@@ -254,7 +330,7 @@ async fn what_an_append_costs() {
                     let mut worst = Duration::ZERO;
                     for _ in 0..EACH {
                         let from = Instant::now();
-                        let (_, _, wait) = wal.append(0, Until::Written, |_| vec![7; 600]).unwrap();
+                        let (_, _, wait) = wal.append(Until::Written, |_| vec![7; 600]).unwrap();
                         wait.done().await.unwrap();
                         worst = worst.max(from.elapsed());
                         tokio::task::yield_now().await;

@@ -165,5 +165,5 @@ fn heartbeats_and_endorsements_read_back() {
     assert_eq!(beat.view()["counts"]["suppressed"]["check.json"], 4);
     let first = Statement::read(&signer.endorsement(1)).unwrap();
     assert!(first.signed_by(&signer.key.log_vkey(&signer.origin)));
-    assert_eq!(first.endorses(), Some(signer.key.statement_public()));
+    assert_eq!(first.endorses(), [signer.key.statement_vkey("").key, signer.key.checkpoint_vkey("").key]);
 }

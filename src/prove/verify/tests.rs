@@ -1,9 +1,11 @@
+use std::path::PathBuf;
+
 use super::*;
 use crate::prove::config::Terms;
 use crate::prove::key::Key;
 use crate::prove::ledger::tests::{answer, house};
 
-async fn log() -> (tempfile::TempDir, PathBuf, [Vkey; 2]) {
+async fn log() -> (tempfile::TempDir, PathBuf, [Vkey; 3]) {
     let house = house();
     for _ in 0..3 {
         answer(&house.ledger, &Terms::default()).await.unwrap();

@@ -1,0 +1,260 @@
+//! The one that makes checkpoints: a thread that takes what is synced into the tree, signs its root, and tells who waits.
+//!
+//! In this order, so that whatever stops in between loses nothing and contradicts nothing: entries are synced in the write-ahead file;
+//! tiles are written; the checkpoint is signed; the [lock file](super::lock) takes it, synced; the checkpoint is where readers find it;
+//! what it supersedes is removed. A full disk is waited out: the entries stay where they are, and so does the last checkpoint.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::lock::{LockFile, Swap};
+use super::log::{Fatal, Wal};
+use super::proof::SignedRoot;
+use super::statement::{Counts, Signer};
+use super::tree::{Files, NEW, Tree, Unsettled};
+use crate::clock::Moment;
+use crate::tlog::Checkpoint;
+use crate::tlog::merkle::{self, Hash};
+
+/// How often a checkpoint is made while there is something new.
+pub const CHECKPOINT_EVERY: Duration = Duration::from_millis(100);
+/// How often it is looked whether a full disk has room again.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+/// The file of the newest checkpoint, a signed note.
+pub(super) const CHECKPOINT: &str = "checkpoint";
+/// The file of its root as COSE_Sign1.
+pub(super) const CHECKPOINT_COSE: &str = "checkpoint.cose";
+
+/// A checkpoint that was published.
+#[derive(Debug)]
+pub(super) struct Published {
+    /// How many entries it covers.
+    pub(super) size: u64,
+    /// Every number below is covered.
+    pub(super) below: u64,
+    /// The root over them.
+    pub(super) root: Hash,
+    /// The signed note.
+    pub(super) note: String,
+    /// The root as COSE receipts need it; none before the first checkpoint.
+    pub(super) signed_root: Option<SignedRoot>,
+}
+
+/// What was done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Checkpoints.
+    pub checkpoints: u64,
+    /// Entries that the newest covers.
+    pub size: u64,
+    /// How often one could not be made, for instance since the disk was full.
+    pub failures: u64,
+}
+
+/// The running thread.
+pub(super) struct Publisher {
+    shared: Arc<Shared>,
+    published: watch::Receiver<Arc<Published>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    closing: AtomicBool,
+    checkpoints: AtomicU64,
+    failures: AtomicU64,
+}
+
+/// What the thread works with.
+pub(super) struct Desk {
+    pub(super) directory: PathBuf,
+    pub(super) wal: Arc<Wal>,
+    pub(super) tree: Tree,
+    pub(super) lock: LockFile,
+    pub(super) signer: Arc<Signer>,
+    pub(super) on_fatal: Fatal,
+}
+
+impl Publisher {
+    /// Puts what an earlier process left under a checkpoint of this one, and starts the thread. `below` is the number after the last
+    /// that `desk.tree` holds. Blocks for a sync.
+    ///
+    /// # Errors
+    /// When that checkpoint cannot be made.
+    pub(super) fn start(desk: Desk, below: u64) -> io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let none = Published { size: 0, below: 0, root: merkle::empty(), note: String::new(), signed_root: None };
+        let (tell, published) = watch::channel(Arc::new(none));
+        let (settle, to_settle) = mpsc::channel();
+        let settler = Settler { wal: desk.wal.clone(), files: desk.tree.files().clone(), on_fatal: desk.on_fatal.clone() };
+        let settling = thread::Builder::new().name("prove-settle".into()).spawn(move || settler.run(&to_settle))?;
+        let left = (desk.tree.size() > 0).then_some((0, below));
+        let mut work = Work { desk, shared: shared.clone(), tell, settle, unsettled: Unsettled::default(), gathered: left };
+        work.publish()?;
+        let running = move || {
+            work.run();
+            drop(work);
+            let _ = settling.join();
+        };
+        let thread = thread::Builder::new().name("prove-publish".into()).spawn(running)?;
+        Ok(Self { shared, published, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// The newest checkpoint.
+    pub(super) fn newest(&self) -> Arc<Published> {
+        self.published.borrow().clone()
+    }
+
+    /// Waits until a checkpoint covers the entry of number `seq`; says whether it does, and not that the log was closed before.
+    pub(super) async fn covers(&self, seq: u64) -> bool {
+        self.published.clone().wait_for(|published| published.below > seq).await.is_ok()
+    }
+
+    pub(super) fn tally(&self) -> Tally {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Tally { checkpoints: of(&self.shared.checkpoints), size: self.newest().size, failures: of(&self.shared.failures) }
+    }
+
+    /// Publishes what is synced and stops. The write-ahead file must be closed before.
+    pub(super) fn close(&self) {
+        self.shared.closing.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Work {
+    desk: Desk,
+    shared: Arc<Shared>,
+    tell: watch::Sender<Arc<Published>>,
+    settle: Sender<(Unsettled, Vec<u64>)>,
+    unsettled: Unsettled,
+    /// What is in the tree and under no checkpoint yet: how many entries, and the number after them.
+    gathered: Option<(usize, u64)>,
+}
+
+impl Work {
+    fn run(&mut self) {
+        let mut since = Instant::now();
+        loop {
+            // Read before the last look: what was written before it is seen.
+            let closing = self.shared.closing.load(Ordering::Acquire);
+            if !closing {
+                self.desk.wal.wait_for_unpublished(if self.gathered.is_some() { CHECKPOINT_EVERY } else { RETRY_EVERY });
+                thread::sleep(CHECKPOINT_EVERY.saturating_sub(since.elapsed()));
+                since = Instant::now();
+                let signer = &self.desk.signer;
+                self.desk.wal.resume(|seq, last| {
+                    let now = Moment::now().unix_nanos();
+                    signer.heartbeat(seq, now, now, &Counts { resumed_after: Some(last), ..Counts::default() })
+                });
+            }
+            self.step();
+            if closing {
+                return;
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        let failed = match self.gather() {
+            Ok(false) => return,
+            Ok(true) => self.publish(),
+            Err(error) => Err(error),
+        };
+        if failed.is_err() {
+            self.shared.failures.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes what is synced into the tree; says whether there is something to publish.
+    fn gather(&mut self) -> io::Result<bool> {
+        // A poisoned write-ahead file syncs nothing more, and what it had synced is published still.
+        let below = self.desk.wal.sync().unwrap_or_else(|_| self.desk.wal.synced());
+        let known = self.gathered.map_or(0, |(count, _)| count);
+        let new: Vec<_> = self.desk.wal.unpublished().into_iter().skip(known).take_while(|(seq, _)| *seq < below).collect();
+        if let Some((seq, _)) = new.last() {
+            let next = seq + 1;
+            let entries: Vec<_> = new.into_iter().map(|(_, entry)| entry).collect();
+            self.desk.tree.add(&entries)?;
+            self.gathered = Some((known + entries.len(), next));
+        }
+        Ok(self.gathered.is_some())
+    }
+
+    fn publish(&mut self) -> io::Result<()> {
+        let Some((count, below)) = self.gathered else { return Ok(()) };
+        let Desk { directory, wal, tree, lock, signer, on_fatal } = &mut self.desk;
+        let (size, root, now) = (tree.size(), tree.root(), Moment::now().unix_seconds());
+        let checkpoint = Checkpoint { origin: signer.origin.to_string(), size, root, extensions: Vec::new() };
+        let note = signer.key.sign_checkpoint(&checkpoint, now).map_err(|_| io::Error::other("no checkpoint could be signed"))?;
+        let note = note.to_string();
+        let signed_root = signer.sign_root(root, now);
+        match lock.swap(note.as_bytes()) {
+            Ok(()) => {}
+            Err(Swap::Io(error)) => return Err(error),
+            Err(Swap::Taken) => {
+                let error = io::Error::other("another process, or an older copy, has replaced the lock file of this log");
+                wal.poison(&error);
+                on_fatal(&error);
+                return Err(error);
+            }
+            Err(Swap::Sync(error)) => {
+                wal.poison(&error);
+                on_fatal(&error);
+                return Err(error);
+            }
+        }
+        replace(directory, CHECKPOINT_COSE, &signed_root.encode())?;
+        replace(directory, CHECKPOINT, note.as_bytes())?;
+        tree.sweep()?;
+        self.shared.checkpoints.fetch_add(1, Ordering::Relaxed);
+        self.tell.send_replace(Arc::new(Published { size, below, root, note, signed_root: Some(signed_root) }));
+        wal.published(count);
+        self.gathered = None;
+
+        self.unsettled.extend(tree.unsettled());
+        let behind = wal.behind(self.unsettled.leaves());
+        if !behind.is_empty() {
+            // The other end is gone only after a failed sync, which is fatal.
+            let _ = self.settle.send((std::mem::take(&mut self.unsettled), behind));
+        }
+        Ok(())
+    }
+}
+
+/// Syncs full tiles, and removes the segments that are needed no more. It takes a second, and nobody waits for it.
+struct Settler {
+    wal: Arc<Wal>,
+    files: Files,
+    on_fatal: Fatal,
+}
+
+impl Settler {
+    fn run(&self, to_settle: &Receiver<(Unsettled, Vec<u64>)>) {
+        for (unsettled, behind) in to_settle {
+            if let Err(error) = unsettled.settle(&self.files) {
+                self.wal.poison(&error);
+                (self.on_fatal)(&error);
+                return;
+            }
+            // A segment that cannot be removed is read again at the next start, which changes nothing.
+            let _ = self.wal.remove(&behind);
+        }
+    }
+}
+
+/// Puts a file in the place of another, whole.
+fn replace(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let new = directory.join(NEW);
+    fs::write(&new, bytes).and_then(|()| fs::rename(&new, directory.join(name))).inspect_err(|_| drop(fs::remove_file(&new)))
+}
