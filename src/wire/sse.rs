@@ -22,23 +22,102 @@ impl std::fmt::Display for TooLong {
 
 impl std::error::Error for TooLong {}
 
+/// Finds where event blocks end in bytes as they pass, and keeps none of them.
+///
+/// A block is its lines and the blank line behind them; a blank line more is a block of its own. A carriage return at the end of what
+/// came waits for the byte after it, so that blocks are the same however the stream was cut.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    /// Whether the line that is being looked at has nothing in it so far.
+    blank: bool,
+    /// After a carriage return that was the last byte: whether the line that it ends is blank.
+    after_cr: Option<bool>,
+    /// How much of a byte order mark has come; none once the stream has begun otherwise.
+    mark: Option<usize>,
+}
+
+const BYTE_ORDER_MARK: &[u8; 3] = b"\xEF\xBB\xBF";
+
+impl Ends {
+    /// At the beginning of a stream.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { blank: true, after_cr: None, mark: Some(0) }
+    }
+
+    /// Whether the block has ended unless a line feed comes next.
+    #[must_use]
+    pub fn ended_by_return(&self) -> bool {
+        self.after_cr == Some(true)
+    }
+
+    /// How many of `bytes` belong to the block that is being looked at, where that ends in them, which may be none; the rest is then to be
+    /// asked for. `None` where it does not end, and all of `bytes` were looked at.
+    pub fn next_end(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        if let (Some(ended), Some(first)) = (self.after_cr, bytes.first()) {
+            self.after_cr = None;
+            at = usize::from(*first == b'\n');
+            if ended {
+                return Some(at);
+            }
+        }
+        while let Some(byte) = bytes.get(at) {
+            if let Some(came) = self.mark {
+                if *byte == BYTE_ORDER_MARK[came] {
+                    self.mark = Some(came + 1).filter(|came| *came < BYTE_ORDER_MARK.len());
+                    at += 1;
+                    continue;
+                }
+                // What only began like one is the beginning of a line.
+                (self.blank, self.mark) = (came == 0, None);
+            }
+            at += match byte {
+                b'\n' => 1,
+                b'\r' => match bytes.get(at + 1) {
+                    Some(next) => 1 + usize::from(*next == b'\n'),
+                    None => {
+                        self.after_cr = Some(std::mem::replace(&mut self.blank, true));
+                        return None;
+                    }
+                },
+                _ => {
+                    self.blank = false;
+                    at += memchr::memchr2(b'\n', b'\r', &bytes[at..]).unwrap_or(bytes.len() - at);
+                    continue;
+                }
+            };
+            if std::mem::replace(&mut self.blank, true) {
+                return Some(at);
+            }
+        }
+        None
+    }
+}
+
+impl Default for Ends {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Splits a stream of bytes into event blocks, wherever its chunks begin and end.
 #[derive(Debug)]
 pub struct Splitter {
     buffer: BytesMut,
     most: usize,
+    ends: Ends,
     /// How much of the buffer has been looked at.
     seen: usize,
-    /// Whether the line that is being looked at has nothing in it so far.
-    blank: bool,
     first: bool,
+    too_long: bool,
 }
 
 impl Splitter {
     /// A splitter whose blocks have at most so many bytes, line ends included.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        Self { buffer: BytesMut::new(), most, seen: 0, blank: true, first: true }
+        Self { buffer: BytesMut::new(), most, ends: Ends::new(), seen: 0, first: true, too_long: false }
     }
 
     /// Takes what came. [`Splitter::next_block`] is to be asked until it has no more before the next chunk, or chunks pile up.
@@ -52,43 +131,17 @@ impl Splitter {
     /// # Errors
     /// [`TooLong`], again and again, once a block passes the bound.
     pub fn next_block(&mut self) -> Result<Option<Block>, TooLong> {
-        while let Some(byte) = self.buffer.get(self.seen).copied() {
-            let end = match byte {
-                b'\n' => self.seen + 1,
-                b'\r' => match self.buffer.get(self.seen + 1) {
-                    Some(b'\n') => self.seen + 2,
-                    Some(_) => self.seen + 1,
-                    None => break,
-                },
-                0xEF if self.first && self.seen == 0 => match self.buffer.get(1..3) {
-                    Some([0xBB, 0xBF]) => {
-                        self.seen = 3;
-                        continue;
-                    }
-                    Some(_) => {
-                        self.blank = false;
-                        self.seen += 1;
-                        continue;
-                    }
-                    None => break,
-                },
-                _ => {
-                    self.blank = false;
-                    let rest = &self.buffer[self.seen..];
-                    self.seen += rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(rest.len());
-                    continue;
-                }
-            };
-            if self.blank {
-                if end > self.most {
-                    return Err(TooLong);
-                }
-                return Ok(Some(self.take(end)));
-            }
-            self.blank = true;
-            self.seen = end;
+        if self.too_long {
+            return Err(TooLong);
         }
-        if self.buffer.len() > self.most { Err(TooLong) } else { Ok(None) }
+        let end = self.ends.next_end(&self.buffer[self.seen..]).map(|more| self.seen + more);
+        self.seen = self.buffer.len();
+        self.too_long = end.unwrap_or(self.seen) > self.most;
+        match end {
+            _ if self.too_long => Err(TooLong),
+            Some(end) => Ok(Some(self.take(end))),
+            None => Ok(None),
+        }
     }
 
     /// What is left when the stream has ended: a block that no blank line ended, which clients do not dispatch. Nothing where it ended well.
@@ -99,8 +152,8 @@ impl Splitter {
 
     fn take(&mut self, end: usize) -> Block {
         let raw = self.buffer.split_to(end).freeze();
-        let start = if self.first && raw.starts_with(b"\xEF\xBB\xBF") { 3 } else { 0 };
-        (self.seen, self.blank, self.first) = (0, true, false);
+        let start = if self.first && raw.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
+        (self.seen, self.first) = (0, false);
         Block { raw, start }
     }
 }
@@ -180,6 +233,17 @@ impl Block {
             }
         }
         out.freeze()
+    }
+
+    /// The block with a comment (`: ` and `text`, which holds no line end) before its first line, which ends as that line does. `None` for a
+    /// block without data: clients dispatch it nowhere, and some break on it.
+    #[must_use]
+    pub fn with_comment(&self, text: &str) -> Option<Bytes> {
+        self.data()?;
+        let end = self.lines().next().map_or(&b""[..], |line| line.end);
+        let end = if end.is_empty() { b"\n" } else { end };
+        let (mark, lines) = self.raw.split_at(self.start);
+        Some([mark, b": ", text.as_bytes(), end, lines].concat().into())
     }
 
     fn lines(&self) -> impl Iterator<Item = Line<'_>> {
@@ -273,6 +337,17 @@ mod tests {
         assert_eq!(&blocks[0].with_data(b"{}")[..], b"\xEF\xBB\xBFevent: e\r\ndata: {}\r\n: c\r\n\r\n");
         assert_eq!(&blocks[0].with_data(b"{\n}")[..], b"\xEF\xBB\xBFevent: e\r\ndata: {\r\ndata: }\r\n: c\r\n\r\n");
         assert_eq!(&blocks[1].with_data(b"{}")[..], b": ping\n\n");
+    }
+
+    #[test]
+    fn a_comment_stands_before_the_first_line_and_ends_as_it_does() {
+        let with = |stream: &'static [u8]| split(&[stream], BLOCK).unwrap()[0].with_comment("a=b");
+        assert_eq!(with(b"data: [DONE]\n\n").unwrap(), ": a=b\ndata: [DONE]\n\n");
+        assert_eq!(with(b"event: e\r\ndata: x\r\n\r\n").unwrap(), ": a=b\r\nevent: e\r\ndata: x\r\n\r\n");
+        assert_eq!(with(b"data: x\r\r").unwrap(), ": a=b\rdata: x\r\r");
+        assert_eq!(with(b"data: x").unwrap(), ": a=b\ndata: x");
+        assert_eq!(with(b"\xEF\xBB\xBFdata: x\n\n").unwrap(), b"\xEF\xBB\xBF: a=b\ndata: x\n\n"[..]);
+        assert_eq!((with(b": ping\n\n"), with(b"\n"), with(b"event: e\n\n")), (None, None, None));
     }
 
     proptest! {
