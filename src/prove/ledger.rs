@@ -396,6 +396,7 @@ impl Ledger {
             complete: true,
             code: None,
             usage: None,
+            events: None,
         };
         let (until, mut state) = if slot.terms.durable { (Until::Synced, State::Durable) } else { (Until::Written, State::Promised) };
         let outcome = match slot.append(Kind::Inference, &trail, &sent, until) {
@@ -450,7 +451,7 @@ impl Ledger {
             let failure = status.is_server_error() || code.starts_with("infer.") || code.starts_with("prove.");
             let kind = if failure { Kind::Error } else { Kind::Deny };
             let (length, media_type) = (content.length, content.media_type.as_deref());
-            let sent = Sent { status: status.as_u16(), media_type, length, digest, complete: true, code: Some(code), usage: None };
+            let sent = Sent { status: status.as_u16(), media_type, length, digest, complete: true, code: Some(code), usage: None, events: None };
             let appended = self.0.append(kind, &trail, &sent, Until::Written).ok();
             if let Some((entry, wait)) = appended
                 && (wait.is_over() || matches!(tokio::time::timeout(REFUSAL_PATIENCE, wait.done()).await, Ok(Ok(()))))

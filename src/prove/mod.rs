@@ -7,6 +7,7 @@ mod cbor;
 mod change;
 mod config;
 mod entries;
+mod events;
 mod found;
 mod ids;
 pub mod key;

@@ -11,7 +11,7 @@
 //! | 4 | `seq` | the entry's number in this log, from 0, without gaps |
 //! | 5, 6 | `t0`, `t1` | when the request arrived, when this was signed; ns since 1970 |
 //! | 7 | `req` | `1` method · `2` route template · `3` media type · `4` length · `5` commit |
-//! | 8 | `resp` | `1` status · `2` media type · `3` length · `4` commit · `5` complete · `6` bytes sent · `7` static code of a refusal |
+//! | 8 | `resp` | `1` status · `2` media type · `3` length · `4` commit · `5` complete · `6` bytes sent · `7` static code of a refusal · of a stream of events: `8` how many · `9` the root of their tree |
 //! | 9 | `model` | `1` name · `2` version · `3` sha256 · `4` format · `5` assurance |
 //! | 10 | `policy` | `1` sha256 of the compiled policy |
 //! | 11 | `principal` | `1` pseudonym (16 bytes) · `2` epoch (YYYYMM) · `3` method · `4` the tenant's pseudonym |
@@ -28,7 +28,8 @@
 //! the policy names, and there is no `assurance`. A policy-change has no `model`; of a policy that was refused `policy` is the one that stays.
 //!
 //! What is not known is left out. `len` and `commit` of an answer are of the bytes that were handed to the connection; of an aborted
-//! stream, of the prefix that was. `complete` of a whole answer says that all of it was handed over, not that it arrived.
+//! stream, of the prefix that was. The events are the blocks of a `text/event-stream`, their tree that of RFC 6962: what its leaves are is told
+//! in `events.rs`. A comment line that carries this very statement inside a stream's last event is in none of the four. `complete` of a whole answer says that all of it was handed over, not that it arrived.
 //!
 //! **The caller reads this.** So it never says what a detector thought: a rule of `detect` is left out and its shadow verdict reads
 //! as passed; a refusal by `budget` or by `detect` reads as one of `budget`, with neither the stops between, nor times, nor what was
@@ -145,6 +146,8 @@ pub(super) struct Sent<'a> {
     pub(super) complete: bool,
     pub(super) code: Option<&'static str>,
     pub(super) usage: Option<Usage>,
+    /// How many events a stream of them had, and the root of their tree.
+    pub(super) events: Option<(u64, Digest)>,
 }
 
 /// What a heartbeat tells.
@@ -188,7 +191,8 @@ impl Signer {
             to.uint(5).bytes(commit.as_bytes());
         }
 
-        to.uint(8).map(5 + usize::from(sent.media_type.is_some()) + usize::from(sent.code.is_some()));
+        let events = 2 * usize::from(sent.events.is_some());
+        to.uint(8).map(5 + usize::from(sent.media_type.is_some()) + usize::from(sent.code.is_some()) + events);
         to.uint(1).uint(sent.status.into());
         if let Some(media_type) = sent.media_type {
             to.uint(2).text(clip(media_type));
@@ -197,6 +201,9 @@ impl Signer {
         to.uint(5).bool(sent.complete).uint(6).uint(sent.length);
         if let Some(code) = sent.code {
             to.uint(7).text(clip(code));
+        }
+        if let Some((count, root)) = &sent.events {
+            to.uint(8).uint(*count).uint(9).bytes(root.as_bytes());
         }
 
         if let Some(which) = &trail.which {
@@ -497,7 +504,7 @@ const FIELDS: [(&str, &[&str]); 22] = [
     ("t0", &[]),
     ("t1", &[]),
     ("req", &["method", "route", "content_type", "len", "commit"]),
-    ("resp", &["status", "content_type", "len", "commit", "complete", "bytes_sent", "code"]),
+    ("resp", &["status", "content_type", "len", "commit", "complete", "bytes_sent", "code", "n_events", "events_root"]),
     ("model", &["name", "version", "sha256", "format", "assurance"]),
     ("policy", &["sha256"]),
     ("principal", &["pseudonym", "epoch", "method", "tenant"]),

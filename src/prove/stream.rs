@@ -10,6 +10,7 @@ use http::HeaderMap;
 use http_body::Frame;
 
 use super::config::OnFailure;
+use super::events::Events;
 use super::ledger::Slot;
 use super::log::{Poisoned, Until};
 use super::receipt::{content_digest, statement_header};
@@ -30,6 +31,8 @@ pub(super) struct Proving {
     status: u16,
     content: Content,
     hasher: Hasher,
+    /// In a stream of events.
+    events: Option<Events>,
     sent: u64,
     trailers: HeaderMap,
     /// Gone once the entry was appended.
@@ -42,7 +45,9 @@ pub(super) struct Proving {
 impl Proving {
     pub(super) fn new(inner: Body, late: Late, trail: Arc<Trail>, status: u16, content: Content, trailers: HeaderMap, slot: Slot) -> Self {
         let (hasher, sent) = (Hasher::new(), 0);
-        Self { inner: Some(inner), late, trail, status, content, hasher, sent, trailers, slot: Some(slot), wait: None, last: None }
+        let events = content.media_type.as_deref().is_some_and(|media_type| media_type.eq_ignore_ascii_case("text/event-stream"));
+        let events = events.then(Events::new);
+        Self { inner: Some(inner), late, trail, status, content, hasher, events, sent, trailers, slot: Some(slot), wait: None, last: None }
     }
 
     /// Signs and appends, once.
@@ -62,6 +67,7 @@ impl Proving {
             complete,
             code: None,
             usage: end.and_then(|end| end.usage),
+            events: self.events.take().map(Events::finish),
         };
         let kind = if complete { Kind::Inference } else { Kind::Aborted };
         let until = match ended {
@@ -112,6 +118,9 @@ impl http_body::Body for Proving {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
                         this.hasher.update(&data);
+                        if let Some(events) = &mut this.events {
+                            events.update(&data);
+                        }
                         this.sent += data.len() as u64;
                         if this.late.end().is_some_and(|end| end.complete) {
                             // The stream has said that it is done: its last bytes leave once its entry is kept, not before.

@@ -42,7 +42,23 @@ fn sent() -> Sent<'static> {
         complete: true,
         code: None,
         usage: Some(Usage { input: 3, output: 5 }),
+        events: None,
     }
+}
+
+#[test]
+fn a_stream_of_events_tells_how_many_and_the_root_of_their_tree() {
+    let root = Digest::of(b"root");
+    let of = |events| Sent { media_type: Some("text/event-stream"), events, ..sent() };
+    let entry = |events| signer().answer(Kind::Inference, 7, 1_800_000_001_000_000_000, &trail(1_800_000_000), &of(events));
+    let statement = Statement::read(&entry(Some((300, root)))).unwrap();
+    assert!(statement.signed_by(&signer().key.statement_vkey(&signer().origin)));
+    let view = statement.view();
+    assert_eq!((&view["resp"]["n_events"], &view["resp"]["events_root"]), (&json!(300), &json!(root.to_string())));
+    // Key 8 with a number of three bytes, key 9 with a string of 32.
+    assert_eq!(entry(Some((300, root))).len(), entry(None).len() + 4 + 35);
+    let view = Statement::read(&entry(None)).unwrap().view();
+    assert_eq!((view["resp"].get("n_events"), view["resp"].get("events_root")), (None, None));
 }
 
 #[test]
