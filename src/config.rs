@@ -97,7 +97,8 @@ pub struct ModelFile {
     detect: detect::Config,
     #[serde(default)]
     answer: infer::shape::Config,
-    prove: Option<toml::Spanned<prove::TermsConfig>>,
+    #[serde(default)]
+    prove: prove::TermsConfig,
 }
 
 #[derive(Debug, Deserialize)]
@@ -503,31 +504,25 @@ impl Building<'_> {
         let budget = file.budget.compile(&mut mistakes);
         let detect = file.detect.compile(contract.as_ref(), &mut mistakes);
         mistakes.extend(file.answer.mistakes());
-        let prove = match &file.prove {
-            Some(table) => prove::Terms::resolve(table.get_ref())
-                .map_err(|mistake| mistakes.push(Mistake { span: mistake.span.clone().or(Some(table.span())), ..mistake })),
-            None => Ok(prove::Terms::default()),
-        };
-        match prove {
-            Ok(prove) if mistakes.is_empty() => {
-                let infer = infer::Terms { backend, shape: file.answer, shadows: Vec::new() };
-                let resource = Resource { name: which.name.clone(), public: file.public, tenants: file.tenants };
-                let standing = Standing {
-                    file: path.to_owned(),
-                    at: file.name.span(),
-                    resource: resource.clone(),
-                    serves,
-                    route: file.route.map(|route| route.path.into_inner()),
-                    budget: budget.clone(),
-                    traffic,
-                    says_share: file.traffic.share.is_some(),
-                    inputs: contract.map(|contract| contract.inputs),
-                };
-                let terms = Terms { budget, check, detect, infer, prove };
-                Ok((Model { which, resource, serves, traffic, terms: Arc::new(terms) }, standing))
-            }
-            _ => Err(mistakes),
+        if !mistakes.is_empty() {
+            return Err(mistakes);
         }
+        let prove = prove::Terms::resolve(&file.prove);
+        let infer = infer::Terms { backend, shape: file.answer, shadows: Vec::new() };
+        let resource = Resource { name: which.name.clone(), public: file.public, tenants: file.tenants };
+        let standing = Standing {
+            file: path.to_owned(),
+            at: file.name.span(),
+            resource: resource.clone(),
+            serves,
+            route: file.route.map(|route| route.path.into_inner()),
+            budget: budget.clone(),
+            traffic,
+            says_share: file.traffic.share.is_some(),
+            inputs: contract.map(|contract| contract.inputs),
+        };
+        let terms = Terms { budget, check, detect, infer, prove };
+        Ok((Model { which, resource, serves, traffic, terms: Arc::new(terms) }, standing))
     }
 
     fn declare(&mut self, route: &authorize::RouteConfig, name: &str, mistakes: &mut Vec<Mistake>) {

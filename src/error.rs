@@ -110,13 +110,7 @@ impl Refusal {
             Self::Check(error) => check(error),
             Self::Detect(error) => detect(&error),
             Self::Infer(error) => infer(error),
-            Self::Prove(prove::Error::Unavailable) => Told::new(
-                "prove.unavailable",
-                StatusCode::SERVICE_UNAVAILABLE,
-                Code::Unavailable,
-                "The answer could not be recorded, so none is given.",
-            )
-            .retry_after(SOON),
+            Self::Prove(error) => prove(error),
             Self::Deadline(_) => deadline(),
             Self::Fault(_) => Told::new(
                 "internal",
@@ -223,6 +217,20 @@ fn infer(error: infer::Error) -> Told {
         }
         infer::Error::CallerSentUnfit(why) => bad("infer.input", why),
         infer::Error::NoSuchReceipt => denied().rule("no such receipt"),
+    }
+}
+
+fn prove(error: prove::Error) -> Told {
+    match error {
+        prove::Error::Unavailable => {
+            let text = "The answer could not be recorded, so none is given.";
+            Told::new(error.code(), StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, text).retry_after(SOON)
+        }
+        prove::Error::CallerSentBadWant => {
+            let text = "`Provenance-Want` must be a dictionary such as `mode=durable, wait=500`; the modes are async, durable, included and witnessed, \
+                        and the wait is 0 to 10000 milliseconds.";
+            bad(error.code(), text)
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::detect::Detector;
 use crate::error::Refusal;
 use crate::event::{Event, Events, Name};
 use crate::infer::{Answer, Inference, Receipts};
-use crate::prove::{Ledger, Receipt, Slot};
+use crate::prove::{Ledger, Receipt, Slot, Want};
 use crate::record::{Answered, Recorder};
 use crate::trail::{Stop, Trail, Verdict, Who};
 use crate::wire::dialect::{self, Dialect};
@@ -84,6 +84,8 @@ impl House {
     /// The nine stops. Each takes what the one before it made, so that none can be left out.
     async fn walk(&self, policy: &Snapshot, peer: Peer, walk: &mut Walk) -> Result<(Answer, Slot), Refusal> {
         let arrived = peer.arrived();
+        // Read before the head is stripped of it; whether it is any good is told to those alone who may ask for an answer.
+        let want = Want::of_request(peer.headers(), peer.deadline());
 
         let caller = policy.authenticator.authenticate(peer, arrived);
         let caller = walk.past(Stop::Authenticate, caller, Refusal::Authenticate)?;
@@ -110,7 +112,7 @@ impl House {
         let cleared = self.detector.weigh(input, &terms.detect, &mut walk.trail, &self.events, arrived);
         let cleared = walk.past(Stop::Detect, cleared, Refusal::Detect)?;
 
-        let slot = self.ledger.reserve(&terms.prove).map_err(Refusal::Prove)?;
+        let slot = want.and_then(|want| self.ledger.reserve(&terms.prove, want)).map_err(Refusal::Prove)?;
         let answer = self.inference.answer(cleared, &terms.infer, self, &mut walk.trail).await;
         let mut answer = walk.past(Stop::Infer, answer, Refusal::Infer)?;
         answer.extend_headers(standing);

@@ -52,8 +52,8 @@ impl Config {
     }
 }
 
-/// When an answer is released.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+/// When an answer is released: each mode waits for what the one before it waits for, and more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Its entry is in the write-ahead file.
@@ -65,6 +65,27 @@ pub enum Mode {
     Included,
     /// A quorum of witnesses has cosigned the checkpoint.
     Witnessed,
+}
+
+impl Mode {
+    /// Every mode, the one that waits least first.
+    pub(super) const ALL: [Self; 4] = [Self::Async, Self::Durable, Self::Included, Self::Witnessed];
+
+    /// The word for it in policies and in `Provenance-Want`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Async => "async",
+            Self::Durable => "durable",
+            Self::Included => "included",
+            Self::Witnessed => "witnessed",
+        }
+    }
+
+    /// The mode of this word.
+    pub(super) fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.as_str() == word)
+    }
 }
 
 /// What becomes of an answer that the log cannot take.
@@ -83,7 +104,7 @@ pub enum OnFailure {
 #[serde(deny_unknown_fields, default)]
 pub struct TermsConfig {
     /// When an answer is released; `async` unless given.
-    pub mode: Option<Spanned<Mode>>,
+    pub mode: Mode,
     /// What becomes of an answer that the log cannot take; `refuse` unless given.
     pub on_failure: OnFailure,
 }
@@ -91,27 +112,16 @@ pub struct TermsConfig {
 /// The terms under which a model's answers are proved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
-    /// Whether an answer waits until its entry is synced.
-    pub(super) durable: bool,
+    /// How far an answer's entry must come before the answer is released. A caller may ask for more ([`super::Want`]), never for less.
+    pub(super) mode: Mode,
     pub(super) on_failure: OnFailure,
 }
 
 impl Terms {
     /// The terms that a model's file asks for.
-    ///
-    /// # Errors
-    /// For a mode that needs the transparency log.
-    pub fn resolve(config: &TermsConfig) -> Result<Self, Mistake> {
-        let mode = config.mode.as_ref().map(|mode| (*mode.get_ref(), mode.span()));
-        let durable = match mode {
-            Some((Mode::Included | Mode::Witnessed, at)) => {
-                let what = "this mode needs the transparency log, which this version does not have yet; use \"async\" or \"durable\"";
-                return Err(Mistake::at(at, what));
-            }
-            Some((Mode::Durable, _)) => true,
-            Some((Mode::Async, _)) | None => false,
-        };
-        Ok(Self { durable, on_failure: config.on_failure })
+    #[must_use]
+    pub fn resolve(config: &TermsConfig) -> Self {
+        Self { mode: config.mode, on_failure: config.on_failure }
     }
 }
 
@@ -119,19 +129,26 @@ impl Terms {
 mod tests {
     use super::*;
 
-    fn terms(text: &str) -> Result<Terms, Option<std::ops::Range<usize>>> {
-        let config: TermsConfig = toml::from_str(text).map_err(|_| None)?;
-        Terms::resolve(&config).map_err(|mistake| mistake.span)
+    fn terms(text: &str) -> Result<Terms, toml::de::Error> {
+        let config: TermsConfig = toml::from_str(text)?;
+        Ok(Terms::resolve(&config))
     }
 
     #[test]
     fn terms_read_as_written() {
-        assert_eq!(terms(""), Ok(Terms { durable: false, on_failure: OnFailure::Refuse }));
-        assert_eq!(terms("mode = \"durable\"\non_failure = \"serve\""), Ok(Terms { durable: true, on_failure: OnFailure::Serve }));
-        assert_eq!(terms("mode = \"witnessed\""), Err(Some(7..18)));
-        assert_eq!(terms("mode = \"included\""), Err(Some(7..17)));
-        assert_eq!(terms("mode = \"never\""), Err(None));
-        assert_eq!(terms("modus = \"async\""), Err(None));
+        assert_eq!(terms(""), Ok(Terms { mode: Mode::Async, on_failure: OnFailure::Refuse }));
+        assert_eq!(terms("mode = \"durable\"\non_failure = \"serve\""), Ok(Terms { mode: Mode::Durable, on_failure: OnFailure::Serve }));
+        for mode in Mode::ALL {
+            assert_eq!(terms(&format!("mode = \"{}\"", mode.as_str())).unwrap().mode, mode);
+            assert_eq!(Mode::of(mode.as_str()), Some(mode));
+        }
+        assert!(terms("mode = \"never\"").is_err());
+        assert!(terms("modus = \"async\"").is_err());
+    }
+
+    #[test]
+    fn each_mode_waits_for_more_than_the_one_before_it() {
+        assert!(Mode::ALL.is_sorted_by(|one, other| one < other));
     }
 
     #[test]

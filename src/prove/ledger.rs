@@ -22,13 +22,15 @@ use super::found::{Found, Included};
 use super::ids::Ids;
 use super::key::{Exposed, Key, KeyError, Vkey};
 use super::lock::LockFile;
-use super::log::{self, Fatal, OnFatal, Poisoned, Recovered, SEGMENT, Until, Wait, Wal};
+use super::log::{self, Fatal, OnFatal, Poisoned, Recovered, SEGMENT, Until, Wal};
 use super::publisher::{self, CHECKPOINT, Desk, Publisher};
 use super::receipt::{CONTENT_DIGEST, Receipt, STATEMENT, State, content_digest, media_type, receipt_header, statement_header};
 use super::refusals::Refusals;
+use super::release::Appended;
 use super::statement::{Build, Counts, Kind, Sent, Signer, Statement, id_of};
 use super::stream::Proving;
 use super::tree::{Files, NEW, Tree, TreeError};
+use super::want::Want;
 use crate::clock::Moment;
 use crate::digest::Digest;
 use crate::event::{Event, Events, Name};
@@ -120,6 +122,19 @@ impl std::error::Error for OpenError {}
 pub enum Error {
     /// The log cannot take an entry: full, poisoned, or closing. `prove.unavailable`, 503, gRPC 14.
     Unavailable,
+    /// `Provenance-Want` is not what it should be. `prove.want`, 400, gRPC 3.
+    CallerSentBadWant,
+}
+
+impl Error {
+    /// The static code.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Unavailable => "prove.unavailable",
+            Self::CallerSentBadWant => "prove.want",
+        }
+    }
 }
 
 /// An answer that was not released, with its trail for the refusal in its place.
@@ -175,8 +190,8 @@ pub struct Ledger(Arc<Inner>);
 
 pub(super) struct Inner {
     signer: Arc<Signer>,
-    wal: Arc<Wal>,
-    publisher: Publisher,
+    pub(super) wal: Arc<Wal>,
+    pub(super) publisher: Publisher,
     files: Files,
     ids: Arc<Ids>,
     slots: AtomicUsize,
@@ -190,15 +205,16 @@ pub(super) struct Inner {
 
 /// Room in the log for one answer; given back when dropped.
 pub struct Slot {
-    inner: Arc<Inner>,
-    terms: Terms,
+    pub(super) inner: Arc<Inner>,
+    pub(super) terms: Terms,
+    pub(super) want: Want,
     /// Without room there is a gap to count, and nothing to give back.
     room: bool,
 }
 
 impl fmt::Debug for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Slot").field("terms", &self.terms).field("room", &self.room).finish_non_exhaustive()
+        f.debug_struct("Slot").field("terms", &self.terms).field("want", &self.want).field("room", &self.room).finish_non_exhaustive()
     }
 }
 
@@ -211,11 +227,8 @@ impl Drop for Slot {
 }
 
 impl Slot {
-    pub(super) fn terms(&self) -> Terms {
-        self.terms
-    }
-
-    pub(super) fn append(&self, kind: Kind, trail: &Trail, sent: &Sent<'_>, until: Until) -> Result<(Arc<[u8]>, Wait), Poisoned> {
+    /// Signs and appends, and tells what [`Slot::kept`] waits for.
+    pub(super) fn append(&self, kind: Kind, trail: &Trail, sent: &Sent<'_>, until: Until) -> Result<Appended, Poisoned> {
         if self.room { self.inner.append(kind, trail, sent, until) } else { Err(Poisoned) }
     }
 
@@ -322,14 +335,15 @@ impl Ledger {
         self.0.wal.has_room() && self.0.slots.load(Ordering::Relaxed) < ROOM
     }
 
-    /// Room for one answer, taken before the model runs, so that no model runs whose answer could not be proved.
+    /// Room for one answer, taken before the model runs, so that no model runs whose answer could not be proved. What the policy demands and
+    /// what the caller wants meet here.
     ///
     /// # Errors
     /// When there is none and `terms` say to refuse. Where they say to serve, the slot has no room and a gap is counted.
-    pub fn reserve(&self, terms: &Terms) -> Result<Slot, Error> {
+    pub fn reserve(&self, terms: &Terms, want: Want) -> Result<Slot, Error> {
         let inner = self.0.clone();
         let taken = inner.slots.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| (taken < ROOM).then_some(taken + 1));
-        let mut slot = Slot { inner, terms: *terms, room: taken.is_ok() };
+        let mut slot = Slot { inner, terms: *terms, want, room: taken.is_ok() };
         if slot.room && slot.inner.wal.has_room() {
             return Ok(slot);
         }
@@ -344,7 +358,7 @@ impl Ledger {
         }
     }
 
-    /// Proves an answer: signs its statement, appends it, waits as the terms ask, and sets the headers.
+    /// Proves an answer: signs its statement, appends it, waits as the terms and the caller ask, and sets the headers.
     ///
     /// A stream is released at once with `state=open`; it is signed when it ends, breaks or is dropped.
     ///
@@ -376,13 +390,14 @@ impl Ledger {
                 let state = if slot.room { State::Open } else { State::None };
                 if slot.room {
                     receipt_header(&mut headers, trail.id, &self.0.signer.origin, State::Open);
-                    headers.append(TRAILER, HeaderValue::from(CONTENT_DIGEST));
-                    headers.append(TRAILER, HeaderValue::from(STATEMENT));
-                    // What has trailers has no length of its own in HTTP/1.1.
+                    if slot.want.trailers() && trailers.is_none() {
+                        headers.append(TRAILER, HeaderValue::from(CONTENT_DIGEST));
+                        headers.append(TRAILER, HeaderValue::from(STATEMENT));
+                    }
+                    // What has trailers, or a line more than it came with, has no length of its own in HTTP/1.1.
                     headers.remove(CONTENT_LENGTH);
                 }
                 let content = Content { media_type, length: 0, digest: None };
-                let trailers = trailers.unwrap_or_default();
                 let body = Proving::new(body, late.clone(), trail.clone(), status.as_u16(), content.clone(), trailers, slot);
                 return Ok(Receipt { status, headers, body: Body::stream(body), trail, late: Some(late), state, content });
             }
@@ -398,15 +413,14 @@ impl Ledger {
             usage: None,
             events: None,
         };
-        let (until, mut state) = if slot.terms.durable { (Until::Synced, State::Durable) } else { (Until::Written, State::Promised) };
-        let outcome = match slot.append(Kind::Inference, &trail, &sent, until) {
-            Ok((entry, wait)) => wait.done().await.map(|()| entry),
+        let outcome = match slot.append(Kind::Inference, &trail, &sent, Until::Written) {
+            Ok(Appended { seq, entry, wait }) => slot.kept(seq, wait).await.map(|state| (entry, state)),
             Err(poisoned) => Err(poisoned),
         };
         let grpc = trailers.is_some();
         let mut trailers = trailers.unwrap_or_default();
-        match outcome {
-            Ok(entry) => {
+        let state = match outcome {
+            Ok((entry, state)) => {
                 receipt_header(&mut headers, trail.id, &self.0.signer.origin, state);
                 if grpc {
                     statement_header(&mut trailers, &entry, true);
@@ -414,15 +428,16 @@ impl Ledger {
                     content_digest(&mut headers, &digest);
                     statement_header(&mut headers, &entry, false);
                 }
+                state
             }
             Err(Poisoned) if slot.terms.on_failure == OnFailure::Refuse => {
                 return Err(Box::new(NotProved { error: Error::Unavailable, trail }));
             }
             Err(Poisoned) => {
                 slot.gap(&trail);
-                state = State::None;
+                State::None
             }
-        }
+        };
         trail.step(Stop::Prove, Verdict::Passed, None, from, Instant::now());
         let content = Content { media_type, length: bytes.len() as u64, digest: Some(digest) };
         let body = if grpc {
@@ -448,12 +463,13 @@ impl Ledger {
         let second = from.saturating_duration_since(self.0.opened.mono).as_secs();
         let mut state = State::None;
         if granted || self.0.refusals().allow(trail.address, second, code) {
-            let failure = status.is_server_error() || code.starts_with("infer.") || code.starts_with("prove.");
+            let failure = status.is_server_error() || code.starts_with("infer.") || code == Error::Unavailable.code();
             let kind = if failure { Kind::Error } else { Kind::Deny };
             let (length, media_type) = (content.length, content.media_type.as_deref());
-            let sent = Sent { status: status.as_u16(), media_type, length, digest, complete: true, code: Some(code), usage: None, events: None };
+            let sent =
+                Sent { status: status.as_u16(), media_type, length, digest, complete: true, code: Some(code), usage: None, events: None };
             let appended = self.0.append(kind, &trail, &sent, Until::Written).ok();
-            if let Some((entry, wait)) = appended
+            if let Some(Appended { entry, wait, .. }) = appended
                 && (wait.is_over() || matches!(tokio::time::timeout(REFUSAL_PATIENCE, wait.done()).await, Ok(Ok(()))))
             {
                 state = State::Promised;
@@ -578,11 +594,11 @@ impl Inner {
         None
     }
 
-    fn append(&self, kind: Kind, trail: &Trail, sent: &Sent<'_>, until: Until) -> Result<(Arc<[u8]>, Wait), Poisoned> {
+    fn append(&self, kind: Kind, trail: &Trail, sent: &Sent<'_>, until: Until) -> Result<Appended, Poisoned> {
         // The monotonic clock since the arrival, so that the end is never before the beginning.
         let t1 = trail.arrived.after(trail.arrived.mono.elapsed()).unix_nanos();
-        let (_, entry, wait) = self.wal.append(until, |seq| self.signer.answer(kind, seq, t1, trail, sent))?;
-        Ok((entry, wait))
+        let (seq, entry, wait) = self.wal.append(until, |seq| self.signer.answer(kind, seq, t1, trail, sent))?;
+        Ok(Appended { seq, entry, wait })
     }
 
     fn heartbeat(&self, counts: Counts) -> Result<(), Poisoned> {

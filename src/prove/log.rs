@@ -398,6 +398,11 @@ impl Wal {
         Ok(())
     }
 
+    /// A wait for an entry that was laid ready before.
+    pub(super) fn wait(&self, seq: u64, until: Until) -> Result<Wait, Poisoned> {
+        self.shared.wait(held(&self.shared.state), seq, until)
+    }
+
     /// Skips numbers that may have been given out and lost; only right after opening.
     pub(super) fn skip_to(&self, seq: u64) {
         let mut state = held(&self.shared.state);
@@ -498,7 +503,14 @@ impl Shared {
             state = self.lead(state, LEAD);
         }
         // Taken back: the leader found the disk full.
-        if state.poisoned || (state.taken > seq && state.written <= seq && !state.leading) {
+        if state.taken > seq && state.written <= seq && !state.leading {
+            return Err(Poisoned);
+        }
+        self.wait(state, seq, until)
+    }
+
+    fn wait(&self, mut state: MutexGuard<'_, State>, seq: u64, until: Until) -> Result<Wait, Poisoned> {
+        if state.poisoned {
             return Err(Poisoned);
         }
         let wait = match until {

@@ -152,6 +152,11 @@ pub(super) fn statement_header(headers: &mut HeaderMap, entry: &[u8], grpc: bool
     }
 }
 
+/// The same, for a comment inside the last event of a stream: the statement in base64, with its padding.
+pub(super) fn statement_comment(entry: &[u8]) -> Option<String> {
+    (entry.len() <= MAX_SENT).then(|| format!("{STATEMENT}={}", STANDARD.encode(entry)))
+}
+
 /// A byte sequence of structured fields (RFC 9651 §3.3.5), of whose beginning `before` ends with the colon.
 fn bytes(before: &str, content: &[u8]) -> String {
     let mut text = String::with_capacity(before.len() + content.len().div_ceil(3) * 4 + 1);

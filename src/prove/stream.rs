@@ -1,4 +1,14 @@
 //! The middle one of the three adaptors around a streamed answer: it hashes what passes and signs at the end.
+//!
+//! **How a stream's statement comes to its caller.** From `GET /v1/receipts/{id}`, always. In the trailers, with `Content-Digest`, where the
+//! request said `TE: trailers`; gRPC has its own whatever it said. And where the request had a `Provenance-Want`, in a stream of events, as a
+//! comment line `: provenance-statement=<base64>` that is the first line of the last event's block: directly before `data: [DONE]` (chat,
+//! completions) or before `event:` of `message_stop`, `response.completed`, `response.incomplete` or `response.failed`. It is never a block of
+//! its own, on which clients break, and it is in no digest, length or tree: a caller takes that one line out and hashes the rest. Where nothing
+//! says that it is the last event, as in a stream that was cut, and in streams that are no events there is no such line.
+//!
+//! Only the bytes that end the stream wait for its entry; everything before them passes as it comes. What `wait` of `Provenance-Want` gives up
+//! on is not told in the stream, whose head has long left: the receipt's address tells how far the entry has come.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,12 +23,14 @@ use super::config::OnFailure;
 use super::events::Events;
 use super::ledger::Slot;
 use super::log::{Poisoned, Until};
-use super::receipt::{content_digest, statement_header};
+use super::receipt::{content_digest, statement_comment, statement_header};
+use super::release::Appended;
 use super::statement::{Kind, Sent};
-use crate::digest::Hasher;
+use crate::digest::{Digest, Hasher};
 use crate::trail::{Content, Late, Trail};
 use crate::wire::Body;
 use crate::wire::body::Broken;
+use crate::wire::sse::Splitter;
 
 type Waiting = Pin<Box<dyn Future<Output = Result<(), Poisoned>> + Send>>;
 
@@ -34,20 +46,46 @@ pub(super) struct Proving {
     /// In a stream of events.
     events: Option<Events>,
     sent: u64,
+    /// Whether the protocol is gRPC.
+    grpc: bool,
+    /// Stays empty where the caller takes none.
     trailers: HeaderMap,
     /// Gone once the entry was appended.
     slot: Option<Slot>,
     wait: Option<Waiting>,
     /// The last bytes of a stream that said that it is done.
     last: Option<Bytes>,
+    /// Whether they begin where an event does.
+    last_is_a_block: bool,
 }
 
 impl Proving {
-    pub(super) fn new(inner: Body, late: Late, trail: Arc<Trail>, status: u16, content: Content, trailers: HeaderMap, slot: Slot) -> Self {
-        let (hasher, sent) = (Hasher::new(), 0);
+    pub(super) fn new(
+        inner: Body,
+        late: Late,
+        trail: Arc<Trail>,
+        status: u16,
+        content: Content,
+        trailers: Option<HeaderMap>,
+        slot: Slot,
+    ) -> Self {
         let events = content.media_type.as_deref().is_some_and(|media_type| media_type.eq_ignore_ascii_case("text/event-stream"));
-        let events = events.then(Events::new);
-        Self { inner: Some(inner), late, trail, status, content, hasher, events, sent, trailers, slot: Some(slot), wait: None, last: None }
+        Self {
+            inner: Some(inner),
+            late,
+            trail,
+            status,
+            content,
+            hasher: Hasher::new(),
+            events: events.then(Events::new),
+            sent: 0,
+            grpc: trailers.is_some(),
+            trailers: trailers.unwrap_or_default(),
+            slot: Some(slot),
+            wait: None,
+            last: None,
+            last_is_a_block: false,
+        }
     }
 
     /// Signs and appends, once.
@@ -70,34 +108,29 @@ impl Proving {
             events: self.events.take().map(Events::finish),
         };
         let kind = if complete { Kind::Inference } else { Kind::Aborted };
-        let until = match ended {
-            true if slot.terms().durable => Until::Synced,
-            true => Until::Written,
-            // Nobody is left to wait.
-            false => Until::Ready,
-        };
-        match slot.append(kind, &self.trail, &sent, until) {
-            Ok((entry, wait)) => {
+        // Where it broke off nobody is left to wait.
+        match slot.append(kind, &self.trail, &sent, if ended { Until::Written } else { Until::Ready }) {
+            Ok(Appended { seq, entry, wait }) => {
                 if complete {
-                    content_digest(&mut self.trailers, &digest);
-                    statement_header(&mut self.trailers, &entry, false);
+                    self.deliver(&slot, &entry, &digest);
                 }
+                let over = !ended || wait.is_over() && slot.takes_what_is_written();
                 // The slot stays taken while the entry is waited for.
-                self.wait = (!wait.is_over()).then(|| {
-                    let (kept, trail) = (slot, self.trail.clone());
+                self.wait = (!over).then(|| {
+                    let trail = self.trail.clone();
                     Box::pin(async move {
-                        let outcome = wait.done().await;
+                        let outcome = slot.kept(seq, wait).await.map(drop);
                         if outcome.is_err() {
-                            kept.gap(&trail);
+                            slot.gap(&trail);
                         }
-                        if kept.terms().on_failure == OnFailure::Serve { Ok(()) } else { outcome }
+                        if slot.terms.on_failure == OnFailure::Serve { Ok(()) } else { outcome }
                     }) as Waiting
                 });
                 Ok(())
             }
             Err(Poisoned) => {
                 slot.gap(&self.trail);
-                if ended && slot.terms().on_failure == OnFailure::Refuse {
+                if ended && slot.terms.on_failure == OnFailure::Refuse {
                     Err("the log cannot take the end of this stream".into())
                 } else {
                     Ok(())
@@ -105,6 +138,31 @@ impl Proving {
             }
         }
     }
+
+    /// Puts the statement where this caller finds it.
+    fn deliver(&mut self, slot: &Slot, entry: &[u8], digest: &Digest) {
+        if self.grpc {
+            statement_header(&mut self.trailers, entry, true);
+        } else if slot.want.trailers() {
+            content_digest(&mut self.trailers, digest);
+            statement_header(&mut self.trailers, entry, false);
+        }
+        if slot.want.in_stream()
+            && self.last_is_a_block
+            && let Some(last) = &mut self.last
+            && let Some(with_line) = statement_comment(entry).and_then(|comment| with_comment(last, &comment))
+        {
+            *last = with_line;
+        }
+    }
+}
+
+/// `bytes` with a comment before their first line, if they are one block that has data.
+fn with_comment(bytes: &Bytes, comment: &str) -> Option<Bytes> {
+    let mut splitter = Splitter::new(bytes.len());
+    splitter.push(bytes);
+    let block = splitter.next_block().ok()?.or_else(|| splitter.finish())?;
+    (block.raw() == bytes).then(|| block.with_comment(comment)).flatten()
 }
 
 impl http_body::Body for Proving {
@@ -117,6 +175,7 @@ impl http_body::Body for Proving {
             match ready!(Pin::new(inner).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
+                        this.last_is_a_block = this.events.as_ref().is_some_and(Events::between_blocks);
                         this.hasher.update(&data);
                         if let Some(events) = &mut this.events {
                             events.update(&data);
@@ -171,3 +230,7 @@ impl Drop for Proving {
         let _ = self.finish(false);
     }
 }
+
+#[cfg(test)]
+#[path = "stream/tests.rs"]
+mod tests;

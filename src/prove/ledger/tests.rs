@@ -9,6 +9,7 @@ use serde_json::{Value as Json, json};
 use super::*;
 use crate::event::Reader;
 use crate::prove::Changed;
+use crate::prove::config::Mode;
 use crate::prove::statement::tests::trail;
 use crate::prove::verify::{Select, show, verify_dir, verify_statement};
 use crate::trail::{End, Late, Usage};
@@ -43,35 +44,35 @@ impl House {
     }
 
     /// Everything in the log, as JSON.
-    fn shown(&self) -> Vec<Json> {
+    pub(in crate::prove) fn shown(&self) -> Vec<Json> {
         show(&self.log(), Select::All).unwrap().collect::<io::Result<_>>().unwrap()
     }
 
-    fn kinds(&self) -> Vec<String> {
+    pub(in crate::prove) fn kinds(&self) -> Vec<String> {
         self.shown().iter().map(|view| view["kind"].as_str().unwrap().to_owned()).collect()
     }
 }
 
-fn now() -> Trail {
+pub(in crate::prove) fn now() -> Trail {
     let mut now = trail(Moment::now().unix_seconds());
     now.id = Uuid::now_v7();
     now
 }
 
-fn durable() -> Terms {
-    Terms { durable: true, on_failure: OnFailure::Refuse }
+pub(in crate::prove) fn durable() -> Terms {
+    Terms { mode: Mode::Durable, on_failure: OnFailure::Refuse }
 }
 
 fn serve() -> Terms {
-    Terms { durable: false, on_failure: OnFailure::Serve }
+    Terms { mode: Mode::Async, on_failure: OnFailure::Serve }
 }
 
-fn head() -> HeaderMap {
+pub(in crate::prove) fn head() -> HeaderMap {
     HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"))])
 }
 
 pub(in crate::prove) async fn answer(ledger: &Ledger, terms: &Terms) -> Result<Receipt, Box<NotProved>> {
-    let slot = ledger.reserve(terms).unwrap();
+    let slot = ledger.reserve(terms, Want::default()).unwrap();
     ledger.prove_parts(slot, StatusCode::OK, head(), Payload::Whole("the answer".into()), None, now()).await
 }
 
@@ -97,14 +98,20 @@ impl Drop for Upstream {
     }
 }
 
+/// What a caller says in the head of a request that has ten more seconds.
+pub(in crate::prove) fn want(head: &[(&'static str, &'static str)]) -> Want {
+    let headers = head.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)));
+    Want::of_request(&HeaderMap::from_iter(headers), Instant::now() + Duration::from_secs(10)).unwrap()
+}
+
 async fn stream(house: &House, terms: &Terms, pieces: &[Result<&'static str, &'static str>], complete: bool) -> Receipt {
     let late = Late::default();
     let body = Body::stream(Upstream(Vec::from(pieces).into_iter(), late.clone(), complete));
-    let slot = house.ledger.reserve(terms).unwrap();
+    let slot = house.ledger.reserve(terms, want(&[("te", "trailers")])).unwrap();
     house.ledger.prove_parts(slot, StatusCode::OK, head(), Payload::Stream(body, late), None, now()).await.unwrap()
 }
 
-fn statement_of(headers: &HeaderMap) -> Vec<u8> {
+pub(in crate::prove) fn statement_of(headers: &HeaderMap) -> Vec<u8> {
     let text = headers["provenance-statement"].to_str().unwrap();
     STANDARD.decode(text.strip_prefix(':').unwrap().strip_suffix(':').unwrap()).unwrap()
 }
@@ -202,7 +209,7 @@ async fn durable_answers_say_so_once_they_are_synced() {
 #[tokio::test]
 async fn grpc_answers_carry_the_statement_in_their_trailers() {
     let house = house();
-    let slot = house.ledger.reserve(&Terms::default()).unwrap();
+    let slot = house.ledger.reserve(&Terms::default(), Want::default()).unwrap();
     let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from_static("0"))]);
     let payload = Payload::Whole("message".into());
     let receipt = house.ledger.prove_parts(slot, StatusCode::OK, HeaderMap::new(), payload, Some(trailers), now()).await.unwrap();
@@ -266,35 +273,35 @@ async fn a_stream_that_breaks_or_is_dropped_is_one_aborted_entry_of_its_prefix()
 #[tokio::test]
 async fn there_is_room_for_so_many_and_not_one_more() {
     let house = house();
-    let mut slots: Vec<_> = (0..ROOM).map(|_| house.ledger.reserve(&Terms::default()).unwrap()).collect();
+    let mut slots: Vec<_> = (0..ROOM).map(|_| house.ledger.reserve(&Terms::default(), Want::default()).unwrap()).collect();
     assert!(!house.ledger.has_room());
-    assert_eq!(house.ledger.reserve(&Terms::default()).unwrap_err(), Error::Unavailable);
+    assert_eq!(house.ledger.reserve(&Terms::default(), Want::default()).unwrap_err(), Error::Unavailable);
     // Refusals are not held up by it, and who is to be served is served, without a receipt and counted.
     let refused = house.ledger.refuse(now(), "prove.unavailable", StatusCode::SERVICE_UNAVAILABLE, head(), "{}".into()).await;
     assert_eq!(refused.state(), State::Promised);
-    let slot = house.ledger.reserve(&serve()).unwrap();
+    let slot = house.ledger.reserve(&serve(), Want::default()).unwrap();
     let receipt = house.ledger.prove_parts(slot, StatusCode::OK, head(), Payload::Whole("x".into()), None, now()).await.unwrap();
     assert_eq!((receipt.state(), receipt.id()), (State::None, None));
     assert!(!receipt.headers().contains_key("provenance-receipt"));
     assert_eq!(house.ledger.counters().gaps, 1);
     slots.pop();
-    assert!(house.ledger.reserve(&Terms::default()).is_ok());
+    assert!(house.ledger.reserve(&Terms::default(), Want::default()).is_ok());
 }
 
 #[tokio::test]
 async fn a_poisoned_log_refuses_or_serves_as_the_terms_say() {
     let mut house = house();
     let (early, kind, open) = (
-        house.ledger.reserve(&Terms::default()).unwrap(),
-        house.ledger.reserve(&serve()).unwrap(),
-        house.ledger.reserve(&durable()).unwrap(),
+        house.ledger.reserve(&Terms::default(), Want::default()).unwrap(),
+        house.ledger.reserve(&serve(), Want::default()).unwrap(),
+        house.ledger.reserve(&durable(), Want::default()).unwrap(),
     );
     let late = Late::default();
     let upstream = Body::stream(Upstream(vec![Ok("one")].into_iter(), late.clone(), true));
     let streaming = house.ledger.prove_parts(open, StatusCode::OK, head(), Payload::Stream(upstream, late), None, now()).await.unwrap();
     house.ledger.poison();
     assert!(house.ledger.counters().poisoned);
-    assert_eq!(house.ledger.reserve(&Terms::default()).unwrap_err(), Error::Unavailable);
+    assert_eq!(house.ledger.reserve(&Terms::default(), Want::default()).unwrap_err(), Error::Unavailable);
     let whole = || Payload::Whole("x".into());
     let refused = house.ledger.prove_parts(early, StatusCode::OK, head(), whole(), None, now()).await.unwrap_err();
     assert_eq!(refused.error, Error::Unavailable);
@@ -359,7 +366,7 @@ async fn the_last_bytes_of_a_stream_leave_once_its_entry_is_kept() {
             }
             Some(Ok(Frame::data(Bytes::from_static(piece.as_bytes()))))
         }));
-        let slot = house.ledger.reserve(&terms).unwrap();
+        let slot = house.ledger.reserve(&terms, want(&[("te", "trailers")])).unwrap();
         let body = Body::stream(http_body_util::StreamBody::new(frames));
         let receipt = house.ledger.prove_parts(slot, StatusCode::OK, head(), Payload::Stream(body, late), None, now()).await.unwrap();
         let mut body = receipt.into_parts().2;
@@ -462,7 +469,7 @@ async fn a_change_stands_before_the_answers_that_come_after_it_and_a_log_that_ta
     let which = now().which.unwrap();
     let loaded = Change { changed: Changed::Loaded, which: Some(&which), reason: None, policy: None };
     house.ledger.tell(&loaded);
-    let slot = house.ledger.reserve(&durable()).unwrap();
+    let slot = house.ledger.reserve(&durable(), Want::default()).unwrap();
     house.ledger.prove_parts(slot, StatusCode::OK, HeaderMap::new(), Payload::Whole(Bytes::new()), None, now()).await.unwrap();
     house.ledger.close();
     house.ledger.tell(&loaded);

@@ -1,0 +1,141 @@
+//! What an answer waits for before it is released: the one place that knows what a mode is.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::config::Mode;
+use super::ledger::Slot;
+use super::log::{Poisoned, Until, Wait};
+use super::receipt::State;
+use super::want::Raised;
+
+/// An entry that was signed and laid ready.
+pub(super) struct Appended {
+    /// Its number.
+    pub(super) seq: u64,
+    /// Its bytes.
+    pub(super) entry: Arc<[u8]>,
+    /// Until it is written.
+    pub(super) wait: Wait,
+}
+
+impl Slot {
+    /// Waits for the entry `seq`, which is written when `wait` is over: for as long as it takes where the policy demands it, and for as long
+    /// as the caller said where the caller alone wants it. Tells how far the entry has come, which is at least what the policy demands.
+    ///
+    /// # Errors
+    /// When the log failed before what the policy demands had come. What the caller alone wants fails without an error.
+    pub(super) async fn kept(&self, seq: u64, wait: Wait) -> Result<State, Poisoned> {
+        wait.done().await?;
+        let (policy, mut state) = (self.terms.mode, State::Promised);
+        for mode in between(Mode::Async, policy) {
+            state = self.reached(seq, mode).await?;
+        }
+        let Some(Raised { mode: wanted, wait, deadline }) = self.want.beyond(policy) else { return Ok(state) };
+        let until = (Instant::now() + wait).min(deadline);
+        for mode in between(policy, wanted) {
+            match tokio::time::timeout_at(until.into(), self.reached(seq, mode)).await {
+                Ok(Ok(reached)) => state = reached,
+                Ok(Err(Poisoned)) | Err(_) => break,
+            }
+        }
+        Ok(state)
+    }
+
+    /// Whether there is nothing more to wait for once the entry is written.
+    pub(super) fn takes_what_is_written(&self) -> bool {
+        self.terms.mode == Mode::Async && self.want.beyond(Mode::Async).is_none()
+    }
+
+    /// Waits until the entry has come as far as `mode` says, where the mode before it has come already.
+    async fn reached(&self, seq: u64, mode: Mode) -> Result<State, Poisoned> {
+        match mode {
+            Mode::Async => Ok(State::Promised),
+            // Nothing says more of an entry yet than that it is synced, so that is all that an answer is ever released with.
+            Mode::Durable | Mode::Included | Mode::Witnessed => {
+                self.inner.wal.wait(seq, Until::Synced)?.done().await?;
+                Ok(State::Durable)
+            }
+        }
+    }
+}
+
+/// The modes above `low` up to `high`, in order.
+fn between(low: Mode, high: Mode) -> impl Iterator<Item = Mode> {
+    Mode::ALL.into_iter().filter(move |mode| *mode > low && *mode <= high)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use http::StatusCode;
+
+    use super::*;
+    use crate::digest::Digest;
+    use crate::infer::Payload;
+    use crate::prove::config::{OnFailure, Terms};
+    use crate::prove::ledger::tests::{House, durable, head, house, now, want};
+    use crate::prove::statement::{Kind, Sent};
+    use crate::prove::{Receipt, Want};
+
+    async fn answer(house: &House, terms: &Terms, want: Want) -> Receipt {
+        let slot = house.ledger.reserve(terms, want).unwrap();
+        house.ledger.prove_parts(slot, StatusCode::OK, head(), Payload::Whole("the answer".into()), None, now()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_caller_raises_the_mode_of_its_answer() {
+        let house = house();
+        for mode in ["mode=durable", "mode=included, wait=10000", "mode=witnessed, wait=5000"] {
+            let receipt = answer(&house, &Terms::default(), want(&[("provenance-want", mode)])).await;
+            assert_eq!(receipt.state(), State::Durable, "{mode}");
+            assert!(receipt.headers()["provenance-receipt"].to_str().unwrap().contains("state=durable"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_caller_does_not_lower_the_mode_of_its_answer() {
+        let house = house();
+        for mode in ["mode=async", "mode=async, wait=0", "mode=durable, wait=0", "mode=witnessed, wait=0", "wait=0"] {
+            let receipt = answer(&house, &durable(), want(&[("provenance-want", mode)])).await;
+            assert_eq!(receipt.state(), State::Durable, "{mode}");
+        }
+        let terms = Terms { mode: Mode::Witnessed, ..durable() };
+        assert_eq!(answer(&house, &terms, Want::default()).await.state(), State::Durable);
+    }
+
+    #[tokio::test]
+    async fn where_the_wait_runs_out_the_answer_leaves_with_what_was_reached() {
+        let house = house();
+        let head = [("provenance-want".parse().unwrap(), "mode=durable".parse().unwrap())];
+        let late = Want::of_request(&head.into_iter().collect(), Instant::now() - Duration::from_secs(1)).unwrap();
+        for want in [want(&[("provenance-want", "mode=durable, wait=0")]), late] {
+            let mut promised = 0;
+            for _ in 0..20 {
+                let (from, receipt) = (Instant::now(), answer(&house, &Terms::default(), want).await);
+                assert!(from.elapsed() < Duration::from_secs(5), "neither for the bound of all waits nor past the request's own deadline");
+                promised += u32::from(receipt.state() == State::Promised);
+                assert!(matches!(receipt.state(), State::Promised | State::Durable), "{:?}", receipt.state());
+            }
+            // A sync that happens to end in just that moment is possible, and not twenty of them.
+            assert!(promised > 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_log_that_fails_while_the_caller_alone_waits_still_answers() {
+        for (mode, kept) in [(Mode::Async, Ok(State::Promised)), (Mode::Durable, Err(Poisoned))] {
+            let house = house();
+            let terms = Terms { mode, on_failure: OnFailure::Refuse };
+            let slot = house.ledger.reserve(&terms, want(&[("provenance-want", "mode=witnessed")])).unwrap();
+            let digest = Digest::of(&Bytes::new());
+            let sent = Sent { status: 200, media_type: None, length: 0, digest, complete: true, code: None, usage: None, events: None };
+            let Appended { seq, wait, .. } = slot.append(Kind::Inference, &now(), &sent, Until::Written).unwrap();
+            assert!(wait.is_over(), "one alone is written at once");
+            house.ledger.poison();
+            assert_eq!(slot.kept(seq, wait).await, kept);
+        }
+    }
+}
