@@ -6,7 +6,7 @@ VENV ?= .venv
 DATA := $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/portcullis
 MINILM_ONNX := $(DATA)/all-minilm-l6-v2-onnx/model.onnx
 
-.PHONY: demo test build runtime minilm minilm-onnx venv bench peers
+.PHONY: demo test build runtime minilm minilm-onnx venv node bench peers
 
 build:
 	$(CARGO) build --release --locked
@@ -38,8 +38,15 @@ $(VENV)/.ready: tests/clients/requirements.txt tests/clients/constraints.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/clients/requirements.txt
 	touch $@
 
+# The same for Node.js (20 or newer), held to the hashes of the lock file.
+NODE_CLIENTS := tests/clients/node
+node: $(NODE_CLIENTS)/node_modules/.ready
+$(NODE_CLIENTS)/node_modules/.ready: $(NODE_CLIENTS)/package.json $(NODE_CLIENTS)/package-lock.json
+	npm ci --prefix $(NODE_CLIENTS) --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
+
 # One profile for what is shipped and what is tested: dependencies are compiled once.
-test: runtime minilm-onnx venv build
+test: runtime minilm-onnx venv node build
 	$(CARGO) test --release --locked
 	$(VENV)/bin/pytest -q tests/clients
 

@@ -113,7 +113,9 @@ mod tests {
 
     fn head(name: &'static str, lines: &[&str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        lines.iter().for_each(|line| drop(headers.append(name, HeaderValue::from_str(line).unwrap())));
+        for line in lines {
+            headers.append(name, HeaderValue::from_str(line).unwrap());
+        }
         headers
     }
 

@@ -58,3 +58,40 @@ def verify(headers, body, folder):
     assert claims[2] == f"urn:portcullis:r:{receipt['id']}"
     assert payload[8][3] == len(body)
     return receipt, payload, statement
+
+
+COMMENT = b": provenance-statement="
+
+
+def blocks(stream):
+    """The blocks of a stream of events, each with its blank line; what no blank line ends is the last."""
+    end = rb"(?:\r\n|\n|\r)"
+    found = re.findall(rb"(?:[^\r\n]+" + end + rb")*" + end + rb"|[\s\S]+", stream)
+    assert b"".join(found) == stream
+    return found
+
+
+def root(leaves):
+    """The Merkle tree hash of RFC 6962 §2.1."""
+    if len(leaves) < 2:
+        return hashlib.sha256(b"\0" + leaves[0] if leaves else b"").digest()
+    k = 1 << (len(leaves) - 1).bit_length() - 1
+    return hashlib.sha256(b"\1" + root(leaves[:k]) + root(leaves[k:])).digest()
+
+
+def taken_out(stream):
+    """The statement that is the first line of a stream's last event, and the stream without that line."""
+    *before, last = blocks(stream)
+    assert all(COMMENT not in block for block in before) and last.startswith(COMMENT), last
+    line, rest = re.fullmatch(rb"([^\r\n]+)(?:\r\n|\n|\r)([\s\S]+)", last).groups()
+    assert COMMENT not in rest and re.match(rb"(data|event)", rest), "clients break on a block of nothing but comments"
+    return base64.b64decode(line.removeprefix(COMMENT), validate=True), b"".join(before) + rest
+
+
+def verify_stream(statement, stream, folder):
+    """Verifies the statement of a stream of events, of which `stream` is all that came but the line of the statement."""
+    claims, payload = open_statement(statement, keys(folder))
+    told, leaves = payload[8], blocks(stream)
+    assert (told[3], told[6]) == (len(stream), len(stream))
+    assert (told[8], told[9]) == (len(leaves), root(leaves))
+    return claims, payload

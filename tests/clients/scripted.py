@@ -73,8 +73,13 @@ class Scripted:
         answer = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await answer.prepare(request)
 
+        # Events may end their lines in three ways, and comments may stand between them.
+        end = {"crlf": b"\r\n", "cr": b"\r"}.get(script, b"\n")
+
         async def say(document):
-            await answer.write(b"data: " + json.dumps(document).encode() + b"\n\n")
+            await answer.write(b"data: " + json.dumps(document).encode() + 2 * end)
+            if script in ("crlf", "cr"):
+                await answer.write(b": ping" + 2 * end)
 
         def chunk(text, **more):
             choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
@@ -99,7 +104,7 @@ class Scripted:
                 await say(chunk(" and on"))
             if (asked.get("stream_options") or {}).get("include_usage") or script == "usage-unasked":
                 await say(chunk("", **null) | {"choices": [], "usage": usage})
-            await answer.write(b"data: [DONE]\n\n")
+            await answer.write(b"data: [DONE]" + 2 * end)
             await answer.write_eof()
         except (asyncio.CancelledError, ConnectionError):
             self.left.set()

@@ -180,6 +180,9 @@ def test_grpc_metadata_carries_the_receipt_and_the_statement(gate):
     trailers = dict(call.trailing_metadata())
     claims, payload = open_statement(trailers["provenance-statement-bin"], keys(gate.log))
     assert claims[2] == f"urn:portcullis:r:{receipt['id']}" and payload[9][1] == "digits"
+    assert receipt["state"] == "promised"
+    _, call = stub.ModelInfer.with_call(given, metadata=(*who, ("provenance-want", "mode=durable")), timeout=10)
+    assert parts(dict(call.initial_metadata())["provenance-receipt"])["state"] == "durable"
 
     given.model_name = "no-such"
 
@@ -199,6 +202,13 @@ def test_grpc_metadata_carries_the_receipt_and_the_statement(gate):
         stub.ModelStatistics(service_pb2.ModelStatisticsRequest(name="digits"), metadata=who, timeout=10)
     assert caught.value.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND)
     channel.close()
+
+
+def test_a_want_that_is_none_is_refused(triton):
+    with pytest.raises(InferenceServerException) as caught:
+        infer(triton, triton.input(DIGITS[:1]), headers=triton.headers | {"provenance-want": "mode=never"})
+    assert triton.refused(caught.value, 400, "INVALID_ARGUMENT"), caught.value
+    assert "Provenance-Want" in caught.value.message()
 
 
 def test_grpc_asynchronously_many_at_once(gate):

@@ -173,10 +173,10 @@ const MISTAKES: &[Mistake] = &[
         words: &["app"],
     },
     Mistake {
-        what: "a mode that this version does not have",
-        breaks: |folder| append(folder, "models/chat.toml", "[prove]\nmode = \"included\"\n"),
+        what: "a mode of proving that there is not",
+        breaks: |folder| append(folder, "models/chat.toml", "[prove]\nmode = \"sometimes\"\n"),
         at: "models/chat.toml:8:8:",
-        words: &["durable"],
+        words: &["durable", "witnessed"],
     },
     Mistake {
         what: "an unknown mode",
@@ -267,13 +267,13 @@ fn every_mistake_is_told_with_its_place_and_stops_the_start() {
 #[test]
 fn all_mistakes_are_told_at_once() {
     let folder = good();
-    append(&folder, "models/chat.toml", "[budget.default]\nin_flight = 0\n[prove]\nmode = \"witnessed\"\n");
+    append(&folder, "models/chat.toml", "[budget.default]\nin_flight = 0\n[check]\nschema = \"../schemas/none.json\"\n");
     append(&folder, "access.cedar", "permit (principal, action, resource) when { resource.colour };\n");
     append(&folder, "gateway.toml", "[telemetry]\n");
     let output = folder.run(&["check", "policies"]);
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(told.contains("4 mistake(s)"), "{told}");
-    for file in ["models/chat.toml:8:13:", "models/chat.toml:10:8:", "access.cedar:4:45:", "gateway.toml:20:2:"] {
+    for file in ["models/chat.toml:8:13:", "models/chat.toml:10:10:", "access.cedar:4:45:", "gateway.toml:20:2:"] {
         assert!(told.contains(file), "{file}: {told}");
     }
 }

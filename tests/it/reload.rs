@@ -273,7 +273,9 @@ async fn a_stream_outlives_the_policy_it_began_under() {
     folder.upstream("chat", "openai", &upstream, "", "");
     let gateway = folder.serve().await;
     let mut client = gateway.h2().await;
-    let held = client.open(post_stream()).await.unwrap();
+    let mut asks = post_stream();
+    asks.headers_mut().insert("te", http::HeaderValue::from_static("trailers"));
+    let held = client.open(asks).await.unwrap();
     let writer = begun.recv().await.unwrap();
     folder.write("access.cedar", folder.read("access.cedar") + NOBODY);
     folder.write("models/chat.toml", folder.read("models/chat.toml") + "# another file\n");

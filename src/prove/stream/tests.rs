@@ -22,7 +22,7 @@ const CHAT: [&str; 3] = ["data: {\"a\":1}\n\n", ": ping\n\n", "data: [DONE]\n\n"
 /// A stream of these pieces that, where it is whole, tells its end before its last piece leaves, as language streams do.
 async fn stream(house: &House, terms: &Terms, want: Want, media_type: &'static str, pieces: &[&'static str], whole: bool) -> Receipt {
     let late = Late::default();
-    let (telling, mut left) = (late.clone(), pieces.to_vec().into_iter());
+    let (telling, mut left) = (late.clone(), Vec::from(pieces).into_iter());
     let frames = std::iter::from_fn(move || match left.next() {
         Some(piece) => {
             if whole && left.len() == 0 {
