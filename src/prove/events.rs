@@ -4,6 +4,9 @@
 //! A leaf is `SHA-256(0x00 ‖ block)`, a node `SHA-256(0x01 ‖ left ‖ right)`. A block is the exact bytes of its lines, their ends, and the
 //! blank line that ends it (WHATWG HTML §9.2.6: `\n`, `\r\n`, `\r`). So a block of comments is a leaf, a blank line too many is a leaf, and
 //! what no blank line ended, where a stream was cut, is the last leaf. The tree of no events is `SHA-256("")`.
+//!
+//! The root is no commitment under a salt: whoever holds all of a stream recognises it in the log, for as long as the log is kept. What stands
+//! against guessing is what the stream holds itself, such as the id that model servers draw for each answer and write into its events.
 
 use crate::digest::{Digest, Hasher};
 use crate::wire::sse::Ends;
