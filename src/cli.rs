@@ -9,9 +9,7 @@ use crate::clock::Moment;
 use crate::config::{self, Engines, Made};
 use crate::infer::model::worker::probe::{self, Attempt, Fate, Place};
 use crate::infer::model::{self, Isolation};
-use crate::prove::key::Vkey;
-use crate::prove::verify::{self, Select};
-use crate::{authorize, demo, keys, models, serve};
+use crate::{authorize, demo, keys, logs, models, serve};
 
 /// A hardened gateway for inference.
 #[derive(Debug, Parser)]
@@ -64,7 +62,7 @@ enum Verb {
     },
     /// The provenance log, offline.
     #[command(subcommand)]
-    Log(LogVerb),
+    Log(logs::Verb),
     /// Ask a running gateway whether it is ready; for health checks of images without a shell.
     #[command(after_help = "Example:\n  portcullis health 127.0.0.1:9443")]
     Health {
@@ -88,30 +86,6 @@ pub struct DemoArgs {
     pub json: bool,
 }
 
-#[derive(Debug, Subcommand)]
-enum LogVerb {
-    /// Verify every entry of a log folder.
-    #[command(after_help = "Example:\n  portcullis log verify data/log --key \"$(sed -n 1p data/log/keys.vkey)\"")]
-    Verify {
-        /// The log's folder.
-        dir: PathBuf,
-        /// A key to trust, as a line of `keys.vkey`; without one the log's own are used, which shows integrity only.
-        #[arg(long = "key", value_name = "VKEY")]
-        keys: Vec<String>,
-        /// One line of JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show entries, one line of JSON each.
-    #[command(after_help = "Example:\n  portcullis log show data/log 0192f5c4-7a5b-7cc0-8000-5f6b7f1d2a11")]
-    Show {
-        /// The log's folder.
-        dir: PathBuf,
-        /// A receipt's id or an entry's number; all entries without one.
-        which: Option<String>,
-    },
-}
-
 /// Runs the command line of this process.
 #[must_use]
 pub fn run() -> ExitCode {
@@ -131,8 +105,7 @@ pub fn run() -> ExitCode {
         Verb::Key(verb) => keys::run(verb),
         Verb::Model(verb) => models::run(verb),
         Verb::Walls { isolation, json } => walls(isolation, json),
-        Verb::Log(LogVerb::Verify { dir, keys, json }) => log_verify(&dir, &keys, json),
-        Verb::Log(LogVerb::Show { dir, which }) => log_show(&dir, which.as_deref()),
+        Verb::Log(verb) => logs::run(verb),
         Verb::Health { admin } => health(admin),
     };
     match done {
@@ -230,46 +203,4 @@ fn walls(isolation: Isolation, json: bool) -> Result<(), No> {
         );
     }
     if ok { Ok(()) } else { Err(No(Vec::new())) }
-}
-
-fn log_verify(dir: &Path, keys: &[String], json: bool) -> Result<(), No> {
-    let keys: Result<Vec<Vkey>, No> = keys.iter().map(|key| key.parse().map_err(No::because)).collect();
-    let keys = keys?;
-    let report =
-        verify::verify_dir(dir, (!keys.is_empty()).then_some(&keys)).map_err(|error| No::because(format!("{}: {error}", dir.display())))?;
-    if json {
-        println!(
-            "{}",
-            serde_json::json!({
-                "ok": report.ok, "entries": report.entries, "kinds": report.kinds, "last_seq": report.last_seq,
-                "integrity_only": report.integrity_only, "problems": report.problems
-            })
-        );
-    } else {
-        println!("{}", report.summary());
-    }
-    if report.ok { Ok(()) } else { Err(No(Vec::new())) }
-}
-
-fn log_show(dir: &Path, which: Option<&str>) -> Result<(), No> {
-    use std::io::Write;
-    let told = |error: std::io::Error| No::because(format!("{}: {error}", dir.display()));
-    let select = match which {
-        None => Select::All,
-        Some(text) => match (text.parse(), text.parse()) {
-            (Ok(id), _) => Select::Id(id),
-            (_, Ok(seq)) => Select::Seq(seq),
-            _ => return Err(No::because(format!("{text:?} is neither a receipt's id nor an entry's number"))),
-        },
-    };
-    let mut shown = 0;
-    let mut out = std::io::stdout().lock();
-    for entry in verify::show(dir, select).map_err(told)? {
-        shown += 1;
-        // A reader that has seen enough closes the pipe, which is not a failure.
-        if writeln!(out, "{}", entry.map_err(told)?).is_err() {
-            return Ok(());
-        }
-    }
-    if shown == 0 && which.is_some() { Err(No::because("no such entry")) } else { Ok(()) }
 }
