@@ -55,6 +55,32 @@ pub fn rfc3339(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z", second / 3_600, second / 60 % 60, second % 60, since.subsec_millis())
 }
 
+/// The point in time that `written` names, to the nanosecond; none if it has no date, no time, no offset, or lies before 1970.
+#[must_use]
+pub fn instant(written: &toml::value::Datetime) -> Option<SystemTime> {
+    let (date, time, offset) = (written.date?, written.time?, written.offset?);
+    let minutes = match offset {
+        toml::value::Offset::Z => 0,
+        toml::value::Offset::Custom { minutes } => i64::from(minutes),
+    };
+    // Howard Hinnant's days_from_civil.
+    let (month, day) = (i64::from(date.month), i64::from(date.day));
+    let year = i64::from(date.year) - i64::from(month <= 2);
+    let era = year.div_euclid(400);
+    let of_era = year.rem_euclid(400);
+    let of_year = (153 * (month + if month > 2 { -3 } else { 9 }) + 2) / 5 + day - 1;
+    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
+    let seconds =
+        days * 86_400 + i64::from(time.hour) * 3_600 + i64::from(time.minute) * 60 + i64::from(time.second.unwrap_or(0)) - minutes * 60;
+    UNIX_EPOCH.checked_add(Duration::new(u64::try_from(seconds).ok()?, time.nanosecond.unwrap_or(0)))
+}
+
+/// The point in time that a text of RFC 3339 names; none of anything else, and of what lies before 1970.
+#[must_use]
+pub fn from_rfc3339(text: &str) -> Option<SystemTime> {
+    instant(&text.parse().ok()?)
+}
+
 /// The month in UTC, as YYYYMM.
 #[must_use]
 pub fn month(time: SystemTime) -> u32 {
@@ -89,5 +115,28 @@ mod tests {
             [0, 951_782_400, 1_795_219_199].map(|second| month(UNIX_EPOCH + Duration::from_secs(second))),
             [197_001, 200_002, 202_611]
         );
+    }
+    #[test]
+    fn a_time_that_was_written_is_read_again_and_anything_else_is_not() {
+        for millis in [0, 951_782_400_123, 1_795_219_199_000, 1_709_164_800_001, 4_102_444_800_999] {
+            let time = UNIX_EPOCH + Duration::from_millis(millis);
+            assert_eq!(from_rfc3339(&rfc3339(time)), Some(time), "{}", rfc3339(time));
+        }
+        let noon = UNIX_EPOCH + Duration::from_secs(1_795_176_000);
+        assert_eq!(from_rfc3339("2026-11-20T12:00:00Z"), Some(noon));
+        assert_eq!(from_rfc3339("2026-11-20T14:30:00+02:30"), Some(noon));
+        assert_eq!(from_rfc3339("2026-11-20t04:00:00.5-08:00"), Some(noon + Duration::from_millis(500)));
+        for wrong in [
+            "",
+            "2026-11-20",
+            "12:00:00Z",
+            "2026-11-20T12:00:00",
+            "2026-02-30T00:00:00Z",
+            "1969-12-31T23:59:59Z",
+            "1970-01-01T00:00:00+00:01",
+            "yesterday",
+        ] {
+            assert!(from_rfc3339(wrong).is_none(), "{wrong}");
+        }
     }
 }

@@ -131,7 +131,7 @@ impl Keys {
             config::once(&mut ids, id, key.id.span(), "this id", mistakes);
             config::names(&key.id.span(), &key.tenant, &key.tier, &key.roles, mistakes);
             let expires = key.expires.as_ref().and_then(|expires| {
-                let at = config::instant(expires.get_ref());
+                let at = crate::clock::instant(expires.get_ref());
                 match at {
                     None => {
                         mistakes.push(tell(expires.span(), "expires must be a date and time with an offset, such as 2027-01-01T00:00:00Z"))

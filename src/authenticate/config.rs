@@ -1,11 +1,11 @@
 //! `callers.toml`, as it is written.
 
 use std::collections::HashMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
-use toml::value::{Datetime, Offset};
+use toml::value::Datetime;
 
 use crate::mistake::Mistake;
 use crate::unit;
@@ -167,29 +167,10 @@ pub(super) fn once<'a>(
     }
 }
 
-/// The point in time that `written` names; none if it has no date, no time, no offset, or lies before 1970.
-#[must_use]
-pub(super) fn instant(written: &Datetime) -> Option<SystemTime> {
-    let (date, time, offset) = (written.date?, written.time?, written.offset?);
-    let minutes = match offset {
-        Offset::Z => 0,
-        Offset::Custom { minutes } => i64::from(minutes),
-    };
-    // Howard Hinnant's days_from_civil.
-    let (month, day) = (i64::from(date.month), i64::from(date.day));
-    let year = i64::from(date.year) - i64::from(month <= 2);
-    let era = year.div_euclid(400);
-    let of_era = year.rem_euclid(400);
-    let of_year = (153 * (month + if month > 2 { -3 } else { 9 }) + 2) / 5 + day - 1;
-    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
-    let seconds =
-        days * 86_400 + i64::from(time.hour) * 3_600 + i64::from(time.minute) * 60 + i64::from(time.second.unwrap_or(0)) - minutes * 60;
-    UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::instant;
 
     #[test]
     fn expiry_is_read_with_its_offset() {
