@@ -1,91 +1,219 @@
-//! The entries of a log that nobody need have open, in order: from its bundles, and from the write-ahead file what these do not have yet.
+//! The entries of a log with their indices, oldest first: the one place from which commands read them. Nothing is verified but the
+//! checksums of records.
+//!
+//! They lie in bundles and, from where those end or before, in the write-ahead file. What was pruned at the beginning is left out. A copy
+//! of the tiles without a write-ahead file is read up to its checkpoint.
 
-use std::fs;
+use std::collections::VecDeque;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::publisher::CHECKPOINT;
-use super::segment::{First, HEADER, Record, numbers, path_of};
+use super::segment::{FRAME, First, HEADER, Record, numbers, path_of};
 use super::tree::Files;
-use crate::tlog::tile::{self, Tile, WIDTH};
+use crate::tlog::tile::{self, MAX_ENTRY, Tile, WIDTH};
 use crate::tlog::{Checkpoint, Note};
 
-/// The entries of the log in `directory` with their indices, oldest first. One bundle or one segment at a time is in memory.
-///
-/// Bundles that were pruned are left out. A copy of the tiles without a write-ahead file is read up to its checkpoint.
-///
-/// # Errors
-/// When the folder cannot be read.
-pub fn entries(directory: &Path) -> io::Result<Entries> {
-    let segments = numbers(directory)?;
-    let in_tiles = match segments.first() {
-        Some(first) => {
-            let path = path_of(directory, *first);
-            let head = fs::File::open(&path).and_then(|file| {
-                let mut head = Vec::new();
-                io::Read::read_to_end(&mut io::Read::take(file, HEADER as u64), &mut head)?;
-                Ok(head)
-            })?;
-            First::read(&head).ok_or_else(|| io::Error::other(format!("{}: the header is damaged", path.display())))?.index
-        }
-        None => checkpoint(directory)?.map_or(0, |checkpoint| checkpoint.size),
-    };
-    let whole = if segments.is_empty() { in_tiles } else { u64::MAX };
-    let files = Files::of(directory);
-    // What was pruned is a beginning of whole bundles.
-    let mut number = 0;
-    while number * WIDTH < in_tiles && Tile::of(None, number, whole).is_some_and(|bundle| !files.path(bundle).exists()) {
-        number += 1;
-    }
-    let segments = segments.into_iter();
-    Ok(Entries { directory: directory.into(), files, next: number * WIDTH, in_tiles, whole, segments, ready: Vec::new().into_iter() })
-}
+/// How many bytes one read takes.
+const PIECE: usize = 256 << 10;
 
-/// The newest checkpoint in `directory`, of which no signature is checked; none where there is none.
-fn checkpoint(directory: &Path) -> io::Result<Option<Checkpoint>> {
-    match fs::read(directory.join(CHECKPOINT)) {
-        Ok(note) => Ok(Note::parse(&note).ok().and_then(|note| Checkpoint::parse(note.text()).ok())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// See [`entries`].
+/// Indices and bytes of a log's entries. Memory holds a few hundred kilobytes of them, or one bundle, however long the log.
+///
+/// After its end it may be asked again: what was appended since comes next.
+#[derive(Debug)]
 pub struct Entries {
     directory: PathBuf,
-    files: Files,
+    /// The index of the entry that is next.
     next: u64,
-    /// Every entry below is in a bundle.
-    in_tiles: u64,
-    /// How large the log is, where bundles are all there is.
-    whole: u64,
-    segments: std::vec::IntoIter<u64>,
-    ready: std::vec::IntoIter<(u64, Vec<u8>)>,
+    /// Entries of a bundle.
+    ready: VecDeque<Vec<u8>>,
+    /// The segment that is read, and the one that is next where none is.
+    segment: u64,
+    file: Option<File>,
+    /// Where in the segment `buffer` begins.
+    offset: u64,
+    buffer: Vec<u8>,
+    at: usize,
+    /// Whether a record at the very end that is not whole may be one that is just being written.
+    live: bool,
 }
 
 impl Entries {
-    fn bundle(&mut self) -> io::Result<Vec<(u64, Vec<u8>)>> {
-        let number = self.next / WIDTH;
-        let bundle = Tile::of(None, number, self.whole).unwrap_or(Tile { level: None, number, width: WIDTH as u16 });
-        let path = self.files.path(bundle);
-        let bytes = fs::read(&path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-        let entries = tile::entries(&bytes).filter(|entries| entries.len() == usize::from(bundle.width));
-        let entries = entries.ok_or_else(|| io::Error::other(format!("{}: cut short", path.display())))?;
-        let entries = (number * WIDTH..self.in_tiles).zip(entries.into_iter().map(<[u8]>::to_vec)).collect::<Vec<_>>();
-        self.next = number * WIDTH + entries.len() as u64;
-        Ok(entries)
+    /// Those of the log in `directory`, which nobody writes to: what is left over at its end is damage.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn of(directory: &Path) -> io::Result<Self> {
+        let segment = numbers(directory)?.first().copied().unwrap_or(0);
+        let (next, ready, buffer) = (0, VecDeque::new(), Vec::new());
+        Ok(Self { directory: directory.into(), next, ready, segment, file: None, offset: 0, buffer, at: 0, live: false })
     }
 
-    fn segment(&mut self, number: u64) -> io::Result<Vec<(u64, Vec<u8>)>> {
-        let bytes = fs::read(path_of(&self.directory, number))?;
-        let damaged = |at: usize| io::Error::other(format!("wal-{number:08} byte {at}: a damaged or torn record"));
-        let (mut at, mut entries) = (HEADER, Vec::new());
-        let first = First::read(&bytes).ok_or_else(|| damaged(0))?;
-        while let Some(record) = Record::read(&bytes[at..]) {
-            at += record.size();
-            entries.push((first.index + entries.len() as u64, record.entry.to_vec()));
+    /// Those of a log that may be growing: a record at its end that is not whole is not read yet.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn of_live(directory: &Path) -> io::Result<Self> {
+        Ok(Self { live: true, ..Self::of(directory)? })
+    }
+
+    /// The last `count` entries of a log that may be growing, and what comes after them. Reads from the end, segment by segment.
+    ///
+    /// # Errors
+    /// When a file cannot be read or is damaged.
+    pub fn last(directory: &Path, count: usize) -> io::Result<(VecDeque<(u64, Vec<u8>)>, Self)> {
+        let segments = numbers(directory)?;
+        let mut back = 1;
+        loop {
+            let from = segments.len().saturating_sub(back);
+            let mut entries = Self::of_live(directory)?;
+            entries.segment = segments.get(from).copied().unwrap_or(entries.segment);
+            let first = segments.get(from).map_or(Ok(None), |number| first_of(directory, *number))?.map_or(0, |first| first.index);
+            // From before the write-ahead file, as many as are wanted.
+            entries.next = if from == 0 { first.saturating_sub(count as u64) } else { first };
+            let mut last = VecDeque::new();
+            for entry in &mut entries {
+                last.push_back(entry?);
+                if last.len() > count {
+                    last.pop_front();
+                }
+            }
+            if last.len() == count || from == 0 {
+                return Ok((last, entries));
+            }
+            back *= 2;
         }
-        if at < bytes.len() { Err(damaged(at)) } else { Ok(entries) }
+    }
+
+    /// Reads more of the segment; nothing at its end.
+    fn more(&mut self) -> io::Result<usize> {
+        let Some(file) = &self.file else { return Ok(0) };
+        self.buffer.drain(..self.at);
+        (self.offset, self.at) = (self.offset + self.at as u64, 0);
+        let kept = self.buffer.len();
+        self.buffer.resize(kept + PIECE, 0);
+        let read = file.read_at(&mut self.buffer[kept..], self.offset + kept as u64);
+        self.buffer.truncate(kept + read.as_ref().copied().unwrap_or(0));
+        read
+    }
+
+    /// Goes to where the next entry is; `false` while it is nowhere.
+    fn open(&mut self) -> io::Result<bool> {
+        let segments = numbers(&self.directory)?;
+        // Those behind were removed once tiles had what they held.
+        let Some(number) = segments.iter().copied().find(|number| *number >= self.segment) else {
+            let size = if segments.is_empty() { covered(&self.directory)? } else { 0 };
+            return if self.next < size { self.bundle(size, size) } else { Ok(false) };
+        };
+        let path = path_of(&self.directory, number);
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            file => file?,
+        };
+        let mut header = [0; HEADER];
+        if file.read_at(&mut header, 0)? < HEADER {
+            return Ok(false);
+        }
+        let Some(first) = First::read(&header) else {
+            self.segment = number + 1;
+            return Err(io::Error::other(format!("{}: the header is damaged, or of another version", path.display())));
+        };
+        if self.next < first.index {
+            return self.bundle(first.index, u64::MAX);
+        }
+        (self.segment, self.file, self.offset, self.at, self.next) = (number, Some(file), HEADER as u64, 0, first.index);
+        self.buffer.clear();
+        Ok(true)
+    }
+
+    /// Reads the bundle of the next entry up to `end`, in a log of `size` entries.
+    fn bundle(&mut self, end: u64, size: u64) -> io::Result<bool> {
+        let files = Files::of(&self.directory);
+        let bundle = |number| Tile::of(None, number, size).unwrap_or(Tile { level: None, number, width: WIDTH as u16 });
+        // What was pruned is whole bundles from the beginning on.
+        while self.next.is_multiple_of(WIDTH) && self.next + WIDTH <= end && !files.path(bundle(self.next / WIDTH)).exists() {
+            self.next += WIDTH;
+        }
+        let bundle = bundle(self.next / WIDTH);
+        let within = (self.next % WIDTH) as usize;
+        if self.next >= end {
+            return Ok(true);
+        }
+        let path = files.path(bundle);
+        let read = fs::read(&path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())));
+        let bytes = read.inspect_err(|_| self.next = end)?;
+        let Some(entries) = tile::entries(&bytes).filter(|entries| entries.len() == usize::from(bundle.width)) else {
+            self.next = end;
+            return Err(io::Error::other(format!("{}: cut short", path.display())));
+        };
+        let count = usize::try_from(end - self.next).unwrap_or(usize::MAX);
+        self.ready = entries[within..].iter().take(count).map(|entry| entry.to_vec()).collect();
+        Ok(true)
+    }
+
+    fn step(&mut self) -> io::Result<Option<(u64, Vec<u8>)>> {
+        loop {
+            if let Some(entry) = self.ready.pop_front() {
+                self.next += 1;
+                return Ok(Some((self.next - 1, entry)));
+            }
+            if let Some(record) = self.buffer.get(self.at..).and_then(Record::read) {
+                self.at += record.size();
+                self.next += 1;
+                return Ok(Some((self.next - 1, record.entry.to_vec())));
+            }
+            if self.file.is_none() {
+                if self.open()? { continue } else { return Ok(None) }
+            }
+            // A whole record is never longer: what is there already is none.
+            let enough = self.buffer.len() - self.at >= FRAME + MAX_ENTRY;
+            if !enough && self.more()? > 0 {
+                continue;
+            }
+            let left = self.buffer.len() - self.at;
+            let followed = numbers(&self.directory)?.last().is_some_and(|last| *last > self.segment);
+            if !followed && !enough && (self.live || left == 0) {
+                return Ok(None);
+            }
+            // The writer leaves a segment only when it is whole: what was written before the next one began is there now.
+            if !enough && self.more()? > 0 {
+                continue;
+            }
+            let (place, segment) = (self.offset + self.at as u64, self.segment);
+            self.file = None;
+            self.segment += 1;
+            self.buffer.clear();
+            self.at = 0;
+            if left > 0 {
+                // How many are missing is for the next segment to say.
+                self.next = u64::MAX;
+                return Err(io::Error::other(format!("a damaged or torn record at byte {place} of segment {segment}")));
+            }
+        }
+    }
+}
+
+/// What the header of a segment says; nothing where it is not there, or not sound.
+fn first_of(directory: &Path, number: u64) -> io::Result<Option<First>> {
+    let mut header = [0; HEADER];
+    match File::open(path_of(directory, number)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+        Ok(file) => Ok((file.read_at(&mut header, 0)? == HEADER).then(|| First::read(&header)).flatten()),
+    }
+}
+
+/// How many entries the newest checkpoint covers, of which no signature is checked; 0 where there is none.
+fn covered(directory: &Path) -> io::Result<u64> {
+    match fs::read(directory.join(CHECKPOINT)) {
+        Ok(note) => {
+            let checkpoint = Note::parse(&note).ok().and_then(|note| Checkpoint::parse(note.text()).ok());
+            checkpoint.map(|checkpoint| checkpoint.size).ok_or_else(|| io::Error::other(format!("{CHECKPOINT}: not a checkpoint")))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
     }
 }
 
@@ -93,24 +221,91 @@ impl Iterator for Entries {
     type Item = io::Result<(u64, Vec<u8>)>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if let Some(entry) = self.ready.next() {
-                return Some(Ok(entry));
-            }
-            let read = if self.next < self.in_tiles {
-                self.bundle()
-            } else {
-                let number = self.segments.next()?;
-                self.segment(number)
-            };
-            match read {
-                Ok(entries) => self.ready = entries.into_iter(),
-                Err(error) => {
-                    // Nothing behind it can be told in order.
-                    (self.next, self.segments) = (self.in_tiles, Vec::new().into_iter());
-                    return Some(Err(error));
-                }
-            }
+        self.step().transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{OpenOptions, write};
+    use std::io::Write;
+
+    use super::super::segment::frame;
+    use super::*;
+
+    fn segment(directory: &Path, number: u64, first: u64, entries: u64) -> Vec<u8> {
+        let mut bytes = First { seq: first, index: first }.header().to_vec();
+        (first..first + entries).for_each(|seq| frame(&mut bytes, seq, format!("entry {seq}").as_bytes()));
+        write(path_of(directory, number), &bytes).unwrap();
+        bytes
+    }
+
+    fn numbers_of(entries: &mut Entries) -> Vec<u64> {
+        entries.map(|entry| entry.unwrap().0).collect()
+    }
+
+    #[test]
+    fn all_segments_are_read_in_order_with_the_longest_entries_in_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut bytes = segment(folder.path(), 3, 0, 2);
+        let longest = vec![7; MAX_ENTRY];
+        (2..12).for_each(|seq| frame(&mut bytes, seq, &longest));
+        write(path_of(folder.path(), 3), &bytes).unwrap();
+        segment(folder.path(), 4, 12, 3);
+        let entries: Vec<_> = Entries::of(folder.path()).unwrap().map(Result::unwrap).collect();
+        assert_eq!(entries.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), (0..15).collect::<Vec<_>>());
+        assert_eq!((&entries[11].1, entries[14].1.as_slice()), (&longest, &b"entry 14"[..]));
+        assert!(Entries::of(&folder.path().join("nowhere")).is_err());
+    }
+
+    #[test]
+    fn what_is_appended_comes_when_it_is_asked_for_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut entries = Entries::of_live(folder.path()).unwrap();
+        assert_eq!(numbers_of(&mut entries), []);
+        segment(folder.path(), 0, 0, 2);
+        assert_eq!(numbers_of(&mut entries), [0, 1]);
+        let mut more = Vec::new();
+        (2..4).for_each(|seq| frame(&mut more, seq, b"more"));
+        let mut file = OpenOptions::new().append(true).open(path_of(folder.path(), 0)).unwrap();
+        file.write_all(&more[..30]).unwrap();
+        assert_eq!(numbers_of(&mut entries), [2], "a record that is half there is not read yet");
+        file.write_all(&more[30..]).unwrap();
+        assert_eq!(numbers_of(&mut entries), [3]);
+        segment(folder.path(), 1, 4, 1);
+        assert_eq!(numbers_of(&mut entries), [4]);
+        assert_eq!(numbers_of(&mut entries), []);
+    }
+
+    #[test]
+    fn damage_is_told_once_and_what_follows_it_in_another_segment_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut bytes = segment(folder.path(), 0, 0, 3);
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        write(path_of(folder.path(), 0), &bytes).unwrap();
+        let tell = |entries: Entries| entries.map(|entry| entry.ok().map(|(seq, _)| seq)).collect::<Vec<_>>();
+        assert_eq!(tell(Entries::of(folder.path()).unwrap()), [Some(0), Some(1), None]);
+        segment(folder.path(), 1, 3, 1);
+        for entries in [Entries::of(folder.path()).unwrap(), Entries::of_live(folder.path()).unwrap()] {
+            assert_eq!(tell(entries), [Some(0), Some(1), None, Some(3)]);
+        }
+        // A length that promises more than any entry has.
+        let mut bytes = segment(folder.path(), 0, 0, 1);
+        bytes.extend(vec![0xff; 2 * PIECE]);
+        write(path_of(folder.path(), 0), &bytes).unwrap();
+        assert_eq!(tell(Entries::of_live(folder.path()).unwrap()), [Some(0), None, Some(3)]);
+    }
+
+    #[test]
+    fn the_last_so_many_are_found_from_the_end_across_segments() {
+        let folder = tempfile::tempdir().unwrap();
+        (0..5).for_each(|number| drop(segment(folder.path(), number, number * 3, 3)));
+        for count in [0, 1, 3, 4, 14, 15, 16] {
+            let (last, mut rest) = Entries::last(folder.path(), count).unwrap();
+            let expected: Vec<_> = (15_u64.saturating_sub(count as u64)..15).collect();
+            assert_eq!(last.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), expected, "{count}");
+            assert_eq!(numbers_of(&mut rest), []);
         }
     }
 }

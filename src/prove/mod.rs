@@ -6,7 +6,7 @@
 mod cbor;
 mod change;
 mod config;
-mod entries;
+pub mod entries;
 mod events;
 mod found;
 mod ids;
@@ -29,7 +29,6 @@ mod want;
 
 pub use change::{Change, Changed};
 pub use config::{Config, Mode, OnFailure, Terms, TermsConfig};
-pub use entries::{Entries, entries};
 pub use found::Found;
 pub use key::Key;
 pub use ledger::{Counters, Error, Ledger, NotProved, OpenError, Opened, Slot};

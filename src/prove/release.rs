@@ -51,10 +51,12 @@ impl Slot {
     async fn reached(&self, seq: u64, mode: Mode) -> Result<State, Poisoned> {
         match mode {
             Mode::Async => Ok(State::Promised),
-            // Nothing says more of an entry yet than that it is synced, so that is all that an answer is ever released with.
-            Mode::Durable | Mode::Included | Mode::Witnessed => {
+            Mode::Durable => {
                 self.inner.wal.wait(seq, Until::Synced)?.done().await?;
                 Ok(State::Durable)
+            }
+            Mode::Included | Mode::Witnessed => {
+                if self.inner.publisher.covers(seq).await { Ok(State::Included) } else { Err(Poisoned) }
             }
         }
     }

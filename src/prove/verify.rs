@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use super::entries;
+use super::entries::Entries;
 use super::ids;
 use super::key::{Kind as KeyKind, Vkey};
 use super::ledger::KEYS;
@@ -502,7 +502,7 @@ pub enum Select {
 /// # Errors
 /// When the folder cannot be read.
 pub fn show(directory: &Path, select: Select) -> io::Result<impl Iterator<Item = io::Result<Json>>> {
-    Ok(entries(directory)?.filter_map(move |entry| {
+    Ok(Entries::of(directory)?.filter_map(move |entry| {
         let wanted = entry.and_then(|(index, entry)| {
             let statement = Statement::read(&entry).map_err(|error| io::Error::other(format!("entry {index}: {error}")))?;
             let wanted = match select {
