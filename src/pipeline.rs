@@ -22,7 +22,7 @@ use crate::config::Snapshot;
 use crate::detect::Detector;
 use crate::error::Refusal;
 use crate::event::{Event, Events, Name};
-use crate::infer::{Answer, Inference, Receipts};
+use crate::infer::{Answer, Backend, Inference, Receipts};
 use crate::prove::{Ledger, Receipt, Slot, Want};
 use crate::record::{Answered, Recorder};
 use crate::trail::{Stop, Trail, Verdict, Who};
@@ -113,6 +113,9 @@ impl House {
         let cleared = walk.past(Stop::Detect, cleared, Refusal::Detect)?;
 
         let slot = want.and_then(|want| self.ledger.reserve(&terms.prove, want)).map_err(Refusal::Prove)?;
+        if !matches!(terms.infer.backend, Backend::Nothing) {
+            self.ledger.forward();
+        }
         let answer = self.inference.answer(cleared, &terms.infer, self, &mut walk.trail).await;
         let mut answer = walk.past(Stop::Infer, answer, Refusal::Infer)?;
         answer.extend_headers(standing);
@@ -120,6 +123,7 @@ impl House {
     }
 
     async fn request(&self, peer: Peer) -> Response<Body> {
+        let accepted = self.ledger.accept();
         let policy = self.policy.load_full();
         let dialect = Dialect::of(peer.uri().path(), peer.headers().get(header::CONTENT_TYPE));
         let (arrived, deadline) = (peer.arrived(), peer.deadline());
@@ -143,6 +147,7 @@ impl House {
             },
             Err(refusal) => self.refuse(refusal, walk.trail, dialect).await,
         };
+        accepted.over();
         let (status, headers, body, trail, late) = receipt.0.into_parts();
         let answered = Answered { status, headers, body, trail, late, code: receipt.1 };
         self.recorder.record(active, answered, Instant::now()).into_response()

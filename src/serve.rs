@@ -323,12 +323,6 @@ fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>, disks: &
         watched(|house| house.ledger.counters().entries as f64),
     );
     metrics.watch(
-        "portcullis_log_gaps",
-        "Answers that the provenance log does not hold",
-        Kind::Counter,
-        watched(|house| house.ledger.counters().gaps as f64),
-    );
-    metrics.watch(
         "portcullis_log_queue_depth",
         "Entries that wait to be written",
         Kind::Gauge,
@@ -346,6 +340,7 @@ fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>, disks: &
         Kind::Counter,
         watched(|house| house.ledger.counters().sync_time.as_secs_f64()),
     );
+    observe_log(house);
     metrics.watch("portcullis_budget_callers", "Callers whose budget is kept", Kind::Gauge, watched(|house| house.budget.callers() as f64));
     let weak = Arc::downgrade(house);
     metrics.watch("portcullis_policy_info", "The policy in force", Kind::Gauge, move |observe| {
@@ -358,6 +353,39 @@ fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>, disks: &
     metrics.watch("portcullis_connections", "Open connections", Kind::Gauge, move |observe| {
         observe(&[], counters.open.load(Ordering::Relaxed) as f64)
     });
+}
+
+/// What the log's heartbeats tell too, so that `portcullis log verify --reconcile` can hold one against the other. A scrape reads them in
+/// this order: the entries first, and then what is never behind them.
+fn observe_log(house: &Arc<House>) {
+    type Read = fn(&House, &mut crate::record::metrics::Observe<'_>);
+    let began: Read = |house, observe| observe(&[], house.ledger.census().began as f64);
+    let statements: Read = |house, observe| {
+        house.ledger.census().kinds().for_each(|(kind, count)| observe(&[("kind", kind.as_str())], count as f64));
+    };
+    let bytes: Read = |house, observe| observe(&[], house.ledger.census().bytes as f64);
+    let forwarded: Read = |house, observe| observe(&[], house.ledger.counters().traffic.forwarded as f64);
+    let accepted: Read = |house, observe| observe(&[], house.ledger.counters().traffic.accepted as f64);
+    let suppressed: Read = |house, observe| {
+        house.ledger.counters().suppressed.iter().for_each(|(code, count)| observe(&[("code", code)], *count as f64));
+    };
+    let gaps: Read = |house, observe| observe(&[], house.ledger.counters().gaps as f64);
+    for (of, kind, read) in [
+        (metric::LOG_BEGAN, Kind::Gauge, began),
+        (metric::LOG_STATEMENTS, Kind::Counter, statements),
+        (metric::LOG_BYTES, Kind::Counter, bytes),
+        (metric::LOG_FORWARDED, Kind::Counter, forwarded),
+        (metric::LOG_ACCEPTED, Kind::Counter, accepted),
+        (metric::LOG_SUPPRESSED, Kind::Counter, suppressed),
+        (metric::LOG_GAPS, Kind::Counter, gaps),
+    ] {
+        let weak = Arc::downgrade(house);
+        house.recorder.metrics().watch(of.prometheus, of.help, kind, move |observe| {
+            if let Some(house) = weak.upgrade() {
+                read(&house, observe);
+            }
+        });
+    }
 }
 
 /// What shadows have come to, and the files under running models.

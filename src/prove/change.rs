@@ -48,7 +48,7 @@ pub struct Change<'a> {
 }
 
 impl Change<'_> {
-    const fn kind(&self) -> Kind {
+    pub(super) const fn kind(&self) -> Kind {
         if self.which.is_some() { Kind::ModelLoad } else { Kind::PolicyChange }
     }
 }

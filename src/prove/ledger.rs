@@ -16,9 +16,11 @@ use http_body_util::StreamBody;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use super::census::{Census, Counting, Traffic};
 use super::change::Change;
 use super::config::{Config, OnFailure, Terms};
 use super::found::{Found, Included};
+use super::heartbeat::{self, Heart, Heartbeat, Life};
 use super::ids::Ids;
 use super::key::{Exposed, Key, KeyError, Vkey};
 use super::lock::LockFile;
@@ -27,7 +29,7 @@ use super::publisher::{self, CHECKPOINT, Desk, Publisher};
 use super::receipt::{CONTENT_DIGEST, Receipt, STATEMENT, State, content_digest, media_type, receipt_header, statement_header};
 use super::refusals::Refusals;
 use super::release::Appended;
-use super::statement::{Build, Counts, Kind, Sent, Signer, Statement, id_of};
+use super::statement::{Build, Kind, Sent, Signer, Statement, id_of};
 use super::stream::Proving;
 use super::tree::{Files, NEW, Tree, TreeError};
 use super::want::Want;
@@ -182,6 +184,8 @@ pub struct Counters {
     pub checkpoints: publisher::Tally,
     /// Refusals past their allowance, by code.
     pub suppressed: Vec<(&'static str, u64)>,
+    /// What requests did.
+    pub traffic: Traffic,
 }
 
 /// The open log. Cheap to clone; the last clone closes it.
@@ -198,9 +202,9 @@ pub(super) struct Inner {
     gaps: AtomicU64,
     gaps_told: AtomicU64,
     refusals: Mutex<Refusals>,
+    heart: Arc<Heart>,
     finders: Arc<Semaphore>,
     events: Events,
-    opened: Moment,
 }
 
 /// Room in the log for one answer; given back when dropped.
@@ -288,17 +292,17 @@ impl Ledger {
         let (files, ids) = (tree.files().clone(), tree.ids().clone());
         let below = recovered.last_seq.map_or(0, |last| last + 1);
         let now = Moment::now().unix_nanos();
-        let begun = match recovered.last_seq {
-            None => wal.append(Until::Ready, |_| signer.endorsement(now)).map(drop),
+        let mut resumed_after = None;
+        match recovered.last_seq {
+            None => drop(wal.append_counted(Until::Ready, |_| (), |_, ()| signer.endorsement(now))),
             Some(last) if recovered.cut_bytes > 0 || recovered.machine_restarted => {
                 wal.skip_to(last + 1 + SKIP);
-                let counts = Counts { resumed_after: Some(last), ..Counts::default() };
-                wal.append(Until::Ready, |seq| signer.heartbeat(seq, now, now, &counts)).map(drop)
+                resumed_after = Some(last);
             }
-            Some(_) => Ok(()),
-        };
-        begun.map_err(|Poisoned| OpenError::Io(directory.clone(), io::Error::other("the first entry could not be written")))?;
-        let desk = Desk { directory: directory.clone(), wal: wal.clone(), tree, lock, signer: signer.clone(), on_fatal };
+            Some(_) => {}
+        }
+        let heart = Arc::new(Heart { signer: signer.clone(), counting: Counting::default(), opened: Moment::now() });
+        let desk = Desk { directory: directory.clone(), wal: wal.clone(), tree, lock, heart: heart.clone(), on_fatal };
         let publisher = Publisher::start(desk, below).map_err(io(&directory))?;
         let inner = Inner {
             signer,
@@ -310,10 +314,12 @@ impl Ledger {
             gaps: AtomicU64::new(0),
             gaps_told: AtomicU64::new(0),
             refusals: Mutex::default(),
+            heart,
             finders: Arc::new(Semaphore::new(FINDERS)),
             events,
-            opened: Moment::now(),
         };
+        let begun = inner.count(Life::Began, resumed_after);
+        begun.map_err(|Poisoned| OpenError::Io(directory.clone(), io::Error::other("the first entry could not be written")))?;
         let inner = Arc::new(inner);
         let weak = Arc::downgrade(&inner);
         let told = std::thread::Builder::new().name("prove-count".into()).spawn(move || tell_counts(&weak));
@@ -460,7 +466,7 @@ impl Ledger {
         let ended = |stop, refused| trail.steps.iter().any(|step| step.stop == stop && (step.verdict == Verdict::Refused) == refused);
         // Whom the budget refuses could otherwise fill the log with nothing but that.
         let granted = ended(Stop::Authorize, false) && !ended(Stop::Budget, true);
-        let second = from.saturating_duration_since(self.0.opened.mono).as_secs();
+        let second = from.saturating_duration_since(self.0.heart.opened.mono).as_secs();
         let mut state = State::None;
         if granted || self.0.refusals().allow(trail.address, second, code) {
             let failure = status.is_server_error() || code.starts_with("infer.") || code == Error::Unavailable.code();
@@ -518,7 +524,7 @@ impl Ledger {
     /// that it stands before the first answer that the change brought about. A log that takes nothing takes no change either.
     pub fn tell(&self, change: &Change<'_>) {
         let now = Moment::now().unix_nanos();
-        let _ = self.0.wal.append(Until::Ready, |seq| self.0.signer.change(seq, now, change));
+        let _ = self.0.enter(change.kind(), 0, Until::Ready, |seq| self.0.signer.change(seq, now, change));
     }
 
     /// What was done so far.
@@ -528,7 +534,26 @@ impl Ledger {
         let checkpoints = self.0.publisher.tally();
         let (slots, gaps) = (self.0.slots.load(Ordering::Relaxed), self.0.gaps.load(Ordering::Relaxed));
         let suppressed = self.0.refusals().suppressed();
-        Counters { entries, groups, waiting, slots, gaps, syncs, sync_time, poisoned, unpublished, full, checkpoints, suppressed }
+        let traffic = self.0.heart.counting.traffic();
+        Counters { entries, groups, waiting, slots, gaps, syncs, sync_time, poisoned, unpublished, full, checkpoints, suppressed, traffic }
+    }
+
+    /// The entries since this process opened the log, by kind: exactly those that have a number below `began` plus their sum.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        self.0.heart.counting.census()
+    }
+
+    /// Counts a request that begins. Unless it is told to be [`Accepted::over`], its end counts it as abandoned.
+    #[must_use = "dropped at once, the request counts as abandoned"]
+    pub fn accept(&self) -> Accepted {
+        self.0.heart.counting.accept();
+        Accepted(Some(self.0.clone()))
+    }
+
+    /// Counts a request that is handed to a model or an upstream.
+    pub fn forward(&self) {
+        self.0.heart.counting.forward();
     }
 
     /// What the system said when the log was poisoned.
@@ -540,6 +565,8 @@ impl Ledger {
     /// Tells the last counts, writes, syncs and publishes what there is; later appends fail. Blocks for a sync.
     pub fn close(&self) {
         self.0.tell_counts();
+        // A log that takes nothing any more takes no last word either.
+        let _ = self.0.count(Life::Ended, None);
         self.0.close();
     }
 
@@ -597,13 +624,22 @@ impl Inner {
     fn append(&self, kind: Kind, trail: &Trail, sent: &Sent<'_>, until: Until) -> Result<Appended, Poisoned> {
         // The monotonic clock since the arrival, so that the end is never before the beginning.
         let t1 = trail.arrived.after(trail.arrived.mono.elapsed()).unix_nanos();
-        let (seq, entry, wait) = self.wal.append(until, |seq| self.signer.answer(kind, seq, t1, trail, sent))?;
+        self.enter(kind, sent.length, until, |seq| self.signer.answer(kind, seq, t1, trail, sent))
+    }
+
+    /// Appends an entry about an answer of `bytes`, counted with its number.
+    fn enter(&self, kind: Kind, bytes: u64, until: Until, make: impl FnOnce(u64) -> Vec<u8>) -> Result<Appended, Poisoned> {
+        let counted = |_| {
+            self.heart.counting.count(kind, bytes);
+        };
+        let (seq, entry, wait) = self.wal.append_counted(until, counted, |seq, ()| make(seq))?;
         Ok(Appended { seq, entry, wait })
     }
 
-    fn heartbeat(&self, counts: Counts) -> Result<(), Poisoned> {
-        let (from, now) = (self.opened.unix_nanos(), Moment::now().unix_nanos());
-        self.wal.append(Until::Ready, |seq| self.signer.heartbeat(seq, from, now, &counts)).map(|_| ())
+    /// An entry that counts what came before its own number in this process.
+    fn count(&self, life: Life, resumed_after: Option<u64>) -> Result<(), Poisoned> {
+        let told = |seq, counted| self.heart.beat(seq, life, resumed_after, counted);
+        self.wal.append_counted(Until::Ready, |seq| self.heart.count(life, seq), told).map(|_| ())
     }
 
     /// One entry for what has none of its own, if there was any since the last.
@@ -613,7 +649,8 @@ impl Inner {
         let gaps = gaps - self.gaps_told.swap(gaps, Ordering::Relaxed);
         if gaps > 0 || !suppressed.is_empty() {
             // A poisoned log takes no count either; the counters have it.
-            let _ = self.heartbeat(Counts { gaps, suppressed, resumed_after: None });
+            let told = Heartbeat { gaps, suppressed, ..Heartbeat::default() };
+            let _ = self.enter(Kind::Heartbeat, 0, Until::Ready, |seq| self.heart.entry(seq, &told));
         }
     }
 
@@ -623,10 +660,40 @@ impl Inner {
 }
 
 fn tell_counts(inner: &Weak<Inner>) {
+    let mut last = Instant::now();
     loop {
         std::thread::sleep(Duration::from_secs(1));
         let Some(inner) = inner.upgrade() else { return };
         inner.tell_counts();
+        if last.elapsed() >= heartbeat::EVERY {
+            last = Instant::now();
+            // As above.
+            let _ = inner.count(Life::Runs, None);
+        }
+    }
+}
+
+/// A request that has begun and is counted.
+pub struct Accepted(Option<Arc<Inner>>);
+
+impl fmt::Debug for Accepted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Accepted")
+    }
+}
+
+impl Accepted {
+    /// There is an answer, or the beginning of one.
+    pub fn over(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Accepted {
+    fn drop(&mut self) {
+        if let Some(inner) = self.0.take() {
+            inner.heart.counting.abandon();
+        }
     }
 }
 

@@ -303,15 +303,28 @@ impl Wal {
     /// Draws the next number, has `make` sign the entry with it, and lays it ready; leads if nobody does.
     ///
     /// Between the number and the entry nothing waits, so no number is left without one.
+    #[cfg(test)]
     pub(super) fn append(&self, until: Until, make: impl FnOnce(u64) -> Vec<u8>) -> Result<(u64, Arc<[u8]>, Wait), Poisoned> {
-        let seq = {
+        self.append_counted(until, |_| (), |seq, ()| make(seq))
+    }
+
+    /// The same; `count` is called with the number while nobody else can draw one, so that what it counts is counted in the order of the
+    /// numbers, and what it tells goes to `make`. It holds up everybody, and must be quick.
+    pub(super) fn append_counted<T>(
+        &self,
+        until: Until,
+        count: impl FnOnce(u64) -> T,
+        make: impl FnOnce(u64, T) -> Vec<u8>,
+    ) -> Result<(u64, Arc<[u8]>, Wait), Poisoned> {
+        let (seq, counted) = {
             let mut state = held(&self.shared.state);
             if state.refuses() {
                 return Err(Poisoned);
             }
-            state.draw()
+            let counted = count(state.next);
+            (state.draw(), counted)
         };
-        self.lay(seq, until, make)
+        self.lay(seq, until, |seq| make(seq, counted))
     }
 
     fn lay(&self, seq: u64, until: Until, make: impl FnOnce(u64) -> Vec<u8>) -> Result<(u64, Arc<[u8]>, Wait), Poisoned> {
@@ -327,18 +340,19 @@ impl Wal {
         Ok((seq, entry, wait))
     }
 
-    /// Where the disk was full and has room again: appends what `make` says of the last number that was written, before anything else.
-    /// Says whether it did.
-    pub(super) fn resume(&self, make: impl FnOnce(u64, u64) -> Vec<u8>) -> bool {
-        let (seq, last) = {
+    /// Where the disk was full and has room again: appends what `make` says of the last number that was written, before anything else;
+    /// `count` as above. Says whether it did.
+    pub(super) fn resume<T>(&self, count: impl FnOnce(u64) -> T, make: impl FnOnce(u64, u64, T) -> Vec<u8>) -> bool {
+        let (seq, last, counted) = {
             let mut state = held(&self.shared.state);
             if !state.no_room || state.poisoned || state.closing || !has_room_for(&state.file, state.length, ROOM) {
                 return false;
             }
             state.no_room = false;
-            (state.draw(), state.written.saturating_sub(1))
+            let counted = count(state.next);
+            (state.draw(), state.written.saturating_sub(1), counted)
         };
-        self.lay(seq, Until::Ready, |seq| make(seq, last)).is_ok()
+        self.lay(seq, Until::Ready, |seq| make(seq, last, counted)).is_ok()
     }
 
     /// Waits until what is written now is synced; blocks. Says below which number everything is.

@@ -4,11 +4,13 @@
 //! [write-ahead file](log) holds before the answer is released. It does not say that the answer arrived.
 
 mod cbor;
+pub mod census;
 mod change;
 mod config;
 pub mod entries;
 mod events;
 mod found;
+pub mod heartbeat;
 mod ids;
 pub mod key;
 mod ledger;
@@ -18,6 +20,7 @@ pub mod proof;
 mod pseudonyms;
 pub mod publisher;
 mod receipt;
+pub mod reconcile;
 mod refusals;
 mod release;
 mod segment;
@@ -31,7 +34,7 @@ pub use change::{Change, Changed};
 pub use config::{Config, Mode, OnFailure, Terms, TermsConfig};
 pub use found::Found;
 pub use key::Key;
-pub use ledger::{Counters, Error, Ledger, NotProved, OpenError, Opened, Slot};
+pub use ledger::{Accepted, Counters, Error, Ledger, NotProved, OpenError, Opened, Slot};
 pub use receipt::{Receipt, State};
 pub use statement::Build;
 pub use want::{MAX_WAIT, Want};

@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::heartbeat::{Heart, Life};
 use super::lock::{LockFile, Swap};
 use super::log::{Fatal, Wal};
 use super::proof::SignedRoot;
-use super::statement::{Counts, Signer};
 use super::tree::{Files, NEW, Tree, Unsettled};
 use crate::clock::Moment;
 use crate::tlog::Checkpoint;
@@ -79,7 +79,7 @@ pub(super) struct Desk {
     pub(super) wal: Arc<Wal>,
     pub(super) tree: Tree,
     pub(super) lock: LockFile,
-    pub(super) signer: Arc<Signer>,
+    pub(super) heart: Arc<Heart>,
     pub(super) on_fatal: Fatal,
 }
 
@@ -152,11 +152,10 @@ impl Work {
                 self.desk.wal.wait_for_unpublished(if self.gathered.is_some() { CHECKPOINT_EVERY } else { RETRY_EVERY });
                 thread::sleep(CHECKPOINT_EVERY.saturating_sub(since.elapsed()));
                 since = Instant::now();
-                let signer = &self.desk.signer;
-                self.desk.wal.resume(|seq, last| {
-                    let now = Moment::now().unix_nanos();
-                    signer.heartbeat(seq, now, now, &Counts { resumed_after: Some(last), ..Counts::default() })
-                });
+                // The counts begin anew: they had counted what was taken back.
+                let heart = &self.desk.heart;
+                let told = |seq, last, counted| heart.beat(seq, Life::Began, Some(last), counted);
+                self.desk.wal.resume(|seq| heart.count(Life::Began, seq), told);
             }
             self.step();
             if closing {
@@ -193,7 +192,8 @@ impl Work {
 
     fn publish(&mut self) -> io::Result<()> {
         let Some((count, below)) = self.gathered else { return Ok(()) };
-        let Desk { directory, wal, tree, lock, signer, on_fatal } = &mut self.desk;
+        let Desk { directory, wal, tree, lock, heart, on_fatal } = &mut self.desk;
+        let signer = &heart.signer;
         let (size, root, now) = (tree.size(), tree.root(), Moment::now().unix_seconds());
         let checkpoint = Checkpoint { origin: signer.origin.to_string(), size, root, extensions: Vec::new() };
         let note = signer.key.sign_checkpoint(&checkpoint, now).map_err(|_| io::Error::other("no checkpoint could be signed"))?;

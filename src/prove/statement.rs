@@ -19,10 +19,27 @@
 //! | 13 | `trace` | `1` trace id · `2` span id |
 //! | 14 | `usage` | `1` input tokens · `2` output tokens |
 //! | 15 | `build` | `1` sha256 of the program · `2` sha256 of its configuration |
-//! | 16 | `counts` | heartbeat: `1` answers without an entry · `2` refusals without a receipt, by code · `3` the last seq before a restart that may have lost entries |
+//! | 16 | `counts` | heartbeat, see below |
 //! | 17 | `endorses` | key-rotation: the statement key (Ed25519), endorsed by the signature of the log key |
 //! | 18 | `change` | model-load, policy-change: `1` outcome (loaded, swapped, refused, retired; accepted, refused) · `2` reason |
 //! | 21 | `checkpoint_key` | key-rotation: the log's second key for checkpoints (ML-DSA-44), endorsed likewise |
+//!
+//! The `counts` of a heartbeat, of its process and since that began where nothing else is said:
+//!
+//! | key | name | content |
+//! | --- | --- | --- |
+//! | 1 | `gaps` | answers without an entry, since the last heartbeat that told any |
+//! | 2 | `suppressed` | refusals without a receipt, by code, since the last heartbeat that told any |
+//! | 3 | `resumed_after` | the last seq before a restart that may have lost entries |
+//! | 4 | `life` | 1 the process began with this entry · 2 it runs · 3 it ends |
+//! | 5 | `accepted` | requests that reached the way; ahead of the entries by those in flight |
+//! | 6 | `forwarded` | requests that were handed to a model or an upstream |
+//! | 7 | `abandoned` | requests whose caller was gone before there was an answer; they leave no entry, or one that nobody waited for |
+//! | 8 | `statements` | entries by kind, from the one that began the process, itself counted, up to this one, itself not: exact |
+//! | 9 | `bytes` | the sum of `bytes sent` of those entries: exact |
+//!
+//! 4 to 9 stand in the heartbeats that are written when a log is opened, when it is closed and every minute between, and not in those
+//! that tell of gaps and refusals alone.
 //!
 //! A model-load names the model under `model` and, under `policy`, the policy in force after it. Of a model that was refused `sha256` is what
 //! the policy names, and there is no `assurance`. A policy-change has no `model`; of a policy that was refused `policy` is the one that stays.
@@ -62,8 +79,6 @@ pub(super) const SUBJECT: &str = "urn:portcullis:r:";
 const MAX_TEXT: usize = 256;
 /// How many steps a statement tells; a way has nine stops.
 const MAX_STEPS: usize = 32;
-/// How many codes a heartbeat tells; there are fewer in the program.
-const MAX_CODES: usize = 128;
 
 /// What a statement is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +103,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 8] =
+    /// Every kind, by its number.
+    pub const ALL: [Self; 8] =
         [Self::Inference, Self::Deny, Self::Error, Self::Aborted, Self::ModelLoad, Self::PolicyChange, Self::KeyRotation, Self::Heartbeat];
 
     /// The word for it.
@@ -148,14 +164,6 @@ pub(super) struct Sent<'a> {
     pub(super) usage: Option<Usage>,
     /// How many events a stream of them had, and the root of their tree.
     pub(super) events: Option<(u64, Digest)>,
-}
-
-/// What a heartbeat tells.
-#[derive(Default)]
-pub(super) struct Counts {
-    pub(super) gaps: u64,
-    pub(super) suppressed: Vec<(&'static str, u64)>,
-    pub(super) resumed_after: Option<u64>,
 }
 
 impl Signer {
@@ -223,29 +231,6 @@ impl Signer {
         }
         self.end(&mut to);
         self.seal(id, t1, &to.done(), false)
-    }
-
-    /// A count of what has no entry of its own.
-    pub(super) fn heartbeat(&self, seq: u64, t0: u64, t1: u64, counts: &Counts) -> Vec<u8> {
-        let mut to = Writer::with_room(128);
-        to.map(7 + usize::from(self.has_build()));
-        self.begin(&mut to, Kind::Heartbeat, seq, t0, t1);
-        self.end(&mut to);
-        let codes = counts.suppressed.len().min(MAX_CODES);
-        to.uint(16).map(1 + usize::from(codes > 0) + usize::from(counts.resumed_after.is_some())).uint(1).uint(counts.gaps);
-        if codes > 0 {
-            let mut sorted: Vec<_> = counts.suppressed.iter().map(|(code, count)| (clip(code), *count)).take(codes).collect();
-            // Bytewise order of the encoded keys (RFC 8949 §4.2.1): a shorter text has a smaller head.
-            sorted.sort_unstable_by_key(|(code, _)| (code.len(), *code));
-            to.uint(2).map(codes);
-            for (code, count) in sorted {
-                to.text(code).uint(count);
-            }
-        }
-        if let Some(last) = counts.resumed_after {
-            to.uint(3).uint(last);
-        }
-        self.seal(fresh_id(t1), t1, &to.done(), false)
     }
 
     /// The log's entry 0: the log key's word for the statement key.
@@ -374,7 +359,7 @@ pub struct Statement {
     pub seq: u64,
     /// When it says it was signed, in nanoseconds.
     pub signed_at: u64,
-    fields: Vec<(Value, Value)>,
+    pub(super) fields: Vec<(Value, Value)>,
 }
 
 /// Why bytes are no statement.
@@ -512,7 +497,7 @@ const FIELDS: [(&str, &[&str]); 22] = [
     ("trace", &["trace_id", "span_id"]),
     ("usage", &["input", "output"]),
     ("build", &["binary", "config"]),
-    ("counts", &["gaps", "suppressed", "resumed_after"]),
+    ("counts", &["gaps", "suppressed", "resumed_after", "life", "accepted", "forwarded", "abandoned", "statements", "bytes"]),
     ("endorses", &[]),
     ("change", &["outcome", "reason"]),
     ("", &[]),
@@ -568,7 +553,7 @@ fn integer(map: &[(Value, Value)], key: i64) -> Option<i64> {
     i64::try_from(field(map, key)?.as_integer()?).ok()
 }
 
-fn unsigned(map: &[(Value, Value)], key: i64) -> Option<u64> {
+pub(super) fn unsigned(map: &[(Value, Value)], key: i64) -> Option<u64> {
     u64::try_from(field(map, key)?.as_integer()?).ok()
 }
 
@@ -580,7 +565,7 @@ fn bytes(map: &[(Value, Value)], key: i64) -> Option<&[u8]> {
     field(map, key)?.as_bytes().map(Vec::as_slice)
 }
 
-fn map(fields: &[(Value, Value)], key: i64) -> Option<&[(Value, Value)]> {
+pub(super) fn map(fields: &[(Value, Value)], key: i64) -> Option<&[(Value, Value)]> {
     field(fields, key)?.as_map().map(Vec::as_slice)
 }
 

@@ -141,6 +141,44 @@ pub mod metric {
     /// Files under running models.
     pub const MODEL_CHANGED: Metric =
         metric("portcullis_model_changed", "portcullis_model_changed", "1", "Whether the file of a running model is another now");
+    /// Where in the log this process began. Held against the log by `portcullis log verify --reconcile`, as are the next six; all of them
+    /// are read at the scrape.
+    pub const LOG_BEGAN: Metric =
+        metric("portcullis_log_began", "portcullis_log_began", "1", "The number of the log's entry with which this process began");
+    /// Entries by kind.
+    pub const LOG_STATEMENTS: Metric = metric(
+        "portcullis_log_statements",
+        "portcullis_log_statements",
+        "{entry}",
+        "Entries of the provenance log since this process began, by kind",
+    );
+    /// Bytes of answers.
+    pub const LOG_BYTES: Metric = metric(
+        "portcullis_log_answer_bytes",
+        "portcullis_log_answer_bytes",
+        "By",
+        "Bytes of answers and refusals that the entries of this process are about",
+    );
+    /// Requests that reached the way.
+    pub const LOG_ACCEPTED: Metric = metric(
+        "portcullis_log_accepted",
+        "portcullis_log_accepted",
+        "{request}",
+        "Requests that reached the way, with an entry or without",
+    );
+    /// Requests that were handed on.
+    pub const LOG_FORWARDED: Metric =
+        metric("portcullis_log_forwarded", "portcullis_log_forwarded", "{request}", "Requests that were handed to a model or an upstream");
+    /// Refusals without a receipt.
+    pub const LOG_SUPPRESSED: Metric = metric(
+        "portcullis_log_suppressed",
+        "portcullis_log_suppressed",
+        "{request}",
+        "Refusals without a receipt, past the allowance of strangers, by code",
+    );
+    /// Answers without an entry.
+    pub const LOG_GAPS: Metric =
+        metric("portcullis_log_gaps", "portcullis_log_gaps", "{request}", "Answers that the provenance log does not hold");
     /// Who this is.
     pub const BUILD: Metric = metric("portcullis.build", "portcullis_build", "1", "The version that is running");
 }

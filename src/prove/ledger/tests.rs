@@ -48,8 +48,13 @@ impl House {
         show(&self.log(), Select::All).unwrap().collect::<io::Result<_>>().unwrap()
     }
 
+    /// The kinds of all entries but the heartbeats with which a process begins and ends.
     pub(in crate::prove) fn kinds(&self) -> Vec<String> {
-        self.shown().iter().map(|view| view["kind"].as_str().unwrap().to_owned()).collect()
+        self.shown()
+            .iter()
+            .filter(|view| view["counts"].get("life").is_none())
+            .map(|view| view["kind"].as_str().unwrap().to_owned())
+            .collect()
     }
 }
 
@@ -130,7 +135,7 @@ async fn a_whole_answer_carries_its_statement_and_the_log_has_the_same_bytes() {
     let entry = statement_of(receipt.headers());
     let [_, key, _] = house.ledger.vkeys();
     let statement = verify_statement(&entry, &key).unwrap();
-    assert_eq!((statement.seq, statement.id.to_string()), (1, id));
+    assert_eq!((statement.seq, statement.id.to_string()), (2, id));
     let found = house.ledger.find(receipt.id().unwrap(), receipt.trail().who.as_ref().unwrap()).await.unwrap();
     assert_eq!(found.statement(), &entry);
     assert_eq!(found.json()["view"]["kind"], "inference");
@@ -160,7 +165,7 @@ async fn a_receipt_is_found_by_its_caller_alone() {
     ledger.close();
     drop((ledger, receipts.split_off(1)));
     let (ledger, opened, _events) = open_in(folder.path()).unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!((opened.recovered.entries, opened.recovered.cut_bytes), (1_501, 0));
+    assert_eq!((opened.recovered.entries, opened.recovered.cut_bytes), (1_503, 0));
     assert!(ledger.find(receipts[0].id().unwrap(), &who).await.is_some());
 }
 
@@ -263,10 +268,10 @@ async fn a_stream_that_breaks_or_is_dropped_is_one_aborted_entry_of_its_prefix()
     assert!(short.collect().await.unwrap().trailers().is_none());
     assert_eq!(house.kinds(), ["key-rotation", "aborted", "aborted", "aborted", "aborted"]);
     let shown = house.shown();
-    let sent: Vec<_> = shown[1..].iter().map(|view| (view["resp"]["bytes_sent"].clone(), view["resp"]["complete"].clone())).collect();
+    let sent: Vec<_> = shown[2..].iter().map(|view| (view["resp"]["bytes_sent"].clone(), view["resp"]["complete"].clone())).collect();
     assert_eq!(sent, [(json!(4), json!(false)), (json!(4), json!(false)), (json!(0), json!(false)), (json!(4), json!(false))]);
     // On drop the usage is what the adaptor inside told when it was dropped.
-    assert_eq!(shown[2]["usage"]["output"], 1);
+    assert_eq!(shown[3]["usage"]["output"], 1);
     assert_eq!(house.ledger.counters().slots, 0);
 }
 
@@ -407,11 +412,12 @@ async fn after_lost_power_no_number_is_used_again_and_the_log_still_verifies() {
     assert!(opened.recovered.machine_restarted);
     let receipt = answer(&ledger, &Terms::default()).await.unwrap();
     let view = verify_statement(&statement_of(receipt.headers()), &ledger.vkeys()[1]).unwrap();
-    assert_eq!(view.seq, 1 + 1 + SKIP + 1);
+    // 0 the endorsement, 1 began, 2 the answer, 3 ended; then as many are left out, and the next begins.
+    assert_eq!(view.seq, 3 + 1 + SKIP + 1);
     ledger.close();
     let report = verify_dir(&folder.path().join("data/log"), Some(&ledger.vkeys()[..1])).unwrap();
     assert!(report.ok, "{report:?}");
-    assert_eq!(report.left_out, [(2, 1 + SKIP)]);
+    assert_eq!(report.left_out, [(4, 3 + SKIP)]);
 }
 
 #[tokio::test]
@@ -476,6 +482,104 @@ async fn a_change_stands_before_the_answers_that_come_after_it_and_a_log_that_ta
     assert_eq!(house.kinds(), ["key-rotation", "model-load", "inference"]);
     assert!(verify_dir(&house.log(), None).unwrap().ok);
     // Nobody's receipt: it was made for no caller.
-    let id = house.shown()[1]["id"].as_str().unwrap().parse().unwrap();
+    let id = house.shown()[2]["id"].as_str().unwrap().parse().unwrap();
     assert!(house.ledger.find(id, now().who.as_ref().unwrap()).await.is_none());
+}
+
+fn reconciled(path: &Path, metrics: Option<&crate::prove::reconcile::Metrics>) -> crate::prove::reconcile::Reconciled {
+    crate::prove::reconcile::reconcile(crate::prove::entries::Entries::of_live(path).unwrap(), metrics).unwrap()
+}
+
+fn scraped(ledger: &Ledger) -> crate::prove::reconcile::Metrics {
+    // In the order in which a scrape reads them.
+    let census = ledger.census();
+    let Counters { traffic, gaps, suppressed, .. } = ledger.counters();
+    let suppressed = suppressed.into_iter().map(|(code, count)| (code.to_owned(), count)).collect();
+    crate::prove::reconcile::Metrics { census, traffic, gaps, suppressed }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn heartbeats_and_metrics_agree_exactly_with_entries_that_are_appended_beside_them() {
+    let House { folder, ledger, .. } = house();
+    let path = folder.path().join("data/log");
+    let running: Vec<_> = (0..8)
+        .map(|task| {
+            let ledger = ledger.clone();
+            tokio::spawn(async move {
+                for _ in 0..100 {
+                    let accepted = ledger.accept();
+                    if task % 2 == 0 {
+                        ledger.forward();
+                        answer(&ledger, &Terms::default()).await.unwrap();
+                    } else {
+                        ledger.refuse(now(), "check.json", StatusCode::BAD_REQUEST, head(), "{}".into()).await;
+                    }
+                    accepted.over();
+                    tokio::task::yield_now().await;
+                }
+            })
+        })
+        .collect();
+    let mut scrapes = Vec::new();
+    while running.iter().any(|task| !task.is_finished()) {
+        ledger.0.count(Life::Runs, None).unwrap();
+        scrapes.push(scraped(&ledger));
+        tokio::task::yield_now().await;
+    }
+    for task in running {
+        task.await.unwrap();
+    }
+    ledger.close();
+    scrapes.push(scraped(&ledger));
+    assert!(scrapes.len() > 2, "there were heartbeats while requests ran");
+    for metrics in [&scrapes[0], &scrapes[scrapes.len() / 2], &scrapes[scrapes.len() - 2], &scrapes[scrapes.len() - 1]] {
+        let found = reconciled(&path, Some(metrics));
+        assert!(found.ok && found.notes.is_empty(), "{found:?}");
+        assert_eq!((found.processes, found.heartbeats, found.uncounted), (1, scrapes.len() as u64, 1));
+    }
+    let last = &scrapes[scrapes.len() - 1];
+    assert_eq!((last.traffic.accepted, last.traffic.forwarded, last.traffic.abandoned), (800, 400, 0));
+    assert_eq!((last.census.of(Kind::Inference), last.census.of(Kind::Deny)), (400, 400));
+    assert!(verify_dir(&path, None).unwrap().ok);
+}
+
+#[tokio::test]
+async fn a_process_counts_from_its_own_beginning_and_what_nobody_waits_for_is_abandoned() {
+    let House { folder, ledger, .. } = house();
+    let path = folder.path().join("data/log");
+    drop(ledger.accept());
+    ledger.close();
+    drop(ledger);
+    let (ledger, ..) = open_in(folder.path()).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((ledger.census().began, ledger.census().entries(), ledger.counters().traffic.accepted), (3, 1, 0));
+    let accepted = ledger.accept();
+    answer(&ledger, &Terms::default()).await.unwrap();
+    accepted.over();
+    let found = reconciled(&path, Some(&scraped(&ledger)));
+    assert!(found.ok, "{found:?}");
+    ledger.close();
+    let shown: Vec<Json> = show(&path, Select::All).unwrap().collect::<io::Result<_>>().unwrap();
+    let lives: Vec<_> = shown.iter().filter_map(|view| view["counts"]["life"].as_u64()).collect();
+    assert_eq!(lives, [1, 3, 1, 3]);
+    assert_eq!(shown[2]["counts"]["abandoned"], 1);
+    assert_eq!(shown[5]["counts"]["statements"], json!({ "inference": 1, "heartbeat": 1 }));
+    assert_eq!(shown[5]["counts"]["bytes"], 10);
+}
+
+#[tokio::test]
+async fn a_gap_is_told_by_a_heartbeat_and_by_the_metrics() {
+    let house = house();
+    let full: Vec<_> = (0..ROOM).map(|_| house.ledger.reserve(&Terms::default()).unwrap()).collect();
+    let accepted = house.ledger.accept();
+    let slot = house.ledger.reserve(&serve()).unwrap();
+    house.ledger.prove_parts(slot, StatusCode::OK, head(), Payload::Whole("x".into()), None, now()).await.unwrap();
+    accepted.over();
+    drop(full);
+    house.ledger.close();
+    let metrics = scraped(&house.ledger);
+    assert_eq!(metrics.gaps, 1);
+    let found = reconciled(&house.log(), Some(&metrics));
+    assert!(found.ok && found.notes.is_empty(), "{found:?}");
+    let hidden = crate::prove::reconcile::Metrics { gaps: 2, ..metrics };
+    assert!(!reconciled(&house.log(), Some(&hidden)).ok);
 }

@@ -233,12 +233,12 @@ fn run_full(folder: &Path) {
     assert_eq!(std::fs::metadata(path_of(folder, 0)).unwrap().len(), length, "no half of it stays");
     assert!(!wal.has_room() && wal.append(Until::Ready, entry).is_err());
     assert_eq!((wal.tally().full, wal.tally().poisoned, wal.tally().waiting), (true, false, 0));
-    let said = |seq, last| format!("number {seq} after {last}").into_bytes();
+    let said = |seq, last, ()| format!("number {seq} after {last}").into_bytes();
     // A limit is not asked by `fallocate`, as a disk is: the try costs a number.
-    assert!(!wal.resume(said), "there is still no room");
+    assert!(!wal.resume(|_| (), said), "there is still no room");
     setrlimit(Resource::Fsize, before).unwrap();
-    assert!(wal.resume(said));
-    assert!(!wal.resume(said), "once");
+    assert!(wal.resume(|_| (), said));
+    assert!(!wal.resume(|_| (), said), "once");
     assert_eq!(wal.append(Until::Written, entry).unwrap().0, 7);
     drop(wal);
     let (_, recovered) = open(folder).unwrap();

@@ -32,7 +32,7 @@ pub(in crate::prove) fn trail(wall_seconds: u64) -> Trail {
     trail
 }
 
-fn sent() -> Sent<'static> {
+pub(in crate::prove) fn sent() -> Sent<'static> {
     let digest = Digest::of(b"answer");
     Sent {
         status: 200,
@@ -173,12 +173,8 @@ fn whatever_a_caller_sends_the_entry_stays_bounded() {
 }
 
 #[test]
-fn heartbeats_and_endorsements_read_back() {
+fn endorsements_read_back() {
     let signer = signer();
-    let counts = Counts { gaps: 2, suppressed: vec![("authorize.denied", 9), ("check.json", 4), ("accept.x", 1)], resumed_after: Some(5) };
-    let beat = Statement::read(&signer.heartbeat(6, 1, 2, &counts)).unwrap();
-    assert_eq!(beat.resumed_after(), Some(5));
-    assert_eq!(beat.view()["counts"]["suppressed"]["check.json"], 4);
     let first = Statement::read(&signer.endorsement(1)).unwrap();
     assert!(first.signed_by(&signer.key.log_vkey(&signer.origin)));
     assert_eq!(first.endorses(), [signer.key.statement_vkey("").key, signer.key.checkpoint_vkey("").key]);

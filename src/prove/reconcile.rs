@@ -1,0 +1,280 @@
+//! Completeness: whether the entries of a log are those that its heartbeats, and the gateway's metrics, have counted.
+//!
+//! Inclusion shows that an entry is there; it shows nothing of an entry that is not. Three counts do:
+//!
+//! 1. **Heartbeats against entries**, exactly. A heartbeat counts the entries of its process with a number below its own, by kind, and
+//!    the bytes of their answers. Whoever takes an entry out, or puts one in, has to sign every heartbeat after it anew.
+//! 2. **Metrics against entries**, exactly. The scrape counts the entries up to one number, which it tells by their sum. A log that went
+//!    on since is read to that number.
+//! 3. **Requests against entries**, within bounds. What was accepted is never less than the entries about requests, and more by what was
+//!    in flight at that moment, what has no entry (gaps, refusals past the allowance, both told by heartbeats), and what was abandoned.
+//!
+//! Gaps and refusals past the allowance are told by heartbeats within a second: in a process that goes on, those of the last second may
+//! be in the metrics and not in the log yet. Nothing here looks at a signature or a proof: see [`super::verify`].
+
+mod openmetrics;
+
+use std::collections::BTreeMap;
+use std::io;
+
+use serde::Serialize;
+
+use super::census::{Census, Traffic};
+use super::heartbeat::{Counted, Life};
+use super::statement::{Kind, Statement};
+pub use openmetrics::{MAX_METRICS, Metrics, NotMetrics};
+
+/// How many problems are told; more are counted.
+const TOLD: usize = 100;
+
+/// What became of the counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Reconciled {
+    /// Whether all counts agree.
+    pub ok: bool,
+    /// Times that the log was opened.
+    pub processes: u64,
+    /// Heartbeats that agree with the entries before them.
+    pub heartbeats: u64,
+    /// Entries that a heartbeat or the metrics vouch for.
+    pub counted: u64,
+    /// Entries after the last heartbeat, which no count vouches for yet.
+    pub uncounted: u64,
+    /// What does not agree: the first hundred.
+    pub problems: Vec<String>,
+    /// How many more problems there are.
+    pub more_problems: u64,
+    /// What is worth knowing and is no disagreement.
+    pub notes: Vec<String>,
+}
+
+/// Reads entries in order and holds the counts against them.
+#[derive(Debug)]
+pub struct Reconciler<'a> {
+    metrics: Option<&'a Metrics>,
+    reached: Reached,
+    span: Option<Span>,
+    so_far: Reconciled,
+}
+
+/// How far the metrics' own part of the log was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reached {
+    /// The process that the metrics are of has not begun.
+    No,
+    /// It has begun, and the entry that the metrics end at is still to come.
+    Began,
+    /// The entries agree; their bytes may agree further on.
+    Entries,
+    /// All was compared.
+    All,
+}
+
+/// The entries of one process.
+#[derive(Debug, Default)]
+struct Span {
+    census: Census,
+    /// Whether its beginning is in the log. Where it is not, the first heartbeat is believed.
+    known: bool,
+    /// Entries since the last heartbeat that counted.
+    since: u64,
+    traffic: Traffic,
+    gaps: u64,
+    suppressed: BTreeMap<String, u64>,
+    ended: bool,
+}
+
+/// Holds the heartbeats, and the metrics if there are any, against the entries of a log: numbers and bytes, oldest first.
+///
+/// # Errors
+/// When an entry cannot be read.
+pub fn reconcile(entries: impl IntoIterator<Item = io::Result<(u64, Vec<u8>)>>, metrics: Option<&Metrics>) -> io::Result<Reconciled> {
+    let mut reconciler = Reconciler::new(metrics);
+    for entry in entries {
+        let (seq, entry) = entry?;
+        let statement = Statement::read(&entry).map_err(|error| io::Error::other(format!("seq {seq}: {error}")))?;
+        reconciler.entry(&statement);
+    }
+    Ok(reconciler.finish())
+}
+
+impl<'a> Reconciler<'a> {
+    /// Nothing read yet.
+    #[must_use]
+    pub fn new(metrics: Option<&'a Metrics>) -> Self {
+        Self { metrics, reached: Reached::No, span: None, so_far: Reconciled::default() }
+    }
+
+    /// Takes the next entry.
+    pub fn entry(&mut self, statement: &Statement) {
+        let heartbeat = statement.heartbeat();
+        if statement.kind == Kind::Heartbeat && heartbeat.is_none() {
+            self.problem(format!("seq {}: a heartbeat whose counts cannot be read", statement.seq));
+        }
+        let counted = heartbeat.as_ref().and_then(|heartbeat| heartbeat.counted);
+        if let Some(Counted { life: Life::Began, census, .. }) = counted {
+            self.close();
+            if census.entries() != 0 || census.bytes != 0 {
+                self.problem(format!("seq {}: a process begins, and counts entries before it", statement.seq));
+            }
+            self.so_far.processes += 1;
+            self.span = Some(Span { census: Census::from(statement.seq), known: true, ..Span::default() });
+            if self.metrics.is_some_and(|metrics| metrics.census.began == statement.seq) {
+                self.reached = Reached::Began;
+            }
+        } else if let Some(counted) = counted {
+            self.held_against(statement.seq, counted);
+        }
+        self.compare();
+        let span = self.span.get_or_insert_default();
+        if let Some(heartbeat) = heartbeat {
+            span.gaps = span.gaps.saturating_add(heartbeat.gaps);
+            for (code, count) in heartbeat.suppressed {
+                *span.suppressed.entry(code).or_default() += count;
+            }
+        }
+        span.census.count(statement.kind, statement.bytes_sent());
+        span.since += 1;
+    }
+
+    /// All that was found.
+    #[must_use]
+    pub fn finish(mut self) -> Reconciled {
+        self.close();
+        if let (Some(metrics), Reached::No) = (self.metrics, self.reached) {
+            self.problem(format!("the metrics are of a process that began with entry {}, which is not in the log", metrics.census.began));
+        }
+        self.so_far.ok = self.so_far.problems.is_empty();
+        self.so_far
+    }
+
+    /// A heartbeat that counts, before it is counted itself.
+    fn held_against(&mut self, seq: u64, counted: Counted) {
+        let mut problems = Vec::new();
+        let span = self.span.get_or_insert_default();
+        if span.known {
+            for (kind, held) in span.census.kinds() {
+                let told = counted.census.of(kind);
+                if told != held {
+                    problems
+                        .push(format!("seq {seq}: the heartbeat counts {told} entries of kind {}, the log holds {held}", kind.as_str()));
+                }
+            }
+            if counted.census.bytes != span.census.bytes {
+                let (told, held) = (counted.census.bytes, span.census.bytes);
+                problems.push(format!("seq {seq}: the heartbeat counts {told} bytes of answers, the entries tell {held}"));
+            }
+        }
+        let (now, before) = (counted.traffic, span.traffic);
+        if now.accepted < before.accepted || now.forwarded < before.forwarded || now.abandoned < before.abandoned {
+            problems.push(format!("seq {seq}: the heartbeat counts fewer requests than the one before it"));
+        }
+        problems.extend(bounds(&format!("seq {seq}: the heartbeat"), now, &counted.census));
+        if problems.is_empty() {
+            self.so_far.heartbeats += 1;
+            self.so_far.counted += span.since;
+        }
+        // Each disagreement is told once: from here on the heartbeat is believed.
+        let began = span.census.began;
+        (span.census, span.known, span.since, span.traffic) = (counted.census, true, 0, now);
+        span.census.began = began;
+        span.ended = counted.life == Life::Ended;
+        problems.into_iter().for_each(|problem| self.problem(problem));
+    }
+
+    /// Holds the metrics against what was read so far, once that is as much as they count.
+    fn compare(&mut self) {
+        let (Some(metrics), Some(span)) = (self.metrics, &self.span) else { return };
+        let mut problems = Vec::new();
+        if self.reached == Reached::Began && span.census.entries() >= metrics.census.entries() {
+            self.reached = Reached::Entries;
+            for ((kind, held), (_, told)) in span.census.kinds().zip(metrics.census.kinds()) {
+                if told != held {
+                    problems.push(format!("the metrics count {told} entries of kind {}, the log holds {held} up to there", kind.as_str()));
+                }
+            }
+            if span.gaps > metrics.gaps {
+                problems.push(format!("the metrics count {} answers without an entry, the heartbeats tell {}", metrics.gaps, span.gaps));
+            }
+            for (code, told) in &span.suppressed {
+                let counted = metrics.suppressed.get(code).copied().unwrap_or(0);
+                if *told > counted {
+                    problems.push(format!("the metrics count {counted} refusals {code} without a receipt, the heartbeats tell {told}"));
+                }
+            }
+            problems.extend(bounds("the metrics", metrics.traffic, &metrics.census));
+            self.so_far.counted = self.so_far.counted.max(metrics.census.entries());
+        }
+        // The bytes were read after the entries: they are those of one of the entries from there on.
+        if self.reached == Reached::Entries && span.census.bytes >= metrics.census.bytes {
+            self.reached = Reached::All;
+            if span.census.bytes > metrics.census.bytes {
+                let (told, held) = (metrics.census.bytes, span.census.bytes);
+                problems.push(format!("the metrics count {told} bytes of answers, the entries tell {held}"));
+            }
+        }
+        problems.into_iter().for_each(|problem| self.problem(problem));
+    }
+
+    /// The process is over, or the log is.
+    fn close(&mut self) {
+        self.compare();
+        let Some(span) = self.span.take() else { return };
+        self.so_far.uncounted = span.since;
+        if let (Some(metrics), Reached::Began | Reached::Entries | Reached::All) = (self.metrics, self.reached)
+            && metrics.census.began == span.census.began
+        {
+            if self.reached == Reached::Began {
+                let (told, held) = (metrics.census.entries(), span.census.entries());
+                self.problem(format!("the metrics count {told} entries since {}, the log holds {held}", metrics.census.began));
+            } else if self.reached == Reached::Entries {
+                let (told, held) = (metrics.census.bytes, span.census.bytes);
+                self.problem(format!("the metrics count {told} bytes of answers, the entries tell {held}"));
+            }
+            self.reached = Reached::All;
+            self.untold("answers without an entry", span.ended, metrics.gaps, span.gaps);
+            for (code, counted) in &metrics.suppressed {
+                let told = span.suppressed.get(code).copied().unwrap_or(0);
+                self.untold(&format!("refusals {code} without a receipt"), span.ended, *counted, told);
+            }
+        }
+        if span.ended {
+            let suppressed = span.suppressed.values().sum::<u64>();
+            let accounted = span.census.about_requests() + span.gaps + suppressed + span.traffic.abandoned;
+            if let Some(lost @ 1..) = span.traffic.accepted.checked_sub(accounted) {
+                self.so_far.notes.push(format!(
+                    "of the process that began with entry {}, {lost} requests were still in flight when it ended, or were refused without an entry",
+                    span.census.began
+                ));
+            }
+        }
+    }
+
+    fn untold(&mut self, what: &str, ended: bool, counted: u64, told: u64) {
+        match counted.saturating_sub(told) {
+            0 => {}
+            more if ended => {
+                self.problem(format!("the metrics count {counted} {what}, the heartbeats of the whole process tell {more} fewer"))
+            }
+            more => self.so_far.notes.push(format!("{more} {what} are in the metrics and not told by a heartbeat yet")),
+        }
+    }
+
+    fn problem(&mut self, text: String) {
+        if self.so_far.problems.len() < TOLD { self.so_far.problems.push(text) } else { self.so_far.more_problems += 1 }
+    }
+}
+
+/// No request has an entry that was not accepted, and none was forwarded that was not.
+fn bounds(who: &str, traffic: Traffic, census: &Census) -> Option<String> {
+    let entries = census.about_requests();
+    if traffic.accepted < entries {
+        return Some(format!("{who} counts {} accepted requests, and {entries} entries about requests", traffic.accepted));
+    }
+    (traffic.accepted < traffic.forwarded)
+        .then(|| format!("{who} counts {} accepted requests, and {} that were forwarded", traffic.accepted, traffic.forwarded))
+}
+
+#[cfg(test)]
+#[path = "reconcile/tests.rs"]
+mod tests;
