@@ -1,24 +1,47 @@
 //! `portcullis log`: the provenance log, offline; its folder and the public keys are all that is needed.
 
-use std::path::{Path, PathBuf};
+mod finding;
+mod ocsf;
 
-use clap::Subcommand;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Subcommand, ValueEnum};
+use uuid::Uuid;
 
 use crate::cli::No;
+use crate::clock::from_rfc3339;
+use crate::prove::entries::Entries;
 use crate::prove::key::Vkey;
-use crate::prove::verify::{Select, show as statements, verify_dir};
+use crate::prove::reconcile::{MAX_METRICS, Metrics, Reconciled, reconcile};
+use crate::prove::statement::Statement;
+use crate::prove::verify::{Report, Select, show as statements, verify_dir};
+use finding::{NotAFinding, finding};
+
+/// The most entries that `tail` begins with.
+const MAX_TAIL: u64 = 10_000;
+/// How often `tail --follow` looks for more.
+const LOOK: Duration = Duration::from_millis(250);
+/// The longest line of a security log that is read; the gateway writes none beyond 16 KiB.
+const MAX_LINE: u64 = 64 << 10;
 
 /// What to do with a log.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Verify every entry of a log folder.
-    #[command(after_help = "Example:\n  portcullis log verify data/log --key \"$(sed -n 1p data/log/keys.vkey)\"")]
+    #[command(after_help = "Examples:\n  portcullis log verify data/log --key \"$(sed -n 1p data/log/keys.vkey)\"\n  \
+                      curl -s 127.0.0.1:9443/metrics | portcullis log verify data/log --reconcile -")]
     Verify {
         /// The log's folder.
         dir: PathBuf,
         /// A key to trust, as a line of `keys.vkey`; without one the log's own are used, which shows integrity only.
         #[arg(long = "key", value_name = "VKEY")]
         keys: Vec<String>,
+        /// Hold the log against this file too, the text of the gateway's `/metrics`; `-` is standard input.
+        #[arg(long, value_name = "METRICS")]
+        reconcile: Option<PathBuf>,
         /// One line of JSON.
         #[arg(long)]
         json: bool,
@@ -31,6 +54,60 @@ pub enum Verb {
         /// A receipt's id or an entry's number; all entries without one.
         which: Option<String>,
     },
+    /// Show the last entries, one line of JSON each, and with --follow those that come after them, until it is interrupted.
+    #[command(after_help = "Example:\n  portcullis log tail data/log --lines 20 --follow")]
+    Tail {
+        /// The log's folder.
+        dir: PathBuf,
+        /// How many of the last entries.
+        #[arg(long, short = 'n', default_value_t = 10, value_parser = clap::value_parser!(u64).range(..=MAX_TAIL))]
+        lines: u64,
+        /// Wait for more.
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Write entries as events that a SIEM reads, one line of JSON each. Nothing is verified: `log verify` does that.
+    #[command(after_help = "Examples:\n  portcullis log export data/log > events.jsonl\n  \
+                            portcullis log export data/log --since 2026-11-01T00:00:00Z --security-log data/security.log")]
+    Export(ExportArgs),
+}
+
+/// `portcullis log export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The log's folder.
+    dir: PathBuf,
+    /// ocsf: OCSF 1.9 with the statement inside; json: what each statement says.
+    #[arg(long, value_enum, default_value = "ocsf")]
+    format: Format,
+    /// Entries signed at this time or later (RFC 3339).
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    since: Option<SystemTime>,
+    /// Entries signed before this time (RFC 3339).
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    until: Option<SystemTime>,
+    /// The entry of this receipt.
+    #[arg(long, value_name = "ID", conflicts_with = "seq")]
+    id: Option<Uuid>,
+    /// The entry with this number.
+    #[arg(long, value_name = "N")]
+    seq: Option<u64>,
+    /// Write the alarms of this security log too, as Detection Findings after the entries.
+    #[arg(long, value_name = "FILE")]
+    security_log: Option<PathBuf>,
+}
+
+/// What entries are written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Events of OCSF 1.9.
+    Ocsf,
+    /// The statements' own fields.
+    Json,
+}
+
+fn moment(text: &str) -> Result<SystemTime, String> {
+    from_rfc3339(text).ok_or_else(|| "write it like 2026-11-20T23:59:59Z".to_owned())
 }
 
 /// Runs one of them.
@@ -39,33 +116,168 @@ pub enum Verb {
 /// The answer is no, and why.
 pub fn run(verb: Verb) -> Result<(), No> {
     match verb {
-        Verb::Verify { dir, keys, json } => verify(&dir, &keys, json),
+        Verb::Verify { dir, keys, reconcile, json } => verify(&dir, &keys, reconcile.as_deref(), json),
         Verb::Show { dir, which } => show(&dir, which.as_deref()),
+        Verb::Tail { dir, lines, follow } => tail(&dir, lines, follow),
+        Verb::Export(arguments) => export(&arguments),
     }
 }
 
-fn verify(dir: &Path, keys: &[String], json: bool) -> Result<(), No> {
+/// An error of the log in `dir`.
+fn at(dir: &Path) -> impl Fn(io::Error) -> No {
+    move |error| No::because(format!("{}: {error}", dir.display()))
+}
+
+fn verify(dir: &Path, keys: &[String], metrics: Option<&Path>, json: bool) -> Result<(), No> {
     let keys: Result<Vec<Vkey>, No> = keys.iter().map(|key| key.parse().map_err(No::because)).collect();
     let keys = keys?;
-    let report =
-        verify_dir(dir, (!keys.is_empty()).then_some(&keys)).map_err(|error| No::because(format!("{}: {error}", dir.display())))?;
+    // Read first: what the log has beyond it was appended since.
+    let metrics = metrics.map(read_metrics).transpose()?;
+    let report = verify_dir(dir, (!keys.is_empty()).then_some(&keys)).map_err(at(dir))?;
+    let counts = Entries::of_live(dir).and_then(|entries| reconcile(entries, metrics.as_ref()));
+    let counts = counts.unwrap_or_else(|error| Reconciled { problems: vec![error.to_string()], ..Reconciled::default() });
     if json {
-        println!(
-            "{}",
-            serde_json::json!({
-                "ok": report.ok, "entries": report.entries, "kinds": report.kinds, "last_seq": report.last_seq,
-                "integrity_only": report.integrity_only, "problems": report.problems
-            })
-        );
+        println!("{}", verified(&report, &counts));
     } else {
+        let told = report.problems.iter().map(|problem| ("", problem)).chain(counts.problems.iter().map(|problem| ("counts: ", problem)));
+        told.for_each(|(part, problem)| println!("{part}{problem}"));
+        counts.notes.iter().for_each(|note| println!("note: {note}"));
         println!("{}", report.summary());
+        let verdict = if counts.ok { "agree" } else { "do not agree" };
+        let with = if metrics.is_some() { " and the metrics" } else { "" };
+        println!(
+            "the counts of {} heartbeats{with} {verdict} with the entries; {} entries follow the last heartbeat",
+            counts.heartbeats, counts.uncounted
+        );
     }
-    if report.ok { Ok(()) } else { Err(No(Vec::new())) }
+    if report.ok && counts.ok { Ok(()) } else { Err(No(Vec::new())) }
+}
+
+fn verified(report: &Report, counts: &Reconciled) -> serde_json::Value {
+    serde_json::json!({
+        "ok": report.ok && counts.ok, "entries": report.entries, "kinds": report.kinds, "last_seq": report.last_seq,
+        "integrity_only": report.integrity_only, "problems": report.problems, "counts": counts,
+    })
+}
+
+fn read_metrics(path: &Path) -> Result<Metrics, No> {
+    let told = |why: String| No::because(format!("{}: {why}", path.display()));
+    let mut text = String::new();
+    let from: Box<dyn Read> =
+        if path == Path::new("-") { Box::new(io::stdin()) } else { Box::new(File::open(path).map_err(|error| told(error.to_string()))?) };
+    from.take(MAX_METRICS as u64 + 1).read_to_string(&mut text).map_err(|error| told(error.to_string()))?;
+    Metrics::read(&text).map_err(|error| told(error.to_string()))
+}
+
+/// The line of one entry: what its statement says.
+fn line(seq: u64, entry: &[u8]) -> io::Result<String> {
+    let statement = Statement::read(entry).map_err(|error| io::Error::other(format!("seq {seq}: {error}")))?;
+    Ok(statement.view().to_string())
+}
+
+fn tail(dir: &Path, lines: u64, follow: bool) -> Result<(), No> {
+    let (last, mut entries) = Entries::last(dir, usize::try_from(lines).unwrap_or(0)).map_err(at(dir))?;
+    let mut out = io::stdout().lock();
+    for (seq, entry) in last {
+        // A reader that has seen enough closes the pipe, which is not a failure.
+        if writeln!(out, "{}", line(seq, &entry).map_err(at(dir))?).is_err() {
+            return Ok(());
+        }
+    }
+    if !follow {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(at(dir))?;
+    runtime.block_on(async {
+        let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
+        loop {
+            for entry in &mut entries {
+                let (seq, entry) = entry.map_err(at(dir))?;
+                if writeln!(out, "{}", line(seq, &entry).map_err(at(dir))?).and_then(|()| out.flush()).is_err() {
+                    return Ok(());
+                }
+            }
+            tokio::select! {
+                _ = &mut interrupted => return Ok(()),
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    })
+}
+
+fn export(arguments: &ExportArgs) -> Result<(), No> {
+    let dir = &arguments.dir;
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut found = false;
+    for entry in Entries::of_live(dir).map_err(at(dir))? {
+        let (seq, entry) = entry.map_err(at(dir))?;
+        if arguments.seq.is_some_and(|wanted| wanted != seq) {
+            continue;
+        }
+        let statement = Statement::read(&entry).map_err(|error| No::because(format!("{}: seq {seq}: {error}", dir.display())))?;
+        if arguments.id.is_some_and(|wanted| wanted != statement.id)
+            || !arguments.wants(UNIX_EPOCH + Duration::from_nanos(statement.signed_at))
+        {
+            continue;
+        }
+        found = true;
+        let view = statement.view();
+        let line = if arguments.format == Format::Ocsf { ocsf::event(&view, &entry) } else { view };
+        if writeln!(out, "{line}").is_err() {
+            return Ok(());
+        }
+    }
+    if let Some(path) = &arguments.security_log {
+        findings(path, arguments, &mut out)?;
+    }
+    // A closed pipe, as above.
+    let _ = out.flush();
+    if !found && (arguments.id.is_some() || arguments.seq.is_some()) { Err(No::because("no such entry")) } else { Ok(()) }
+}
+
+impl ExportArgs {
+    fn wants(&self, time: SystemTime) -> bool {
+        self.since.is_none_or(|since| time >= since) && self.until.is_none_or(|until| time < until)
+    }
+}
+
+/// The alarms of a security log: in JSON as they stand there, else as findings.
+fn findings(path: &Path, arguments: &ExportArgs, out: &mut impl Write) -> Result<(), No> {
+    let told = |why: String| No::because(format!("{}: {why}", path.display()));
+    let mut from = BufReader::new(File::open(path).map_err(|error| told(error.to_string()))?);
+    let (mut line, mut unread) = (Vec::new(), 0_u64);
+    loop {
+        line.clear();
+        if from.by_ref().take(MAX_LINE).read_until(b'\n', &mut line).map_err(|error| told(error.to_string()))? == 0 {
+            break;
+        }
+        let text = std::str::from_utf8(&line).unwrap_or_default();
+        match finding(text) {
+            Ok(event) => {
+                let time = event["time"].as_u64().map_or(UNIX_EPOCH, |millis| UNIX_EPOCH + Duration::from_millis(millis));
+                let wanted = arguments.wants(time) && arguments.seq.is_none();
+                let of_receipt = arguments.id.is_none_or(|id| event["metadata"]["correlation_uid"] == id.to_string());
+                if wanted && of_receipt {
+                    let written =
+                        if arguments.format == Format::Ocsf { writeln!(out, "{event}") } else { writeln!(out, "{}", text.trim_end()) };
+                    if written.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+            Err(NotAFinding::AnotherEvent) => {}
+            Err(NotAFinding::NotALine) => unread += 1,
+        }
+    }
+    // A line that was torn when the disk was full is nothing to stop at, and nothing to be silent about.
+    if unread > 0 {
+        eprintln!("portcullis: {}: {unread} lines are no events of a security log", path.display());
+    }
+    Ok(())
 }
 
 fn show(dir: &Path, which: Option<&str>) -> Result<(), No> {
-    use std::io::Write;
-    let told = |error: std::io::Error| No::because(format!("{}: {error}", dir.display()));
+    let told = at(dir);
     let select = match which {
         None => Select::All,
         Some(text) => match (text.parse(), text.parse()) {
@@ -75,11 +287,11 @@ fn show(dir: &Path, which: Option<&str>) -> Result<(), No> {
         },
     };
     let mut shown = 0;
-    let mut out = std::io::stdout().lock();
-    for entry in statements(dir, select).map_err(told)? {
+    let mut out = io::stdout().lock();
+    for entry in statements(dir, select).map_err(&told)? {
         shown += 1;
         // A reader that has seen enough closes the pipe, which is not a failure.
-        if writeln!(out, "{}", entry.map_err(told)?).is_err() {
+        if writeln!(out, "{}", entry.map_err(&told)?).is_err() {
             return Ok(());
         }
     }

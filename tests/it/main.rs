@@ -6,6 +6,7 @@ mod access;
 mod descriptors;
 mod docs;
 mod durability;
+mod export;
 mod hardening;
 mod journey;
 mod layers;

@@ -1,0 +1,233 @@
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+
+use super::super::finding::{NotAFinding, finding};
+use super::*;
+use crate::clock::Moment;
+use crate::prove::entries::Entries;
+use crate::prove::statement::Statement;
+use crate::prove::{Build, Change, Changed, Config, Key, Ledger};
+use crate::trail::{Assurance, Content, Stop, Trace, Trail, Usage, Verdict, Which, Who};
+
+/// What of OCSF's schema these events may use, as JSON Schema; `tests/data/make_ocsf.py` tells where it is from.
+const SCHEMA: &str = include_str!("../../../tests/data/ocsf.json");
+
+/// What the schema has against an event.
+fn wrong(event: &Json) -> Vec<String> {
+    let mut schema: Json = serde_json::from_str(SCHEMA).unwrap();
+    schema["$ref"] = json!(format!("#/classes/{}", event["class_uid"]));
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let mut wrong: Vec<String> = validator.iter_errors(event).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    // What JSON Schema does not say: each id and its word belong together, and so do class, category, activity and type.
+    if event["type_uid"].as_u64() != Some(event["class_uid"].as_u64().unwrap() * 100 + event["activity_id"].as_u64().unwrap()) {
+        wrong.push("type_uid".into());
+    }
+    if event["activity_id"] == 99 && event.get("activity_name").is_none() {
+        wrong.push("activity_name: an activity that is not the class's own has a name".into());
+    }
+    wrong
+}
+
+fn trail() -> Trail {
+    let trace = Trace { trace_id: [1; 16], span_id: [2; 8], sampled: false };
+    let mut trail = Trail::new(Moment::now(), [192, 0, 2, 7].into(), Method::POST, "2", Digest::of(b"policy"), trace);
+    trail.route = "/v2/models/{model}/infer".into();
+    trail.who = Some(Arc::new(Who { caller: "api_key:a".into(), tenant: "acme".into(), tier: "".into(), method: "api_key" }));
+    trail.which = Some(which());
+    trail.request = Content { media_type: Some("application/json".into()), length: 7, digest: Some(Digest::of(b"request")) };
+    trail.usage = Some(Usage { input: 3, output: 5 });
+    for stop in [Stop::Authenticate, Stop::Authorize] {
+        trail.step(stop, Verdict::Passed, None, Instant::now(), Instant::now());
+    }
+    trail
+}
+
+fn which() -> Arc<Which> {
+    let digest = Some(Digest::of(b"model"));
+    Arc::new(Which { name: "digits".into(), version: "1".into(), digest, format: "onnx".into(), assurance: Assurance::VerifiedInProcess })
+}
+
+/// A log with what a gateway writes without a model, each as its view and its entry.
+async fn log() -> (tempfile::TempDir, Vec<(Json, Vec<u8>)>) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("key"), Key::generate_pem().expose()).unwrap();
+    let config: Config = toml::from_str("directory = \"log\"\norigin = \"gw.example/node1\"\nkey = \"key\"").unwrap();
+    let (events, _reader) = crate::event::channel(8);
+    let build = Build { binary: Some(Digest::of(b"program")), config: Some(Digest::of(b"config")) };
+    let (ledger, _) = Ledger::open(&config, folder.path(), build, events, Box::new(|_| {})).unwrap();
+    let refuse = |trail, code, status| ledger.refuse(trail, code, status, HeaderMap::new(), Bytes::from_static(b"{}"));
+    refuse(trail(), "check.schema", StatusCode::BAD_REQUEST).await;
+    refuse(trail(), "infer.unavailable", StatusCode::SERVICE_UNAVAILABLE).await;
+    let trace = Trace { trace_id: [1; 16], span_id: [2; 8], sampled: false };
+    let stranger = Trail::new(Moment::now(), [192, 0, 2, 8].into(), Method::GET, "1.1", Digest::of(b"policy"), trace);
+    refuse(stranger, "authenticate.missing", StatusCode::UNAUTHORIZED).await;
+    let which = which();
+    for changed in [Changed::Loaded, Changed::Swapped, Changed::Refused, Changed::Retired] {
+        let reason = (changed == Changed::Refused).then_some("another file");
+        ledger.tell(&Change { changed, which: Some(&which), reason, policy: Some(Digest::of(b"policy")) });
+    }
+    ledger.tell(&Change { changed: Changed::Accepted, which: None, reason: None, policy: Some(Digest::of(b"policy")) });
+    ledger.tell(&Change { changed: Changed::Refused, which: None, reason: Some("3 mistakes"), policy: None });
+    ledger.close();
+    let read = |entry: Vec<u8>| (Statement::read(&entry).unwrap().view(), entry);
+    let entries = Entries::of(&folder.path().join("log")).unwrap().map(|entry| read(entry.unwrap().1)).collect();
+    (folder, entries)
+}
+
+/// The refusal of the log above as an answer.
+fn answered(refusal: &(Json, Vec<u8>), kind: &str, status: u64) -> Json {
+    let mut view = refusal.0.clone();
+    (view["kind"], view["resp"]["status"]) = (json!(kind), json!(status));
+    view["resp"].as_object_mut().unwrap().remove("code");
+    event(&view, &refusal.1)
+}
+
+#[tokio::test]
+async fn every_entry_of_a_log_is_an_event_that_the_schema_allows() {
+    let (_folder, entries) = log().await;
+    let mut classes = Vec::new();
+    for (view, entry) in &entries {
+        let event = event(view, entry);
+        assert_eq!(wrong(&event), [""; 0], "{event:#}");
+        classes.push((event["type_uid"].as_u64().unwrap(), event["status_id"].as_u64().unwrap(), event["severity_id"].as_u64().unwrap()));
+    }
+    let refusals = [(600_399, 2, 2), (600_399, 2, 3), (600_302, 2, 2)];
+    let models = [(600_203, 1, 1), (600_208, 1, 1), (600_203, 2, 4), (600_204, 1, 1)];
+    let expected =
+        [&[(300_410, 1, 1), (100_806, 1, 1)][..], &refusals, &models, &[(300_403, 1, 1), (300_403, 2, 3), (100_807, 1, 1)]].concat();
+    assert_eq!(classes, expected);
+}
+
+#[tokio::test]
+async fn an_answer_tells_caller_model_policy_request_answer_and_trace() {
+    let (_folder, entries) = log().await;
+    let refusal = &entries[2];
+    let event = answered(refusal, "inference", 200);
+    assert_eq!(wrong(&event), [""; 0], "{event:#}");
+    assert_eq!((&event["status_id"], &event["status_code"], &event["severity_id"]), (&json!(1), &json!("200"), &json!(1)));
+    assert_eq!((&event["action_id"], &event["disposition_id"]), (&json!(1), &json!(1)));
+    assert_eq!(event["actor"]["user"]["uid"], refusal.0["principal"]["pseudonym"]);
+    assert_eq!(event["actor"]["user"]["org"]["uid"], refusal.0["principal"]["tenant"]);
+    let model = json!({ "name": "digits", "ai_provider": "Internal", "version": "1", "uid": Digest::of(b"model").to_string() });
+    assert_eq!(event["ai_model"], model);
+    assert_eq!(event["policy"]["uid"], Digest::of(b"policy").to_string());
+    assert_eq!(event["http_request"]["url"]["path"], "/v2/models/{model}/infer");
+    assert_eq!((&event["http_request"]["body_length"], &event["http_response"]["code"]), (&json!(7), &json!(200)));
+    assert_eq!((&event["trace"]["uid"], &event["trace"]["span"]["uid"]), (&json!("01".repeat(16)), &json!("02".repeat(8))));
+    assert_eq!(event["trace"]["span"]["start_time"], event["time"]);
+    assert_eq!(event["message_context"]["total_tokens"], 8);
+    // One moment, and no aggregate: OCSF 1.9 keeps these three for those.
+    assert!(["start_time", "end_time", "duration"].iter().all(|key| event.get(key).is_none()));
+    let text = event.to_string();
+    assert!(!text.contains("api_key:a") && !text.contains("192.0.2.7"), "{text}");
+}
+
+#[tokio::test]
+async fn what_the_gateway_did_is_told_truthfully() {
+    let (_folder, entries) = log().await;
+    let told = |event: &Json| {
+        let ids = ["action_id", "disposition_id", "status_id"].map(|key| event[key].as_u64().unwrap());
+        (ids, event["status_code"].as_str().unwrap().to_owned())
+    };
+    let of = |seq: usize| event(&entries[seq].0, &entries[seq].1);
+    assert_eq!(told(&of(2)), ([2, 25, 2], "check.schema".into()));
+    assert_eq!(told(&of(3)), ([99, 27, 2], "infer.unavailable".into()));
+    assert_eq!(told(&of(4)), ([2, 26, 2], "authenticate.missing".into()));
+    assert_eq!(of(4)["actor"]["user"]["name"], "not authenticated");
+    assert_eq!(told(&answered(&entries[2], "aborted", 200)), ([1, 1, 2], "200".into()));
+    // What an upstream refused and the gateway passed on was allowed, and failed.
+    assert_eq!(told(&answered(&entries[2], "inference", 422)), ([1, 1, 2], "422".into()));
+    let mut view = entries[2].0.clone();
+    (view["resp"]["code"], view["model"]["assurance"]) = (json!("authorize.denied"), json!("upstream-asserted"));
+    let denied = event(&view, &[]);
+    assert_eq!((told(&denied).0, &denied["ai_model"]["ai_provider"]), ([2, 2, 2], &json!("External")));
+    assert_eq!(wrong(&denied), [""; 0]);
+}
+
+#[tokio::test]
+async fn the_attestation_is_of_the_statement_that_the_event_carries() {
+    let (_folder, entries) = log().await;
+    for (seq, (view, entry)) in entries.iter().enumerate() {
+        let event = event(view, entry);
+        let carried = STANDARD.decode(event["raw_data"].as_str().unwrap()).unwrap();
+        assert_eq!((&carried, event["raw_data_size"].as_u64()), (entry, Some(entry.len() as u64)));
+        let attestation = &event["attestation_list"][0];
+        let digest = Digest::of(&carried).to_string();
+        assert_eq!((&attestation["fingerprint"]["value"], &event["raw_data_hash"]["value"]), (&json!(digest), &json!(digest)));
+        assert_eq!(
+            (&attestation["uid"], &attestation["chain_uid"]),
+            (&json!(format!("gw.example/node1#{seq}")), &json!("gw.example/node1"))
+        );
+        assert_eq!((&attestation["signatures"][0]["algorithm"], &event["metadata"]["sequence"]), (&json!("EdDSA"), &json!(seq)));
+        assert_eq!(event["unmapped"]["kid"], view["kid"]);
+        // Whoever has the statement makes the same event again.
+        assert_eq!(super::event(&Statement::read(&carried).unwrap().view(), &carried), event);
+    }
+}
+
+#[tokio::test]
+async fn kinds_of_other_versions_are_events_too() {
+    let (_folder, entries) = log().await;
+    for (kind, expected) in [("config-change", 300_403), ("erasure", 300_404), ("something-new", 300_499)] {
+        let mut view = entries[0].0.clone();
+        view["kind"] = json!(kind);
+        let event = event(&view, &entries[0].1);
+        assert_eq!((wrong(&event), event["type_uid"].as_u64()), (Vec::new(), Some(expected)));
+    }
+}
+
+#[tokio::test]
+async fn the_schema_refuses_what_is_unknown_missing_mistyped_or_not_in_its_lists() {
+    let (_folder, entries) = log().await;
+    let good = answered(&entries[2], "inference", 200);
+    let with = |change: &dyn Fn(&mut Json)| {
+        let mut bad = good.clone();
+        change(&mut bad);
+        wrong(&bad)
+    };
+    assert!(with(&|_| {}).is_empty());
+    assert!(!with(&|event| event["colour"] = json!("blue")).is_empty(), "an attribute that the class does not know");
+    assert!(!with(&|event| event["api"]["colour"] = json!("blue")).is_empty(), "or an object");
+    assert!(!with(&|event| event["attestation_list"][0]["signatures"][0]["kid"] = json!("00")).is_empty(), "or one in a list of lists");
+    for required in ["activity_id", "actor", "api", "category_uid", "metadata", "severity_id", "src_endpoint", "time"] {
+        let gone = with(&|event| drop(event.as_object_mut().unwrap().remove(required)));
+        assert!(required == "activity_id" || !gone.is_empty(), "{required}");
+    }
+    assert!(!with(&|event| event["time"] = json!("now")).is_empty());
+    assert!(!with(&|event| event["disposition_id"] = json!(28)).is_empty());
+    assert!(!with(&|event| event["attestation_list"][0]["fingerprint"]["algorithm_id"] = json!(21)).is_empty());
+    assert!(!with(&|event| event["actor"] = json!({})).is_empty(), "one of several is required");
+    assert!(!with(&|event| event["type_uid"] = json!(600_301)).is_empty());
+}
+
+const ALARM: &str = r#"{"time":"2026-11-20T12:00:00.250Z","event":"detect.alarm","caller":"api_key:a","tenant":"acme","model":"digits",
+"code":"check.step","rule":"precision","receipt":"0192f5c4-7a5b-7cc0-8000-5f6b7f1d2a11","family":"precision","query":41,"evidence":{"rows":3},"step":"refuse"}"#;
+
+#[test]
+fn an_alarm_is_a_finding_with_its_family_evidence_and_receipt() {
+    let found = finding(ALARM).unwrap();
+    assert_eq!(wrong(&found), [""; 0], "{found:#}");
+    assert_eq!((&found["type_uid"], &found["time"]), (&json!(200_401), &json!(1_795_176_000_250_u64)));
+    assert_eq!((&found["action_id"], &found["disposition_id"], &found["is_alert"]), (&json!(2), &json!(2), &json!(true)));
+    assert_eq!(found["finding_info"]["analytic"]["name"], "precision");
+    assert_eq!(found["finding_info"]["related_events"][0]["uid"], "0192f5c4-7a5b-7cc0-8000-5f6b7f1d2a11");
+    assert_eq!(found["evidences"][0]["data"], json!({ "evidence": { "rows": 3 }, "query": 41, "step": "refuse" }));
+    assert_eq!(found["evidences"][0]["actor"]["user"]["uid"], "api_key:a");
+    for (step, action) in [("degrade", 4), ("observe", 3)] {
+        let found = finding(&ALARM.replace("\"step\":\"refuse\"", &format!("\"step\":\"{step}\""))).unwrap();
+        assert_eq!((wrong(&found), found["action_id"].as_u64()), (Vec::new(), Some(action)), "{step}");
+    }
+}
+
+#[test]
+fn a_line_that_is_no_alarm_is_no_finding_and_one_with_little_in_it_is() {
+    assert_eq!(finding(&ALARM.replace("detect.alarm", "request.refused")).unwrap_err(), NotAFinding::AnotherEvent);
+    for torn in ["", "{", "[]", "{\"event\":\"detect.alarm\"}", "{\"event\":\"detect.alarm\",\"time\":\"yesterday\"}"] {
+        assert_eq!(finding(torn).unwrap_err(), NotAFinding::NotALine, "{torn}");
+    }
+    let cut = finding("{\"event\":\"detect.alarm\",\"time\":\"2026-11-20T12:00:00.250Z\",\"cut\":true}").unwrap();
+    assert_eq!(wrong(&cut), [""; 0], "{cut:#}");
+}
