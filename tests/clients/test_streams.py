@@ -17,7 +17,7 @@ import requests
 import raw
 from conftest import PROMPT
 from gate import ROOT, eventually
-from receipt import keys, open_statement, parts, taken_out, verify, verify_stream
+from receipt import blocks, parts, taken_out, verify, verify_stream
 
 CLIENTS = ROOT / "tests/clients/node"
 NODE = shutil.which("node") or pytest.fail("node is not there: install Node.js 20 or newer", pytrace=False)
@@ -188,7 +188,13 @@ def test_httpx_reads_the_line_too(gate):
         how = {"authorization": f"Bearer {gate.app}", "provenance-want": "mode=durable"}
         answer = client.post(gate.url + CHAT, json=asks(CHAT), headers=how)
     assert answer.http_version == "HTTP/2"
-    verify_stream(*taken_out(answer.content), gate.log)
+    statement, stream = taken_out(answer.content)
+    verify_stream(statement, stream, gate.log)
+    first, second, *others = blocks(stream)
+    for other in (stream.replace(b'"chat"', b'"chit"', 1), b"".join([second, first, *others])):
+        assert len(other) == len(stream) != other
+        with pytest.raises(AssertionError):
+            verify_stream(statement, other, gate.log)
 
 
 @pytest.mark.parametrize("ask", [raw.http1, raw.http2])
