@@ -262,7 +262,7 @@ mod tests {
     fn what_is_appended_comes_when_it_is_asked_for_again() {
         let folder = tempfile::tempdir().unwrap();
         let mut entries = Entries::of_live(folder.path()).unwrap();
-        assert_eq!(numbers_of(&mut entries), []);
+        assert_eq!(numbers_of(&mut entries), [0_u64; 0]);
         segment(folder.path(), 0, 0, 2);
         assert_eq!(numbers_of(&mut entries), [0, 1]);
         let mut more = Vec::new();
@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(numbers_of(&mut entries), [3]);
         segment(folder.path(), 1, 4, 1);
         assert_eq!(numbers_of(&mut entries), [4]);
-        assert_eq!(numbers_of(&mut entries), []);
+        assert_eq!(numbers_of(&mut entries), [0_u64; 0]);
     }
 
     #[test]
@@ -305,7 +305,7 @@ mod tests {
             let (last, mut rest) = Entries::last(folder.path(), count).unwrap();
             let expected: Vec<_> = (15_u64.saturating_sub(count as u64)..15).collect();
             assert_eq!(last.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), expected, "{count}");
-            assert_eq!(numbers_of(&mut rest), []);
+            assert_eq!(numbers_of(&mut rest), [0_u64; 0]);
         }
     }
 }

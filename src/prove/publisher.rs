@@ -158,7 +158,8 @@ impl Work {
                 self.desk.wal.resume(|seq| heart.count(Life::Began, seq), told);
             }
             self.step();
-            if closing {
+            // Whoever waits for a checkpoint of a log that takes nothing any more learns it from the closed channel.
+            if closing || self.desk.wal.tally().poisoned {
                 return;
             }
         }

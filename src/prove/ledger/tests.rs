@@ -569,9 +569,9 @@ async fn a_process_counts_from_its_own_beginning_and_what_nobody_waits_for_is_ab
 #[tokio::test]
 async fn a_gap_is_told_by_a_heartbeat_and_by_the_metrics() {
     let house = house();
-    let full: Vec<_> = (0..ROOM).map(|_| house.ledger.reserve(&Terms::default()).unwrap()).collect();
+    let full: Vec<_> = (0..ROOM).map(|_| house.ledger.reserve(&Terms::default(), Want::default()).unwrap()).collect();
     let accepted = house.ledger.accept();
-    let slot = house.ledger.reserve(&serve()).unwrap();
+    let slot = house.ledger.reserve(&serve(), Want::default()).unwrap();
     house.ledger.prove_parts(slot, StatusCode::OK, head(), Payload::Whole("x".into()), None, now()).await.unwrap();
     accepted.over();
     drop(full);
