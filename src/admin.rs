@@ -1,4 +1,4 @@
-//! The operator's listener: `/livez`, `/readyz`, `/metrics`, and nothing else.
+//! The operator's listener: `/livez`, `/readyz`, `/metrics`, the provenance log's files under `/log/`, and nothing else.
 //!
 //! It is not the data plane: it has its own port, its own caps, and no say in any request. Without an `[admin]` block
 //! it does not exist. Plain HTTP is served on loopback alone; elsewhere every operator shows a client certificate.
@@ -17,6 +17,7 @@ use toml::Spanned;
 use crate::accept::config::{ClientAuth, Deadlines, Limits, TlsConfig};
 use crate::accept::{Accept, Bound, Drained, Handler, Peer, Tls};
 use crate::mistake::Mistake;
+use crate::prove::served::{self, LogFile};
 use crate::unit::Span;
 use crate::wire::Body;
 
@@ -46,12 +47,14 @@ pub enum Ready {
     No(Vec<String>),
 }
 
-/// Where the listener's answers come from. Both must answer at once.
+/// Where the listener's answers come from. The first two must answer at once.
 pub trait Sources: Send + Sync + 'static {
     /// Whether the gateway takes requests.
     fn ready(&self) -> Ready;
     /// Every metric, in the text format of OpenMetrics 1.0.
     fn metrics(&self) -> String;
+    /// A file of the provenance log.
+    fn log(&self, path: &str) -> impl Future<Output = Option<LogFile>> + Send;
 }
 
 /// Resolves `config` and opens the port; relative paths are relative to `folder`.
@@ -139,9 +142,22 @@ impl<S: Sources> Handler for Operator<S> {
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
                 response
             }
-            _ => text(StatusCode::NOT_FOUND, "/livez, /readyz, /metrics\n"),
+            path if path.starts_with(served::PREFIX) || path == served::WELL_KNOWN => match self.sources.log(path).await {
+                Some(file) => of_log(file),
+                None => text(StatusCode::NOT_FOUND, "the log has no such file\n"),
+            },
+            _ => text(StatusCode::NOT_FOUND, "/livez, /readyz, /metrics, /log/checkpoint, /log/tile/…, /.well-known/portcullis-log.json\n"),
         }
     }
+}
+
+fn of_log(file: LogFile) -> Response<Body> {
+    let mut response = text(StatusCode::OK, file.bytes);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(file.media_type));
+    if file.immutable {
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=31536000, immutable"));
+    }
+    response
 }
 
 fn names_this_machine(peer: &Peer) -> bool {
@@ -178,6 +194,11 @@ mod tests {
         fn metrics(&self) -> String {
             "# EOF\n".to_owned()
         }
+
+        async fn log(&self, path: &str) -> Option<LogFile> {
+            let bytes = Bytes::from_static(b"a tile");
+            (path == "/log/tile/0/000").then_some(LogFile { media_type: "application/octet-stream", immutable: true, bytes })
+        }
     }
 
     async fn ask(address: SocketAddr, line: &str, host: &str) -> String {
@@ -189,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn three_paths_and_nothing_else() {
+    async fn what_operators_read_and_nothing_else() {
         let config: Config = toml::from_str("listen = \"127.0.0.1:0\"").unwrap();
         let bound = bind(&config, Path::new(".")).unwrap();
         let address = bound.address();
@@ -199,6 +220,10 @@ mod tests {
             ("GET /readyz", "127.0.0.1", "503"),
             ("GET /metrics", "[::1]:9443", "200"),
             ("GET /", "localhost", "404"),
+            ("GET /log/tile/0/000", "localhost", "200"),
+            ("GET /log/tile/0/001", "localhost", "404"),
+            ("GET /log/tile/0/000", "rebound.example", "421"),
+            ("GET /.well-known/portcullis-log.json", "localhost", "404"),
             ("POST /livez", "localhost", "405"),
             ("GET /metrics", "rebound.example", "421"),
         ] {

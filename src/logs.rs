@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::cli::No;
 use crate::clock::from_rfc3339;
+use crate::prove::Found;
 use crate::prove::entries::Entries;
 use crate::prove::key::Vkey;
 use crate::prove::reconcile::{MAX_METRICS, Metrics, Reconciled, reconcile};
@@ -54,6 +55,10 @@ pub enum Verb {
         /// A receipt's id or an entry's number; all entries without one.
         which: Option<String>,
     },
+    /// Show that an entry is in the log: its proof under the newest checkpoint. Nothing is verified.
+    #[command(after_help = "Examples:\n  portcullis log proof data/log --seq 7\n  \
+                            portcullis log proof data/log --id 0192f5c4-7a5b-7cc0-8000-5f6b7f1d2a11 --form scitt > entry.scitt")]
+    Proof(ProofArgs),
     /// Show the last entries, one line of JSON each, and with --follow those that come after them, until it is interrupted.
     #[command(after_help = "Example:\n  portcullis log tail data/log --lines 20 --follow")]
     Tail {
@@ -70,6 +75,46 @@ pub enum Verb {
     #[command(after_help = "Examples:\n  portcullis log export data/log > events.jsonl\n  \
                             portcullis log export data/log --since 2026-11-01T00:00:00Z --security-log data/security.log")]
     Export(ExportArgs),
+}
+
+/// `portcullis log proof`.
+#[derive(Debug, Args)]
+pub struct ProofArgs {
+    /// The log's folder.
+    dir: PathBuf,
+    #[command(flatten)]
+    which: Which,
+    /// json: statement, path and checkpoint; cose: the receipt of RFC 9942; scitt: the transparent statement of RFC 9943; tlog-proof: C2SP's.
+    #[arg(long, value_enum, default_value = "json")]
+    form: Form,
+}
+
+/// Which entry.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Which {
+    /// That of this receipt.
+    #[arg(long, value_name = "ID")]
+    id: Option<Uuid>,
+    /// That with this number, as statements tell it.
+    #[arg(long, value_name = "N")]
+    seq: Option<u64>,
+    /// That at this place in the tree, from 0.
+    #[arg(long, value_name = "N")]
+    index: Option<u64>,
+}
+
+/// What a proof is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    /// One line of JSON.
+    Json,
+    /// A COSE receipt.
+    Cose,
+    /// A transparent statement.
+    Scitt,
+    /// A C2SP tlog-proof.
+    TlogProof,
 }
 
 /// `portcullis log export`.
@@ -118,6 +163,7 @@ pub fn run(verb: Verb) -> Result<(), No> {
     match verb {
         Verb::Verify { dir, keys, reconcile, json } => verify(&dir, &keys, reconcile.as_deref(), json),
         Verb::Show { dir, which } => show(&dir, which.as_deref()),
+        Verb::Proof(arguments) => proof(&arguments),
         Verb::Tail { dir, lines, follow } => tail(&dir, lines, follow),
         Verb::Export(arguments) => export(&arguments),
     }
@@ -173,6 +219,20 @@ fn read_metrics(path: &Path) -> Result<Metrics, No> {
 fn line(seq: u64, entry: &[u8]) -> io::Result<String> {
     let statement = Statement::read(entry).map_err(|error| io::Error::other(format!("seq {seq}: {error}")))?;
     Ok(statement.view().to_string())
+}
+
+fn proof(arguments: &ProofArgs) -> Result<(), No> {
+    let Which { id, seq, index } = arguments.which;
+    let select = id.map(Select::Id).or(seq.map(Select::Seq)).or(index.map(Select::Index)).unwrap_or(Select::All);
+    let found = Found::in_folder(&arguments.dir, select).map_err(No::because)?;
+    let bytes = match arguments.form {
+        Form::Json => Some(format!("{}\n", found.json()).into_bytes()),
+        Form::Cose => found.receipt(),
+        Form::Scitt => found.transparent(),
+        Form::TlogProof => found.tlog_proof().map(String::into_bytes),
+    };
+    let bytes = bytes.ok_or_else(|| No::because("the log has no receipt of it"))?;
+    io::stdout().write_all(&bytes).map_err(No::because)
 }
 
 fn tail(dir: &Path, lines: u64, follow: bool) -> Result<(), No> {

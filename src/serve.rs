@@ -27,6 +27,7 @@ use crate::infer::shadow::Outcome;
 use crate::mistake::Mistake;
 use crate::outbound::{self, Alpn, ClientTls};
 use crate::pipeline::{Gate, House};
+use crate::prove::served::LogFile;
 use crate::prove::{Build, Ledger};
 use crate::record::metrics::Kind;
 use crate::record::names::metric;
@@ -295,6 +296,10 @@ impl Sources for Operators {
 
     fn metrics(&self) -> String {
         self.0.recorder.metrics().render()
+    }
+
+    async fn log(&self, path: &str) -> Option<LogFile> {
+        self.0.ledger.serve(path).await
     }
 }
 

@@ -25,7 +25,7 @@ use super::ids::Ids;
 use super::key::{Exposed, Key, KeyError, Vkey};
 use super::lock::LockFile;
 use super::log::{self, Fatal, OnFatal, Poisoned, Recovered, SEGMENT, Until, Wal};
-use super::publisher::{self, CHECKPOINT, Desk, Publisher};
+use super::publisher::{self, CHECKPOINT, Desk, Published, Publisher};
 use super::receipt::{CONTENT_DIGEST, Receipt, STATEMENT, State, content_digest, media_type, receipt_header, statement_header};
 use super::refusals::Refusals;
 use super::release::Appended;
@@ -190,13 +190,13 @@ pub struct Counters {
 
 /// The open log. Cheap to clone; the last clone closes it.
 #[derive(Clone)]
-pub struct Ledger(Arc<Inner>);
+pub struct Ledger(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     signer: Arc<Signer>,
     pub(super) wal: Arc<Wal>,
     pub(super) publisher: Publisher,
-    files: Files,
+    pub(super) files: Files,
     ids: Arc<Ids>,
     slots: AtomicUsize,
     gaps: AtomicU64,
@@ -601,18 +601,24 @@ impl Inner {
                 return Some(Found { entry: Bytes::from_owner(entry), statement, state, included: None });
             }
         }
-        // Partial tiles are removed when a newer checkpoint has wider ones: then it is asked of that.
-        for _ in 0..PATIENCE {
-            let published = self.publisher.newest();
-            let found = self.ids.find(id).ok()?.into_iter().filter(|index| *index < published.size).find_map(|index| {
+        self.retried(|published| {
+            let known = self.ids.find(id).ok()?.into_iter().filter(|index| *index < published.size);
+            known.into_iter().find_map(|index| {
                 let entry = self.files.entry(index, published.size).ok()?;
                 let statement = of_id(&entry)?;
                 let path = merkle::inclusion(index, published.size, &mut self.files.subtrees(published.size, published.size)).ok()?;
-                Some((entry, statement, index, path))
-            });
-            if let Some((entry, statement, index, path)) = found {
-                let included = Some(Included { index, path, published });
-                return Some(Found { entry: entry.into(), statement, state: State::Included, included });
+                let included = Some(Included { index, path, published: published.clone() });
+                Some(Found { entry: entry.into(), statement, state: State::Included, included })
+            })
+        })
+    }
+
+    /// Reads tiles of the newest checkpoint. Partial ones are removed when a newer one has wider ones: then `read` is asked of that.
+    pub(super) fn retried<T>(&self, read: impl Fn(&Arc<Published>) -> Option<T>) -> Option<T> {
+        for _ in 0..PATIENCE {
+            let published = self.publisher.newest();
+            if let Some(found) = read(&published) {
+                return Some(found);
             }
             if self.publisher.newest().size == published.size {
                 return None;

@@ -24,6 +24,7 @@ pub mod reconcile;
 mod refusals;
 mod release;
 mod segment;
+pub mod served;
 pub mod statement;
 mod stream;
 pub mod tree;
@@ -32,7 +33,7 @@ mod want;
 
 pub use change::{Change, Changed};
 pub use config::{Config, Mode, OnFailure, Terms, TermsConfig};
-pub use found::Found;
+pub use found::{Found, NoProof};
 pub use key::Key;
 pub use ledger::{Accepted, Counters, Error, Ledger, NotProved, OpenError, Opened, Slot};
 pub use receipt::{Receipt, State};

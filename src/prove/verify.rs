@@ -495,6 +495,8 @@ pub enum Select {
     Id(Uuid),
     /// The one with this number.
     Seq(u64),
+    /// The one at this place in the tree.
+    Index(u64),
 }
 
 /// The statements in `directory`, oldest first, as JSON; nothing is verified beyond what it takes to read them.
@@ -509,6 +511,7 @@ pub fn show(directory: &Path, select: Select) -> io::Result<impl Iterator<Item =
                 Select::All => true,
                 Select::Id(id) => id == statement.id,
                 Select::Seq(seq) => seq == statement.seq,
+                Select::Index(wanted) => wanted == index,
             };
             Ok(wanted.then(|| statement.view()))
         });
