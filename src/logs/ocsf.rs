@@ -164,7 +164,10 @@ fn api_activity(view: &Json) -> Json {
     if !route.is_empty() {
         request["url"] = json!({ "path": route });
     }
-    copy(&mut request, "body_length", view, &["req", "len"]);
+    // Of a body that was not read the statement has neither commitment nor length.
+    if view["req"].get("commit").is_some() {
+        copy(&mut request, "body_length", view, &["req", "len"]);
+    }
     if let Some(media_type) = text(view, &["req", "content_type"]) {
         request["http_headers"] = json!([{ "name": "content-type", "value": media_type }]);
     }

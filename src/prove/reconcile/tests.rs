@@ -208,7 +208,7 @@ fn requests_are_never_fewer_than_their_entries_and_never_become_fewer() {
     let mut log = Log::begun();
     log.answers(Kind::Inference, 2);
     let fewer = Metrics { traffic: Traffic { accepted: 1, ..log.traffic }, ..log.metrics() };
-    assert_eq!(log.held(Some(&fewer)).problems, ["the metrics counts 1 accepted requests, and 2 entries about requests"]);
+    assert_eq!(log.held(Some(&fewer)).problems, ["the metrics count 1 accepted requests, and 2 entries about requests"]);
     let more = Metrics { traffic: Traffic { forwarded: 3, ..log.traffic }, ..log.metrics() };
     assert!(!log.held(Some(&more)).ok);
     log.traffic.accepted += 3;
