@@ -11,11 +11,15 @@
 //! | [`cosignature`] | timestamped signatures on checkpoints | C2SP tlog-cosignature |
 //! | [`merkle`] | trees, proofs of inclusion and of consistency | RFC 6962 §2.1, RFC 9162 §2.1 |
 //! | [`tile`] | which hashes and entries lie in which file | C2SP tlog-tiles |
+//! | [`add_checkpoint`] | what a log sends to a witness | C2SP tlog-witness |
+//! | [`policy`] | which witnesses are enough | C2SP tlog-policy |
 
+pub mod add_checkpoint;
 pub mod checkpoint;
 pub mod cosignature;
 pub mod merkle;
 pub mod note;
+pub mod policy;
 pub mod signature;
 pub mod tile;
 pub mod vkey;

@@ -111,3 +111,22 @@ fn a_time_names_and_origins_are_bounded() {
     let note = Note::new(&at_limit.to_string(), vec![line]).unwrap();
     assert_eq!(times(&note, &cosigner.vkeys()), Err(NotOpened::WrongSignature(0)));
 }
+
+#[test]
+fn what_openssl_and_dilithium_py_signed_opens() {
+    let note = include_bytes!("../../../tests/data/cosigned.note");
+    let keys: Vec<Vkey> = include_str!("../../../tests/data/cosigned.vkeys").lines().map(|line| line.parse().unwrap()).collect();
+    let parsed = Note::parse(note).unwrap();
+    assert_eq!(parsed.to_string().as_bytes(), note);
+    let opened = parsed.open(&keys).unwrap();
+    let time = Some(1_764_115_200);
+    let lines: Vec<_> = opened.verified.iter().map(|line| (line.key, line.time)).collect();
+    assert_eq!(lines, [(0, None), (1, time), (2, time), (3, time)]);
+    // With any other text or signature one of the four is wrong.
+    for at in (0..note.len()).step_by(97) {
+        let mut bad = note.to_vec();
+        bad[at] ^= 1;
+        let all = Note::parse(&bad).ok().and_then(|note| note.open(&keys).ok()).is_some_and(|opened| opened.verified.len() == 4);
+        assert!(!all, "byte {at}");
+    }
+}
