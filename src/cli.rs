@@ -9,7 +9,7 @@ use crate::clock::Moment;
 use crate::config::{self, Engines, Made};
 use crate::infer::model::worker::probe::{self, Attempt, Fate, Place};
 use crate::infer::model::{self, Isolation};
-use crate::{authorize, demo, keys, logs, models, serve};
+use crate::{authorize, demo, keys, logs, models, serve, witness};
 
 /// A hardened gateway for inference.
 #[derive(Debug, Parser)]
@@ -63,6 +63,9 @@ enum Verb {
     /// The provenance log, offline.
     #[command(subcommand)]
     Log(logs::Verb),
+    /// Be a witness of other logs: cosign their checkpoints, as long as each goes on from the one before.
+    #[command(after_help = witness::EXAMPLE)]
+    Witness(witness::Arguments),
     /// Ask a running gateway whether it is ready; for health checks of images without a shell.
     #[command(after_help = "Example:\n  portcullis health 127.0.0.1:9443")]
     Health {
@@ -106,6 +109,7 @@ pub fn run() -> ExitCode {
         Verb::Model(verb) => models::run(verb),
         Verb::Walls { isolation, json } => walls(isolation, json),
         Verb::Log(verb) => logs::run(verb),
+        Verb::Witness(arguments) => witness::run(arguments),
         Verb::Health { admin } => health(admin),
     };
     match done {

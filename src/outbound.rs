@@ -5,6 +5,7 @@
 //! very address that was judged.
 
 mod fetch;
+mod kept;
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -27,6 +28,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 pub use self::fetch::{FETCH_MAX_BODY, FETCH_WITHIN, FetchError, Fetched, Limits, fetch, fetchable};
+pub use self::kept::{Answered, Kept};
 
 /// The most bytes of response head that is read from anyone: with more, the answer is refused.
 pub const MAX_HEAD: usize = 64 << 10;

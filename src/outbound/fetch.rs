@@ -91,7 +91,7 @@ pub fn fetchable(url: &str, limits: &Limits) -> Result<(), UrlMistake> {
     fetch_target(url, limits).map(|_| ())
 }
 
-fn fetch_target(url: &str, limits: &Limits) -> Result<(Origin, PathAndQuery), UrlMistake> {
+pub(super) fn fetch_target(url: &str, limits: &Limits) -> Result<(Origin, PathAndQuery), UrlMistake> {
     let (origin, target) = split(url)?;
     let local = &*origin.host == "localhost" || origin.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     let plain_is_fine = limits.allow_http || (local && limits.allow_private);
@@ -142,10 +142,18 @@ pub async fn fetch(url: &str, tls: &Arc<ClientConfig>, limits: &Limits) -> Resul
 }
 
 async fn read_answer(answer: http::Response<hyper::body::Incoming>, max_body: usize) -> Result<Fetched, FetchError> {
-    let (head, mut body) = answer.into_parts();
-    if head.status != StatusCode::OK {
-        return Err(FetchError::SourceAnswered(head.status));
+    if answer.status() != StatusCode::OK {
+        return Err(FetchError::SourceAnswered(answer.status()));
     }
+    read_whole(answer, max_body).await.map(|(_, fetched)| fetched)
+}
+
+/// Reads an answer of any status.
+pub(super) async fn read_whole(
+    answer: http::Response<hyper::body::Incoming>,
+    max_body: usize,
+) -> Result<(StatusCode, Fetched), FetchError> {
+    let (head, mut body) = answer.into_parts();
     if head.headers.contains_key(header::CONTENT_ENCODING) {
         return Err(FetchError::SourceSentCoded);
     }
@@ -157,5 +165,5 @@ async fn read_answer(answer: http::Response<hyper::body::Incoming>, max_body: us
         }
         read.extend_from_slice(&data);
     }
-    Ok(Fetched { headers: head.headers, body: read.freeze() })
+    Ok((head.status, Fetched { headers: head.headers, body: read.freeze() }))
 }

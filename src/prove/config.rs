@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::witness::{self, WitnessConfig};
 use crate::mistake::Mistake;
 
 /// The longest origin in bytes: it stands in every statement and every receipt header.
@@ -23,6 +24,13 @@ pub struct Config {
     /// The file of the last checkpoint that was signed; `directory` with `.lock` after it unless given. It should lie where it is not
     /// restored together with the log.
     pub lock: Option<PathBuf>,
+    /// Who cosigns its checkpoints.
+    #[serde(default)]
+    pub witness: Vec<WitnessConfig>,
+    /// How many of them are enough; all unless given.
+    pub quorum: Option<Spanned<usize>>,
+    /// A file that names them instead, and the quorum (C2SP tlog-policy).
+    pub witness_policy: Option<Spanned<PathBuf>>,
 }
 
 impl Config {
@@ -32,11 +40,13 @@ impl Config {
         let origin = self.origin.get_ref();
         // C2SP signed-note forbids spaces and "+" in a key's name; a structured field's string is printable ASCII.
         let plain = |c: u8| c.is_ascii_graphic() && !b"+\"\\".contains(&c);
+        let mut mistakes = witness::mistakes(self);
         if !origin.is_empty() && origin.len() <= MAX_ORIGIN && origin.bytes().all(plain) {
-            return Vec::new();
+            return mistakes;
         }
         let what = "prove.origin must be 1 to 128 printable ASCII characters without spaces, `+`, `\"` and `\\`, such as \"gateway.example/portcullis/node1\"";
-        vec![Mistake::at(self.origin.span(), what)]
+        mistakes.push(Mistake::at(self.origin.span(), what));
+        mistakes
     }
 
     /// The log's folder and the key's file, relative to the folder of the policies.

@@ -73,25 +73,18 @@ impl Key {
     /// # Errors
     /// When there is no such file, or no Ed25519 key in it.
     pub fn from_file(path: &Path) -> Result<(Self, Exposed), KeyError> {
-        use std::io::Read;
-        use std::os::unix::fs::PermissionsExt;
-        let unreadable = |error| KeyError::Unreadable(path.into(), error);
-        let file = std::fs::File::open(path).map_err(unreadable)?;
-        let mode = file.metadata().map_err(unreadable)?.permissions().mode();
-        let mut text = Vec::new();
-        file.take(MAX_FILE).read_to_end(&mut text).map_err(unreadable)?;
-        let text = Secret::new(text);
-        let key = Self::from_pem(text.expose()).ok_or_else(|| KeyError::NotEd25519(path.into()))?;
-        Ok((key, Exposed(mode & 0o077 != 0)))
+        let (seed, exposed) = seed_from_file(path)?;
+        let key = Self::from_seed(&seed).ok_or_else(|| KeyError::NotEd25519(path.into()))?;
+        Ok((key, exposed))
     }
 
     /// Reads a PKCS#8 PEM, version 1 (without) or 2 (with the public key); `None` where it holds no Ed25519 key.
     #[must_use]
     pub fn from_pem(pem: &[u8]) -> Option<Self> {
-        let der = PrivatePkcs8KeyDer::from_pem_slice(pem).ok()?;
-        let log = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der.secret_pkcs8_der()).ok()?;
-        let seed: Curve25519SeedBin<'_> = log.seed().ok()?.as_be_bytes().ok()?;
-        let seed = Secret::new(seed.as_ref().to_vec());
+        Self::from_seed(&seed_from_pem(pem)?)
+    }
+
+    fn from_seed(seed: &Secret) -> Option<Self> {
         let mac = |label| hmac::Key::new(hmac::HMAC_SHA256, seed.derive(label).expose());
         Some(Self {
             log: Ed25519Key::from_seed(seed.expose())?,
@@ -188,6 +181,30 @@ impl Key {
         };
         (half("caller:", &who.caller), half("tenant:", &who.tenant))
     }
+}
+
+/// The seed of the Ed25519 key in a PKCS#8 PEM file; also says whether others than its owner may read it.
+///
+/// # Errors
+/// When there is no such file, or no Ed25519 key in it.
+pub fn seed_from_file(path: &Path) -> Result<(Secret, Exposed), KeyError> {
+    use std::io::Read;
+    use std::os::unix::fs::PermissionsExt;
+    let unreadable = |error| KeyError::Unreadable(path.into(), error);
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let mode = file.metadata().map_err(unreadable)?.permissions().mode();
+    let mut text = Vec::new();
+    file.take(MAX_FILE).read_to_end(&mut text).map_err(unreadable)?;
+    let text = Secret::new(text);
+    let seed = seed_from_pem(text.expose()).ok_or_else(|| KeyError::NotEd25519(path.into()))?;
+    Ok((seed, Exposed(mode & 0o077 != 0)))
+}
+
+fn seed_from_pem(pem: &[u8]) -> Option<Secret> {
+    let der = PrivatePkcs8KeyDer::from_pem_slice(pem).ok()?;
+    let key = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der.secret_pkcs8_der()).ok()?;
+    let seed: Curve25519SeedBin<'_> = key.seed().ok()?.as_be_bytes().ok()?;
+    Some(Secret::new(seed.as_ref().to_vec()))
 }
 
 /// Whether others than a key file's owner may read it.

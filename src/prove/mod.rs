@@ -30,6 +30,7 @@ mod stream;
 pub mod tree;
 pub mod verify;
 mod want;
+pub mod witness;
 
 pub use change::{Change, Changed};
 pub use config::{Config, Mode, OnFailure, Terms, TermsConfig};
@@ -39,3 +40,4 @@ pub use ledger::{Accepted, Counters, Error, Ledger, NotProved, OpenError, Opened
 pub use receipt::{Receipt, State};
 pub use statement::Build;
 pub use want::{MAX_WAIT, Want};
+pub use witness::Witnesses;

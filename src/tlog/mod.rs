@@ -22,6 +22,8 @@ pub mod note;
 pub mod policy;
 pub mod signature;
 pub mod tile;
+#[cfg(test)]
+pub(crate) mod trial;
 pub mod vkey;
 
 use base64::Engine;

@@ -65,7 +65,10 @@ fn document(path: &[String]) -> String {
         [] => unknown.to_owned(),
         path => {
             let keys: Vec<&str> = path.iter().map(|key| key.trim_end_matches("[]")).collect();
-            if path[0].ends_with("[]") && path.len() == 1 { format!("[[{}]]\n{unknown}", keys[0]) } else { table(path, &keys, unknown) }
+            if path.last().is_some_and(|last| last.ends_with("[]")) && !path[..path.len() - 1].iter().any(|key| key.ends_with("[]")) {
+                return format!("[[{}]]\n{unknown}", keys.join("."));
+            }
+            table(path, &keys, unknown)
         }
     }
 }

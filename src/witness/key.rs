@@ -1,0 +1,77 @@
+//! `portcullis witness key`, and the keys of a witness: both from the seed of one Ed25519 key, by HKDF with a label each. So
+//! the PEM of a log and that of a witness may even be the same file without one key signing two kinds of things.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::cli::No;
+use crate::prove::Key;
+use crate::prove::key::{Exposed, seed_from_file};
+use crate::tlog::cosignature::Cosigner;
+use crate::tlog::signature::{Ed25519Key, MlDsa44Key};
+
+const ED25519_LABEL: &str = "portcullis/witness-ed25519/v1";
+const ML_DSA_44_LABEL: &str = "portcullis/witness-ml-dsa-44/v1";
+
+/// `portcullis witness key`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The witness's name: a URL without its scheme.
+    #[arg(long)]
+    name: String,
+    /// Where to write a new key; the file must not exist.
+    #[arg(long, value_name = "FILE", required_unless_present = "key")]
+    out: Option<PathBuf>,
+    /// A key that there is already, as `openssl genpkey -algorithm ed25519` makes it too.
+    #[arg(long, value_name = "FILE", conflicts_with = "out")]
+    key: Option<PathBuf>,
+    /// One line of JSON: {"name","keys"}.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), No> {
+    let file = match (&arguments.key, &arguments.out) {
+        (Some(file), _) => file,
+        (None, Some(file)) => {
+            // Judged before anything is written.
+            if !crate::tlog::vkey::is_name(&arguments.name) {
+                return Err(No::because(NOT_A_NAME));
+            }
+            write(file).map_err(|error| No::because(format!("{}: {error}", file.display())))?;
+            file
+        }
+        (None, None) => return Err(No::because("name a file: --out for a new key, --key for one that there is")),
+    };
+    let (cosigner, Exposed(exposed)) = cosigner(&arguments.name, file).map_err(No::because)?;
+    if exposed {
+        eprintln!("portcullis: warning: others than its owner may read {}", file.display());
+    }
+    let keys = cosigner.vkeys().map(|key| key.to_string());
+    if arguments.json {
+        println!("{}", serde_json::json!({ "name": arguments.name, "keys": keys }));
+    } else {
+        keys.iter().for_each(|key| println!("{key}"));
+    }
+    Ok(())
+}
+
+const NOT_A_NAME: &str = "a name has 1 to 255 bytes, and neither spaces nor `+`, such as witness.example/w1";
+
+fn write(file: &Path) -> std::io::Result<()> {
+    let mut out = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
+    out.write_all(Key::generate_pem().expose())?;
+    out.sync_all()
+}
+
+/// The cosigner `name` of the key in `file`.
+pub(super) fn cosigner(name: &str, file: &Path) -> Result<(Cosigner, Exposed), String> {
+    let (seed, exposed) = seed_from_file(file).map_err(|error| error.to_string())?;
+    let cosigner = Ed25519Key::from_seed(seed.derive(ED25519_LABEL).expose())
+        .zip(MlDsa44Key::from_seed(seed.derive(ML_DSA_44_LABEL).expose()))
+        .and_then(|(ed25519, ml_dsa_44)| Cosigner::new(name, ed25519, ml_dsa_44));
+    Ok((cosigner.ok_or(NOT_A_NAME)?, exposed))
+}
