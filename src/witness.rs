@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | `POST /add-checkpoint` | 200 with cosignatures, or why not: [`book::Refused`] |
 //! | `GET /HASH/checkpoint` | the checkpoint last cosigned, HASH being the SHA-256 of the origin in hex |
+//! | `GET /` | the verifier keys, for people: whoever trusts them has them from elsewhere |
 
 pub mod book;
 pub mod config;
@@ -230,6 +231,9 @@ impl Handler for Witness {
         }
         if peer.method() != Method::GET && peer.method() != Method::HEAD {
             return answer(StatusCode::METHOD_NOT_ALLOWED, "GET alone\n");
+        }
+        if path == "/" {
+            return answer(StatusCode::OK, self.cosigner.vkeys().map(|key| format!("{key}\n")).concat());
         }
         match self.checkpoint(&path) {
             Some(checkpoint) => answer(StatusCode::OK, checkpoint),

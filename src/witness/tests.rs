@@ -159,11 +159,13 @@ async fn other_methods_and_paths_are_refused() {
         (Method::GET, format!("/{}/checkpoint", hash.to_uppercase()), 404),
         (Method::GET, format!("/{hash}"), 404),
         (Method::GET, format!("/{}/checkpoint", Checkpoint::origin_hash("log.example/b")), 404),
-        (Method::GET, "/".into(), 404),
+        (Method::GET, "/x".into(), 404),
     ] {
         let answer = house.kept.ask(method, &path, None, Bytes::new()).await.unwrap();
         assert_eq!(answer.status.as_u16(), status, "{path}");
     }
+    let keys = house.kept.ask(Method::GET, "/", None, Bytes::new()).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&keys.body), cosigner().vkeys().map(|key| format!("{key}\n")).concat());
 }
 
 #[tokio::test]

@@ -209,3 +209,28 @@ async fn what_a_witness_knows_counts_under_its_own_signature_alone() {
         assert_eq!(latest.seen.map_err(|failure| failure.to_string()), expected.map_err(str::to_owned));
     }
 }
+
+/// `PORTCULLIS_PEER="URL VKEY"` names a witness that nobody here wrote and that knows this log, as `tests/clients/peer_witness.py`
+/// starts one.
+#[tokio::test]
+#[ignore = "needs a witness of another make"]
+async fn a_witness_of_another_make_cosigns() {
+    let peer = std::env::var("PORTCULLIS_PEER").unwrap();
+    let (url, key) = peer.split_once(' ').unwrap();
+    let kept = || Kept::new(url, ClientTls::build(None, Alpn::Http1).unwrap(), LIMITS).unwrap();
+    let new = || Witnesses::new(ORIGIN, vec![(0, Peer::new(vec![key.parse().unwrap()], kept(), kept()))], Quorum::Witness(0));
+    let (log, mut witnesses) = (Log::new(ORIGIN, 1), new());
+    for size in [1, 2, 7, 8, 9, 40, 40, 64] {
+        let round = witnesses.cosign(&log.note(size), &proofs(size)).await;
+        assert!(round.quorum && round.lines.len() == 1, "{size}: {:?}", round.failures);
+        if size == 8 {
+            // What it knows is asked again, by 409.
+            witnesses = new();
+        }
+    }
+    let round = new().cosign(&log.note(50), &proofs(50)).await;
+    assert!(matches!(round.failures[0].1, Failure::LogIsBehind(64)), "{:?}", round.failures);
+    let fork = Log::forked(ORIGIN, 1, 3);
+    let round = witnesses.cosign(&fork.note(64), &proofs(64)).await;
+    assert!(matches!(round.failures[0].1, Failure::Refused(_)), "{:?}", round.failures);
+}
