@@ -282,6 +282,13 @@ mod tests {
     }
 
     #[test]
+    fn the_second_key_of_a_log_is_the_one_that_others_derive() {
+        // pyca/cryptography 50: HKDF-SHA-256 with the salt "portcullis/v1", ML-DSA-44 from its 32 bytes.
+        let key = Key::from_pem(RFC8032.as_bytes()).unwrap();
+        assert_eq!(key.checkpoint_vkey("gw.example/a").id(), 0xea38_f099);
+    }
+
+    #[test]
     fn a_checkpoint_is_signed_by_both_keys_of_the_log() {
         let key = Key::from_pem(RFC8032.as_bytes()).unwrap();
         let checkpoint = Checkpoint { origin: "gw.example/a".into(), size: 3, root: [7; 32], extensions: Vec::new() };

@@ -194,8 +194,8 @@ impl Witnesses {
     }
 
     /// Asks every witness to cosign `checkpoint`, a note with the log's own signatures. Ends when enough have and the
-    /// [`GRACE`] is over, or when all have answered, at the latest after four times [`WITHIN`] (a proof that is refused with 409 is
-    /// sent once more). One that does not answer is asked on in the background, and meanwhile left out of further rounds.
+    /// [`GRACE`] is over, or when all have answered, which each does within twice [`WITHIN`]: a proof that is refused with 409
+    /// is sent once more. One that is still being asked is asked on in the background, and meanwhile left out of further rounds.
     pub async fn cosign(&self, checkpoint: &Note, consistency: &Consistency) -> Cosigned {
         let (send, mut receive) = mpsc::unbounded_channel();
         let mut failures = Vec::new();
@@ -283,10 +283,8 @@ impl Peer {
         let size = Checkpoint::parse(note.text()).map_err(|why| Failure::LogSentNoRequest(NotARequest::Checkpoint(why)))?.size;
         let mut corrected = false;
         loop {
-            let old = state.size;
-            if old > size {
-                return Err(Failure::LogIsBehind(old));
-            }
+            // What it is thought to know may be what it once said without a signature: a size past ours is asked for again.
+            let old = if state.size > size { 0 } else { state.size };
             let proof = match old {
                 0 => Vec::new(),
                 _ if old == size => Vec::new(),

@@ -75,3 +75,34 @@ pub(super) fn cosigner(name: &str, file: &Path) -> Result<(Cosigner, Exposed), S
         .and_then(|(ed25519, ml_dsa_44)| Cosigner::new(name, ed25519, ml_dsa_44));
     Ok((cosigner.ok_or(NOT_A_NAME)?, exposed))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // RFC 8032 §7.1 test 1, wrapped as PKCS#8 version 1.
+    const RFC8032: &str =
+        "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n-----END PRIVATE KEY-----\n";
+
+    #[test]
+    fn the_keys_of_a_witness_are_those_that_others_derive_and_not_a_logs() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), RFC8032).unwrap();
+        let (cosigner, exposed) = cosigner("w.example", file.path()).unwrap();
+        assert_eq!(exposed, Exposed(false));
+        // pyca/cryptography 50: HKDF-SHA-256 with the salt "portcullis/v1", then Ed25519 and ML-DSA-44 from 32 bytes each.
+        assert_eq!(cosigner.vkeys().map(|key| key.id()), [0xe0f3_cc20, 0x8499_030b]);
+        let log = Key::from_file(file.path()).unwrap().0;
+        let of_log = [log.log_vkey("w.example"), log.checkpoint_vkey("w.example"), log.statement_vkey("w.example")];
+        assert!(cosigner.vkeys().iter().all(|key| of_log.iter().all(|other| other.key.bytes() != key.key.bytes())));
+    }
+
+    #[test]
+    fn a_bad_name_or_file_gives_no_key() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), RFC8032).unwrap();
+        assert_eq!(cosigner("w w", file.path()).err().as_deref(), Some(NOT_A_NAME));
+        std::fs::write(file.path(), "x").unwrap();
+        assert!(cosigner("w", file.path()).is_err());
+    }
+}

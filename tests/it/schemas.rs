@@ -103,4 +103,5 @@ fn every_table_has_the_keys_that_the_program_knows() {
     compare::<portcullis::config::Gateway>("gateway");
     compare::<portcullis::authenticate::Config>("callers");
     compare::<portcullis::config::ModelFile>("model");
+    compare::<portcullis::witness::config::Config>("witness");
 }

@@ -144,6 +144,17 @@ async fn a_size_in_a_409_is_tried_once() {
 }
 
 #[tokio::test]
+async fn a_size_that_was_said_without_a_signature_is_not_held_to_for_ever() {
+    let (url, asked) = scripted(vec![Some((409, "1000000\n".into())), Some((200, lines(1, 9, 5)))]).await;
+    let witnesses = witnesses(1, &[&url]);
+    let note = Log::new(ORIGIN, 1).note(9);
+    assert!(matches!(witnesses.cosign(&note, &proofs(9)).await.failures[0].1, Failure::LogIsBehind(1_000_000)));
+    witnesses.peers[0].1.state.lock().await.not_before = None;
+    assert!(witnesses.cosign(&note, &proofs(9)).await.quorum);
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
 async fn one_that_hangs_delays_no_quorum_and_is_asked_once_at_a_time() {
     let (hangs, asked) = scripted(vec![None]).await;
     let (good, _) = scripted(vec![Some((200, lines(2, 9, 5)))]).await;
