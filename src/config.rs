@@ -257,7 +257,8 @@ pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines) -> Result<Lo
     let global_cap = gateway.as_ref().map_or(accept::config::MAX_BODY.0, |gateway| gateway.accept.max_body.0);
     let next = Made { failures: made.failures.clone(), refused: made.refused.clone(), ..Made::default() };
     let library = gateway.as_ref().and_then(|gateway| gateway.runtime.onnxruntime.as_ref()).map(|path| dir.join(path));
-    let mut building = Building { global_cap, made, engines, library, next, paths: BTreeMap::new() };
+    let witnesses = gateway.as_ref().is_none_or(|gateway| gateway.prove.has_witnesses());
+    let mut building = Building { global_cap, witnesses, made, engines, library, next, paths: BTreeMap::new() };
     let mut models = building.models(&mut reading);
     let shadows = building.shadows(&mut models);
 
@@ -385,6 +386,8 @@ impl Reading<'_> {
 /// Models on their way from files to terms.
 struct Building<'a> {
     global_cap: usize,
+    /// Whether anybody could be a witness.
+    witnesses: bool,
     made: &'a Made,
     engines: Engines,
     /// Where ONNX Runtime is, if the operator says.
@@ -504,6 +507,9 @@ impl Building<'_> {
         let budget = file.budget.compile(&mut mistakes);
         let detect = file.detect.compile(contract.as_ref(), &mut mistakes);
         mistakes.extend(file.answer.mistakes());
+        if file.prove.mode == prove::Mode::Witnessed && !self.witnesses {
+            mistakes.push(Mistake::of_file("prove.mode = \"witnessed\" needs witnesses: [[prove.witness]] in gateway.toml"));
+        }
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
@@ -744,6 +750,15 @@ mod tests {
         let answer = |text: &str| told(&format!("{CHAT}urls = [\"http://127.0.0.1:1\"]\n[answer]\n{text}\n")).len();
         assert_eq!((answer("top = 1"), answer("decimals = 15"), answer("max_body = \"1B\"")), (0, 0, 0));
         assert_eq!((answer("top = 0"), answer("decimals = 16"), answer("max_body = \"0B\"")), (1, 1, 1));
+    }
+
+    #[test]
+    fn a_mode_that_needs_witnesses_is_a_mistake_without_them() {
+        let mode = |mode: &str| told(&format!("{CHAT}urls = [\"http://127.0.0.1:1\"]\n[prove]\nmode = \"{mode}\"\n"));
+        for fine in ["async", "durable", "included"] {
+            assert_eq!(mode(fine), Vec::<String>::new(), "{fine}");
+        }
+        assert!(mode("witnessed")[0].contains("needs witnesses"), "{:?}", mode("witnessed"));
     }
 
     #[test]

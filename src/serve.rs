@@ -28,7 +28,7 @@ use crate::mistake::Mistake;
 use crate::outbound::{self, Alpn, ClientTls};
 use crate::pipeline::{Gate, House};
 use crate::prove::served::LogFile;
-use crate::prove::{Build, Ledger};
+use crate::prove::{Build, Ledger, Witnesses};
 use crate::record::metrics::Kind;
 use crate::record::names::metric;
 use crate::record::{Recorder, Served};
@@ -98,6 +98,14 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
             "portcullis: the provenance log had a torn end; {} bytes that were never acknowledged were cut",
             opened.recovered.cut_bytes
         );
+    }
+    if let Some(witnesses) = Witnesses::resolve(&gateway.prove, &policies).map_err(|mistakes| No(located(&policies, &mistakes)))? {
+        let unasked =
+            ledger.held_against(&witnesses).await.map_err(|error| No::because(format!("the provenance log does not open: {error}")))?;
+        for (witness, failure) in unasked {
+            eprintln!("portcullis: warning: the witness {witness} could not be asked what it has seen: it {failure}");
+        }
+        ledger.follow(witnesses);
     }
     let tls = accept.tls().cloned();
     if tls.is_none() {
@@ -375,7 +383,24 @@ fn observe_log(house: &Arc<House>) {
         house.ledger.counters().suppressed.iter().for_each(|(code, count)| observe(&[("code", code)], *count as f64));
     };
     let gaps: Read = |house, observe| observe(&[], house.ledger.counters().gaps as f64);
+    let size: Read = |house, observe| observe(&[], house.ledger.counters().checkpoints.size as f64);
+    let checkpoints: Read = |house, observe| observe(&[], house.ledger.counters().checkpoints.checkpoints as f64);
+    let failures: Read = |house, observe| observe(&[], house.ledger.counters().checkpoints.failures as f64);
+    let full: Read = |house, observe| observe(&[], f64::from(house.ledger.counters().full));
+    let witnessed: Read = |house, observe| {
+        house.ledger.counters().witnesses.iter().for_each(|witnesses| observe(&[], witnesses.size as f64));
+    };
+    let unwitnessed: Read = |house, observe| {
+        let failures = house.ledger.counters().witnesses.map(|witnesses| witnesses.failures).unwrap_or_default();
+        failures.iter().for_each(|(witness, count)| observe(&[("witness", witness)], *count as f64));
+    };
     for (of, kind, read) in [
+        (metric::LOG_SIZE, Kind::Gauge, size),
+        (metric::LOG_CHECKPOINTS, Kind::Counter, checkpoints),
+        (metric::LOG_CHECKPOINT_FAILURES, Kind::Counter, failures),
+        (metric::LOG_FULL, Kind::Gauge, full),
+        (metric::LOG_WITNESSED_SIZE, Kind::Gauge, witnessed),
+        (metric::LOG_WITNESS_FAILURES, Kind::Counter, unwitnessed),
         (metric::LOG_BEGAN, Kind::Gauge, began),
         (metric::LOG_STATEMENTS, Kind::Counter, statements),
         (metric::LOG_BYTES, Kind::Counter, bytes),

@@ -55,6 +55,12 @@ impl Config {
         (base.join(&self.directory), base.join(&self.key))
     }
 
+    /// Whether it names witnesses.
+    #[must_use]
+    pub fn has_witnesses(&self) -> bool {
+        !self.witness.is_empty() || self.witness_policy.is_some()
+    }
+
     /// The lock file, relative to the folder of the policies.
     #[must_use]
     pub fn lock_path(&self, base: &Path) -> PathBuf {

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -19,13 +19,14 @@ use uuid::Uuid;
 use super::census::{Census, Counting, Traffic};
 use super::change::Change;
 use super::config::{Config, OnFailure, Terms};
+use super::cosign::{self, Cosigning, WITNESSED_NEW};
 use super::found::{Found, Included};
 use super::heartbeat::{self, Heart, Heartbeat, Life};
 use super::ids::Ids;
 use super::key::{Exposed, Key, KeyError, Vkey};
 use super::lock::LockFile;
 use super::log::{self, Fatal, OnFatal, Poisoned, Recovered, SEGMENT, Until, Wal};
-use super::publisher::{self, CHECKPOINT, Desk, Published, Publisher};
+use super::publisher::{self, CHECKPOINT, Desk, Publisher, retried};
 use super::receipt::{CONTENT_DIGEST, Receipt, STATEMENT, State, content_digest, media_type, receipt_header, statement_header};
 use super::refusals::Refusals;
 use super::release::Appended;
@@ -33,6 +34,7 @@ use super::statement::{Build, Kind, Sent, Signer, Statement, id_of};
 use super::stream::Proving;
 use super::tree::{Files, NEW, Tree, TreeError};
 use super::want::Want;
+use super::witness::Witnesses;
 use crate::clock::Moment;
 use crate::digest::Digest;
 use crate::event::{Event, Events, Name};
@@ -52,8 +54,6 @@ const HASHED_IN_PLACE: usize = 512 << 10;
 const SKIP: u64 = 1 << 20;
 /// How long who asks for a proof waits for the checkpoint; one is made every tenth of a second.
 const INCLUSION_PATIENCE: Duration = Duration::from_secs(2);
-/// How often a look-up begins again since the log grew meanwhile.
-const PATIENCE: usize = 4;
 /// Look-ups at once.
 const FINDERS: usize = 2;
 /// The file of the log's public keys.
@@ -182,6 +182,8 @@ pub struct Counters {
     pub full: bool,
     /// Checkpoints, what the newest covers, and how often one could not be made.
     pub checkpoints: publisher::Tally,
+    /// What witnesses have done; nothing where there are none.
+    pub witnesses: Option<cosign::Tally>,
     /// Refusals past their allowance, by code.
     pub suppressed: Vec<(&'static str, u64)>,
     /// What requests did.
@@ -196,6 +198,8 @@ pub(super) struct Inner {
     signer: Arc<Signer>,
     pub(super) wal: Arc<Wal>,
     pub(super) publisher: Publisher,
+    /// Set once, where there are witnesses.
+    pub(super) cosigning: OnceLock<Cosigning>,
     pub(super) files: Files,
     ids: Arc<Ids>,
     slots: AtomicUsize,
@@ -269,7 +273,9 @@ impl Ledger {
         let vkeys = [key.log_vkey(&origin), key.statement_vkey(&origin), key.checkpoint_vkey(&origin)];
         let on_fatal: Fatal = on_fatal.into();
         let (wal, recovered, entries) = Wal::open(&directory, SEGMENT, on_fatal.clone()).map_err(OpenError::Log)?;
-        let _ = std::fs::remove_file(directory.join(NEW));
+        for left in [NEW, WITNESSED_NEW] {
+            let _ = std::fs::remove_file(directory.join(left));
+        }
         let tree = Tree::open(&directory, recovered.first_index, &entries).map_err(OpenError::Tree)?;
         if tree.size() > 0 {
             let first = tree.files().entry(0, tree.size()).map_err(OpenError::Tree)?;
@@ -286,7 +292,8 @@ impl Ledger {
         not_behind(&tree, lock.last(), &lock_path, &vkeys)?;
         let newest = directory.join(CHECKPOINT);
         not_behind(&tree, &read_if_there(&newest).map_err(io(&newest))?, &newest, &vkeys)?;
-        write_keys(&directory, &vkeys).map_err(io(&directory.join(KEYS)))?;
+        let of_witnesses = Witnesses::keys_of(config, base);
+        write_keys(&directory, &[&vkeys[..], &of_witnesses].concat()).map_err(io(&directory.join(KEYS)))?;
 
         let (signer, wal) = (Arc::new(Signer::new(key, origin, build)), Arc::new(wal));
         let (files, ids) = (tree.files().clone(), tree.ids().clone());
@@ -308,6 +315,7 @@ impl Ledger {
             signer,
             wal,
             publisher,
+            cosigning: OnceLock::new(),
             files,
             ids,
             slots: AtomicUsize::new(0),
@@ -532,10 +540,26 @@ impl Ledger {
     pub fn counters(&self) -> Counters {
         let log::Tally { entries, groups, waiting, syncs, sync_time, unpublished, poisoned, full } = self.0.wal.tally();
         let checkpoints = self.0.publisher.tally();
+        let witnesses = self.0.cosigning.get().map(Cosigning::tally);
         let (slots, gaps) = (self.0.slots.load(Ordering::Relaxed), self.0.gaps.load(Ordering::Relaxed));
         let suppressed = self.0.refusals().suppressed();
         let traffic = self.0.heart.counting.traffic();
-        Counters { entries, groups, waiting, slots, gaps, syncs, sync_time, poisoned, unpublished, full, checkpoints, suppressed, traffic }
+        Counters {
+            entries,
+            groups,
+            waiting,
+            slots,
+            gaps,
+            syncs,
+            sync_time,
+            poisoned,
+            unpublished,
+            full,
+            checkpoints,
+            witnesses,
+            suppressed,
+            traffic,
+        }
     }
 
     /// The entries since this process opened the log, by kind: exactly those that have a number below `began` plus their sum.
@@ -601,30 +625,21 @@ impl Inner {
                 return Some(Found { entry: Bytes::from_owner(entry), statement, state, included: None });
             }
         }
-        self.retried(|published| {
+        retried(self.publisher.published(), |published| {
             let known = self.ids.find(id).ok()?.into_iter().filter(|index| *index < published.size);
             known.into_iter().find_map(|index| {
                 let entry = self.files.entry(index, published.size).ok()?;
                 let statement = of_id(&entry)?;
-                let path = merkle::inclusion(index, published.size, &mut self.files.subtrees(published.size, published.size)).ok()?;
-                let included = Some(Included { index, path, published: published.clone() });
-                Some(Found { entry: entry.into(), statement, state: State::Included, included })
+                // A proof under a cosigned checkpoint says more, also where that is not the newest.
+                let witnessed = self.cosigning.get().map(|cosigning| cosigning.newest.borrow().clone());
+                let witnessed = witnessed.filter(|witnessed| index < witnessed.size);
+                let state = if witnessed.is_some() { State::Witnessed } else { State::Included };
+                let under = witnessed.unwrap_or_else(|| published.clone());
+                let path = merkle::inclusion(index, under.size, &mut self.files.subtrees(under.size, published.size)).ok()?;
+                let included = Some(Included { index, path, published: under });
+                Some(Found { entry: entry.into(), statement, state, included })
             })
         })
-    }
-
-    /// Reads tiles of the newest checkpoint. Partial ones are removed when a newer one has wider ones: then `read` is asked of that.
-    pub(super) fn retried<T>(&self, read: impl Fn(&Arc<Published>) -> Option<T>) -> Option<T> {
-        for _ in 0..PATIENCE {
-            let published = self.publisher.newest();
-            if let Some(found) = read(&published) {
-                return Some(found);
-            }
-            if self.publisher.newest().size == published.size {
-                return None;
-            }
-        }
-        None
     }
 
     fn append(&self, kind: Kind, trail: &Trail, sent: &Sent<'_>, until: Until) -> Result<Appended, Poisoned> {

@@ -7,6 +7,7 @@ mod cbor;
 pub mod census;
 mod change;
 mod config;
+pub mod cosign;
 pub mod entries;
 mod events;
 mod found;

@@ -28,6 +28,8 @@ use crate::tlog::merkle::{self, Hash};
 pub const CHECKPOINT_EVERY: Duration = Duration::from_millis(100);
 /// How often it is looked whether a full disk has room again.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
+/// How often something is read again since the log grew meanwhile.
+const PATIENCE: usize = 4;
 /// The file of the newest checkpoint, a signed note.
 pub(super) const CHECKPOINT: &str = "checkpoint";
 /// The file of its root as COSE_Sign1.
@@ -108,6 +110,11 @@ impl Publisher {
         Ok(Self { shared, published, thread: Mutex::new(Some(thread)) })
     }
 
+    /// The newest checkpoint, now and from now on.
+    pub(super) fn published(&self) -> &watch::Receiver<Arc<Published>> {
+        &self.published
+    }
+
     /// The newest checkpoint.
     pub(super) fn newest(&self) -> Arc<Published> {
         self.published.borrow().clone()
@@ -130,6 +137,20 @@ impl Publisher {
             let _ = thread.join();
         }
     }
+}
+
+/// Reads tiles of the newest checkpoint. Partial ones are removed when a newer one has wider ones: then `read` is asked of that.
+pub(super) fn retried<T>(newest: &watch::Receiver<Arc<Published>>, read: impl Fn(&Arc<Published>) -> Option<T>) -> Option<T> {
+    for _ in 0..PATIENCE {
+        let published = newest.borrow().clone();
+        if let Some(found) = read(&published) {
+            return Some(found);
+        }
+        if newest.borrow().size == published.size {
+            return None;
+        }
+    }
+    None
 }
 
 struct Work {

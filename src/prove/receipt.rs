@@ -30,6 +30,8 @@ pub enum State {
     Durable,
     /// A checkpoint covers it.
     Included,
+    /// A quorum of witnesses has cosigned it.
+    Witnessed,
     /// The answer streams; it is signed when it ends.
     Open,
     /// There is none: the log could not take it and the policy says to serve, or it is a refusal past its allowance.
@@ -44,6 +46,7 @@ impl State {
             Self::Promised => "promised",
             Self::Durable => "durable",
             Self::Included => "included",
+            Self::Witnessed => "witnessed",
             Self::Open => "open",
             Self::None => "none",
         }

@@ -1,10 +1,12 @@
 //! What a monitor reads of the log: its checkpoint, tiles and bundles as C2SP tlog-tiles serves them, and what they are to be checked with.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde_json::json;
 
 use super::ledger::Ledger;
-use super::publisher::{CHECKPOINT, CHECKPOINT_COSE};
+use super::publisher::{CHECKPOINT, CHECKPOINT_COSE, Published, retried};
 use crate::tlog::PublicKey;
 use crate::tlog::tile::Tile;
 
@@ -38,7 +40,7 @@ impl Ledger {
         if path == WELL_KNOWN {
             return Some(LogFile::fresh("application/json", self.description().to_string()));
         }
-        let published = self.0.publisher.newest();
+        let published = self.newest_for_others();
         let name = path.strip_prefix(PREFIX)?;
         if name == CHECKPOINT {
             return (published.size > 0).then(|| LogFile::fresh("text/plain; charset=utf-8", published.note.clone()));
@@ -48,9 +50,17 @@ impl Ledger {
         }
         let tile = Tile::parse(name)?;
         let ledger = self.clone();
-        let bytes = tokio::task::spawn_blocking(move || ledger.0.retried(|published| ledger.0.files.read_grown(tile, published.size).ok()));
+        let bytes = tokio::task::spawn_blocking(move || {
+            retried(ledger.0.publisher.published(), |published| ledger.0.files.read_grown(tile, published.size).ok())
+        });
         let bytes = bytes.await.ok().flatten()?;
         Some(LogFile { media_type: "application/octet-stream", immutable: true, bytes: bytes.into() })
+    }
+
+    /// The newest checkpoint, or where there are witnesses the newest that enough of them have cosigned, as soon as there is one.
+    fn newest_for_others(&self) -> Arc<Published> {
+        let witnessed = self.0.cosigning.get().map(|cosigning| cosigning.newest.borrow().clone());
+        witnessed.filter(|witnessed| witnessed.size > 0).unwrap_or_else(|| self.0.publisher.newest())
     }
 
     /// The log's name and keys, and where its files are.

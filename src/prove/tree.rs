@@ -213,6 +213,10 @@ impl Files {
         Self(directory.into())
     }
 
+    pub(super) fn directory(&self) -> &Path {
+        &self.0
+    }
+
     pub(super) fn path(&self, tile: Tile) -> PathBuf {
         self.0.join(tile.to_string())
     }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value as Json;
 use uuid::Uuid;
 
+use super::cosign::{WITNESSED, WITNESSED_NEW};
 use super::entries::Entries;
 use super::ids;
 use super::key::{Kind as KeyKind, Vkey};
@@ -42,6 +43,8 @@ pub struct Report {
     pub root: Option<String>,
     /// Who signed the checkpoint: names and key ids.
     pub signed_by: Vec<String>,
+    /// How many entries the newest checkpoint covers that witnesses have cosigned, and who did, as far as their keys are known.
+    pub witnessed: Option<(u64, Vec<String>)>,
     /// How many of each kind.
     pub kinds: BTreeMap<&'static str, u64>,
     /// The last number.
@@ -92,6 +95,7 @@ pub fn verify_dir(directory: &Path, keys: Option<&[Vkey]>) -> io::Result<Report>
         heads,
         report,
         trusted,
+        own: own.clone(),
         edge: Edge::default(),
         bundle: Vec::new(),
         next: 0,
@@ -101,8 +105,11 @@ pub fn verify_dir(directory: &Path, keys: Option<&[Vkey]>) -> io::Result<Report>
     check.entries(directory)?;
     check.tiles(directory)?;
     check.checkpoint();
+    let name = check.heads.note.as_ref().map_or_else(String::new, |(_, checkpoint)| checkpoint.origin.clone());
     let Check { mut report, trusted, .. } = check;
-    for key in own.iter().filter(|key| !trusted.contains(key)) {
+    // Who verifies names the witnesses that count; the log only lists those it asks.
+    let of_log = |key: &&Vkey| key.name == name || matches!(key.kind(), KeyKind::Log | KeyKind::Statement);
+    for key in own.iter().filter(of_log).filter(|key| !trusted.contains(key)) {
         report.problem(format!("{KEYS}: the key {} is neither given nor endorsed", hex(&key.kid())));
     }
     report.ok = report.problems.is_empty();
@@ -112,6 +119,8 @@ pub fn verify_dir(directory: &Path, keys: Option<&[Vkey]>) -> io::Result<Report>
 /// What the log says of its tree.
 struct Heads {
     note: Option<(Note, Checkpoint)>,
+    /// The newest checkpoint that witnesses have cosigned, and the root that the tree had at its size.
+    witnessed: Option<(Note, Checkpoint, Option<Hash>)>,
     signed_root: Option<SignedRoot>,
     /// The root at the checkpoint's size, and whether the tree had the root of `checkpoint.cose` there or later.
     found: (Option<Hash>, bool),
@@ -145,7 +154,18 @@ impl Heads {
         if cose.is_some() && signed_root.is_none() {
             report.problem(format!("{CHECKPOINT_COSE}: not a signed root in its one encoding"));
         }
-        Ok(Self { note, signed_root, found: (None, false) })
+        let witnessed = match fs::read(directory.join(WITNESSED)) {
+            Ok(bytes) => {
+                let parsed = Note::parse(&bytes).ok().and_then(|note| Some((Checkpoint::parse(note.text()).ok()?, note)));
+                if parsed.is_none() {
+                    report.problem(format!("{WITNESSED}: not a checkpoint"));
+                }
+                parsed.map(|(checkpoint, note)| (note, checkpoint, None))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Self { note, witnessed, signed_root, found: (None, false) })
     }
 
     /// The tree has `size` leaves and this root.
@@ -153,6 +173,9 @@ impl Heads {
         let at = self.note.as_ref().map(|(_, checkpoint)| checkpoint.size);
         if at == Some(edge.size()) {
             self.found.0 = Some(edge.root());
+        }
+        if let Some((.., root)) = self.witnessed.as_mut().filter(|(_, checkpoint, _)| checkpoint.size == edge.size()) {
+            *root = Some(edge.root());
         }
         // It is written just before the checkpoint, so that after a crash it may be one ahead.
         if at.is_some_and(|at| at <= edge.size()) && !self.found.1 {
@@ -167,6 +190,8 @@ struct Check {
     heads: Heads,
     report: Report,
     trusted: Vec<Vkey>,
+    /// The keys that the log lists itself.
+    own: Vec<Vkey>,
     edge: Edge,
     bundle: Vec<u8>,
     /// The number that must be next.
@@ -416,6 +441,27 @@ impl Check {
                 Err(error) => report.problem(format!("{CHECKPOINT}: {error}")),
             }
         }
+        if let Some((note, checkpoint, root)) = &self.heads.witnessed {
+            if *root != Some(checkpoint.root) {
+                report.problem(format!("{WITNESSED}: its root is not that of the first {} entries", checkpoint.size));
+            }
+            // Those whose keys nobody gave are held against the keys that the log lists: they must be whole, and count for nothing.
+            let listed: Vec<Vkey> = self.trusted.iter().chain(self.own.iter().filter(|key| !self.trusted.contains(key))).cloned().collect();
+            match note.open(&listed) {
+                Ok(opened) => {
+                    for line in opened.unknown.iter().filter_map(|line| note.lines().get(*line)) {
+                        report.problem(format!("{WITNESSED}: a line of {}, whose key is not known", line.name));
+                    }
+                    if !opened.verified.iter().any(|line| listed[line.key].kind() == KeyKind::Log && line.key < self.trusted.len()) {
+                        report.problem(format!("{WITNESSED}: not signed by the log's own key"));
+                    }
+                    let witnesses =
+                        opened.verified.iter().filter(|line| listed[line.key].name != checkpoint.origin && line.key < self.trusted.len());
+                    report.witnessed = Some((checkpoint.size, witnesses.map(|line| named(&listed[line.key])).collect()));
+                }
+                Err(error) => report.problem(format!("{WITNESSED}: {error}")),
+            }
+        }
         if let Some(signed) = &self.heads.signed_root {
             if !self.heads.found.1 {
                 report.problem(format!("{CHECKPOINT_COSE}: its root is not that of any tree from the checkpoint's on"));
@@ -437,8 +483,8 @@ fn named(vkey: &Vkey) -> String {
 
 /// Everything in the folder must be known.
 fn strangers(directory: &Path, report: &mut Report) -> io::Result<()> {
-    // What `new` holds was never part of the log: a crash leaves it, and the next start removes it.
-    let files = [KEYS, "lock", CHECKPOINT, CHECKPOINT_COSE, ids::FILE, NEW];
+    // What `new` and `new.witnessed` hold was never part of the log: a crash leaves them, and the next start removes them.
+    let files = [KEYS, "lock", CHECKPOINT, CHECKPOINT_COSE, WITNESSED, ids::FILE, NEW, WITNESSED_NEW];
     for file in fs::read_dir(directory)? {
         let file = file?;
         let name = file.file_name();

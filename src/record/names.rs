@@ -179,6 +179,35 @@ pub mod metric {
     /// Answers without an entry.
     pub const LOG_GAPS: Metric =
         metric("portcullis_log_gaps", "portcullis_log_gaps", "{request}", "Answers that the provenance log does not hold");
+    /// Entries under a checkpoint.
+    pub const LOG_SIZE: Metric =
+        metric("portcullis_log_size", "portcullis_log_size", "{entry}", "Entries of the provenance log that its newest checkpoint covers");
+    /// Checkpoints.
+    pub const LOG_CHECKPOINTS: Metric =
+        metric("portcullis_log_checkpoints", "portcullis_log_checkpoints", "{checkpoint}", "Checkpoints that were published");
+    /// Checkpoints that could not be made.
+    pub const LOG_CHECKPOINT_FAILURES: Metric = metric(
+        "portcullis_log_checkpoint_failures",
+        "portcullis_log_checkpoint_failures",
+        "1",
+        "How often a checkpoint could not be made, for instance since the disk was full",
+    );
+    /// Whether the log waits for room.
+    pub const LOG_FULL: Metric = metric("portcullis_log_full", "portcullis_log_full", "1", "Whether the log waits for room on its disk");
+    /// Entries under a cosigned checkpoint.
+    pub const LOG_WITNESSED_SIZE: Metric = metric(
+        "portcullis_log_witnessed_size",
+        "portcullis_log_witnessed_size",
+        "{entry}",
+        "Entries that the newest checkpoint covers which a quorum of witnesses has cosigned",
+    );
+    /// Failures of witnesses.
+    pub const LOG_WITNESS_FAILURES: Metric = metric(
+        "portcullis_log_witness_failures",
+        "portcullis_log_witness_failures",
+        "1",
+        "How often a witness did not cosign a checkpoint, by witness",
+    );
     /// Who this is.
     pub const BUILD: Metric = metric("portcullis.build", "portcullis_build", "1", "The version that is running");
 }

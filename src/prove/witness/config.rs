@@ -111,6 +111,12 @@ fn keys(keys: &Keys) -> Result<Vec<Vkey>, &'static str> {
 }
 
 impl Witnesses {
+    /// The keys of the witnesses that `config` names, for those who verify; none where it has mistakes, which [`Self::resolve`] tells.
+    #[must_use]
+    pub fn keys_of(config: &Config, base: &Path) -> Vec<Vkey> {
+        Self::resolve(config, base).ok().flatten().map_or_else(Vec::new, |witnesses| witnesses.keys().cloned().collect())
+    }
+
     /// The witnesses that `config` names for its origin, if it names any; relative paths are relative to `base`. Nothing
     /// is connected yet.
     ///

@@ -1,0 +1,183 @@
+//! Has checkpoints cosigned, one after another: while witnesses are asked about one, newer ones wait, and the newest is next.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use super::ledger::Ledger;
+use super::publisher::{Published, retried};
+use super::tree::Files;
+use super::witness::{Consistency, Failure, Latest, Witnesses};
+use crate::tlog::Note;
+use crate::tlog::merkle;
+
+/// The file of the newest checkpoint that a quorum of witnesses has cosigned.
+pub(super) const WITNESSED: &str = "checkpoint.witnessed";
+/// What it is called until it is whole.
+pub(super) const WITNESSED_NEW: &str = "new.witnessed";
+
+/// What witnesses have done so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Checkpoints that a quorum has cosigned.
+    pub cosigned: u64,
+    /// Entries that the newest of them covers.
+    pub size: u64,
+    /// How often `checkpoint.witnessed` could not be written; answers are not touched by that.
+    pub unwritten: u64,
+    /// By witness, how often it did not cosign; one that is left alone for a while is counted once.
+    pub failures: Vec<(Arc<str>, u64)>,
+}
+
+/// A witness knows more of this log than the log itself, or another one.
+#[derive(Debug)]
+pub struct SetBack {
+    /// Which.
+    pub witness: Arc<str>,
+    /// How many entries it has cosigned.
+    pub size: u64,
+    /// How many the log has.
+    pub here: u64,
+}
+
+impl std::fmt::Display for SetBack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { witness, size, here } = self;
+        if size > here {
+            write!(
+                f,
+                "the witness {witness} has cosigned {size} entries of this log, and it has {here}: it is an older copy. Restore the newest one"
+            )
+        } else {
+            write!(f, "the witness {witness} has cosigned other entries than the first {size} of this log: restore what was there")
+        }
+    }
+}
+
+impl std::error::Error for SetBack {}
+
+/// What cosigned checkpoints leave behind for those who ask.
+#[derive(Debug)]
+pub(super) struct Cosigning {
+    /// The newest that a quorum has cosigned.
+    pub(super) newest: watch::Receiver<Arc<Published>>,
+    tally: Arc<Mutex<Tally>>,
+}
+
+impl Cosigning {
+    pub(super) fn tally(&self) -> Tally {
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        tally.size = self.newest.borrow().size;
+        tally
+    }
+}
+
+impl Ledger {
+    /// Asks the witnesses what they have seen of this log; says which could not be asked.
+    ///
+    /// # Errors
+    /// When one has cosigned a tree that this log does not go on from.
+    pub async fn held_against(&self, witnesses: &Witnesses) -> Result<Vec<(Arc<str>, Failure)>, SetBack> {
+        let mut unasked = Vec::new();
+        for Latest { witness, seen } in witnesses.latest().await {
+            match seen {
+                Err(failure) => unasked.push((witness, failure)),
+                Ok(None) => {}
+                Ok(Some(seen)) => {
+                    let here = self.0.publisher.newest().size;
+                    let ledger = self.clone();
+                    let root = tokio::task::spawn_blocking(move || {
+                        let read = |now: &Arc<Published>| ledger.0.files.root(seen.size, now.size).ok();
+                        (seen.size <= here).then(|| retried(ledger.0.publisher.published(), read)).flatten()
+                    });
+                    if root.await.ok().flatten() != Some(seen.root) {
+                        return Err(SetBack { witness, size: seen.size, here });
+                    }
+                }
+            }
+        }
+        Ok(unasked)
+    }
+
+    /// Has every checkpoint from now on cosigned, until the log is closed. To be called once.
+    pub fn follow(&self, witnesses: Witnesses) {
+        let none = Published { size: 0, below: 0, root: merkle::empty(), note: String::new(), signed_root: None };
+        let (tell, newest) = watch::channel(Arc::new(none));
+        let tally = Tally { failures: witnesses.names().map(|name| (name.into(), 0)).collect(), ..Tally::default() };
+        let cosigning = Cosigning { newest, tally: Arc::new(Mutex::new(tally)) };
+        let work = Work {
+            directory: self.0.files.directory().to_owned(),
+            files: self.0.files.clone(),
+            published: self.0.publisher.published().clone(),
+            witnesses,
+            tell,
+            tally: cosigning.tally.clone(),
+        };
+        if self.0.cosigning.set(cosigning).is_ok() {
+            tokio::spawn(work.run());
+        }
+    }
+}
+
+struct Work {
+    directory: PathBuf,
+    files: Files,
+    published: watch::Receiver<Arc<Published>>,
+    witnesses: Witnesses,
+    tell: watch::Sender<Arc<Published>>,
+    tally: Arc<Mutex<Tally>>,
+}
+
+impl Work {
+    async fn run(mut self) {
+        let mut first = true;
+        // What stands already is cosigned first, and then whatever is newest.
+        while first || self.published.changed().await.is_ok() {
+            first = false;
+            let published = self.published.borrow_and_update().clone();
+            if published.size > 0 {
+                self.cosign(&published).await;
+            }
+        }
+    }
+
+    async fn cosign(&self, published: &Arc<Published>) {
+        let Ok(note) = Note::parse(published.note.as_bytes()) else { return };
+        let (files, size, newest) = (self.files.clone(), published.size, self.published.clone());
+        let consistency: Consistency = Arc::new(move |old| {
+            // A witness that knows more than this is told no proof: it has told that it knows more.
+            let read = |now: &Arc<Published>| merkle::consistency(old.min(size), size, &mut files.subtrees(size, now.size)).ok();
+            retried(&newest, read).ok_or_else(|| io::Error::other("its tiles cannot be read"))
+        });
+        let round = self.witnesses.cosign(&note, &consistency).await;
+        {
+            let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+            tally.cosigned += u64::from(round.quorum);
+            for (name, _) in round.failures.iter().filter(|(_, failure)| !matches!(failure, Failure::LeftAlone | Failure::StillBusy)) {
+                if let Some((_, count)) = tally.failures.iter_mut().find(|(known, _)| known == name) {
+                    *count += 1;
+                }
+            }
+        }
+        if !round.quorum {
+            return;
+        }
+        let Ok(note) = note.and(round.lines) else { return };
+        let note = note.to_string();
+        let (directory, bytes) = (self.directory.clone(), note.clone());
+        let written = tokio::task::spawn_blocking(move || replace(&directory, bytes.as_bytes())).await;
+        if !matches!(written, Ok(Ok(()))) {
+            self.tally.lock().unwrap_or_else(PoisonError::into_inner).unwritten += 1;
+        }
+        let Published { size, below, root, ref signed_root, .. } = **published;
+        self.tell.send_replace(Arc::new(Published { size, below, root, note, signed_root: signed_root.clone() }));
+    }
+}
+
+fn replace(directory: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = directory.join(WITNESSED_NEW);
+    fs::write(&new, bytes).and_then(|()| fs::rename(&new, directory.join(WITNESSED))).inspect_err(|_| drop(fs::remove_file(&new)))
+}
