@@ -1,9 +1,7 @@
 //! The way of a request, whole: `House::walk` reads aloud. What surrounds it gives every end, good or bad, a receipt
 //! and a record.
 
-use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -22,7 +20,7 @@ use crate::config::Snapshot;
 use crate::detect::Detector;
 use crate::error::Refusal;
 use crate::event::{Event, Events, Name};
-use crate::infer::{Answer, Backend, Inference, Receipts};
+use crate::infer::{Answer, Backend, Found, Inference, Receipts};
 use crate::prove::{Ledger, Receipt, Slot, Want};
 use crate::record::{Answered, Recorder};
 use crate::trail::{Stop, Trail, Verdict, Who};
@@ -207,14 +205,15 @@ impl Handler for Gate {
 }
 
 impl Receipts for House {
-    fn find<'a>(&'a self, id: Uuid, form: ReceiptForm, who: &'a Who) -> Pin<Box<dyn Future<Output = Option<Bytes>> + Send + 'a>> {
+    fn find<'a>(&'a self, id: Uuid, form: ReceiptForm, who: &'a Arc<Who>, audits: bool) -> Found<'a> {
         Box::pin(async move {
             match form {
-                ReceiptForm::Json => Some(self.ledger.find(id, who).await?.json().to_string().into()),
-                ReceiptForm::Statement => Some(self.ledger.find(id, who).await?.statement().clone()),
-                ReceiptForm::Cose => self.ledger.find_included(id, who).await?.receipt().map(Bytes::from),
-                ReceiptForm::Scitt => self.ledger.find_included(id, who).await?.transparent().map(Bytes::from),
-                ReceiptForm::TlogProof => self.ledger.find_included(id, who).await?.tlog_proof().map(Bytes::from),
+                ReceiptForm::Json => Some(self.ledger.find(id, who, audits).await?.json().to_string().into()),
+                ReceiptForm::Statement => Some(self.ledger.find(id, who, audits).await?.statement().clone()),
+                ReceiptForm::Cose => self.ledger.find_included(id, who, audits).await?.receipt().map(Bytes::from),
+                ReceiptForm::Scitt => self.ledger.find_included(id, who, audits).await?.transparent().map(Bytes::from),
+                ReceiptForm::TlogProof => self.ledger.find_included(id, who, audits).await?.tlog_proof().map(Bytes::from),
+                ReceiptForm::Disclosure => Some(self.ledger.disclose(id, who, audits).await?.to_string().into()),
             }
         })
     }

@@ -111,6 +111,7 @@ pub struct Grant<T = ()> {
     visible: Vec<Arc<Which>>,
     content: Content,
     asked: Option<Asked>,
+    audits: bool,
     terms: Arc<T>,
 }
 
@@ -152,6 +153,12 @@ impl<T> Grant<T> {
         self.asked.as_ref()
     }
 
+    /// For receipts: whether the caller may read those of others too.
+    #[must_use]
+    pub fn audits(&self) -> bool {
+        self.audits
+    }
+
     /// The body, as far as it was read.
     #[must_use]
     pub fn content(&self) -> &Content {
@@ -181,8 +188,8 @@ impl<T> Grant<T> {
     /// The grant without its terms, for the values that are built on it.
     #[must_use]
     pub fn without_terms(self) -> Grant {
-        let Self { caller, route, which, visible, content, asked, terms: _ } = self;
-        Grant { caller, route, which, visible, content, asked, terms: Arc::new(()) }
+        let Self { caller, route, which, visible, content, asked, audits, terms: _ } = self;
+        Grant { caller, route, which, visible, content, asked, audits, terms: Arc::new(()) }
     }
 }
 
@@ -333,7 +340,8 @@ impl<T> Authorizer<T> {
         let Read { content, asked, named } = read;
         let Some((name, version)) = named else {
             let visible = self.visible(&caller, &route)?;
-            return Ok(Grant { caller, route, which: None, visible, content, asked, terms: self.serverwide.clone() });
+            let audits = matches!(route, Route::Receipt { .. }) && self.audits(&caller);
+            return Ok(Grant { caller, route, which: None, visible, content, asked, audits, terms: self.serverwide.clone() });
         };
         let denied = || Error::Denied("no such model".into());
         let versions = self.models.get(name.as_str()).ok_or_else(denied)?;
@@ -362,7 +370,7 @@ impl<T> Authorizer<T> {
         let (which, terms) = (Some(model.which.clone()), model.terms.clone());
         let of_one = matches!(route, Route::Oip { asks: OipAsks::Model, .. } | Route::Grpc(OipAsks::Model));
         let visible = if of_one { versions.answering().cloned().collect() } else { Vec::new() };
-        Ok(Grant { caller, route, which, visible, content, asked, terms })
+        Ok(Grant { caller, route, which, visible, content, asked, audits: false, terms })
     }
 
     async fn read(&self, route: &Route, mut body: Body, deadline: Instant, trail: &mut Trail) -> Result<Read, Error> {
@@ -407,17 +415,30 @@ impl<T> Authorizer<T> {
     }
 
     fn judge(&self, caller: &Caller, action: Action, model: &Model<T>) -> Result<Arc<Judgement>, Error> {
-        let connection = caller.peer().connection();
-        let circumstances = Circumstances {
-            authentication: caller.identity().who.method,
-            certificate: connection.certificate.is_some(),
-            address: connection.address.ip().to_canonical(),
-        };
+        let circumstances = circumstances(caller);
         self.decisions
             .or_judge(caller.identity(), action, &model.resource.name, circumstances, || {
                 self.policies.judge(caller.identity(), action, &model.resource, circumstances)
             })
             .map_err(|policy::Unevaluated(why)| Error::OperatorRuleErred(why.into()))
+    }
+
+    /// Whether the caller may read the receipts of others. Where a rule errs it may not, and its own it may as ever.
+    fn audits(&self, caller: &Caller) -> bool {
+        let circumstances = circumstances(caller);
+        let judged = self.decisions.or_judge(caller.identity(), Action::Audit, &policy::LOG.into(), circumstances, || {
+            self.policies.judge_audit(caller.identity(), circumstances)
+        });
+        judged.is_ok_and(|judgement| judgement.allowed)
+    }
+}
+
+fn circumstances(caller: &Caller) -> Circumstances {
+    let connection = caller.peer().connection();
+    Circumstances {
+        authentication: caller.identity().who.method,
+        certificate: connection.certificate.is_some(),
+        address: connection.address.ip().to_canonical(),
     }
 }
 

@@ -9,8 +9,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use cedar_policy::{
-    AuthorizationError, Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet,
-    Request, RestrictedExpression, Schema, ValidationMode, Validator,
+    ActionConstraint, AuthorizationError, Authorizer, Context, Decision, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid,
+    Policy, PolicyId, PolicySet, Request, RestrictedExpression, Schema, ValidationMode, Validator,
 };
 use miette::Diagnostic;
 
@@ -20,6 +20,9 @@ use crate::mistake::Mistake;
 
 /// The schema that every policy is validated against; `portcullis check --cedar-schema` prints it.
 pub const SCHEMA: &str = include_str!("schema.cedarschema");
+
+/// What rules call the provenance log: `Log::"provenance"`.
+pub const LOG: &str = "provenance";
 
 /// What a policy may know of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +62,9 @@ pub struct Policies {
     enforced: PolicySet,
     /// The enforced and the shadowed ones together; none where no rule is in shadow.
     with_shadow: Option<PolicySet>,
+    /// The enforced ones that speak of audits: every `forbid`, and of the others those that name their actions. A rule that permits
+    /// whatever is asked of a model was not written to open everybody's receipts.
+    of_audits: PolicySet,
     names: HashMap<PolicyId, Arc<str>>,
     types: Types,
     actions: HashMap<&'static str, EntityUid>,
@@ -76,6 +82,7 @@ struct Types {
     role: EntityTypeName,
     tenant: EntityTypeName,
     model: EntityTypeName,
+    log: EntityTypeName,
 }
 
 /// A policy could not be evaluated; the decision is a denial.
@@ -97,7 +104,8 @@ impl Policies {
         );
 
         let lines = Lines::of(text, &parsed, file);
-        let (mut enforced, mut with_shadow, mut names, mut shadows) = (PolicySet::new(), PolicySet::new(), HashMap::new(), 0);
+        let (mut enforced, mut with_shadow, mut of_audits) = (PolicySet::new(), PolicySet::new(), PolicySet::new());
+        let (mut names, mut shadows) = (HashMap::new(), 0);
         let mut seen = HashSet::new();
         for policy in parsed.policies() {
             let name: Arc<str> = policy.annotation("id").map_or_else(|| lines.name(policy), Arc::from);
@@ -116,7 +124,12 @@ impl Policies {
             };
             names.insert(policy.id().clone(), name);
             shadows += usize::from(!enforce);
-            let sets = if enforce { vec![&mut with_shadow, &mut enforced] } else { vec![&mut with_shadow] };
+            let of_any = policy.effect() == Effect::Permit && policy.action_constraint() == ActionConstraint::Any;
+            let sets = match (enforce, of_any) {
+                (true, false) => vec![&mut with_shadow, &mut enforced, &mut of_audits],
+                (true, true) => vec![&mut with_shadow, &mut enforced],
+                (false, _) => vec![&mut with_shadow],
+            };
             for set in sets {
                 if let Err(error) = set.add(policy.clone()) {
                     mistakes.push(lines.mistake(policy, error.to_string()));
@@ -127,13 +140,15 @@ impl Policies {
             return Err(mistakes);
         }
         let name = |text: &str| EntityTypeName::from_str(text).map_err(|error| vec![mistake(&error)]);
-        let types = Types { caller: name("Caller")?, role: name("Role")?, tenant: name("Tenant")?, model: name("Model")? };
+        let types =
+            Types { caller: name("Caller")?, role: name("Role")?, tenant: name("Tenant")?, model: name("Model")?, log: name("Log")? };
         let action = name("Action")?;
         let actions = Action::ALL
             .into_iter()
             .map(|each| (each.as_str(), EntityUid::from_type_name_and_id(action.clone(), EntityId::new(each.as_str()))))
             .collect();
-        Ok(Self { enforced, with_shadow: (shadows > 0).then_some(with_shadow), names, types, actions, engine: Authorizer::new() })
+        let with_shadow = (shadows > 0).then_some(with_shadow);
+        Ok(Self { enforced, with_shadow, of_audits, names, types, actions, engine: Authorizer::new() })
     }
 
     /// Judges one request.
@@ -161,6 +176,17 @@ impl Policies {
         Ok(Judgement { allowed, rules, shadowed })
     }
 
+    /// Judges whether the caller may read any receipt. Rules in shadow are not asked.
+    ///
+    /// # Errors
+    /// [`Unevaluated`] when Cedar could not evaluate a rule: nobody may then.
+    pub fn judge_audit(&self, who: &Identity, circumstances: Circumstances) -> Result<Judgement, Unevaluated> {
+        let log = Resource { name: LOG.into(), public: false, tenants: Vec::new() };
+        let (request, entities) = self.question(who, Action::Audit, &log, circumstances).map_err(Unevaluated)?;
+        let (allowed, rules) = self.decide(&request, &self.of_audits, &entities)?;
+        Ok(Judgement { allowed, rules, shadowed: None })
+    }
+
     fn decide(&self, request: &Request, policies: &PolicySet, entities: &Entities) -> Result<(bool, Arc<str>), Unevaluated> {
         let response = self.engine.is_authorized(request, policies, entities);
         // Cedar skips a rule that errs, which would turn an erring `forbid` into a pass.
@@ -184,7 +210,8 @@ impl Policies {
         let uid = |kind: &EntityTypeName, id: &str| EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id));
         let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
         let caller = uid(&self.types.caller, &who.who.caller);
-        let model = uid(&self.types.model, &resource.name);
+        let kind = if action == Action::Audit { &self.types.log } else { &self.types.model };
+        let resource_uid = uid(kind, &resource.name);
 
         let mut parents: HashSet<EntityUid> = who.roles.iter().map(|role| uid(&self.types.role, role)).collect();
         if !who.who.tenant.is_empty() {
@@ -197,7 +224,7 @@ impl Policies {
             ("public".to_owned(), RestrictedExpression::new_bool(resource.public)),
             ("tenants".to_owned(), RestrictedExpression::new_set(resource.tenants.iter().map(|tenant| text(tenant)))),
         ]);
-        entities.push(Entity::new(model.clone(), attributes, HashSet::new()).map_err(|error| error.to_string())?);
+        entities.push(Entity::new(resource_uid.clone(), attributes, HashSet::new()).map_err(|error| error.to_string())?);
 
         let context = Context::from_pairs([
             ("authentication".to_owned(), text(circumstances.authentication)),
@@ -206,7 +233,7 @@ impl Policies {
         ])
         .map_err(|error| error.to_string())?;
         let action = self.actions.get(action.as_str()).cloned().ok_or("the schema lacks an action")?;
-        let request = Request::new(caller, action, model, context, None).map_err(|error| error.to_string())?;
+        let request = Request::new(caller, action, resource_uid, context, None).map_err(|error| error.to_string())?;
         let entities = Entities::from_entities(entities, None).map_err(|error| error.to_string())?;
         Ok((request, entities))
     }
@@ -299,6 +326,29 @@ forbid (principal, action, resource) unless { context.address.isLoopback() };
         let denied = judge(&app, Action::Chat, afar);
         assert!(!denied.allowed);
         assert_eq!(&*denied.rules, "not from afar");
+    }
+
+    #[test]
+    fn nobody_audits_but_by_a_rule_that_names_it() {
+        let audits = |text: &str, roles: &[&str]| {
+            Policies::compile(text, "access.cedar").unwrap().judge_audit(&identity("acme", roles), HERE).unwrap().allowed
+        };
+        assert!(!audits("", &["auditor"]));
+        assert!(!audits(EXAMPLE, &["app"]));
+        // Rules that were written before there were audits read on, and permit none.
+        assert!(!audits("permit (principal, action, resource);", &["auditor"]));
+        assert!(!audits(
+            r#"permit (principal in Role::"app", action, resource) when { resource.public || resource.tenants.contains(principal.tenant) };"#,
+            &["app"]
+        ));
+        let named = r#"permit (principal in Role::"auditor", action == Action::"audit", resource);"#;
+        assert!(audits(named, &["auditor"]) && !audits(named, &["app"]));
+        assert!(audits(r#"permit (principal, action in [Action::"audit", Action::"chat"], resource == Log::"provenance");"#, &[]));
+        assert!(!audits(r#"permit (principal, action == Action::"audit", resource == Log::"another");"#, &[]));
+        assert!(!audits(&format!("{named}\nforbid (principal, action, resource) when {{ !context.certificate }};"), &["auditor"]));
+        assert!(!audits(&format!("@mode(\"shadow\") {named}"), &["auditor"]));
+        let erring = r#"permit (principal, action == Action::"audit", resource) when { 9223372036854775807 + 1 == 0 };"#;
+        assert!(Policies::compile(erring, "access.cedar").unwrap().judge_audit(&identity("acme", &[]), HERE).is_err());
     }
 
     #[test]

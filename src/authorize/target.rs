@@ -14,11 +14,12 @@ pub enum Action {
     Embed,
     Infer,
     Metadata,
+    Audit,
 }
 
 impl Action {
     /// Every action.
-    pub const ALL: [Self; 5] = [Self::Chat, Self::Complete, Self::Embed, Self::Infer, Self::Metadata];
+    pub const ALL: [Self; 6] = [Self::Chat, Self::Complete, Self::Embed, Self::Infer, Self::Metadata, Self::Audit];
 
     /// The name in the policy.
     #[must_use]
@@ -29,6 +30,7 @@ impl Action {
             Self::Embed => "embed",
             Self::Infer => "infer",
             Self::Metadata => "metadata",
+            Self::Audit => "audit",
         }
     }
 }
@@ -105,18 +107,25 @@ pub enum ReceiptForm {
     Scitt,
     /// The C2SP tlog-proof.
     TlogProof,
+    /// The salts that open its commitments.
+    Disclosure,
 }
 
 impl ReceiptForm {
     /// What follows the id in the URL.
-    const SUFFIXES: [(&str, Self); 4] =
-        [(".statement", Self::Statement), (".cose", Self::Cose), (".scitt", Self::Scitt), (".tlog-proof", Self::TlogProof)];
+    const SUFFIXES: [(&str, Self); 5] = [
+        (".statement", Self::Statement),
+        (".cose", Self::Cose),
+        (".scitt", Self::Scitt),
+        (".tlog-proof", Self::TlogProof),
+        (".disclosure", Self::Disclosure),
+    ];
 
     /// The media type.
     #[must_use]
     pub const fn media_type(self) -> &'static str {
         match self {
-            Self::Json => "application/json",
+            Self::Json | Self::Disclosure => "application/json",
             Self::Statement => "application/cose; cose-type=\"cose-sign1\"",
             Self::Cose => "application/scitt-receipt+cose",
             Self::Scitt => "application/scitt-statement+cose",
@@ -328,6 +337,15 @@ mod tests {
     }
 
     #[test]
+    fn a_receipt_has_three_forms() {
+        for (ending, form) in [("", ReceiptForm::Json), (".statement", ReceiptForm::Statement), (".disclosure", ReceiptForm::Disclosure)] {
+            let path = format!("/v1/receipts/0192aaaa-bbbb-7ccc-8ddd-eeeeffff0000{ending}");
+            let (route, template) = Routes::new([]).find(&Method::GET, &path).unwrap();
+            assert!(matches!(route, Route::Receipt { form: found, .. } if found == form) && &*template == "/v1/receipts/{id}", "{path}");
+        }
+    }
+
+    #[test]
     fn what_is_not_in_the_table_is_not_served() {
         let routes = Routes::new([("/predict".into(), "scoring".into())]);
         assert!(routes.find(&Method::POST, "/predict").is_ok() && routes.find(&Method::GET, "/predict").is_ok());
@@ -341,6 +359,7 @@ mod tests {
             "/v2/models/a/b",
             "/v2/models/a%20b",
             "/v1/receipts/1",
+            "/v1/receipts/0192aaaa-bbbb-7ccc-8ddd-eeeeffff0000.disclosure.statement",
             "/v1/receipts/0192aaaabbbb7ccc8dddeeeeffff0000",
             "/inference.GRPCInferenceService/RepositoryIndex",
         ] {

@@ -1,6 +1,7 @@
 //! What the gateway says of itself: the models that a caller may see, the server, and receipts.
 
-use http::StatusCode;
+use http::header::CACHE_CONTROL;
+use http::{HeaderValue, StatusCode};
 use uuid::Uuid;
 
 use super::tensors::framed;
@@ -43,8 +44,13 @@ pub(super) fn server(call: &Call) -> Result<Answer, Error> {
     }
 }
 
-/// A receipt, for the caller it was made for alone.
+/// A receipt, for the caller it was made for, or an auditor.
 pub(super) async fn receipt(call: &Call, id: Uuid, form: ReceiptForm, receipts: &dyn Receipts) -> Result<Answer, Error> {
-    let bytes = receipts.find(id, form, &call.who).await.ok_or(Error::NoSuchReceipt)?;
-    Ok(whole(StatusCode::OK, form.media_type(), bytes, Held::default()))
+    let bytes = receipts.find(id, form, &call.who, call.audits).await.ok_or(Error::NoSuchReceipt)?;
+    let mut answer = whole(StatusCode::OK, form.media_type(), bytes, Held::default());
+    if form == ReceiptForm::Disclosure {
+        // What is erased here must not live on in a cache on the way.
+        answer.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    Ok(answer)
 }

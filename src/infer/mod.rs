@@ -140,10 +140,13 @@ impl From<upstream::Error> for Error {
     }
 }
 
+/// A receipt that is being looked up.
+pub type Found<'a> = Pin<Box<dyn Future<Output = Option<Bytes>> + Send + 'a>>;
+
 /// Where receipts are looked up: the ledger, which stands behind this stop.
 pub trait Receipts: Send + Sync {
-    /// The receipt `id` in `form`, if it was made for `who`.
-    fn find<'a>(&'a self, id: Uuid, form: ReceiptForm, who: &'a Who) -> Pin<Box<dyn Future<Output = Option<Bytes>> + Send + 'a>>;
+    /// The receipt `id` in `form`, if it was made for `who`, or `who` `audits`.
+    fn find<'a>(&'a self, id: Uuid, form: ReceiptForm, who: &'a Arc<Who>, audits: bool) -> Found<'a>;
 }
 
 /// The seventh stop.
@@ -156,6 +159,8 @@ pub struct Inference {
 struct Call {
     route: Route,
     who: Arc<Who>,
+    /// Whether others' receipts are for it too.
+    audits: bool,
     /// The model's name as the caller wrote it; `""` where none was named.
     name: Arc<str>,
     version: Arc<str>,
@@ -185,6 +190,7 @@ impl Inference {
         let call = Box::new(Call {
             route: grant.route().clone(),
             who: grant.caller().identity().who.clone(),
+            audits: grant.audits(),
             name,
             version,
             visible: grant.visible().iter().map(|which| which.name.clone()).collect(),

@@ -2,22 +2,23 @@
 //!
 //! The operator's Ed25519 key (PKCS#8 PEM) is the *log key*: it endorses the statement key in the log's entry 0 and signs
 //! checkpoints. HKDF-SHA-256 over its seed, one label per purpose, gives the ML-DSA-44 key that signs the checkpoints too,
-//! the *statement key* (Ed25519), the master of the salts and the master of the pseudonyms. Whoever holds the file holds all
-//! of them; whoever steals the statement key alone cannot sign a checkpoint.
+//! the *statement key* (Ed25519), and the two keys that name and wrap the random keys of salts and pseudonyms (`salts.rs`), which can be
+//! destroyed. Whoever holds the file holds all of them; whoever steals the statement key alone cannot sign a checkpoint.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aws_lc_rs::encoding::{AsBigEndian, Curve25519SeedBin};
+use aws_lc_rs::rand;
 use aws_lc_rs::signature::Ed25519KeyPair;
-use aws_lc_rs::{hmac, rand};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
-use uuid::Uuid;
 
+use super::salts::Wrapping;
 use crate::digest::{Digest, Hasher};
 use crate::secret::Secret;
 use crate::tlog::checkpoint::Checkpoint;
@@ -25,12 +26,9 @@ use crate::tlog::cosignature;
 use crate::tlog::note::{self, Note};
 use crate::tlog::signature::{CannotSign, Ed25519Key, MlDsa44Key};
 pub use crate::tlog::vkey::{Kind, NotAVkey, PublicKey, Vkey};
-use crate::trail::Who;
 
 const STATEMENT_LABEL: &str = "portcullis/statement-key/v1";
 const CHECKPOINT_LABEL: &str = "portcullis/checkpoint-ml-dsa-44/v1";
-const SALT_LABEL: &str = "portcullis/salt-master/v1";
-const PSEUDONYM_LABEL: &str = "portcullis/pseudonym-master/v1";
 /// What stands before the digest's input of a commitment.
 pub(super) const COMMIT_LABEL: &[u8] = b"portcullis/commit/v1";
 /// A key file is a few hundred bytes; more is not read.
@@ -63,8 +61,7 @@ pub struct Key {
     log: Ed25519Key,
     checkpoints: MlDsa44Key,
     statement: Ed25519Key,
-    salts: hmac::Key,
-    pseudonyms: hmac::Key,
+    wrapping: Arc<Wrapping>,
 }
 
 impl Key {
@@ -85,13 +82,11 @@ impl Key {
     }
 
     fn from_seed(seed: &Secret) -> Option<Self> {
-        let mac = |label| hmac::Key::new(hmac::HMAC_SHA256, seed.derive(label).expose());
         Some(Self {
             log: Ed25519Key::from_seed(seed.expose())?,
             checkpoints: MlDsa44Key::from_seed(seed.derive(CHECKPOINT_LABEL).expose())?,
             statement: Ed25519Key::from_seed(seed.derive(STATEMENT_LABEL).expose())?,
-            salts: mac(SALT_LABEL),
-            pseudonyms: mac(PSEUDONYM_LABEL),
+            wrapping: Wrapping::new(seed)?,
         })
     }
 
@@ -160,26 +155,9 @@ impl Key {
         self.log.sign(message)
     }
 
-    /// The salt of one commitment of one record.
-    pub(super) fn salt(&self, id: Uuid, label: &str) -> [u8; 32] {
-        tag(&self.salts, &[id.as_bytes(), label.as_bytes()])
-    }
-
-    /// The salted commitment to content with this digest: `SHA-256("portcullis/commit/v1" ‖ label ‖ salt ‖ digest)`.
-    pub(super) fn commit(&self, id: Uuid, label: &str, digest: &Digest) -> Digest {
-        commitment(label, &self.salt(id, label), digest)
-    }
-
-    /// Caller and tenant as the statements of `epoch` call them. Both differ from epoch to epoch and from tenant to tenant.
-    pub(super) fn pseudonyms(&self, who: &Who, epoch: u32) -> ([u8; 16], [u8; 16]) {
-        let of_tenant = tag(&self.pseudonyms, &[&epoch.to_be_bytes(), who.tenant.as_bytes()]);
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &of_tenant);
-        let half = |label: &str, name: &str| {
-            let mut half = [0; 16];
-            half.copy_from_slice(&tag(&key, &[label.as_bytes(), name.as_bytes()])[..16]);
-            half
-        };
-        (half("caller:", &who.caller), half("tenant:", &who.tenant))
+    /// What names and wraps the keys of salts and pseudonyms.
+    pub(super) fn wrapping(&self) -> Arc<Wrapping> {
+        self.wrapping.clone()
     }
 }
 
@@ -221,14 +199,6 @@ pub fn commitment(label: &str, salt: &[u8; 32], digest: &Digest) -> Digest {
     hasher.update(salt);
     hasher.update(digest.as_bytes());
     hasher.finish()
-}
-
-fn tag(key: &hmac::Key, parts: &[&[u8]]) -> [u8; 32] {
-    let mut context = hmac::Context::with_key(key);
-    parts.iter().for_each(|part| context.update(part));
-    let mut out = [0; 32];
-    out.copy_from_slice(context.sign().as_ref());
-    out
 }
 
 #[cfg(test)]
@@ -299,25 +269,5 @@ mod tests {
         assert!(note.open(&[key.log_vkey("gw.example/b")]).is_err());
         // A name that no key may have gives no note, whatever the checkpoint says.
         assert!(key.sign_checkpoint(&Checkpoint { origin: "a b".into(), ..checkpoint }, 0).is_err());
-    }
-
-    #[test]
-    fn pseudonyms_differ_by_epoch_and_tenant() {
-        let key = Key::from_pem(RFC8032.as_bytes()).unwrap();
-        let who = |tenant: &str| Who { caller: "api_key:a".into(), tenant: tenant.into(), tier: "".into(), method: "api_key" };
-        let first = key.pseudonyms(&who("acme"), 202_611);
-        assert_eq!(first, key.pseudonyms(&who("acme"), 202_611));
-        assert_ne!(first.0, key.pseudonyms(&who("acme"), 202_612).0);
-        assert_ne!(first.0, key.pseudonyms(&who("other"), 202_611).0);
-        assert_ne!(first.0, first.1);
-    }
-
-    #[test]
-    fn a_commitment_opens_with_its_salt_and_digest_alone() {
-        let key = Key::from_pem(RFC8032.as_bytes()).unwrap();
-        let (id, digest) = (Uuid::nil(), Digest::of(b"answer"));
-        assert_eq!(key.commit(id, "response", &digest), commitment("response", &key.salt(id, "response"), &digest));
-        assert_ne!(key.commit(id, "response", &digest), key.commit(id, "request", &digest));
-        assert_ne!(key.commit(id, "response", &digest), key.commit(Uuid::max(), "response", &digest));
     }
 }

@@ -13,6 +13,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRAILER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Frame;
 use http_body_util::StreamBody;
+use serde_json::Value as Json;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
@@ -20,22 +21,25 @@ use super::census::{Census, Counting, Traffic};
 use super::change::Change;
 use super::config::{Config, OnFailure, Terms};
 use super::cosign::{self, Cosigning, WITNESSED_NEW};
+use super::disclosure::disclosure;
+use super::erasure::{EraseError, Erased, Erasure};
 use super::found::{Found, Included};
 use super::heartbeat::{self, Heart, Heartbeat, Life};
 use super::ids::Ids;
 use super::key::{Exposed, Key, KeyError, Vkey};
 use super::lock::LockFile;
-use super::log::{self, Fatal, OnFatal, Poisoned, Recovered, SEGMENT, Until, Wal};
+use super::log::{self, Fatal, OnFatal, Poisoned, Recovered, SEGMENT, Until, Wait, Wal};
 use super::publisher::{self, CHECKPOINT, Desk, Publisher, retried};
 use super::receipt::{CONTENT_DIGEST, Receipt, STATEMENT, State, content_digest, media_type, receipt_header, statement_header};
 use super::refusals::Refusals;
 use super::release::Appended;
-use super::statement::{Build, Kind, Sent, Signer, Statement, id_of};
+use super::salts::{self, Destroyed, MAX_SUBJECTS, Salts, Whose};
+use super::statement::{Build, Kind, Sent, Signer, Statement, fresh_id, id_of};
 use super::stream::Proving;
 use super::tree::{Files, NEW, Tree, TreeError};
 use super::want::Want;
 use super::witness::Witnesses;
-use crate::clock::Moment;
+use crate::clock::{Moment, month};
 use crate::digest::Digest;
 use crate::event::{Event, Events, Name};
 use crate::infer::{Answer, Payload};
@@ -68,6 +72,8 @@ pub enum OpenError {
     Log(log::OpenError),
     /// A tile is missing, or cannot be written.
     Tree(TreeError),
+    /// The file of the salts' keys does not open.
+    Salts(salts::OpenError),
     /// The log was begun with another key, or under another origin.
     AnotherKey(PathBuf),
     /// Another process has the lock file.
@@ -87,6 +93,7 @@ impl fmt::Display for OpenError {
         match self {
             Self::Key(error) => error.fmt(f),
             Self::Log(error) => error.fmt(f),
+            Self::Salts(error) => error.fmt(f),
             Self::AnotherKey(path) => {
                 write!(
                     f,
@@ -155,6 +162,8 @@ pub struct Opened {
     pub recovered: Recovered,
     /// Whether others than its owner may read the key file; worth a warning.
     pub key: Exposed,
+    /// The log has entries, and the file of the salts' keys was not there: nobody can open what was committed to before, nor ask for it.
+    pub salts_lost: bool,
 }
 
 /// What the log has done since it was opened.
@@ -184,6 +193,8 @@ pub struct Counters {
     pub checkpoints: publisher::Tally,
     /// What witnesses have done; nothing where there are none.
     pub witnesses: Option<cosign::Tally>,
+    /// The keys of the salts.
+    pub salts: salts::Tally,
     /// Refusals past their allowance, by code.
     pub suppressed: Vec<(&'static str, u64)>,
     /// What requests did.
@@ -208,6 +219,8 @@ pub(super) struct Inner {
     refusals: Mutex<Refusals>,
     heart: Arc<Heart>,
     finders: Arc<Semaphore>,
+    /// One erasure at a time.
+    eraser: Arc<Semaphore>,
     events: Events,
 }
 
@@ -295,9 +308,14 @@ impl Ledger {
         let of_witnesses = Witnesses::keys_of(config, base);
         write_keys(&directory, &[&vkeys[..], &of_witnesses].concat()).map_err(io(&directory.join(KEYS)))?;
 
-        let (signer, wal) = (Arc::new(Signer::new(key, origin, build)), Arc::new(wal));
+        let next = recovered.last_seq.map_or(0, |last| last.saturating_add(1));
+        let (salts, found) = Salts::open(&directory, key.wrapping(), next, MAX_SUBJECTS).map_err(OpenError::Salts)?;
+        let salts = Arc::new(salts);
+        let to_sync = salts.clone();
+        wal.sync_first(move || to_sync.sync());
+
+        let (signer, wal) = (Arc::new(Signer::new(key, origin, build, salts)), Arc::new(wal));
         let (files, ids) = (tree.files().clone(), tree.ids().clone());
-        let below = recovered.last_seq.map_or(0, |last| last + 1);
         let now = Moment::now().unix_nanos();
         let mut resumed_after = None;
         match recovered.last_seq {
@@ -310,7 +328,7 @@ impl Ledger {
         }
         let heart = Arc::new(Heart { signer: signer.clone(), counting: Counting::default(), opened: Moment::now() });
         let desk = Desk { directory: directory.clone(), wal: wal.clone(), tree, lock, heart: heart.clone(), on_fatal };
-        let publisher = Publisher::start(desk, below).map_err(io(&directory))?;
+        let publisher = Publisher::start(desk, next).map_err(io(&directory))?;
         let inner = Inner {
             signer,
             wal,
@@ -324,15 +342,18 @@ impl Ledger {
             refusals: Mutex::default(),
             heart,
             finders: Arc::new(Semaphore::new(FINDERS)),
+            eraser: Arc::new(Semaphore::new(1)),
             events,
         };
         let begun = inner.count(Life::Began, resumed_after);
         begun.map_err(|Poisoned| OpenError::Io(directory.clone(), io::Error::other("the first entry could not be written")))?;
+        inner.finish_erasures(&found.untold).map_err(|error| OpenError::Io(directory.join(salts::FILE), error))?;
+        let salts_lost = found.begun && recovered.last_seq.is_some();
         let inner = Arc::new(inner);
         let weak = Arc::downgrade(&inner);
         let told = std::thread::Builder::new().name("prove-count".into()).spawn(move || tell_counts(&weak));
         told.map_err(|error| OpenError::Io(directory, error))?;
-        Ok((Self(inner), Opened { recovered, key: exposed }))
+        Ok((Self(inner), Opened { recovered, key: exposed, salts_lost }))
     }
 
     /// The log's public keys, as `keys.vkey` has them: the log key, the statement key, and the log's second key for
@@ -499,10 +520,10 @@ impl Ledger {
         Receipt { status, headers, body: body.into(), trail: Arc::new(trail), late: None, state, content }
     }
 
-    /// The statement of this id, if it was made for this caller; for any other caller, and for no such id, `None`.
+    /// The statement of this id, if it was made for this caller, or the caller `audits`; for any other caller, and for no such id, `None`.
     ///
     /// Reads one bundle and one tile of each level, on a thread that may block, two look-ups at once.
-    pub async fn find(&self, id: Uuid, who: &Who) -> Option<Found> {
+    pub async fn find(&self, id: Uuid, who: &Who, audits: bool) -> Option<Found> {
         if id.get_version_num() != 7 {
             return None;
         }
@@ -514,18 +535,52 @@ impl Ledger {
             inner.look_up(id)
         });
         let found = found.await.ok().flatten()?;
-        let for_them = found.statement.made_for(who, &self.0.signer.key);
+        let for_them = audits || found.statement.made_for(who, &self.0.signer.salts);
         for_them.then_some(found)
     }
 
     /// The same, once a checkpoint covers it: waits for that, two seconds at the most.
-    pub async fn find_included(&self, id: Uuid, who: &Who) -> Option<Found> {
-        let found = self.find(id, who).await?;
+    pub async fn find_included(&self, id: Uuid, who: &Who, audits: bool) -> Option<Found> {
+        let found = self.find(id, who, audits).await?;
         if found.included.is_some() {
             return Some(found);
         }
         tokio::time::timeout(INCLUSION_PATIENCE, self.0.publisher.covers(found.statement.seq)).await.ok().filter(|covered| *covered)?;
-        self.find(id, who).await.filter(|found| found.included.is_some())
+        self.find(id, who, audits).await.filter(|found| found.included.is_some())
+    }
+
+    /// The salts of this id's commitments, for whom [`Ledger::find`] gives its statement. `None` too where there is no commitment, and
+    /// where the key is gone: who asks for what was erased hears what a stranger hears.
+    pub async fn disclose(&self, id: Uuid, who: &Arc<Who>, audits: bool) -> Option<Json> {
+        let found = self.find(id, who, audits).await?;
+        let permit = self.0.finders.clone().acquire_owned().await.ok()?;
+        let (inner, who) = (self.0.clone(), who.clone());
+        let disclosed = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            disclosure(&found.statement, &who, &inner.signer.salts)
+        });
+        disclosed.await.ok().flatten()
+    }
+
+    /// Destroys a key, appends the entry that tells it, waits until that is synced, and overwrites what held the key.
+    ///
+    /// It goes on where nobody waits for it any more.
+    ///
+    /// # Errors
+    /// See [`EraseError`]. Of an unknown key, and of one whose month is not over, nothing is appended.
+    pub async fn erase(&self, erasure: Erasure) -> Result<Erased, EraseError> {
+        let inner = self.0.clone();
+        let fault = |error| EraseError::Unfinished(io::Error::other(error));
+        let going = tokio::spawn(async move {
+            let _permit = inner.eraser.acquire().await.map_err(|_| EraseError::Unavailable)?;
+            let there = inner.clone();
+            let (erased, wait) = tokio::task::spawn_blocking(move || there.erase(&erasure)).await.map_err(fault)??;
+            wait.done().await.map_err(|Poisoned| EraseError::Untold)?;
+            let there = inner.clone();
+            let wiped = tokio::task::spawn_blocking(move || there.signer.salts.wipe()).await.map_err(fault)?;
+            wiped.map_err(EraseError::Unfinished).map(|()| erased)
+        });
+        going.await.map_err(fault)?
     }
 
     /// Writes down a change that no request made. It is laid ready and not waited for: entries stand in the order in which they came, so
@@ -543,6 +598,7 @@ impl Ledger {
         let witnesses = self.0.cosigning.get().map(Cosigning::tally);
         let (slots, gaps) = (self.0.slots.load(Ordering::Relaxed), self.0.gaps.load(Ordering::Relaxed));
         let suppressed = self.0.refusals().suppressed();
+        let salts = self.0.signer.salts.tally();
         let traffic = self.0.heart.counting.traffic();
         Counters {
             entries,
@@ -557,6 +613,7 @@ impl Ledger {
             full,
             checkpoints,
             witnesses,
+            salts,
             suppressed,
             traffic,
         }
@@ -643,6 +700,7 @@ impl Inner {
     }
 
     fn append(&self, kind: Kind, trail: &Trail, sent: &Sent<'_>, until: Until) -> Result<Appended, Poisoned> {
+        self.signer.prepare(trail);
         // The monotonic clock since the arrival, so that the end is never before the beginning.
         let t1 = trail.arrived.after(trail.arrived.mono.elapsed()).unix_nanos();
         self.enter(kind, sent.length, until, |seq| self.signer.answer(kind, seq, t1, trail, sent))
@@ -661,6 +719,46 @@ impl Inner {
     fn count(&self, life: Life, resumed_after: Option<u64>) -> Result<(), Poisoned> {
         let told = |seq, counted| self.heart.beat(seq, life, resumed_after, counted);
         self.wal.append_counted(Until::Ready, |seq| self.heart.count(life, seq), told).map(|_| ())
+    }
+
+    fn erase(&self, erasure: &Erasure) -> Result<(Erased, Wait), EraseError> {
+        if !self.wal.has_room() {
+            return Err(EraseError::Unavailable);
+        }
+        let this_month = month(SystemTime::now());
+        if let Some(month) = erasure.month().filter(|month| *month == this_month) {
+            return Err(EraseError::OperatorNamedThisMonth(month));
+        }
+        let salts = &self.signer.salts;
+        let name = match erasure {
+            Erasure::Subject { tenant, caller } => salts.subject(tenant, caller),
+            Erasure::Epoch(month) => salts.month(Whose::Epoch, *month),
+            Erasure::Strangers(month) => salts.month(Whose::Strangers, *month),
+        };
+        salts.erase(name, |of| self.tell_erasure(1, of).map(|(erased, wait)| (erased.seq, (erased, wait)))).map_err(EraseError::from)
+    }
+
+    fn tell_erasure(&self, keys: u64, of: Destroyed) -> Result<(Erased, Wait), Poisoned> {
+        let now = Moment::now().unix_nanos();
+        let id = fresh_id(now);
+        let Appended { seq, wait, .. } = self.enter(Kind::Erasure, 0, Until::Synced, |seq| self.signer.erasure(seq, id, now, keys, of))?;
+        Ok((Erased { keys, whose: of.whose, month: of.month, id, seq }, wait))
+    }
+
+    /// What a process before this one destroyed and did not live to tell. It may have: an erasure is told twice rather than never.
+    fn finish_erasures(&self, untold: &[Destroyed]) -> io::Result<()> {
+        for of in untold {
+            let lost = |Poisoned| io::Error::other("the log does not take the entry about what was erased");
+            let (erased, _) = self.tell_erasure(1, *of).map_err(lost)?;
+            // Before it is synced, what it tells of may not be overwritten: that would be the last that is known of it.
+            while self.wal.synced() <= erased.seq {
+                if self.wal.tally().poisoned {
+                    return Err(lost(Poisoned));
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        if untold.is_empty() { Ok(()) } else { self.signer.salts.wipe() }
     }
 
     /// One entry for what has none of its own, if there was any since the last.

@@ -24,7 +24,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -58,6 +58,8 @@ const LOCK: &str = "lock";
 pub type OnFatal = Box<dyn Fn(&io::Error) + Send + Sync>;
 /// The hook, for all who may meet a failed sync.
 pub(super) type Fatal = Arc<dyn Fn(&io::Error) + Send + Sync>;
+/// Syncs what entries rest on.
+type SyncFirst = Box<dyn Fn() -> io::Result<()> + Send + Sync>;
 
 /// Why a log does not open.
 #[derive(Debug)]
@@ -138,6 +140,7 @@ struct Shared {
     /// Where the publisher waits for something that is not in the tree yet.
     grown: Condvar,
     on_fatal: Fatal,
+    sync_first: OnceLock<SyncFirst>,
 }
 
 struct State {
@@ -287,11 +290,17 @@ impl Wal {
             wake: Condvar::new(),
             grown: Condvar::new(),
             on_fatal,
+            sync_first: OnceLock::new(),
         });
         let for_syncer = shared.clone();
         let syncer = std::thread::Builder::new().name("prove-sync".into()).spawn(move || for_syncer.sync_until_closed());
         let syncer = syncer.map_err(io(directory))?;
         Ok((Self { shared, syncer: Mutex::new(Some(syncer)), _lock: lock }, recovered, entries))
+    }
+
+    /// What is synced before the log each time, so that no entry is on the disk before what it rests on. Set once, before there is an entry.
+    pub(super) fn sync_first(&self, first: impl Fn() -> io::Result<()> + Send + Sync + 'static) {
+        let _ = self.shared.sync_first.set(Box::new(first));
     }
 
     /// Whether an entry may be laid ready: not poisoned, not full, and what waits has not outgrown its bounds.
@@ -660,7 +669,8 @@ impl Shared {
         drop(state);
         let from = Instant::now();
         let new_names = if full.is_empty() { Ok(()) } else { File::open(&self.directory).and_then(|directory| directory.sync_all()) };
-        let outcome = full.iter().try_for_each(|file| file.sync_data()).and(new_names).and_then(|()| file.sync_data());
+        let first = self.sync_first.get().map_or(Ok(()), |first| first());
+        let outcome = full.iter().try_for_each(|file| file.sync_data()).and(new_names).and(first).and_then(|()| file.sync_data());
         let took = from.elapsed();
         if let Err(error) = outcome {
             self.poison();

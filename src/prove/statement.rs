@@ -6,7 +6,7 @@
 //! | key | name | content |
 //! | --- | --- | --- |
 //! | 1 | `v` | 1 |
-//! | 2 | `kind` | 1 inference · 2 deny · 3 error · 4 aborted · 5 model-load · 6 policy-change · 8 key-rotation · 10 heartbeat (7 and 9 are kept for config-change, erasure) |
+//! | 2 | `kind` | 1 inference · 2 deny · 3 error · 4 aborted · 5 model-load · 6 policy-change · 8 key-rotation · 9 erasure · 10 heartbeat (7 is kept for config-change) |
 //! | 3 | `node` | the last segment of the origin |
 //! | 4 | `seq` | the entry's number in this log, from 0, without gaps |
 //! | 5, 6 | `t0`, `t1` | when the request arrived, when this was signed; ns since 1970 |
@@ -22,6 +22,7 @@
 //! | 16 | `counts` | heartbeat, see below |
 //! | 17 | `endorses` | key-rotation: the statement key (Ed25519), endorsed by the signature of the log key |
 //! | 18 | `change` | model-load, policy-change: `1` outcome (loaded, swapped, refused, retired; accepted, refused) · `2` reason |
+//! | 20 | `erasure` | erasure: `1` how many keys were destroyed · `2` of what (subject, epoch, strangers) · `3`, `4` from and to which month (YYYYMM), of epochs and strangers |
 //! | 21 | `checkpoint_key` | key-rotation: the log's second key for checkpoints (ML-DSA-44), endorsed likewise |
 //!
 //! The `counts` of a heartbeat, of its process and since that began where nothing else is said:
@@ -54,6 +55,7 @@
 //! denied, what an upstream did wrong. The security log has all of it.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -64,7 +66,7 @@ use uuid::Uuid;
 use super::cbor::{Writer, canonical};
 use super::change::model;
 use super::key::{Key, PublicKey, Vkey};
-use super::pseudonyms::Pseudonyms;
+use super::salts::Salts;
 use crate::clock::month;
 use crate::digest::Digest;
 use crate::tlog::signature::ML_DSA_44_PUBLIC;
@@ -98,14 +100,25 @@ pub enum Kind {
     PolicyChange = 6,
     /// A statement key, endorsed by the log key.
     KeyRotation = 8,
+    /// A key of salts or pseudonyms that was destroyed.
+    Erasure = 9,
     /// What has no entry of its own, counted.
     Heartbeat = 10,
 }
 
 impl Kind {
     /// Every kind, by its number.
-    pub const ALL: [Self; 8] =
-        [Self::Inference, Self::Deny, Self::Error, Self::Aborted, Self::ModelLoad, Self::PolicyChange, Self::KeyRotation, Self::Heartbeat];
+    pub const ALL: [Self; 9] = [
+        Self::Inference,
+        Self::Deny,
+        Self::Error,
+        Self::Aborted,
+        Self::ModelLoad,
+        Self::PolicyChange,
+        Self::KeyRotation,
+        Self::Erasure,
+        Self::Heartbeat,
+    ];
 
     /// The word for it.
     #[must_use]
@@ -118,6 +131,7 @@ impl Kind {
             Self::ModelLoad => "model-load",
             Self::PolicyChange => "policy-change",
             Self::KeyRotation => "key-rotation",
+            Self::Erasure => "erasure",
             Self::Heartbeat => "heartbeat",
         }
     }
@@ -150,7 +164,7 @@ pub(super) struct Signer {
     pub(super) log_kid: [u8; 8],
     endorsed: [u8; 32],
     build: Build,
-    known: Pseudonyms,
+    pub(super) salts: Arc<Salts>,
 }
 
 /// The answer, as far as its statement speaks of it.
@@ -167,11 +181,16 @@ pub(super) struct Sent<'a> {
 }
 
 impl Signer {
-    pub(super) fn new(key: Key, origin: Arc<str>, build: Build) -> Self {
+    pub(super) fn new(key: Key, origin: Arc<str>, build: Build, salts: Arc<Salts>) -> Self {
         let (log, statement) = (key.log_vkey(&origin), key.statement_vkey(&origin));
         let endorsed = key.statement_public();
         let node = origin.rsplit('/').next().unwrap_or_default().to_owned();
-        Self { key, node, kid: statement.kid(), log_kid: log.kid(), endorsed, origin, build, known: Pseudonyms::default() }
+        Self { key, node, kid: statement.kid(), log_kid: log.kid(), endorsed, origin, build, salts }
+    }
+
+    /// Makes ready what a statement about this request needs, so that nothing is waited for between its number and its entry.
+    pub(super) fn prepare(&self, trail: &Trail) {
+        self.salts.of(trail.who.as_ref(), month(trail.arrived.wall), None);
     }
 
     /// A statement about an answer or a refusal.
@@ -185,7 +204,10 @@ impl Signer {
         to.map(11 + optional + usize::from(self.has_build()));
         self.begin(&mut to, kind, seq, trail.arrived.unix_nanos(), t1);
 
-        let known = (!limited).then(|| trail.request.digest.map(|digest| self.key.commit(id, "request", &digest))).flatten();
+        // Pseudonyms hold for a month.
+        let epoch = month(trail.arrived.wall);
+        let salting = self.salts.of(trail.who.as_ref(), epoch, Some(seq));
+        let known = (!limited).then(|| trail.request.digest.map(|digest| salting.commit(id, "request", &digest))).flatten();
         let media_type = trail.request.media_type.as_deref();
         to.uint(7).map(2 + usize::from(media_type.is_some()) + usize::from(!limited) + usize::from(known.is_some()));
         to.uint(1).text(clip(trail.method.as_str())).uint(2).text(clip(&trail.route));
@@ -205,7 +227,7 @@ impl Signer {
         if let Some(media_type) = sent.media_type {
             to.uint(2).text(clip(media_type));
         }
-        to.uint(3).uint(sent.length).uint(4).bytes(self.key.commit(id, "response", &sent.digest).as_bytes());
+        to.uint(3).uint(sent.length).uint(4).bytes(salting.commit(id, "response", &sent.digest).as_bytes());
         to.uint(5).bool(sent.complete).uint(6).uint(sent.length);
         if let Some(code) = sent.code {
             to.uint(7).text(clip(code));
@@ -218,10 +240,7 @@ impl Signer {
             model(&mut to, which, true);
         }
         to.uint(10).map(1).uint(1).bytes(trail.policy.as_bytes());
-        if let Some(who) = &trail.who {
-            // Pseudonyms hold for a month.
-            let epoch = month(trail.arrived.wall);
-            let (caller, tenant) = self.known.or_make(who, epoch, || self.key.pseudonyms(who, epoch));
+        if let (Some(who), Some((caller, tenant))) = (&trail.who, salting.pair) {
             to.uint(11).map(4).uint(1).bytes(&caller).uint(2).uint(epoch.into()).uint(3).text(clip(who.method)).uint(4).bytes(&tenant);
         }
         told(&mut to, steps, limited);
@@ -448,11 +467,21 @@ impl Statement {
         bytes(map(&self.fields, part)?, key)?.try_into().ok().map(Digest)
     }
 
-    /// Whether it was made for this caller, as the holder of the key can tell.
-    pub(super) fn made_for(&self, who: &Who, key: &Key) -> bool {
-        let Some(principal) = map(&self.fields, 11) else { return false };
-        let Some(epoch) = unsigned(principal, 2).and_then(|epoch| u32::try_from(epoch).ok()) else { return false };
-        bytes(principal, 1).is_some_and(|pseudonym| *pseudonym == key.pseudonyms(who, epoch).0)
+    /// When its request arrived, as it says.
+    pub(super) fn arrived(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_nanos(unsigned(&self.fields, 5).unwrap_or_default())
+    }
+
+    /// The caller's pseudonym and its month; none where nobody was known.
+    pub(super) fn principal(&self) -> Option<(&[u8], u32)> {
+        let principal = map(&self.fields, 11)?;
+        Some((bytes(principal, 1)?, u32::try_from(unsigned(principal, 2)?).ok()?))
+    }
+
+    /// Whether it was made for this caller, as the holder of the keys can tell.
+    pub(super) fn made_for(&self, who: &Who, salts: &Salts) -> bool {
+        let Some((pseudonym, epoch)) = self.principal() else { return false };
+        salts.pseudonyms(who, epoch).is_some_and(|(caller, _)| *pseudonym == caller)
     }
 
     /// What it says, with names for the numbers; bytes are hex.
@@ -501,7 +530,7 @@ const FIELDS: [(&str, &[&str]); 22] = [
     ("endorses", &[]),
     ("change", &["outcome", "reason"]),
     ("", &[]),
-    ("", &[]),
+    ("erasure", &["keys", "of", "from", "to"]),
     ("checkpoint_key", &[]),
 ];
 

@@ -16,6 +16,7 @@ use super::key::{Kind as KeyKind, Vkey};
 use super::ledger::KEYS;
 use super::proof::SignedRoot;
 use super::publisher::{CHECKPOINT, CHECKPOINT_COSE};
+use super::salts;
 use super::segment::{First, HEADER, Record, numbers, segment_number};
 use super::statement::{Kind, Statement, id_of};
 use super::tree::{Files, NEW};
@@ -491,7 +492,7 @@ fn strangers(directory: &Path, report: &mut Report) -> io::Result<()> {
         let kind = file.file_type()?;
         let known = name.to_str().is_some_and(|name| match name {
             "tile" => kind.is_dir(),
-            name => kind.is_file() && (files.contains(&name) || segment_number(name).is_some()),
+            name => kind.is_file() && (files.contains(&name) || salts::is_file(name) || segment_number(name).is_some()),
         });
         if !known {
             report.problem(format!("{}: nothing that belongs to a log", Path::new(&name).display()));

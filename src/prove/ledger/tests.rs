@@ -25,7 +25,7 @@ pub(in crate::prove) fn config() -> Config {
     toml::from_str("directory = \"data/log\"\norigin = \"gw.example/node1\"\nkey = \"provenance.key\"").unwrap()
 }
 
-fn open_in(folder: &Path) -> Result<(Ledger, Opened, Reader), OpenError> {
+pub(in crate::prove) fn open_in(folder: &Path) -> Result<(Ledger, Opened, Reader), OpenError> {
     let (events, reader) = crate::event::channel(64);
     let build = Build { binary: Some(Digest::of(b"program")), config: None };
     Ledger::open(&config(), folder, build, events, Box::new(|_| {})).map(|(ledger, opened)| (ledger, opened, reader))
@@ -136,7 +136,7 @@ async fn a_whole_answer_carries_its_statement_and_the_log_has_the_same_bytes() {
     let [_, key, _] = house.ledger.vkeys();
     let statement = verify_statement(&entry, &key).unwrap();
     assert_eq!((statement.seq, statement.id.to_string()), (2, id));
-    let found = house.ledger.find(receipt.id().unwrap(), receipt.trail().who.as_ref().unwrap()).await.unwrap();
+    let found = house.ledger.find(receipt.id().unwrap(), receipt.trail().who.as_ref().unwrap(), false).await.unwrap();
     assert_eq!(found.statement(), &entry);
     assert_eq!(found.json()["view"]["kind"], "inference");
     assert_eq!(house.kinds(), ["key-rotation", "inference"]);
@@ -155,18 +155,18 @@ async fn a_receipt_is_found_by_its_caller_alone() {
     let other = Who { caller: "api_key:b".into(), tenant: "acme".into(), tier: "".into(), method: "api_key" };
     for at in [0, 700, 1_499] {
         let id = receipts[at].id().unwrap();
-        assert!(house.ledger.find(id, &who).await.is_some());
-        assert!(house.ledger.find(id, &other).await.is_none());
+        assert!(house.ledger.find(id, &who, false).await.is_some());
+        assert!(house.ledger.find(id, &other, false).await.is_none());
     }
-    assert!(house.ledger.find(Uuid::now_v7(), &who).await.is_none());
-    assert!(house.ledger.find(Uuid::nil(), &who).await.is_none());
+    assert!(house.ledger.find(Uuid::now_v7(), &who, false).await.is_none());
+    assert!(house.ledger.find(Uuid::nil(), &who, false).await.is_none());
     // And after a restart, from the files.
     let House { folder, ledger, .. } = house;
     ledger.close();
     drop((ledger, receipts.split_off(1)));
     let (ledger, opened, _events) = open_in(folder.path()).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!((opened.recovered.entries, opened.recovered.cut_bytes), (1_503, 0));
-    assert!(ledger.find(receipts[0].id().unwrap(), &who).await.is_some());
+    assert!(ledger.find(receipts[0].id().unwrap(), &who, false).await.is_some());
 }
 
 #[test]
@@ -179,12 +179,12 @@ fn a_look_up_that_nobody_waits_for_any_more_still_counts() {
         let (release, released) = std::sync::mpsc::channel::<()>();
         let busy = tokio::task::spawn_blocking(move || released.recv().is_err());
         for _ in 0..FINDERS {
-            assert!(futures_util::FutureExt::now_or_never(house.ledger.find(id, &who)).is_none());
+            assert!(futures_util::FutureExt::now_or_never(house.ledger.find(id, &who, false)).is_none());
         }
         assert_eq!(house.ledger.0.finders.available_permits(), 0);
         drop(release);
         assert!(busy.await.unwrap());
-        assert!(house.ledger.find(id, &who).await.is_some());
+        assert!(house.ledger.find(id, &who, false).await.is_some());
     });
 }
 
@@ -198,7 +198,7 @@ async fn an_entry_that_only_mentions_an_id_does_not_hide_its_receipt() {
     let refuse = |trail| house.ledger.refuse(trail, "check.json", StatusCode::BAD_REQUEST, head(), Bytes::new());
     refuse(mentions).await;
     refuse(trail).await;
-    assert!(house.ledger.find(id, &who).await.is_some());
+    assert!(house.ledger.find(id, &who, false).await.is_some());
 }
 
 #[tokio::test]
@@ -207,7 +207,7 @@ async fn durable_answers_say_so_once_they_are_synced() {
     let receipt = answer(&house.ledger, &durable()).await.unwrap();
     assert!(receipt.headers()["provenance-receipt"].to_str().unwrap().contains("state=durable"));
     assert!(house.ledger.counters().syncs > 0);
-    let found = house.ledger.find(receipt.id().unwrap(), receipt.trail().who.as_ref().unwrap()).await.unwrap();
+    let found = house.ledger.find(receipt.id().unwrap(), receipt.trail().who.as_ref().unwrap(), false).await.unwrap();
     assert!(matches!(found.json()["state"].as_str(), Some("durable" | "included")));
 }
 
@@ -483,7 +483,7 @@ async fn a_change_stands_before_the_answers_that_come_after_it_and_a_log_that_ta
     assert!(verify_dir(&house.log(), None).unwrap().ok);
     // Nobody's receipt: it was made for no caller.
     let id = house.shown()[2]["id"].as_str().unwrap().parse().unwrap();
-    assert!(house.ledger.find(id, now().who.as_ref().unwrap()).await.is_none());
+    assert!(house.ledger.find(id, now().who.as_ref().unwrap(), false).await.is_none());
 }
 
 fn reconciled(path: &Path, metrics: Option<&crate::prove::reconcile::Metrics>) -> crate::prove::reconcile::Reconciled {

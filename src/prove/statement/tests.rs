@@ -12,7 +12,11 @@ const SEED: &str =
 
 pub(in crate::prove) fn signer() -> Signer {
     let build = Build { binary: Some(Digest::of(b"program")), config: None };
-    Signer::new(Key::from_pem(SEED.as_bytes()).unwrap(), "gateway.example/portcullis/node1".into(), build)
+    let key = Key::from_pem(SEED.as_bytes()).unwrap();
+    // The open file outlives its folder.
+    let folder = tempfile::tempdir().unwrap();
+    let (salts, _) = Salts::open(folder.path(), key.wrapping(), 0, 100).unwrap();
+    Signer::new(key, "gateway.example/portcullis/node1".into(), build, Arc::new(salts))
 }
 
 pub(in crate::prove) fn trail(wall_seconds: u64) -> Trail {
@@ -80,21 +84,24 @@ fn a_statement_verifies_reads_back_and_is_small() {
     assert_eq!(view["trail"][0], json!({ "stop": "accept", "verdict": "passed", "at_most_micros": 32 }));
     assert_eq!(view["principal"]["epoch"], 202_701);
     assert_eq!(view["kind"], "inference");
-    assert_eq!(statement.commit(true), Some(signer.key.commit(statement.id, "response", &Digest::of(b"answer"))));
-    assert_eq!(statement.commit(false), Some(signer.key.commit(statement.id, "request", &Digest::of(b"request"))));
-    assert!(statement.made_for(trail(0).who.as_ref().unwrap(), &signer.key));
+    let who = trail(0).who.unwrap();
+    let salting = signer.salts.of_subject(&who, 7).unwrap();
+    assert_eq!(statement.commit(true), Some(salting.commit(statement.id, "response", &Digest::of(b"answer"))));
+    assert_eq!(statement.commit(false), Some(salting.commit(statement.id, "request", &Digest::of(b"request"))));
+    assert!(statement.made_for(&who, &signer.salts));
     let other = Who { caller: "api_key:b".into(), tenant: "acme".into(), tier: "".into(), method: "api_key" };
-    assert!(!statement.made_for(&other, &signer.key));
+    assert!(!statement.made_for(&other, &signer.salts));
 }
 
 #[test]
 fn the_same_facts_give_the_same_bytes_and_coset_reads_them() {
     use coset::TaggedCborSerializable;
     let trail = trail(1_800_000_000);
-    let entry = signer().answer(Kind::Inference, 7, 1_800_000_001_000_000_000, &trail, &sent());
-    assert_eq!(entry, signer().answer(Kind::Inference, 7, 1_800_000_001_000_000_000, &trail, &sent()));
+    let signer = signer();
+    let entry = signer.answer(Kind::Inference, 7, 1_800_000_001_000_000_000, &trail, &sent());
+    assert_eq!(entry, signer.answer(Kind::Inference, 7, 1_800_000_001_000_000_000, &trail, &sent()));
     let cose = coset::CoseSign1::from_tagged_slice(&entry).unwrap();
-    let vkey = signer().key.statement_vkey("gateway.example/portcullis/node1");
+    let vkey = signer.key.statement_vkey("gateway.example/portcullis/node1");
     cose.verify_signature(b"", |signature, message| if vkey.verifies(message, signature) { Ok(()) } else { Err(()) }).unwrap();
     assert_eq!(cose.to_tagged_vec().unwrap(), entry);
 }
@@ -123,9 +130,10 @@ fn refused(by: Stop) -> Trail {
 
 #[test]
 fn a_refusal_by_a_detector_reads_like_one_by_a_limit() {
+    let signer = signer();
     let of = |stop| {
         let sent = Sent { status: 429, code: Some("budget.requests"), usage: None, ..sent() };
-        signer().answer(Kind::Deny, 7, 1_800_000_001_000_000_000, &refused(stop), &sent)
+        signer.answer(Kind::Deny, 7, 1_800_000_001_000_000_000, &refused(stop), &sent)
     };
     assert_eq!(of(Stop::Budget), of(Stop::Detect));
     let view = Statement::read(&of(Stop::Detect)).unwrap().view();

@@ -1,0 +1,45 @@
+//! What opens the commitments of one record: its salts, for who may have them.
+//!
+//! A salt opens the one commitment that it belongs to and says nothing of any other record.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value as Json, json};
+
+use super::salts::{Salting, Salts};
+use super::statement::Statement;
+use crate::clock::month;
+use crate::trail::Who;
+
+/// How a commitment is opened, in words that a person can follow.
+const HOW: &str = "commit = SHA-256(\"portcullis/commit/v1\" || label || salt || SHA-256(content)), where label is its ASCII text, salt and \
+                   commit are 32 bytes each, and SHA-256(content) is the 32 bytes of Content-Digest (RFC 9530)";
+
+/// The salts of `statement`, for the caller it was made for or an auditor; `None` when it has no commitment, or its key is gone.
+pub(super) fn disclosure(statement: &Statement, who: &Who, salts: &Salts) -> Option<Json> {
+    let salting = salting(statement, who, salts)?;
+    let commitments: Vec<Json> = [("request", false), ("response", true)]
+        .into_iter()
+        .filter_map(|(label, of_answer)| {
+            let commit = statement.commit(of_answer)?;
+            let salt = salting.salt(statement.id, label);
+            Some(json!({ "label": label, "salt": STANDARD.encode(salt), "commit": STANDARD.encode(commit.as_bytes()) }))
+        })
+        .collect();
+    (!commitments.is_empty()).then(|| {
+        json!({
+            "id": statement.id.hyphenated().to_string(),
+            "log": statement.issuer,
+            "commitments": commitments,
+            "how": HOW,
+        })
+    })
+}
+
+fn salting(statement: &Statement, who: &Who, salts: &Salts) -> Option<Salting> {
+    match statement.principal() {
+        None => salts.of_strangers(month(statement.arrived()), statement.seq),
+        Some(_) if statement.made_for(who, salts) => salts.of_subject(who, statement.seq),
+        Some((pseudonym, epoch)) => salts.of_pseudonym(pseudonym, epoch, statement.seq),
+    }
+}
