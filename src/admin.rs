@@ -1,7 +1,9 @@
-//! The operator's listener: `/livez`, `/readyz`, `/metrics`, the provenance log's files under `/log/`, and nothing else.
+//! The operator's listener: `/livez`, `/readyz`, `/metrics`, the provenance log's files under `/log/`, and `POST /v1/erasures`.
 //!
 //! It is not the data plane: it has its own port, its own caps, and no say in any request. Without an `[admin]` block
 //! it does not exist. Plain HTTP is served on loopback alone; elsewhere every operator shows a client certificate.
+
+pub mod erasures;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -18,6 +20,7 @@ use crate::accept::config::{ClientAuth, Deadlines, Limits, TlsConfig};
 use crate::accept::{Accept, Bound, Drained, Handler, Peer, Tls};
 use crate::mistake::Mistake;
 use crate::prove::served::{self, LogFile};
+use crate::prove::{EraseError, Erased, Erasure};
 use crate::unit::Span;
 use crate::wire::Body;
 
@@ -55,6 +58,8 @@ pub trait Sources: Send + Sync + 'static {
     fn metrics(&self) -> String;
     /// A file of the provenance log.
     fn log(&self, path: &str) -> impl Future<Output = Option<LogFile>> + Send;
+    /// Destroys a key, and tells it in the log.
+    fn erase(&self, erasure: Erasure) -> impl Future<Output = Result<Erased, EraseError>> + Send;
 }
 
 /// Resolves `config` and opens the port; relative paths are relative to `folder`.
@@ -126,8 +131,11 @@ impl<S: Sources> Handler for Operator<S> {
         if self.local && !names_this_machine(&peer) {
             return text(StatusCode::MISDIRECTED_REQUEST, "this listener answers to localhost and to addresses");
         }
+        if peer.method() == Method::POST && peer.uri().path() == erasures::PATH {
+            return erasures::answer(peer, |erasure| self.sources.erase(erasure)).await;
+        }
         if peer.method() != Method::GET && peer.method() != Method::HEAD {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "GET alone");
+            return text(StatusCode::METHOD_NOT_ALLOWED, "GET alone, but for POST /v1/erasures");
         }
         match peer.uri().path() {
             "/livez" => text(StatusCode::OK, "live\n"),
@@ -146,7 +154,7 @@ impl<S: Sources> Handler for Operator<S> {
                 Some(file) => of_log(file),
                 None => text(StatusCode::NOT_FOUND, "the log has no such file\n"),
             },
-            _ => text(StatusCode::NOT_FOUND, "/livez, /readyz, /metrics, /log/checkpoint, /log/tile/…, /.well-known/portcullis-log.json\n"),
+            _ => text(StatusCode::NOT_FOUND, "/livez, /readyz, /metrics, /log/checkpoint, /log/tile/…, /.well-known/portcullis-log.json, and POST /v1/erasures\n"),
         }
     }
 }
@@ -183,6 +191,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::prove::salts::Whose;
 
     struct House;
 
@@ -199,6 +208,63 @@ mod tests {
             let bytes = Bytes::from_static(b"a tile");
             (path == "/log/tile/0/000").then_some(LogFile { media_type: "application/octet-stream", immutable: true, bytes })
         }
+
+        async fn erase(&self, erasure: Erasure) -> Result<Erased, EraseError> {
+            match erasure {
+                Erasure::Subject { caller, .. } if caller != "nobody" => {
+                    Ok(Erased { keys: 1, whose: Whose::Subject, month: None, id: uuid::Uuid::nil(), seq: 7 })
+                }
+                Erasure::Epoch(month) => Err(EraseError::OperatorNamedThisMonth(month)),
+                Erasure::Strangers(_) => Err(EraseError::Unavailable),
+                Erasure::Subject { .. } => Err(EraseError::OperatorNamedUnknown),
+            }
+        }
+    }
+
+    async fn post(address: SocketAddr, host: &str, more: &str, body: &str) -> String {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let head = format!("POST /v1/erasures HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+        stream.write_all(format!("{head}{more}\r\n{body}").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn an_erasure_is_asked_for_by_programs_alone_and_within_its_bound() {
+        const OURS: &str = "content-type: application/json\r\nportcullis-admin: 1\r\n";
+        let config: Config = toml::from_str("listen = \"127.0.0.1:0\"").unwrap();
+        let bound = bind(&config, Path::new(".")).unwrap();
+        let address = bound.address();
+        let serving = tokio::spawn(serve_admin(bound, Arc::new(House), std::future::pending()));
+        let padded = |length: usize| {
+            let body = r#"{"caller": "api_key:a", "tenant": ""}"#;
+            format!("{body}{}", " ".repeat(length - body.len()))
+        };
+        let form = "content-type: text/plain\r\norigin: http://evil.example\r\n";
+        for (host, more, body, status) in [
+            ("localhost", OURS, padded(100), "200"),
+            ("localhost", OURS, padded(erasures::MAX_BODY), "200"),
+            ("localhost", OURS, padded(erasures::MAX_BODY + 1), "413"),
+            ("localhost", OURS, "{}".into(), "400"),
+            ("localhost", OURS, r#"{"caller": "nobody"}"#.into(), "404"),
+            ("localhost", OURS, r#"{"epoch": 202611}"#.into(), "409"),
+            ("localhost", OURS, r#"{"strangers": 202610}"#.into(), "503"),
+            ("localhost", form, padded(100), "403"),
+            ("localhost", "content-type: application/json\r\n", padded(100), "403"),
+            ("localhost", "portcullis-admin: 1\r\n", padded(100), "415"),
+            ("rebound.example", OURS, padded(100), "421"),
+        ] {
+            let answer = post(address, host, more, &body).await;
+            assert_eq!(&answer[9..12], status, "{host} {more} {}", body.len());
+            assert!(!answer.contains("access-control"), "{answer}");
+        }
+        let answer = post(address, "localhost", OURS, &padded(100)).await;
+        let told: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+        assert_eq!((&told["erased"], &told["keys"], &told["of"], &told["seq"]), (&true.into(), &1.into(), &"subject".into(), &7.into()));
+        assert_eq!(&ask(address, "OPTIONS /v1/erasures", "localhost").await[9..12], "405");
+        assert_eq!(&ask(address, "GET /v1/erasures", "localhost").await[9..12], "404");
+        serving.abort();
     }
 
     async fn ask(address: SocketAddr, line: &str, host: &str) -> String {

@@ -29,7 +29,7 @@
 //! [`config`] compiles the policy folder into one immutable snapshot, [`reload`] replaces it whole or not at all,
 //! [`error`] is the one exhaustive match from every way to fail to what a caller may read, [`serve`] opens and closes
 //! everything in order, [`life`] tells what becomes of models, [`disk`] watches the files under them, [`admin`] is the operators' listener,
-//! and [`cli`], [`keys`], [`logs`], [`models`], [`rollback`], [`witness`] and [`demo`] are the commands.
+//! and [`cli`], [`keys`], [`logs`], [`models`], [`rollback`], [`witness`], [`mod@erase`] and [`demo`] are the commands.
 //!
 //! # The leaves
 //!
@@ -60,6 +60,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod disk;
+pub mod erase;
 pub mod error;
 pub mod keys;
 pub mod life;

@@ -28,7 +28,7 @@ use crate::mistake::Mistake;
 use crate::outbound::{self, Alpn, ClientTls};
 use crate::pipeline::{Gate, House};
 use crate::prove::served::LogFile;
-use crate::prove::{Build, Ledger, Witnesses};
+use crate::prove::{Build, EraseError, Erased, Erasure, Ledger, Witnesses};
 use crate::record::metrics::Kind;
 use crate::record::names::metric;
 use crate::record::{Recorder, Served};
@@ -92,6 +92,9 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     .map_err(|error| No::because(format!("the provenance log does not open: {error}")))?;
     if opened.key.0 {
         eprintln!("portcullis: warning: others than its owner may read the provenance key: chmod 600 it");
+    }
+    if opened.salts_lost {
+        eprintln!("portcullis: warning: the file of the salts' keys was not there: what the log committed to before cannot be opened");
     }
     if opened.recovered.cut_bytes > 0 {
         eprintln!(
@@ -309,6 +312,10 @@ impl Sources for Operators {
     async fn log(&self, path: &str) -> Option<LogFile> {
         self.0.ledger.serve(path).await
     }
+
+    async fn erase(&self, erasure: Erasure) -> Result<Erased, EraseError> {
+        self.0.ledger.erase(erasure).await
+    }
 }
 
 /// Numbers that parts keep themselves, read when they are asked for.
@@ -354,6 +361,18 @@ fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>, disks: &
         watched(|house| house.ledger.counters().sync_time.as_secs_f64()),
     );
     observe_log(house);
+    metrics.watch(
+        "portcullis_salt_subjects",
+        "Callers with a key for the salts of what they send and get",
+        Kind::Gauge,
+        watched(|house| house.ledger.counters().salts.subjects as f64),
+    );
+    metrics.watch(
+        "portcullis_salt_unkept",
+        "Entries whose commitments nobody can open: past the cap of callers with a key, or with a disk that took none",
+        Kind::Counter,
+        watched(|house| house.ledger.counters().salts.unkept as f64),
+    );
     metrics.watch("portcullis_budget_callers", "Callers whose budget is kept", Kind::Gauge, watched(|house| house.budget.callers() as f64));
     let weak = Arc::downgrade(house);
     metrics.watch("portcullis_policy_info", "The policy in force", Kind::Gauge, move |observe| {

@@ -1,0 +1,182 @@
+//! `portcullis erase`: destroys what opens a caller's commitments, or what tells who a month's pseudonyms were.
+//!
+//! Without `--admin` it opens the log itself, which it can only while no gateway has it open. With it, it asks the gateway.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{ArgGroup, Args};
+use serde_json::{Value as Json, json};
+
+use crate::admin::erasures::{HEADER, PATH, is_month};
+use crate::cli::No;
+use crate::config;
+use crate::outbound::Origin;
+use crate::prove::{Build, Erasure, Ledger, salts};
+
+/// The example of the command's help.
+pub const EXAMPLE: &str = "Examples:\n  portcullis erase --tenant acme --caller api_key:batch-job --admin http://127.0.0.1:9443\n  \
+                           portcullis erase --epoch 202610 --policies policies";
+
+/// How long a gateway may take: it rewrites the file of the keys, up to 93 MB.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest answer that is read, in bytes.
+const MAX_ANSWER: u64 = 64 << 10;
+
+/// `portcullis erase`.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("what").required(true).args(["caller", "epoch", "strangers"])))]
+pub struct Arguments {
+    /// The caller whose commitments nobody is to open any more: api_key:ID, jwt:ISSUER#SUB or cert:SAN.
+    #[arg(long, value_name = "CALLER")]
+    caller: Option<String>,
+    /// The caller's tenant; none without it.
+    #[arg(long, requires = "caller", value_name = "TENANT")]
+    tenant: Option<String>,
+    /// The month whose pseudonyms nobody is to resolve any more, nor ask for receipts by.
+    #[arg(long, value_name = "YYYYMM", value_parser = month)]
+    epoch: Option<u32>,
+    /// The month whose refusals without a caller nobody is to open any more.
+    #[arg(long, value_name = "YYYYMM", value_parser = month)]
+    strangers: Option<u32>,
+    /// The policy folder, which names the log.
+    #[arg(long, default_value = "policies", value_name = "DIR")]
+    policies: PathBuf,
+    /// Ask the gateway that runs, at its admin listener: http:// on this machine.
+    #[arg(long, value_name = "URL")]
+    admin: Option<String>,
+    /// One line of JSON: {"erased","keys","of","from","to","id","seq"}, or {"erased","why"}.
+    #[arg(long)]
+    json: bool,
+}
+
+fn month(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|month| text.len() == 6 && is_month(*month)).ok_or_else(|| "a month is written YYYYMM".to_owned())
+}
+
+/// Does it.
+///
+/// # Errors
+/// There is no such key, its month is not over, or the log cannot be opened or asked.
+pub fn run(arguments: &Arguments) -> Result<(), No> {
+    let erasure = match (&arguments.caller, arguments.epoch, arguments.strangers) {
+        (Some(caller), ..) => Erasure::Subject { tenant: arguments.tenant.clone().unwrap_or_default(), caller: caller.clone() },
+        (_, Some(month), _) => Erasure::Epoch(month),
+        (.., Some(month)) => Erasure::Strangers(month),
+        _ => return Err(No::because("say what is to be erased")),
+    };
+    let done = match &arguments.admin {
+        Some(url) => ask(url, &erasure),
+        None => here(&arguments.policies, erasure),
+    };
+    match (done, arguments.json) {
+        (Ok(erased), true) => println!("{erased}"),
+        (Ok(erased), false) => {
+            let months = erased["from"].as_u64().map(|month| format!(" of {month}")).unwrap_or_default();
+            println!(
+                "erased the key of {}{months}; entry {} of the log tells it",
+                erased["of"].as_str().unwrap_or_default(),
+                erased["seq"]
+            );
+        }
+        (Err(why), true) => {
+            println!("{}", json!({ "erased": false, "why": why }));
+            return Err(No(Vec::new()));
+        }
+        (Err(why), false) => return Err(No::because(why)),
+    }
+    Ok(())
+}
+
+/// Opens the log itself.
+fn here(policies: &Path, erasure: Erasure) -> Result<Json, String> {
+    let gateway = config::gateway(policies)
+        .ok_or_else(|| format!("{}: gateway.toml cannot be used; `portcullis check` says why", policies.display()))?;
+    let (directory, _) = gateway.prove.paths(policies);
+    // A log that is not there would be begun.
+    if !directory.join(salts::FILE).exists() {
+        return Err(format!("{}: no log with keys to erase", directory.display()));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let (events, _reader) = crate::event::channel(1);
+    let on_fatal = Box::new(|why: &std::io::Error| {
+        eprintln!("portcullis: the provenance log cannot be written ({why}); stopping");
+        std::process::abort();
+    });
+    let opened = Ledger::open(&gateway.prove, policies, Build::of_this_program(), events, on_fatal);
+    let (ledger, _) = opened.map_err(|error| format!("{error}; of a gateway that runs ask with --admin"))?;
+    let erased = runtime.block_on(ledger.erase(erasure));
+    ledger.close();
+    erased.map(|erased| erased.json()).map_err(|error| error.to_string())
+}
+
+/// Asks the gateway.
+fn ask(url: &str, erasure: &Erasure) -> Result<Json, String> {
+    let address = address(url)?;
+    let body = match erasure {
+        Erasure::Subject { tenant, caller } => json!({ "tenant": tenant, "caller": caller }),
+        Erasure::Epoch(month) => json!({ "epoch": month }),
+        Erasure::Strangers(month) => json!({ "strangers": month }),
+    }
+    .to_string();
+    let asked = || -> std::io::Result<String> {
+        let mut socket = TcpStream::connect_timeout(&address, PATIENCE)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_write_timeout(Some(PATIENCE))?;
+        let length = body.len();
+        let head = format!("POST {PATH} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{HEADER}: 1\r\n");
+        socket.write_all(format!("{head}content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").as_bytes())?;
+        let mut answer = String::new();
+        socket.take(MAX_ANSWER).read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = asked().map_err(|error| format!("{url} does not answer: {error}"))?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let told: Json = serde_json::from_str(body).unwrap_or_default();
+    let line = head.lines().next().unwrap_or_default();
+    if line.starts_with("HTTP/1.1 200") && told["erased"] == true {
+        return Ok(told);
+    }
+    Err(told["why"].as_str().map_or_else(|| format!("{url} answered {line:?}"), str::to_owned))
+}
+
+/// Where an admin listener without TLS is: on this machine, as everywhere else it demands a client certificate.
+fn address(url: &str) -> Result<SocketAddr, String> {
+    let origin = Origin::parse(url.trim_end_matches('/')).map_err(|error| format!("--admin {url}: {error}"))?;
+    let host = origin.host().trim_start_matches('[').trim_end_matches(']');
+    if origin.is_https() {
+        return Err(format!(
+            "--admin {url}: this command shows no client certificate; use curl --cert … -H '{HEADER}: 1' -H 'content-type: application/json' {url}{PATH}"
+        ));
+    }
+    let local = host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    let found = local.then(|| (host, origin.port()).to_socket_addrs().ok()?.find(|address| address.ip().is_loopback())).flatten();
+    found.ok_or_else(|| format!("--admin {url}: without TLS the admin listener is on this machine alone, as http://127.0.0.1:PORT"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn months_are_written_one_way() {
+        assert_eq!((month("202612"), month("202601")), (Ok(202_612), Ok(202_601)));
+        for bad in ["", "202600", "202613", "2026-11", "26011", "0202611", "+20261", "196912"] {
+            assert!(month(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_of_callers_go_to_this_machine_alone_without_tls() {
+        assert_eq!(address("http://127.0.0.1:9443"), Ok(SocketAddr::from(([127, 0, 0, 1], 9443))));
+        assert!(address("http://localhost:9443/").is_ok_and(|address| address.ip().is_loopback()));
+        assert!(address("http://[::1]:9443").is_ok());
+        for elsewhere in
+            ["http://192.0.2.1:9443", "http://gateway.example:9443", "https://127.0.0.1:9443", "127.0.0.1:9443", "ftp://127.0.0.1"]
+        {
+            assert!(address(elsewhere).is_err(), "{elsewhere}");
+        }
+    }
+}
