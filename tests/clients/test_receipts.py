@@ -1,8 +1,11 @@
 """`requests` on raw routes and receipts, verified with public keys alone."""
 
 import base64
+import contextlib
+import datetime
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 
@@ -11,7 +14,7 @@ import requests
 from cryptography.exceptions import InvalidSignature
 
 from conftest import PROMPT
-from gate import ROOT, binary, eventually, run
+from gate import ACCESS, ROOT, Gate, binary, eventually, run
 from receipt import keys, open_statement, parts, verify
 
 DIGIT = json.loads((ROOT / "tests/data/digits.json").read_text())["samples"][0]
@@ -95,6 +98,76 @@ def test_a_receipt_is_its_owners_alone_in_both_forms(gate, web):
     nowhere = web.get(gate.url + "/v1/receipts/01890000-0000-7000-8000-000000000000")
     assert strange.status_code == nowhere.status_code == 404 and strange.content == nowhere.content
     assert requests.get(gate.url + receipt["loc"], verify=gate.ca).status_code == 401
+
+
+def commitment(label, salt, content_digest):
+    """A commitment, opened with nothing but SHA-256."""
+    return hashlib.sha256(b"portcullis/commit/v1" + label.encode() + base64.b64decode(salt, validate=True) + content_digest).digest()
+
+
+def test_a_salt_and_a_digest_open_a_commitment_until_its_caller_is_erased(tmp_path):
+    with contextlib.ExitStack() as end:
+        gate = Gate(tmp_path)
+        end.callback(gate.stop)
+        gate.digits()
+        gate.write("access.cedar", ACCESS + 'permit (principal in Role::"auditor", action == Action::"audit", resource);\n')
+        app, other, auditor = gate.key("app"), gate.key("other"), gate.key("auditor", tenant="", role="auditor")
+        gate.start()
+
+        def get(path, key):
+            return requests.get(gate.url + path, headers={"authorization": f"Bearer {key}"}, verify=gate.ca, timeout=10)
+
+        sent = json.dumps(INFER).encode()
+        headers = {"authorization": f"Bearer {app}", "content-type": "application/json"}
+        answer = requests.post(gate.url + "/v2/models/digits/infer", data=sent, headers=headers, verify=gate.ca, timeout=10)
+        receipt, payload, _ = verify(answer.headers, answer.content, gate.log)
+        digest = base64.b64decode(re.fullmatch(r"sha-256=:(.+):", answer.headers["content-digest"]).group(1))
+        path = receipt["loc"] + ".disclosure"
+        found = get(path, app)
+        assert found.status_code == 200 and found.headers["cache-control"] == "no-store"
+        assert found.json()["id"] == receipt["id"] and "SHA-256" in found.json()["how"]
+        told = {each["label"]: each for each in found.json()["commitments"]}
+        assert commitment("response", told["response"]["salt"], digest) == payload[8][4] == base64.b64decode(told["response"]["commit"])
+        assert commitment("request", told["request"]["salt"], hashlib.sha256(sent).digest()) == payload[7][5]
+        assert commitment("response", told["response"]["salt"], hashlib.sha256(b"another answer").digest()) != payload[8][4]
+        assert commitment("request", told["response"]["salt"], hashlib.sha256(sent).digest()) != payload[7][5]
+
+        # For its caller and for auditors, in every form, and for nobody else.
+        nowhere = get("/v1/receipts/01890000-0000-7000-8000-000000000000.disclosure", app)
+        for form in ("", ".statement", ".disclosure"):
+            assert get(receipt["loc"] + form, auditor).content == get(receipt["loc"] + form, app).content
+            strange = get(receipt["loc"] + form, other)
+            assert strange.status_code == nowhere.status_code == 404 and strange.content == nowhere.content
+
+        admin = f"http://127.0.0.1:{gate.admin_port}"
+        whom = ("--tenant", "acme", "--caller", "api_key:app")
+        assert "another process has this log open" in json.loads(run("erase", *whom, "--policies", gate.policies, "--json", code=1))["why"]
+        erased = json.loads(run("erase", *whom, "--admin", admin, "--json"))
+        assert erased["erased"] is True and erased["keys"] == 1 and erased["of"] == "subject"
+        assert json.loads(run("erase", *whom, "--admin", admin, "--json", code=1))["erased"] is False
+        run("erase", "--epoch", datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m"), "--admin", admin, code=1)
+        run("erase", "--epoch", "202613", code=2)
+        run("erase", "--tenant", "acme", code=2)
+        run("erase", code=2)
+
+        # The receipt is still its caller's; what it commits to is closed to all, as if it had never been.
+        assert get(receipt["loc"], app).status_code == 200
+        for key in (app, auditor):
+            gone = get(path, key)
+            assert gone.status_code == 404 and gone.content == nowhere.content
+        # A page in a browser could send this, and no more.
+        form = requests.post(admin + "/v1/erasures", data='{"caller": "api_key:app", "tenant": "acme"}',
+                             headers={"content-type": "text/plain", "origin": "http://evil.example"}, timeout=10)
+        assert form.status_code == 403
+        assert gate.stop() == 0
+
+        entry = next(entry for entry in gate.entries() if entry["kind"] == "erasure")
+        assert entry["id"] == erased["id"] and entry["seq"] == erased["seq"] and entry["erasure"] == {"keys": 1, "of": "subject"}
+        assert json.loads(run("log", "verify", gate.log, "--json"))["ok"]
+        # No gateway has it open: the command does it itself.
+        assert "auditor" not in run("erase", "--caller", "api_key:auditor", "--policies", gate.policies)
+        assert [entry["kind"] for entry in gate.entries()].count("erasure") == 2
+        assert (gate.log / "salts").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_refusal_has_a_receipt_that_tells_no_rule(gate, web):
