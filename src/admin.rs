@@ -154,7 +154,10 @@ impl<S: Sources> Handler for Operator<S> {
                 Some(file) => of_log(file),
                 None => text(StatusCode::NOT_FOUND, "the log has no such file\n"),
             },
-            _ => text(StatusCode::NOT_FOUND, "/livez, /readyz, /metrics, /log/checkpoint, /log/tile/…, /.well-known/portcullis-log.json, and POST /v1/erasures\n"),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "/livez, /readyz, /metrics, /log/checkpoint, /log/tile/…, /.well-known/portcullis-log.json, and POST /v1/erasures\n",
+            ),
         }
     }
 }

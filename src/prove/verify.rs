@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -91,6 +91,7 @@ pub fn verify_dir(directory: &Path, keys: Option<&[Vkey]>) -> io::Result<Report>
         report.problem("there is no key to verify with".into());
     }
     let heads = Heads::read(directory, &mut report)?;
+    let there = listed(directory)?;
     let mut check = Check {
         files: Files::of(directory),
         heads,
@@ -104,7 +105,7 @@ pub fn verify_dir(directory: &Path, keys: Option<&[Vkey]>) -> io::Result<Report>
         ids: fs::read(directory.join(ids::FILE)).unwrap_or_default(),
     };
     check.entries(directory)?;
-    check.tiles(directory)?;
+    check.tiles(there)?;
     check.checkpoint();
     let name = check.heads.note.as_ref().map_or_else(String::new, |(_, checkpoint)| checkpoint.origin.clone());
     let Check { mut report, trusted, .. } = check;
@@ -183,6 +184,46 @@ impl Heads {
             self.found.1 = self.signed_root.as_ref().is_some_and(|signed| *signed.root() == edge.root());
         }
     }
+}
+
+/// A file under `tile` that has a tile's name.
+enum Listed {
+    Full(Tile),
+    /// Read at once: in a log that goes on it is soon superseded.
+    Partial(Tile, Vec<u8>),
+}
+
+/// Every file under `tile`. To be listed before the entries are read: of a log that goes on, those are then not behind.
+fn listed(directory: &Path) -> io::Result<Vec<(PathBuf, Option<Listed>)>> {
+    let mut there = Vec::new();
+    let mut folders = vec![directory.join("tile")];
+    let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    while let Some(folder) = folders.pop() {
+        // A folder of partial tiles goes when its tile is full, and the first of all comes with the first entry.
+        let files = match fs::read_dir(&folder) {
+            Err(error) if gone(&error) => continue,
+            files => files?,
+        };
+        for file in files {
+            let file = file?;
+            let (path, kind) = (file.path(), file.file_type()?);
+            if kind.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(directory).ok().and_then(Path::to_str).unwrap_or_default();
+            let listed = match Tile::parse(name).filter(|_| kind.is_file()) {
+                Some(tile) if tile.is_full() => Some(Listed::Full(tile)),
+                Some(tile) => match fs::read(&path) {
+                    Err(error) if gone(&error) => continue,
+                    bytes => Some(Listed::Partial(tile, bytes?)),
+                },
+                None => None,
+            };
+            there.push((path, listed));
+        }
+    }
+    Ok(there)
 }
 
 /// What is known while a log is read from its first entry to its last.
@@ -361,34 +402,21 @@ impl Check {
     }
 
     /// Every file under `tile` is one that the entries make, and those of the checkpoint's tree are there.
-    fn tiles(&mut self, directory: &Path) -> io::Result<()> {
+    fn tiles(&mut self, there: Vec<(PathBuf, Option<Listed>)>) -> io::Result<()> {
         let covered = self.heads.note.as_ref().map_or(0, |(_, checkpoint)| checkpoint.size);
-        let mut there = HashSet::new();
-        let mut folders = vec![directory.join("tile")];
-        while let Some(folder) = folders.pop() {
-            let listed = match fs::read_dir(&folder) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound && covered == 0 => continue,
-                listed => listed?,
-            };
-            for file in listed {
-                let file = file?;
-                if file.file_type()?.is_dir() {
-                    folders.push(file.path());
-                    continue;
-                }
-                let path = file.path();
-                let name = path.strip_prefix(directory).ok().and_then(Path::to_str).unwrap_or_default();
-                match Tile::parse(name).filter(|_| file.file_type().is_ok_and(|kind| kind.is_file())) {
-                    Some(tile) if self.checked.contains(&tile) || self.is_beginning(tile)? => drop(there.insert(tile)),
-                    _ => self.report.problem(format!("{}: not what the entries make of it", path.display())),
-                }
+        let mut known = HashSet::new();
+        for (path, listed) in there {
+            match listed {
+                Some(Listed::Full(tile)) if self.checked.contains(&tile) => drop(known.insert(tile)),
+                Some(Listed::Partial(tile, bytes)) if self.is_beginning(tile, &bytes)? => drop(known.insert(tile)),
+                _ => self.report.problem(format!("{}: not what the entries make of it", path.display())),
             }
         }
         for tile in Tile::added(0, covered) {
             // A crash may have left the next one instead, of which it is the beginning.
             let wider = |found: &Tile| (found.level, found.number) == (tile.level, tile.number) && found.width > tile.width;
             let pruned = tile.level.is_none() && tile.leaves().end <= self.report.first_index;
-            if !pruned && !there.contains(&tile) && (tile.is_full() || !there.iter().any(wider)) {
+            if !pruned && !known.contains(&tile) && (tile.is_full() || !known.iter().any(wider)) {
                 self.report.problem(format!("{tile}: missing"));
             }
         }
@@ -396,8 +424,7 @@ impl Check {
     }
 
     /// Whether a partial tile is the beginning of what the entries make.
-    fn is_beginning(&self, tile: Tile) -> io::Result<bool> {
-        let Ok(bytes) = self.files.read(tile) else { return Ok(false) };
+    fn is_beginning(&self, tile: Tile, bytes: &[u8]) -> io::Result<bool> {
         let full = Tile { width: WIDTH as u16, ..tile };
         let whole = if tile.leaves().end > self.edge.size() {
             return Ok(false);
@@ -412,9 +439,9 @@ impl Check {
         };
         let length = match tile.level {
             Some(_) => usize::from(tile.width) * 32,
-            None => tile::entries(&bytes).filter(|entries| entries.len() == usize::from(tile.width)).map_or(usize::MAX, |_| bytes.len()),
+            None => tile::entries(bytes).filter(|entries| entries.len() == usize::from(tile.width)).map_or(usize::MAX, |_| bytes.len()),
         };
-        Ok(bytes.len() == length && whole.starts_with(&bytes))
+        Ok(bytes.len() == length && whole.starts_with(bytes))
     }
 
     fn checkpoint(&mut self) {

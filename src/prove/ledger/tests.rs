@@ -48,6 +48,12 @@ impl House {
         show(&self.log(), Select::All).unwrap().collect::<io::Result<_>>().unwrap()
     }
 
+    /// Waits until a checkpoint covers every entry there is.
+    pub(in crate::prove) async fn published(&self) {
+        let last = self.shown().last().and_then(|view| view["seq"].as_u64()).unwrap();
+        assert!(self.ledger.0.publisher.covers(last).await);
+    }
+
     /// The kinds of all entries but the heartbeats with which a process begins and ends.
     pub(in crate::prove) fn kinds(&self) -> Vec<String> {
         self.shown()
@@ -480,6 +486,7 @@ async fn a_change_stands_before_the_answers_that_come_after_it_and_a_log_that_ta
     house.ledger.close();
     house.ledger.tell(&loaded);
     assert_eq!(house.kinds(), ["key-rotation", "model-load", "inference"]);
+    house.published().await;
     assert!(verify_dir(&house.log(), None).unwrap().ok);
     // Nobody's receipt: it was made for no caller.
     let id = house.shown()[2]["id"].as_str().unwrap().parse().unwrap();
