@@ -22,6 +22,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use http::{HeaderValue, Method, Response, StatusCode, header};
@@ -130,7 +131,7 @@ fn announce(keys: &[String], config: &Config, address: SocketAddr, tls: bool, js
 pub struct Witness {
     cosigner: Arc<Cosigner>,
     /// By origin.
-    books: Arc<HashMap<String, Arc<Mutex<Book>>>>,
+    books: Arc<HashMap<String, Arc<Shelf>>>,
     /// Origins by the hash that monitors ask for.
     hashes: Arc<HashMap<String, String>>,
     judging: Arc<Semaphore>,
@@ -139,6 +140,16 @@ pub struct Witness {
     failure: Arc<Mutex<Option<Arc<io::Error>>>>,
     /// Two processes on one folder would not know what the other signs.
     _lock: Arc<File>,
+}
+
+struct Shelf {
+    book: Mutex<Book>,
+    /// What monitors are shown: they do not wait for a disk.
+    shown: ArcSwapOption<Bytes>,
+}
+
+fn shown_of(book: &Book) -> Option<Arc<Bytes>> {
+    book.latest().map(|note| Arc::new(Bytes::from(note.to_string())))
 }
 
 impl Witness {
@@ -157,7 +168,8 @@ impl Witness {
             let origin = log.origin.get_ref();
             let book = Book::open(&directory, origin, log.vkeys(), &cosigner).map_err(No::because)?;
             hashes.insert(Checkpoint::origin_hash(origin), origin.clone());
-            books.insert(origin.clone(), Arc::new(Mutex::new(book)));
+            let shown = ArcSwapOption::new(shown_of(&book));
+            books.insert(origin.clone(), Arc::new(Shelf { book: Mutex::new(book), shown }));
         }
         Ok(Self {
             cosigner: Arc::new(cosigner),
@@ -188,32 +200,32 @@ impl Witness {
             _ => Refused::CallerBrokeBody,
         })?;
         let request = AddCheckpoint::parse(&body).map_err(Refused::CallerSentNoRequest)?;
-        let book = self.books.get(&request.checkpoint().origin).ok_or(Refused::OriginUnknown)?.clone();
+        let shelf = self.books.get(&request.checkpoint().origin).ok_or(Refused::OriginUnknown)?.clone();
         let turn = self.judging.clone().acquire_owned().await.map_err(|_| Refused::WitnessFailed)?;
         let this = self.clone();
         // On a thread of its own, where it ends even when whoever asked has gone.
         let judged = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             // A book that was being written when its thread died may say anything.
-            let mut book = book.lock().map_err(|_| Refused::WitnessFailed)?;
+            let mut book = shelf.book.lock().map_err(|_| Refused::WitnessFailed)?;
             if this.failure().is_some() {
                 return Err(Refused::WitnessFailed);
             }
-            book.add(&request, &this.cosigner, Moment::now().unix_seconds()).map_err(|why| {
-                if let Refused::DiskUncertain(error) = &why {
+            let lines = book.add(&request, &this.cosigner, Moment::now().unix_seconds()).inspect_err(|why| {
+                if let Refused::DiskUncertain(error) = why {
                     *this.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
                     this.failed.notify_one();
                 }
-                why
-            })
+            })?;
+            shelf.shown.store(shown_of(&book));
+            Ok(lines)
         });
         judged.await.unwrap_or(Err(Refused::WitnessFailed))
     }
 
-    fn checkpoint(&self, path: &str) -> Option<String> {
+    fn checkpoint(&self, path: &str) -> Option<Bytes> {
         let hash = path.strip_prefix('/')?.strip_suffix("/checkpoint")?;
-        let book = self.books.get(self.hashes.get(hash)?)?;
-        book.lock().ok()?.latest().map(ToString::to_string)
+        self.books.get(self.hashes.get(hash)?)?.shown.load().as_deref().cloned()
     }
 }
 
