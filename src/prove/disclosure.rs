@@ -13,17 +13,17 @@ use crate::trail::Who;
 
 /// How a commitment is opened, in words that a person can follow.
 const HOW: &str = "commit = SHA-256(\"portcullis/commit/v1\" || label || salt || SHA-256(content)), where label is its ASCII text, salt and \
-                   commit are 32 bytes each, and SHA-256(content) is the 32 bytes of Content-Digest (RFC 9530)";
+                   commit are 32 bytes each, and SHA-256(content) is the 32 bytes of Content-Digest (RFC 9530); for the label \"events\" the \
+                   root of the tree over the stream's events (RFC 6962) stands in its place";
 
 /// The salts of `statement`, for the caller it was made for or an auditor; `None` when it has no commitment, or its key is gone.
 pub(super) fn disclosure(statement: &Statement, who: &Who, salts: &Salts) -> Option<Json> {
     let salting = salting(statement, who, salts)?;
-    let commitments: Vec<Json> = [("request", false), ("response", true)]
-        .into_iter()
-        .filter_map(|(label, of_answer)| {
-            let commit = statement.commit(of_answer)?;
+    let commitments: Vec<Json> = statement
+        .commits()
+        .map(|(label, commit)| {
             let salt = salting.salt(statement.id, label);
-            Some(json!({ "label": label, "salt": STANDARD.encode(salt), "commit": STANDARD.encode(commit.as_bytes()) }))
+            json!({ "label": label, "salt": STANDARD.encode(salt), "commit": STANDARD.encode(commit.as_bytes()) })
         })
         .collect();
     (!commitments.is_empty()).then(|| {

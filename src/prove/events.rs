@@ -5,10 +5,10 @@
 //! blank line that ends it (WHATWG HTML §9.2.6: `\n`, `\r\n`, `\r`). So a block of comments is a leaf, a blank line too many is a leaf, and
 //! what no blank line ended, where a stream was cut, is the last leaf. The tree of no events is `SHA-256("")`.
 //!
-//! The root is no commitment under a salt: whoever holds all of a stream recognises it in the log, for as long as the log is kept. What stands
-//! against guessing is what the stream holds itself, such as the id that model servers draw for each answer and write into its events.
+//! The statement holds a commitment to the root, not the root: who may have its salt can check an event, and after an erasure nobody can.
 
 use crate::digest::{Digest, Hasher};
+use crate::tlog::merkle::{empty, node};
 use crate::wire::sse::Ends;
 
 /// The events so far.
@@ -61,14 +61,6 @@ fn leaf() -> Hasher {
     hasher
 }
 
-fn node(left: &Digest, right: &Digest) -> Digest {
-    let mut hasher = Hasher::new();
-    hasher.update(&[1]);
-    hasher.update(left.as_bytes());
-    hasher.update(right.as_bytes());
-    hasher.finish()
-}
-
 /// A tree that grows to the right.
 #[derive(Default)]
 struct Tree {
@@ -82,14 +74,14 @@ impl Tree {
         let mut root = leaf;
         for _ in 0..self.size.trailing_ones() {
             let Some(left) = self.full.pop() else { break };
-            root = node(&left, &root);
+            root = Digest(node(&left.0, &root.0));
         }
         self.full.push(root);
         self.size += 1;
     }
 
     fn root(&self) -> Digest {
-        self.full.iter().rev().copied().reduce(|right, left| node(&left, &right)).unwrap_or_else(|| Digest::of(b""))
+        self.full.iter().rev().copied().reduce(|right, left| Digest(node(&left.0, &right.0))).unwrap_or_else(|| Digest(empty()))
     }
 }
 

@@ -11,7 +11,7 @@
 //! | 4 | `seq` | the entry's number in this log, from 0, without gaps |
 //! | 5, 6 | `t0`, `t1` | when the request arrived, when this was signed; ns since 1970 |
 //! | 7 | `req` | `1` method · `2` route template · `3` media type · `4` length · `5` commit |
-//! | 8 | `resp` | `1` status · `2` media type · `3` length · `4` commit · `5` complete · `6` bytes sent · `7` static code of a refusal · of a stream of events: `8` how many · `9` the root of their tree |
+//! | 8 | `resp` | `1` status · `2` media type · `3` length · `4` commit · `5` complete · `6` bytes sent · `7` static code of a refusal · of a stream of events: `8` how many · `9` commit to the root of their tree |
 //! | 9 | `model` | `1` name · `2` version · `3` sha256 · `4` format · `5` assurance |
 //! | 10 | `policy` | `1` sha256 of the compiled policy |
 //! | 11 | `principal` | `1` pseudonym (16 bytes) · `2` epoch (YYYYMM) · `3` method · `4` the tenant's pseudonym |
@@ -233,7 +233,7 @@ impl Signer {
             to.uint(7).text(clip(code));
         }
         if let Some((count, root)) = &sent.events {
-            to.uint(8).uint(*count).uint(9).bytes(root.as_bytes());
+            to.uint(8).uint(*count).uint(9).bytes(salting.commit(id, "events", root).as_bytes());
         }
 
         if let Some(which) = &trail.which {
@@ -460,11 +460,13 @@ impl Statement {
         (self.kind == Kind::Heartbeat).then(|| unsigned(map(&self.fields, 16)?, 3)).flatten()
     }
 
-    /// The commitment to the request's or the answer's bytes.
-    #[must_use]
-    pub fn commit(&self, of_answer: bool) -> Option<Digest> {
-        let (part, key) = if of_answer { (8, 4) } else { (7, 5) };
-        bytes(map(&self.fields, part)?, key)?.try_into().ok().map(Digest)
+    /// The commitments that it holds, by their labels: to the request's bytes, the answer's, and the root of a stream's events.
+    pub fn commits(&self) -> impl Iterator<Item = (&'static str, Digest)> {
+        const COMMITS: [(&str, i64, i64); 3] = [("request", 7, 5), ("response", 8, 4), ("events", 8, 9)];
+        COMMITS.into_iter().filter_map(|(label, part, key)| {
+            let commit = bytes(map(&self.fields, part)?, key)?.try_into().ok()?;
+            Some((label, Digest(commit)))
+        })
     }
 
     /// When its request arrived, as it says.
@@ -518,7 +520,7 @@ const FIELDS: [(&str, &[&str]); 22] = [
     ("t0", &[]),
     ("t1", &[]),
     ("req", &["method", "route", "content_type", "len", "commit"]),
-    ("resp", &["status", "content_type", "len", "commit", "complete", "bytes_sent", "code", "n_events", "events_root"]),
+    ("resp", &["status", "content_type", "len", "commit", "complete", "bytes_sent", "code", "n_events", "events_commit"]),
     ("model", &["name", "version", "sha256", "format", "assurance"]),
     ("policy", &["sha256"]),
     ("principal", &["pseudonym", "epoch", "method", "tenant"]),

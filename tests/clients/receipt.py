@@ -88,10 +88,17 @@ def taken_out(stream):
     return base64.b64decode(line.removeprefix(COMMENT), validate=True), b"".join(before) + rest
 
 
-def verify_stream(statement, stream, folder):
-    """Verifies the statement of a stream of events, of which `stream` is all that came but the line of the statement."""
+def commitment(label, salt, content_digest):
+    """A commitment, opened with nothing but SHA-256."""
+    return hashlib.sha256(b"portcullis/commit/v1" + label.encode() + base64.b64decode(salt, validate=True) + content_digest).digest()
+
+
+def verify_stream(statement, stream, folder, disclosed):
+    """Verifies the statement of a stream of events, of which `stream` is all that came but the line of the statement, with its salts."""
     claims, payload = open_statement(statement, keys(folder))
+    salts = {each["label"]: each["salt"] for each in disclosed["commitments"]}
     told, leaves = payload[8], blocks(stream)
     assert (told[3], told[6]) == (len(stream), len(stream))
-    assert (told[8], told[9]) == (len(leaves), root(leaves))
+    assert told[4] == commitment("response", salts["response"], hashlib.sha256(stream).digest())
+    assert (told[8], told[9]) == (len(leaves), commitment("events", salts["events"], root(leaves)))
     return claims, payload

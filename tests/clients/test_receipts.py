@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidSignature
 
 from conftest import PROMPT
 from gate import ACCESS, ROOT, Gate, binary, eventually, run
-from receipt import keys, open_statement, parts, verify
+from receipt import commitment, keys, open_statement, parts, verify
 
 DIGIT = json.loads((ROOT / "tests/data/digits.json").read_text())["samples"][0]
 INFER = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 64], "data": DIGIT["input"]}]}
@@ -98,11 +98,6 @@ def test_a_receipt_is_its_owners_alone_in_both_forms(gate, web):
     nowhere = web.get(gate.url + "/v1/receipts/01890000-0000-7000-8000-000000000000")
     assert strange.status_code == nowhere.status_code == 404 and strange.content == nowhere.content
     assert requests.get(gate.url + receipt["loc"], verify=gate.ca).status_code == 401
-
-
-def commitment(label, salt, content_digest):
-    """A commitment, opened with nothing but SHA-256."""
-    return hashlib.sha256(b"portcullis/commit/v1" + label.encode() + base64.b64decode(salt, validate=True) + content_digest).digest()
 
 
 def test_a_salt_and_a_digest_open_a_commitment_until_its_caller_is_erased(tmp_path):

@@ -120,9 +120,9 @@ def asks(path):
     return {"model": "claude" if path == MESSAGES else "chat", "max_tokens": 4, "stream": True} | more
 
 
-def from_address(gate, receipt):
+def from_address(gate, receipt, form=""):
     def look():
-        found = requests.get(gate.url + receipt["loc"], headers={"authorization": f"Bearer {gate.app}"}, verify=gate.ca)
+        found = requests.get(gate.url + receipt["loc"] + form, headers={"authorization": f"Bearer {gate.app}"}, verify=gate.ca)
         return found.status_code == 200 and found.json()
 
     return eventually(look)
@@ -154,9 +154,10 @@ def test_a_statement_arrives_where_it_was_asked_for_and_holds(gate, ask, te, wan
         assert answer.trailers == {} and "trailer" not in answer.headers
     found = from_address(gate, receipt)
     assert statement in (None, base64.b64decode(found["statement"]))
-    claims, payload = verify_stream(base64.b64decode(found["statement"]), stream, gate.log)
+    salts = from_address(gate, receipt, ".disclosure")
+    claims, payload = verify_stream(base64.b64decode(found["statement"]), stream, gate.log, salts)
     assert claims[2] == f"urn:portcullis:r:{receipt['id']}" and payload[2] == 1 and payload[8][5] is True
-    assert found["view"]["resp"]["n_events"] == payload[8][8] > 4 and found["view"]["resp"]["events_root"] == payload[8][9].hex()
+    assert found["view"]["resp"]["n_events"] == payload[8][8] > 4 and found["view"]["resp"]["events_commit"] == payload[8][9].hex()
     if want and "durable" in want:
         assert found["state"] == "durable"
 
@@ -178,7 +179,8 @@ def test_events_are_told_apart_however_their_lines_end(gate, ask, script):
     statement, stream = taken_out(answer.body)
     assert stream.endswith(b"data: [DONE]" + 2 * end)
     assert base64.b64decode(answer.trailers["provenance-statement"].strip(":")) == statement
-    _, payload = verify_stream(statement, stream, gate.log)
+    salts = from_address(gate, parts(answer.headers["provenance-receipt"]), ".disclosure")
+    _, payload = verify_stream(statement, stream, gate.log, salts)
     # Where comments stand between them, one stays of the chunk of usage, which the gateway asked for and took out.
     assert payload[8][8] == (4 if script == "whole" else 8)
 
@@ -189,12 +191,13 @@ def test_httpx_reads_the_line_too(gate):
         answer = client.post(gate.url + CHAT, json=asks(CHAT), headers=how)
     assert answer.http_version == "HTTP/2"
     statement, stream = taken_out(answer.content)
-    verify_stream(statement, stream, gate.log)
+    salts = from_address(gate, parts(answer.headers["provenance-receipt"]), ".disclosure")
+    verify_stream(statement, stream, gate.log, salts)
     first, second, *others = blocks(stream)
     for other in (stream.replace(b'"chat"', b'"chit"', 1), b"".join([second, first, *others])):
         assert len(other) == len(stream) != other
         with pytest.raises(AssertionError):
-            verify_stream(statement, other, gate.log)
+            verify_stream(statement, other, gate.log, salts)
 
 
 @pytest.mark.parametrize("ask", [raw.http1, raw.http2])
@@ -202,8 +205,9 @@ def test_a_stream_that_was_cut_commits_to_what_came(gate, ask):
     body = {"model": "scripted", "messages": ASK, "stream": True, "user": "dies"}
     answer = ask(gate, CHAT, body, [("te", "trailers"), ("provenance-want", "mode=durable")])
     assert not answer.whole and answer.trailers == {} and b"provenance" not in answer.body
-    found = from_address(gate, parts(answer.headers["provenance-receipt"]))
-    _, payload = verify_stream(base64.b64decode(found["statement"]), answer.body, gate.log)
+    receipt = parts(answer.headers["provenance-receipt"])
+    found, salts = from_address(gate, receipt), from_address(gate, receipt, ".disclosure")
+    _, payload = verify_stream(base64.b64decode(found["statement"]), answer.body, gate.log, salts)
     assert payload[2] == 4 and payload[8][5] is False and payload[8][8] == 2
 
 

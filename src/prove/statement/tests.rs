@@ -51,18 +51,21 @@ pub(in crate::prove) fn sent() -> Sent<'static> {
 }
 
 #[test]
-fn a_stream_of_events_tells_how_many_and_the_root_of_their_tree() {
+fn a_stream_of_events_tells_how_many_and_commits_to_the_root_of_their_tree() {
     let root = Digest::of(b"root");
     let of = |events| Sent { media_type: Some("text/event-stream"), events, ..sent() };
     let entry = |events| signer().answer(Kind::Inference, 7, 1_800_000_001_000_000_000, &trail(1_800_000_000), &of(events));
     let statement = Statement::read(&entry(Some((300, root)))).unwrap();
     assert!(statement.signed_by(&signer().key.statement_vkey(&signer().origin)));
     let view = statement.view();
-    assert_eq!((&view["resp"]["n_events"], &view["resp"]["events_root"]), (&json!(300), &json!(root.to_string())));
+    assert_eq!(view["resp"]["n_events"], 300);
+    let told = statement.commits().find(|(label, _)| *label == "events").unwrap().1;
+    assert_eq!(view["resp"]["events_commit"], told.to_string());
+    assert_ne!(told, root, "whoever holds a stream does not recognise it in the log");
     // Key 8 with a number of three bytes, key 9 with a string of 32.
     assert_eq!(entry(Some((300, root))).len(), entry(None).len() + 4 + 35);
     let view = Statement::read(&entry(None)).unwrap().view();
-    assert_eq!((view["resp"].get("n_events"), view["resp"].get("events_root")), (None, None));
+    assert_eq!((view["resp"].get("n_events"), view["resp"].get("events_commit")), (None, None));
 }
 
 #[test]
@@ -86,8 +89,9 @@ fn a_statement_verifies_reads_back_and_is_small() {
     assert_eq!(view["kind"], "inference");
     let who = trail(0).who.unwrap();
     let salting = signer.salts.of_subject(&who, 7).unwrap();
-    assert_eq!(statement.commit(true), Some(salting.commit(statement.id, "response", &Digest::of(b"answer"))));
-    assert_eq!(statement.commit(false), Some(salting.commit(statement.id, "request", &Digest::of(b"request"))));
+    let commits = [("request", &b"request"[..]), ("response", b"answer")];
+    let commits = commits.map(|(label, content)| (label, salting.commit(statement.id, label, &Digest::of(content))));
+    assert_eq!(statement.commits().collect::<Vec<_>>(), commits);
     assert!(statement.made_for(&who, &signer.salts));
     let other = Who { caller: "api_key:b".into(), tenant: "acme".into(), tier: "".into(), method: "api_key" };
     assert!(!statement.made_for(&other, &signer.salts));
