@@ -12,6 +12,8 @@ mod disclosure;
 pub mod entries;
 mod erasure;
 mod events;
+#[cfg(test)]
+mod figures;
 mod found;
 pub mod heartbeat;
 mod ids;
