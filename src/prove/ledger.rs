@@ -76,6 +76,8 @@ pub enum OpenError {
     Salts(salts::OpenError),
     /// The log was begun with another key, or under another origin.
     AnotherKey(PathBuf),
+    /// The lock file cannot be used, for instance since its folder may not be written to.
+    LockFile(PathBuf, io::Error),
     /// Another process has the lock file.
     InUse(PathBuf),
     /// The file holds no checkpoint of this log.
@@ -102,6 +104,9 @@ impl fmt::Display for OpenError {
                 )
             }
             Self::Tree(error) => error.fmt(f),
+            Self::LockFile(path, error) => {
+                write!(f, "{}: {error}; the lock file lies beside the log unless prove.lock names another place", path.display())
+            }
             Self::InUse(path) => write!(f, "{}: another process has this lock file open", path.display()),
             Self::NotOurs(path) => write!(
                 f,
@@ -301,7 +306,7 @@ impl Ledger {
             let path = path.to_owned();
             move |error| OpenError::Io(path, error)
         };
-        let lock = LockFile::open(&lock_path).map_err(io(&lock_path))?.ok_or_else(|| OpenError::InUse(lock_path.clone()))?;
+        let lock = LockFile::open(&lock_path).map_err(|error| OpenError::LockFile(lock_path.clone(), error))?.ok_or_else(|| OpenError::InUse(lock_path.clone()))?;
         not_behind(&tree, lock.last(), &lock_path, &vkeys)?;
         let newest = directory.join(CHECKPOINT);
         not_behind(&tree, &read_if_there(&newest).map_err(io(&newest))?, &newest, &vkeys)?;
