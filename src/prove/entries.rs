@@ -19,6 +19,9 @@ use crate::tlog::{Checkpoint, Note};
 /// How many bytes one read takes.
 const PIECE: usize = 256 << 10;
 
+/// An entry with its index.
+pub type Indexed = (u64, Vec<u8>);
+
 /// Indices and bytes of a log's entries. Memory holds a few hundred kilobytes of them, or one bundle, however long the log.
 ///
 /// After its end it may be asked again: what was appended since comes next.
@@ -63,7 +66,7 @@ impl Entries {
     ///
     /// # Errors
     /// When a file cannot be read or is damaged.
-    pub fn last(directory: &Path, count: usize) -> io::Result<(VecDeque<(u64, Vec<u8>)>, Self)> {
+    pub fn last(directory: &Path, count: usize) -> io::Result<(VecDeque<Indexed>, Self)> {
         let segments = numbers(directory)?;
         let mut back = 1;
         loop {
@@ -153,7 +156,7 @@ impl Entries {
         Ok(true)
     }
 
-    fn step(&mut self) -> io::Result<Option<(u64, Vec<u8>)>> {
+    fn step(&mut self) -> io::Result<Option<Indexed>> {
         loop {
             if let Some(entry) = self.ready.pop_front() {
                 self.next += 1;
@@ -218,7 +221,7 @@ fn covered(directory: &Path) -> io::Result<u64> {
 }
 
 impl Iterator for Entries {
-    type Item = io::Result<(u64, Vec<u8>)>;
+    type Item = io::Result<Indexed>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.step().transpose()

@@ -58,6 +58,8 @@ const LOCK: &str = "lock";
 pub type OnFatal = Box<dyn Fn(&io::Error) + Send + Sync>;
 /// The hook, for all who may meet a failed sync.
 pub(super) type Fatal = Arc<dyn Fn(&io::Error) + Send + Sync>;
+/// What a log holds when it is opened, from its first entry on.
+type Entries = Vec<Arc<[u8]>>;
 /// Syncs what entries rest on.
 type SyncFirst = Box<dyn Fn() -> io::Result<()> + Send + Sync>;
 
@@ -222,7 +224,7 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Wal {
     /// Opens or begins the log in `directory`, which must exist; reads all of it, syncs it, and gives the entries that are there.
-    pub(super) fn open(directory: &Path, segment: u64, on_fatal: Fatal) -> Result<(Self, Recovered, Vec<Arc<[u8]>>), OpenError> {
+    pub(super) fn open(directory: &Path, segment: u64, on_fatal: Fatal) -> Result<(Self, Recovered, Entries), OpenError> {
         let io = |path: &Path| {
             let path = path.to_owned();
             move |error| OpenError::Io(path, error)

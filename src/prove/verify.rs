@@ -498,7 +498,7 @@ impl Check {
                 report.problem(format!("{CHECKPOINT_COSE}: not signed by the log's own key"));
             }
         }
-        if self.ids.len() % 16 != 0 || self.ids.len() as u64 / 16 > self.edge.size() {
+        if !self.ids.len().is_multiple_of(16) || self.ids.len() as u64 / 16 > self.edge.size() {
             report.problem(format!("{}: longer than the log, or cut short", ids::FILE));
         }
     }
