@@ -12,6 +12,7 @@ mod journey;
 mod layers;
 mod life;
 mod limits;
+mod logs;
 mod oracle;
 mod policies;
 mod reload;
