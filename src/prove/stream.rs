@@ -23,7 +23,7 @@ use super::config::OnFailure;
 use super::events::Events;
 use super::ledger::Slot;
 use super::log::{Poisoned, Until};
-use super::receipt::{content_digest, statement_comment, statement_header};
+use super::receipt::{STATEMENT, STATEMENT_BIN, content_digest, statement_comment, statement_header};
 use super::release::Appended;
 use super::statement::{Kind, Sent};
 use crate::digest::{Digest, Hasher};
@@ -32,7 +32,8 @@ use crate::wire::Body;
 use crate::wire::body::Broken;
 use crate::wire::sse::Splitter;
 
-type Waiting = Pin<Box<dyn Future<Output = Result<(), Poisoned>> + Send>>;
+/// Tells whether the entry was kept, where the stream may end without.
+type Waiting = Pin<Box<dyn Future<Output = Result<bool, Poisoned>> + Send>>;
 
 /// A stream that leaves exactly one entry: when it ends, when it breaks, or when it is dropped.
 pub(super) struct Proving {
@@ -55,6 +56,8 @@ pub(super) struct Proving {
     wait: Option<Waiting>,
     /// The last bytes of a stream that said that it is done.
     last: Option<Bytes>,
+    /// The same without the statement that was put into them.
+    plain: Option<Bytes>,
     /// Whether they begin where an event does.
     last_is_a_block: bool,
 }
@@ -84,6 +87,7 @@ impl Proving {
             slot: Some(slot),
             wait: None,
             last: None,
+            plain: None,
             last_is_a_block: false,
         }
     }
@@ -119,11 +123,11 @@ impl Proving {
                 self.wait = (!over).then(|| {
                     let trail = self.trail.clone();
                     Box::pin(async move {
-                        let outcome = slot.kept(seq, wait).await.map(drop);
+                        let outcome = slot.kept(seq, wait).await.map(|_| true);
                         if outcome.is_err() {
                             slot.gap(&trail);
                         }
-                        if slot.terms.on_failure == OnFailure::Serve { Ok(()) } else { outcome }
+                        if slot.terms.on_failure == OnFailure::Serve { Ok(outcome.is_ok()) } else { outcome }
                     }) as Waiting
                 });
                 Ok(())
@@ -152,7 +156,17 @@ impl Proving {
             && let Some(last) = &mut self.last
             && let Some(with_line) = statement_comment(entry).and_then(|comment| with_comment(last, &comment))
         {
-            *last = with_line;
+            self.plain = Some(std::mem::replace(last, with_line));
+        }
+    }
+
+    /// The log could not keep the entry, and the stream is to end without: nobody may hold a statement that the log does not have.
+    fn take_back(&mut self) {
+        for name in [&STATEMENT, &STATEMENT_BIN] {
+            self.trailers.remove(name);
+        }
+        if let Some(plain) = self.plain.take() {
+            self.last = Some(plain);
         }
     }
 }
@@ -211,10 +225,14 @@ impl http_body::Body for Proving {
         if let Some(wait) = &mut this.wait {
             let outcome = ready!(wait.as_mut().poll(cx));
             this.wait = None;
-            if outcome.is_err() {
-                this.trailers.clear();
-                this.last = None;
-                return Poll::Ready(Some(Err("the log could not keep the end of this stream".into())));
+            match outcome {
+                Ok(true) => {}
+                Ok(false) => this.take_back(),
+                Err(Poisoned) => {
+                    this.trailers.clear();
+                    this.last = None;
+                    return Poll::Ready(Some(Err("the log could not keep the end of this stream".into())));
+                }
             }
         }
         if let Some(last) = this.last.take() {

@@ -221,3 +221,36 @@ proptest! {
         prop_assert_eq!(told(&view), root(&[STREAM]));
     }
 }
+
+#[tokio::test]
+async fn a_stream_that_is_served_without_its_entry_carries_no_statement() {
+    use futures_util::FutureExt;
+    let terms = Terms { on_failure: OnFailure::Serve, ..durable() };
+    let mut without = 0;
+    for _ in 0..20 {
+        let house = house();
+        let receipt = stream(&house, &terms, want(&[WANT, TE]), "text/event-stream", &CHAT, true).await;
+        let mut body = receipt.into_parts().2;
+        let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        let second = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        let last = {
+            let mut last = std::pin::pin!(body.frame());
+            let early = last.as_mut().now_or_never();
+            // Its entry is written and waits for a sync that never comes.
+            house.ledger.poison();
+            match early {
+                Some(last) => last,
+                None => last.await,
+            }
+        };
+        let last = last.unwrap().unwrap().into_data().unwrap();
+        let trailers = body.frame().await.and_then(|frame| frame.unwrap().into_trailers().ok()).unwrap_or_default();
+        if !trailers.contains_key("provenance-statement") {
+            without += 1;
+            assert_eq!([&first[..], &second[..], &last[..]].concat(), CHAT.concat().as_bytes());
+            assert_eq!(house.ledger.counters().gaps, 1);
+        }
+    }
+    // A sync that is over before it is poisoned is possible, and not twenty of them.
+    assert!(without > 0);
+}
