@@ -289,12 +289,10 @@ impl Files {
             .collect()
     }
 
-    /// Writes a file as a whole or not at all; one that is already as it should be is left alone.
+    /// Writes a file as a whole or not at all. One that reads as it should is written too: after a failed sync it may read so and not be
+    /// on the disk, and only what is written again is synced again.
     fn write(&self, tile: Tile, bytes: &[u8]) -> io::Result<()> {
         let path = self.path(tile);
-        if fs::read(&path).is_ok_and(|there| there == bytes) {
-            return Ok(());
-        }
         let new = self.0.join(NEW);
         let written = fs::write(&new, bytes).and_then(|()| match fs::rename(&new, &path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
