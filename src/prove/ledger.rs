@@ -863,7 +863,7 @@ fn write_keys(directory: &Path, keys: &[Vkey]) -> io::Result<()> {
     if std::fs::read_to_string(&path).is_ok_and(|there| there == text) {
         return Ok(());
     }
-    let new = directory.join("keys.vkey.new");
+    let new = directory.join(NEW);
     let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&new)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
