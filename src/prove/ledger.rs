@@ -502,7 +502,10 @@ impl Ledger {
         let granted = ended(Stop::Authorize, false) && !ended(Stop::Budget, true);
         let second = from.saturating_duration_since(self.0.heart.opened.mono).as_secs();
         let mut state = State::None;
-        if granted || self.0.refusals().allow(trail.address, second, code) {
+        if !self.0.wal.has_room() {
+            // Nobody else is let in then; refusals alone would go on to fill the memory.
+            self.0.refusals().suppress(code, 1);
+        } else if granted || self.0.refusals().allow(trail.address, second, code) {
             let failure = status.is_server_error() || code.starts_with("infer.") || code == Error::Unavailable.code();
             let kind = if failure { Kind::Error } else { Kind::Deny };
             let (length, media_type) = (content.length, content.media_type.as_deref());
@@ -650,7 +653,7 @@ impl Ledger {
 
     /// Tells the last counts, writes, syncs and publishes what there is; later appends fail. Blocks for a sync.
     pub fn close(&self) {
-        self.0.tell_counts();
+        drop(self.0.tell_counts());
         // A log that takes nothing any more takes no last word either.
         let _ = self.0.count(Life::Ended, None);
         self.0.close();
@@ -766,16 +769,33 @@ impl Inner {
         if untold.is_empty() { Ok(()) } else { self.signer.salts.wipe() }
     }
 
-    /// One entry for what has none of its own, if there was any since the last.
-    fn tell_counts(&self) {
+    /// One entry for what has none of its own, if there was any since the last. Gives how it goes on being written, and what to take back
+    /// if it is not.
+    fn tell_counts(&self) -> Option<(Wait, Heartbeat<&'static str>)> {
+        // As long as the log takes nothing they add up.
+        if !self.wal.has_room() {
+            return None;
+        }
         let suppressed = self.refusals().untold();
         let gaps = self.gaps.load(Ordering::Relaxed);
         let gaps = gaps - self.gaps_told.swap(gaps, Ordering::Relaxed);
-        if gaps > 0 || !suppressed.is_empty() {
-            // A poisoned log takes no count either; the counters have it.
-            let told = Heartbeat { gaps, suppressed, ..Heartbeat::default() };
-            let _ = self.enter(Kind::Heartbeat, 0, Until::Ready, |seq| self.heart.entry(seq, &told));
+        if gaps == 0 && suppressed.is_empty() {
+            return None;
         }
+        let told = Heartbeat { gaps, suppressed, ..Heartbeat::default() };
+        match self.enter(Kind::Heartbeat, 0, Until::Written, |seq| self.heart.entry(seq, &told)) {
+            Ok(Appended { wait, .. }) => Some((wait, told)),
+            Err(Poisoned) => {
+                self.untell(told);
+                None
+            }
+        }
+    }
+
+    /// A full disk took back what [`Inner::tell_counts`] told: the next one tells it.
+    fn untell(&self, told: Heartbeat<&'static str>) {
+        self.gaps_told.fetch_sub(told.gaps, Ordering::Relaxed);
+        self.refusals().untell(told.suppressed);
     }
 
     fn refusals(&self) -> std::sync::MutexGuard<'_, Refusals> {
@@ -788,7 +808,11 @@ fn tell_counts(inner: &Weak<Inner>) {
     loop {
         std::thread::sleep(Duration::from_secs(1));
         let Some(inner) = inner.upgrade() else { return };
-        inner.tell_counts();
+        if let Some((wait, told)) = inner.tell_counts()
+            && wait.done_here().is_err()
+        {
+            inner.untell(told);
+        }
         if last.elapsed() >= heartbeat::EVERY {
             last = Instant::now();
             // As above.

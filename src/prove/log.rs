@@ -209,6 +209,11 @@ impl Wait {
         self.0.is_none()
     }
 
+    /// Waits, on a thread that may block and belongs to no runtime.
+    pub(super) fn done_here(self) -> Result<(), Poisoned> {
+        self.0.map_or(Ok(()), |told| told.blocking_recv().map_err(|_| Poisoned))
+    }
+
     /// Waits.
     pub(super) async fn done(self) -> Result<(), Poisoned> {
         match self.0 {
@@ -465,6 +470,13 @@ impl Wal {
         if let Some(syncer) = held(&self.syncer).take() {
             let _ = syncer.join();
         }
+    }
+
+    /// As if so many more bytes were written, or fewer, and no checkpoint came.
+    #[cfg(test)]
+    pub(super) fn pretend_unpublished(&self, bytes: isize) {
+        let mut state = held(&self.shared.state);
+        state.unpublished_bytes = state.unpublished_bytes.checked_add_signed(bytes).unwrap();
     }
 
     /// Takes nothing any more, since of `error`.

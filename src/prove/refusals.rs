@@ -38,10 +38,20 @@ impl Refusals {
             self.given += 1;
             self.by_address.insert(address, of_address + 1);
         } else {
-            *self.suppressed.entry(code).or_default() += 1;
-            *self.untold.entry(code).or_default() += 1;
+            self.suppress(code, 1);
         }
         allowed
+    }
+
+    /// Counts refusals with `code` that are given no receipt.
+    pub(super) fn suppress(&mut self, code: &'static str, count: u64) {
+        *self.suppressed.entry(code).or_default() += count;
+        *self.untold.entry(code).or_default() += count;
+    }
+
+    /// What [`Refusals::untold`] gave could not be told.
+    pub(super) fn untell(&mut self, untold: Vec<(&'static str, u64)>) {
+        untold.into_iter().for_each(|(code, count)| *self.untold.entry(code).or_default() += count);
     }
 
     /// Those without a receipt since this was last asked.
@@ -81,6 +91,11 @@ mod tests {
         assert_eq!(refusals.untold(), [("a", 1), ("b", 1)]);
         assert_eq!(refusals.untold(), []);
         assert_eq!(refusals.suppressed(), [("a", 1), ("b", 1)]);
+        refusals.suppress("a", 2);
+        let untold = refusals.untold();
+        refusals.suppress("a", 1);
+        refusals.untell(untold);
+        assert_eq!((refusals.untold(), refusals.suppressed()), (vec![("a", 3)], vec![("a", 4), ("b", 1)]));
     }
 
     #[test]
