@@ -97,10 +97,8 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
         eprintln!("portcullis: warning: the file of the salts' keys was not there: what the log committed to before cannot be opened");
     }
     if opened.recovered.cut_bytes > 0 {
-        eprintln!(
-            "portcullis: the provenance log had a torn end; {} bytes that were never acknowledged were cut",
-            opened.recovered.cut_bytes
-        );
+        let what = if opened.recovered.unsynced_lost { "never synced" } else { "never acknowledged" };
+        eprintln!("portcullis: the provenance log had a torn end; {} bytes that were {what} were cut", opened.recovered.cut_bytes);
     }
     if let Some(witnesses) = Witnesses::resolve(&gateway.prove, &policies).map_err(|mistakes| No(located(&policies, &mistakes)))? {
         let unasked =

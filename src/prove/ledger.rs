@@ -286,11 +286,24 @@ impl Ledger {
     pub fn open(config: &Config, base: &Path, build: Build, events: Events, on_fatal: OnFatal) -> Result<(Self, Opened), OpenError> {
         let (directory, key) = config.paths(base);
         let (key, exposed) = Key::from_file(&key).map_err(OpenError::Key)?;
-        std::fs::create_dir_all(&directory).map_err(|error| OpenError::Io(directory.clone(), error))?;
+        make_folder(&directory).map_err(|error| OpenError::Io(directory.clone(), error))?;
         let origin: Arc<str> = config.origin.get_ref().as_str().into();
         let vkeys = [key.log_vkey(&origin), key.statement_vkey(&origin), key.checkpoint_vkey(&origin)];
         let on_fatal: Fatal = on_fatal.into();
-        let (wal, recovered, entries) = Wal::open(&directory, SEGMENT, on_fatal.clone()).map_err(OpenError::Log)?;
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |error| OpenError::Io(path, error)
+        };
+        let (lock_path, newest) = (config.lock_path(base), directory.join(CHECKPOINT));
+        // What cannot be read is told below, and nothing is cut on the strength of it.
+        let covered = || {
+            let signed = |path: &Path| Signed::read(&read_if_there(path).ok()?, path, &vkeys).ok();
+            match (signed(&lock_path), signed(&newest)) {
+                (None, _) => u64::MAX,
+                (Some(lock), newest) => Signed::size(&lock).max(newest.as_ref().map_or(0, Signed::size)),
+            }
+        };
+        let (wal, mut recovered, entries) = Wal::open(&directory, SEGMENT, covered, on_fatal.clone()).map_err(OpenError::Log)?;
         for left in [NEW, WITNESSED_NEW] {
             let _ = std::fs::remove_file(directory.join(left));
         }
@@ -300,16 +313,23 @@ impl Ledger {
             if !Statement::read(&first).is_ok_and(|first| first.signed_by(&vkeys[0])) {
                 return Err(OpenError::AnotherKey(directory));
             }
+            // The write-ahead file may hold nothing but the beginning of a segment.
+            if recovered.last_seq.is_none() {
+                let last = tree.files().entry(tree.size() - 1, tree.size()).map_err(OpenError::Tree)?;
+                recovered.last_seq = Statement::read(&last).ok().map(|last| last.seq);
+            }
         }
-        let lock_path = config.lock_path(base);
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |error| OpenError::Io(path, error)
+        let lock = LockFile::open(&lock_path).map_err(|error| OpenError::LockFile(lock_path.clone(), error))?;
+        let lock = lock.ok_or_else(|| OpenError::InUse(lock_path.clone()))?;
+        let in_lock = Signed::read(lock.last(), &lock_path, &vkeys)?;
+        let signed = match Signed::read(&read_if_there(&newest).map_err(io(&newest))?, &newest, &vkeys) {
+            // Unlike the lock file it is not synced, and may hold anything after lost power; a new one is about to be written.
+            Err(OpenError::NotOurs(_)) if in_lock.0.is_some() => Signed::default(),
+            newest => newest?,
         };
-        let lock = LockFile::open(&lock_path).map_err(|error| OpenError::LockFile(lock_path.clone(), error))?.ok_or_else(|| OpenError::InUse(lock_path.clone()))?;
-        not_behind(&tree, lock.last(), &lock_path, &vkeys)?;
-        let newest = directory.join(CHECKPOINT);
-        not_behind(&tree, &read_if_there(&newest).map_err(io(&newest))?, &newest, &vkeys)?;
+        in_lock.holds_for(&tree, &lock_path)?;
+        signed.holds_for(&tree, &newest)?;
+        let signed_at = in_lock.1.max(signed.1);
         let of_witnesses = Witnesses::keys_of(config, base);
         write_keys(&directory, &[&vkeys[..], &of_witnesses].concat()).map_err(io(&directory.join(KEYS)))?;
 
@@ -325,14 +345,14 @@ impl Ledger {
         let mut resumed_after = None;
         match recovered.last_seq {
             None => drop(wal.append_counted(Until::Ready, |_| (), |_, ()| signer.endorsement(now))),
-            Some(last) if recovered.cut_bytes > 0 || recovered.machine_restarted => {
+            Some(last) if recovered.cut_bytes > 0 || recovered.unsynced_lost => {
                 wal.skip_to(last + 1 + SKIP);
                 resumed_after = Some(last);
             }
-            Some(_) => {}
+            Some(last) => resumed_after = (wal.next() != last + 1).then_some(last),
         }
         let heart = Arc::new(Heart { signer: signer.clone(), counting: Counting::default(), opened: Moment::now() });
-        let desk = Desk { directory: directory.clone(), wal: wal.clone(), tree, lock, heart: heart.clone(), on_fatal };
+        let desk = Desk { directory: directory.clone(), wal: wal.clone(), tree, lock, heart: heart.clone(), signed_at, on_fatal };
         let publisher = Publisher::start(desk, next).map_err(io(&directory))?;
         let inner = Inner {
             signer,
@@ -352,6 +372,8 @@ impl Ledger {
         };
         let begun = inner.count(Life::Began, resumed_after);
         begun.map_err(|Poisoned| OpenError::Io(directory.clone(), io::Error::other("the first entry could not be written")))?;
+        // Before anybody is promised anything: were these lost, the next start would give the same numbers out again.
+        inner.wal.goes_on().map_err(|error| OpenError::Io(directory.clone(), error))?;
         inner.finish_erasures(&found.untold).map_err(|error| OpenError::Io(directory.join(salts::FILE), error))?;
         let salts_lost = found.begun && recovered.last_seq.is_some();
         let inner = Arc::new(inner);
@@ -863,21 +885,49 @@ fn read_if_there(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Holds that the tree goes on from the checkpoint in a file, where there is one.
-fn not_behind(tree: &Tree, note: &[u8], path: &Path, vkeys: &[Vkey]) -> Result<(), OpenError> {
-    if note.is_empty() {
-        return Ok(());
+/// The checkpoint in a file, and when it was signed; no checkpoint and no time in an empty file.
+#[derive(Default)]
+struct Signed(Option<Checkpoint>, u64);
+
+impl Signed {
+    /// Reads `note`, which was in the file `path`.
+    fn read(note: &[u8], path: &Path, vkeys: &[Vkey]) -> Result<Self, OpenError> {
+        if note.is_empty() {
+            return Ok(Self::default());
+        }
+        let not_ours = || OpenError::NotOurs(path.to_owned());
+        let note = Note::parse(note).map_err(|_| not_ours())?;
+        let opened = note.open(vkeys).map_err(|_| not_ours())?;
+        let checkpoint = Checkpoint::parse(note.text()).ok().filter(|checkpoint| checkpoint.origin == vkeys[0].name && opened.signed_by(0));
+        let time = opened.verified.iter().filter_map(|line| line.time).max().unwrap_or(0);
+        Ok(Self(Some(checkpoint.ok_or_else(not_ours)?), time))
     }
-    let ours = || OpenError::NotOurs(path.to_owned());
-    let note = Note::parse(note).map_err(|_| ours())?;
-    let opened = note.open(vkeys).map_err(|_| ours())?;
-    let checkpoint = Checkpoint::parse(note.text()).ok().filter(|checkpoint| checkpoint.origin == vkeys[0].name && opened.signed_by(0));
-    let checkpoint = checkpoint.ok_or_else(ours)?;
-    if checkpoint.size > tree.size() {
-        return Err(OpenError::Behind(path.to_owned(), checkpoint.size, tree.size()));
+
+    /// How many entries it covers.
+    fn size(&self) -> u64 {
+        self.0.as_ref().map_or(0, |checkpoint| checkpoint.size)
     }
-    let root = tree.files().root(checkpoint.size, tree.size()).map_err(OpenError::Tree)?;
-    if root == checkpoint.root { Ok(()) } else { Err(OpenError::Forked(path.to_owned(), checkpoint.size)) }
+
+    /// Holds that the tree goes on from it.
+    fn holds_for(&self, tree: &Tree, path: &Path) -> Result<(), OpenError> {
+        let Some(checkpoint) = &self.0 else { return Ok(()) };
+        if checkpoint.size > tree.size() {
+            return Err(OpenError::Behind(path.to_owned(), checkpoint.size, tree.size()));
+        }
+        let root = tree.files().root(checkpoint.size, tree.size()).map_err(OpenError::Tree)?;
+        if root == checkpoint.root { Ok(()) } else { Err(OpenError::Forked(path.to_owned(), checkpoint.size)) }
+    }
+}
+
+/// Makes a folder and those above it, where they are not there, so that lost power does not take them away again.
+fn make_folder(directory: &Path) -> io::Result<()> {
+    let missing = directory.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).count();
+    std::fs::create_dir_all(directory)?;
+    // A folder is new in the one above it.
+    let above = directory.ancestors().skip(1).take(missing.max(1));
+    above
+        .map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
+        .try_for_each(|above| std::fs::File::open(above)?.sync_all())
 }
 
 /// Writes the public keys where they are not there already.

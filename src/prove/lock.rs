@@ -19,6 +19,8 @@ const MAX: u64 = 1 << 20;
 /// The locked file.
 pub(super) struct LockFile {
     path: PathBuf,
+    /// The folder it lies in, open: to sync it must not fail for want of a descriptor.
+    folder: File,
     file: File,
     last: Vec<u8>,
 }
@@ -26,6 +28,7 @@ pub(super) struct LockFile {
 impl LockFile {
     /// Opens or makes the file; it stays locked for as long as this lives. `None` if another process has it.
     pub(super) fn open(path: &Path) -> io::Result<Option<Self>> {
+        let folder = File::open(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
         let asked = Instant::now();
         loop {
             let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
@@ -33,7 +36,7 @@ impl LockFile {
                 Ok(()) if same(&file, path)? => {
                     let mut last = Vec::new();
                     (&mut file).take(MAX).read_to_end(&mut last)?;
-                    return Ok(Some(Self { path: path.into(), file, last }));
+                    return Ok(Some(Self { path: path.into(), folder, file, last }));
                 }
                 // It was replaced between the two.
                 Ok(()) => {}
@@ -65,8 +68,7 @@ impl LockFile {
         file.lock().and_then(|()| file.write_all(next)).map_err(Swap::Io)?;
         file.sync_all().map_err(Swap::Sync)?;
         std::fs::rename(&new, &self.path).map_err(Swap::Io)?;
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(Swap::Sync)?;
+        self.folder.sync_all().map_err(Swap::Sync)?;
         (self.file, self.last) = (file, next.to_vec());
         Ok(())
     }

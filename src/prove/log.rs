@@ -17,6 +17,10 @@
 //! `write`, and any failed `fdatasync`, poisons the log: nothing is appended any more, since what the file then holds is not known
 //! (Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020). A failed sync also calls the [`OnFatal`] hook, which
 //! is to end the process.
+//!
+//! **What the next start does.** What was written and not synced may be lost: when power was, or when a sync failed. Then numbers are left
+//! out, since callers may hold statements that have them; and the file `lock` tells that it happened, until the entry that says so is
+//! synced ([`Wal::goes_on`]). What a checkpoint covers was synced, and damage to it is never repaired.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -101,8 +105,9 @@ pub struct Recovered {
     pub cut_bytes: u64,
     /// The last number, where there is one.
     pub last_seq: Option<u64>,
-    /// Whether the machine was started anew since the log was last open: entries that were not synced may be lost.
-    pub machine_restarted: bool,
+    /// Whether the machine was started anew since the log was last open, or a sync had failed then: entries that were not synced may be
+    /// lost.
+    pub unsynced_lost: bool,
 }
 
 /// What the log has done since it was opened.
@@ -130,12 +135,14 @@ pub struct Tally {
 pub(super) struct Wal {
     shared: Arc<Shared>,
     syncer: Mutex<Option<std::thread::JoinHandle<()>>>,
-    /// Held for as long as the log is open.
-    _lock: File,
 }
 
 struct Shared {
     directory: PathBuf,
+    /// The same, open: to sync it must not fail for want of a descriptor.
+    folder: File,
+    /// Locked for as long as the log is open; names the boot since which nothing that was written can be lost.
+    lock: File,
     segment: u64,
     state: Mutex<State>,
     wake: Condvar,
@@ -229,13 +236,20 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Wal {
     /// Opens or begins the log in `directory`, which must exist; reads all of it, syncs it, and gives the entries that are there.
-    pub(super) fn open(directory: &Path, segment: u64, on_fatal: Fatal) -> Result<(Self, Recovered, Entries), OpenError> {
+    ///
+    /// `covered` is asked once nobody else can write: the entries of a lower index were synced, since a checkpoint covers them.
+    pub(super) fn open(
+        directory: &Path,
+        segment: u64,
+        covered: impl FnOnce() -> u64,
+        on_fatal: Fatal,
+    ) -> Result<(Self, Recovered, Entries), OpenError> {
         let io = |path: &Path| {
             let path = path.to_owned();
             move |error| OpenError::Io(path, error)
         };
         let lock_path = directory.join(LOCK);
-        let mut lock =
+        let lock =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&lock_path).map_err(io(&lock_path))?;
         let asked = Instant::now();
         while let Err(refused) = lock.try_lock() {
@@ -245,13 +259,12 @@ impl Wal {
                 std::fs::TryLockError::Error(error) => return Err(OpenError::Io(lock_path, error)),
             }
         }
-        // The lock file names the boot in which the log was last open.
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let mut before = String::new();
-        (&lock).take(256).read_to_string(&mut before).map_err(io(&lock_path))?;
-        let recover::Read { mut recovered, segments, next, entries } = recover::recover(directory)?;
-        recovered.machine_restarted = recovered.last_seq.is_some() && before != boot;
-        lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(boot.as_bytes())).map_err(io(&lock_path))?;
+        let mut before = Vec::new();
+        (&lock).take(256).read_to_end(&mut before).map_err(io(&lock_path))?;
+        let lost = lost_since(&before, &boot());
+        let recover::Read { mut recovered, segments, next, entries } = recover::recover(directory, covered(), lost)?;
+        recovered.unsynced_lost = lost && recovered.entries > 0;
+        let folder = File::open(directory).map_err(io(directory))?;
 
         let mut state = State {
             next,
@@ -289,9 +302,11 @@ impl Wal {
             }
             None => begin(directory, &mut state, next).map_err(io(directory))?,
         }
-        File::open(directory).and_then(|directory| directory.sync_all()).map_err(io(directory))?;
+        folder.sync_all().map_err(io(directory))?;
         let shared = Arc::new(Shared {
             directory: directory.into(),
+            folder,
+            lock,
             segment,
             state: Mutex::new(state),
             wake: Condvar::new(),
@@ -302,7 +317,20 @@ impl Wal {
         let for_syncer = shared.clone();
         let syncer = std::thread::Builder::new().name("prove-sync".into()).spawn(move || for_syncer.sync_until_closed());
         let syncer = syncer.map_err(io(directory))?;
-        Ok((Self { shared, syncer: Mutex::new(Some(syncer)), _lock: lock }, recovered, entries))
+        Ok((Self { shared, syncer: Mutex::new(Some(syncer)) }, recovered, entries))
+    }
+
+    /// Syncs what is written, and only then notes that nothing was lost up to here, or that what was is told. To be called before anybody
+    /// is promised anything; blocks for a sync.
+    pub(super) fn goes_on(&self) -> io::Result<()> {
+        // Not by way of the syncing thread: whoever opens a log may be in a runtime, where nothing can be waited for like that.
+        if self.shared.sync(held(&self.shared.state)).poisoned {
+            return Err(io::Error::other("the log could not be synced"));
+        }
+        let mut lock = &self.shared.lock;
+        lock.set_len(0)?;
+        lock.rewind()?;
+        lock.write_all(&boot())
     }
 
     /// What is synced before the log each time, so that no entry is on the disk before what it rests on. Set once, before there is an entry.
@@ -419,10 +447,17 @@ impl Wal {
         state.segments.windows(2).take_while(|pair| pair[1].first_index <= index).map(|pair| pair[0].number).collect()
     }
 
-    /// Removes segments that [`Wal::behind`] named; what they hold must lie synced elsewhere.
+    /// Removes segments that [`Wal::behind`] named; what they hold must lie synced elsewhere. One that cannot be removed is read again at
+    /// the next start, which changes nothing.
+    ///
+    /// # Errors
+    /// When a sync fails. Each removal is synced: a segment that came back without the one after it would stop the next start.
     pub(super) fn remove(&self, numbers: &[u64]) -> io::Result<()> {
         for number in numbers {
-            std::fs::remove_file(path_of(&self.shared.directory, *number))?;
+            if std::fs::remove_file(path_of(&self.shared.directory, *number)).is_err() {
+                return Ok(());
+            }
+            self.shared.folder.sync_all()?;
             held(&self.shared.state).segments.retain(|segment| segment.number != *number);
         }
         Ok(())
@@ -438,6 +473,11 @@ impl Wal {
         let mut state = held(&self.shared.state);
         debug_assert!(state.ready.is_empty() && seq >= state.next, "numbers are skipped only before the first entry");
         (state.next, state.taken, state.written, state.synced) = (seq, seq, seq, seq);
+    }
+
+    /// The next number.
+    pub(super) fn next(&self) -> u64 {
+        held(&self.shared.state).next
     }
 
     /// What poisoned it.
@@ -483,6 +523,11 @@ impl Wal {
     pub(super) fn poison(&self, error: &io::Error) {
         held(&self.shared.state).failure = Some(io::Error::new(error.kind(), error.to_string()));
         self.shared.poison();
+    }
+
+    /// Whether it is being closed, or is.
+    pub(super) fn is_closing(&self) -> bool {
+        held(&self.shared.state).closing
     }
 }
 
@@ -598,7 +643,8 @@ impl Shared {
             if state.length >= self.segment
                 && let Err(error) = follow(&self.directory, &mut state, first)
             {
-                return if is_full(&error) { self.full(state, error) } else { self.failed(state, error) };
+                // Nothing was written: where it may pass, it is waited for as a full disk is.
+                return if is_full(&error) || wants_descriptors(&error) { self.full(state, error) } else { self.failed(state, error) };
             }
             let at = state.length;
             let file = state.file.clone();
@@ -682,19 +728,21 @@ impl Shared {
         let (full, file, written) = (std::mem::take(&mut state.full), state.file.clone(), state.written);
         drop(state);
         let from = Instant::now();
-        let new_names = if full.is_empty() { Ok(()) } else { File::open(&self.directory).and_then(|directory| directory.sync_all()) };
+        let new_names = if full.is_empty() { Ok(()) } else { self.folder.sync_all() };
         let first = self.sync_first.get().map_or(Ok(()), |first| first());
         let outcome = full.iter().try_for_each(|file| file.sync_data()).and(new_names).and(first).and_then(|()| file.sync_data());
         let took = from.elapsed();
         if let Err(error) = outcome {
             self.poison();
+            // The system may count what it could not write as written, and give it back or not: the next start must not trust it.
+            let _ = self.lock.set_len(0);
             (self.on_fatal)(&error);
             let mut state = held(&self.state);
             state.failure = Some(error);
             return state;
         }
         let mut state = held(&self.state);
-        state.synced = written;
+        state.synced = state.synced.max(written);
         state.tally.syncs += 1;
         state.tally.sync_time += took;
         release(&mut state.on_sync, written);
@@ -719,6 +767,22 @@ fn follow(directory: &Path, state: &mut State, first: u64) -> io::Result<()> {
     begin(directory, state, first)?;
     state.full.push(before);
     Ok(())
+}
+
+/// The boot that this is; nothing where the system does not tell.
+fn boot() -> Vec<u8> {
+    std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+}
+
+/// Whether what was written and not synced may be lost, where the lock file names `before` and this boot is `boot`.
+fn lost_since(before: &[u8], boot: &[u8]) -> bool {
+    boot.is_empty() || before != boot
+}
+
+/// Whether a failure says that there are no more descriptors.
+pub(super) fn wants_descriptors(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    error.raw_os_error().is_some_and(|code| [Errno::MFILE, Errno::NFILE].contains(&Errno::from_raw_os_error(code)))
 }
 
 /// Whether a failure says that there is no room, and that nothing else is wrong.

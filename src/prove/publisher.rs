@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::heartbeat::{Heart, Life};
 use super::lock::{LockFile, Swap};
-use super::log::{Fatal, Wal};
+use super::log::{Fatal, Wal, wants_descriptors};
 use super::proof::SignedRoot;
 use super::tree::{Files, NEW, Tree, Unsettled};
 use crate::clock::Moment;
@@ -82,6 +82,8 @@ pub(super) struct Desk {
     pub(super) tree: Tree,
     pub(super) lock: LockFile,
     pub(super) heart: Arc<Heart>,
+    /// When the newest checkpoint was signed, in seconds since 1970; no later one says that it was earlier, whatever the clock says.
+    pub(super) signed_at: u64,
     pub(super) on_fatal: Fatal,
 }
 
@@ -214,15 +216,15 @@ impl Work {
 
     fn publish(&mut self) -> io::Result<()> {
         let Some((count, below)) = self.gathered else { return Ok(()) };
-        let Desk { directory, wal, tree, lock, heart, on_fatal } = &mut self.desk;
+        let Desk { directory, wal, tree, lock, heart, signed_at, on_fatal } = &mut self.desk;
         let signer = &heart.signer;
-        let (size, root, now) = (tree.size(), tree.root(), Moment::now().unix_seconds());
+        let (size, root, now) = (tree.size(), tree.root(), Moment::now().unix_seconds().max(*signed_at));
         let checkpoint = Checkpoint { origin: signer.origin.to_string(), size, root, extensions: Vec::new() };
         let note = signer.key.sign_checkpoint(&checkpoint, now).map_err(|_| io::Error::other("no checkpoint could be signed"))?;
         let note = note.to_string();
         let signed_root = signer.sign_root(root, now);
         match lock.swap(note.as_bytes()) {
-            Ok(()) => {}
+            Ok(()) => *signed_at = now,
             Err(Swap::Io(error)) => return Err(error),
             Err(Swap::Taken) => {
                 let error = io::Error::other("another process, or an older copy, has replaced the lock file of this log");
@@ -264,13 +266,21 @@ struct Settler {
 impl Settler {
     fn run(&self, to_settle: &Receiver<(Unsettled, Vec<u64>)>) {
         for (unsettled, behind) in to_settle {
-            if let Err(error) = unsettled.settle(&self.files) {
+            let outcome = loop {
+                match unsettled.settle(&self.files).and_then(|()| self.wal.remove(&behind)) {
+                    // Who has opened too many connections does not end the process.
+                    Err(error) if wants_descriptors(&error) => thread::sleep(RETRY_EVERY),
+                    outcome => break outcome,
+                }
+                if self.wal.is_closing() {
+                    return;
+                }
+            };
+            if let Err(error) = outcome {
                 self.wal.poison(&error);
                 (self.on_fatal)(&error);
                 return;
             }
-            // A segment that cannot be removed is read again at the next start, which changes nothing.
-            let _ = self.wal.remove(&behind);
         }
     }
 }

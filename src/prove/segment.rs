@@ -108,3 +108,9 @@ pub(super) fn numbers(directory: &Path) -> io::Result<Vec<u64>> {
     numbers.sort_unstable();
     Ok(numbers)
 }
+
+/// Whether a sound record that could follow lies anywhere in `bytes`.
+pub(super) fn sound_after(bytes: &[u8], next: u64) -> bool {
+    let plausible = next..next + (1 << 32);
+    (0..bytes.len()).any(|at| Record::read(&bytes[at..]).is_some_and(|record| plausible.contains(&record.seq)))
+}

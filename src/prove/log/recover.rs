@@ -1,10 +1,11 @@
 //! Reading the write-ahead file when it is opened.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::super::segment::{First, HEADER, Record, numbers, path_of};
+use super::super::segment::{First, HEADER, Record, numbers, path_of, sound_after};
 use super::{OpenError, Recovered, Segment};
 
 /// What the segments hold.
@@ -19,7 +20,12 @@ pub(super) struct Read {
 }
 
 /// Reads every segment, cuts a torn tail off the last, and says what was there and which number is next.
-pub(super) fn recover(directory: &Path) -> Result<Read, OpenError> {
+///
+/// What is cut: a record that is not whole, if no sound one follows it; that is what the death of a process leaves. Where what was not
+/// synced may be `lost`, the pages that did reach the disk are any of them: then everything is cut from the first damage on, sound records
+/// too, if what comes before it holds the `covered` entries of a checkpoint. A sync takes what was written before it too, so that behind
+/// the damage nothing was synced.
+pub(super) fn recover(directory: &Path, covered: u64, lost: bool) -> Result<Read, OpenError> {
     let mut read = Read::default();
     let numbers = numbers(directory).map_err(|error| OpenError::Io(directory.into(), error))?;
     // A segment that holds no record was begun and not used before the process died.
@@ -36,36 +42,64 @@ pub(super) fn recover(directory: &Path) -> Result<Read, OpenError> {
             continue;
         }
         let damaged = |at: usize, why| OpenError::Damaged(path.clone(), at as u64, why);
-        let end = segment(*number, &bytes, &mut read, &damaged)?;
-        if end < bytes.len() {
+        let first = match First::read(&bytes).ok_or("the header is not one of this version").and_then(|first| read.follows(*number, first))
+        {
+            Ok(first) => first,
+            // The first segment is not cut away whole unless it never had anything.
+            Err(_) if lost && read.index() >= covered && (at > 0 || numbers.len() == 1 && !sound_after(&bytes, 0)) => {
+                read.recovered.cut_bytes += remove_from(directory, &numbers[at..])?;
+                break;
+            }
+            Err(why) => return Err(damaged(0, why)),
+        };
+        let (end, unsynced) = segment(*number, first, &bytes, covered, &mut read, &damaged)?;
+        let cut = end < bytes.len();
+        if cut {
             let more = last_used.is_some_and(|last| at < last);
-            if more || good_after(&bytes[end + 1..], read.next) {
+            let unsure = more || sound_after(&bytes[end + 1..], read.next);
+            if unsure && !(lost && read.index() >= covered) {
                 return Err(damaged(end, "a record is damaged, and good ones follow it"));
             }
-            let file = OpenOptions::new().write(true).open(&path).map_err(failed)?;
-            file.set_len(end as u64).map_err(failed)?;
-            read.recovered.cut_bytes += (bytes.len() - end) as u64;
+            // First what follows, so that a death in between leaves what can be cut again.
+            read.recovered.cut_bytes += remove_from(directory, &numbers[at + 1..])? + (bytes.len() - end) as u64;
         }
-        // What is read is about to be published: it may not be lost any more.
-        File::open(&path).and_then(|file| file.sync_all()).map_err(failed)?;
+        let file = OpenOptions::new().write(true).open(&path).map_err(failed)?;
+        file.set_len(end as u64).map_err(failed)?;
+        // What is read is about to be published: it may not be lost any more. After a failed sync the system takes pages for written that
+        // it could not write; only what is written again is synced again.
+        file.write_all_at(&bytes[unsynced..end], unsynced as u64).and_then(|()| file.sync_all()).map_err(failed)?;
+        if cut {
+            break;
+        }
     }
     Ok(read)
 }
 
-/// Reads the sound records of one segment; says where they end.
-fn segment(number: u64, bytes: &[u8], read: &mut Read, damaged: &impl Fn(usize, &'static str) -> OpenError) -> Result<usize, OpenError> {
-    let first = First::read(bytes).ok_or_else(|| damaged(0, "the header is not one of this version"))?;
-    match read.segments.last() {
-        None => read.recovered.first_index = first.index,
-        Some(before) if before.number + 1 != number => return Err(damaged(0, "the segment before it is missing")),
-        Some(_) if first.index != read.index() => return Err(damaged(0, "it does not begin where the segment before it ends")),
-        Some(_) => {}
+/// Removes segments, the last first; says how many bytes they had.
+fn remove_from(directory: &Path, numbers: &[u64]) -> Result<u64, OpenError> {
+    let mut bytes = 0;
+    for number in numbers.iter().rev() {
+        let path = path_of(directory, *number);
+        let removed = fs::metadata(&path).and_then(|file| fs::remove_file(&path).map(|()| file.len()));
+        bytes += removed.map_err(|error| OpenError::Io(path, error))?;
     }
-    if first.seq < read.next {
-        return Err(damaged(0, "its numbers were used before"));
+    Ok(bytes)
+}
+
+/// Reads the sound records of one segment; says where they end, and where those begin that no checkpoint covers.
+fn segment(
+    number: u64,
+    first: First,
+    bytes: &[u8],
+    covered: u64,
+    read: &mut Read,
+    damaged: &impl Fn(usize, &'static str) -> OpenError,
+) -> Result<(usize, usize), OpenError> {
+    if read.segments.is_empty() {
+        read.recovered.first_index = first.index;
     }
     read.next = first.seq;
-    let mut at = HEADER;
+    let (mut at, mut unsynced) = (HEADER, if first.index < covered { HEADER } else { 0 });
     while let Some(record) = Record::read(&bytes[at..]) {
         if record.seq < read.next {
             return Err(damaged(at, "a number was used before"));
@@ -74,10 +108,13 @@ fn segment(number: u64, bytes: &[u8], read: &mut Read, damaged: &impl Fn(usize, 
         read.recovered.last_seq = Some(record.seq);
         read.entries.push(record.entry.into());
         at += record.size();
+        if read.index() <= covered {
+            unsynced = at;
+        }
     }
     read.recovered.entries = read.index();
     read.segments.push(Segment { number, first_index: first.index });
-    Ok(at)
+    Ok((at, unsynced))
 }
 
 impl Read {
@@ -85,10 +122,14 @@ impl Read {
     fn index(&self) -> u64 {
         self.recovered.first_index + self.entries.len() as u64
     }
-}
 
-/// Whether a sound record that could follow lies anywhere in `bytes`.
-fn good_after(bytes: &[u8], next: u64) -> bool {
-    let plausible = next..next + (1 << 32);
-    (0..bytes.len()).any(|at| Record::read(&bytes[at..]).is_some_and(|record| plausible.contains(&record.seq)))
+    /// What a segment's header says, if it goes on from what was read before it.
+    fn follows(&self, number: u64, first: First) -> Result<First, &'static str> {
+        match self.segments.last() {
+            Some(before) if before.number + 1 != number => Err("the segment before it is missing"),
+            Some(_) if first.index != self.index() => Err("it does not begin where the segment before it ends"),
+            _ if first.seq < self.next => Err("its numbers were used before"),
+            _ => Ok(first),
+        }
+    }
 }
