@@ -17,7 +17,7 @@ use super::ledger::KEYS;
 use super::proof::SignedRoot;
 use super::publisher::{CHECKPOINT, CHECKPOINT_COSE};
 use super::salts;
-use super::segment::{First, HEADER, Record, numbers, segment_number};
+use super::segment::{First, HEADER, Record, numbers, segment_number, sound_after};
 use super::statement::{Kind, Statement, id_of};
 use super::tree::{Files, NEW};
 use crate::tlog::merkle::{self, Hash};
@@ -54,6 +54,9 @@ pub struct Report {
     pub left_out: Vec<(u64, u64)>,
     /// No key was given, so the log's own were used: this shows that nothing is damaged, not whose log it is.
     pub integrity_only: bool,
+    /// How many bytes at the end of the write-ahead file are no whole entry: what is left where a process died while it wrote. It is a
+    /// problem as long as it is there, and the next start cuts it.
+    pub torn_bytes: u64,
     /// What does not hold: the first hundred.
     pub problems: Vec<String>,
     /// How many more problems there are.
@@ -257,7 +260,12 @@ impl Check {
                 self.report.problem(format!("{name}: the segment before it is missing"));
             }
             let bytes = fs::read(directory.join(&name))?;
+            let last = at + 1 == segments.len();
             let Some(first) = First::read(&bytes) else {
+                if last && at > 0 && bytes.len() < HEADER {
+                    self.torn(&name, 0, bytes.len());
+                    continue;
+                }
                 self.report.problem(format!("{name}: the header is damaged, or of another version"));
                 continue;
             };
@@ -265,7 +273,7 @@ impl Check {
                 in_tiles = Some(first.index);
                 self.bundles(first.index);
             }
-            self.segment(&bytes, &name, first);
+            self.segment(&bytes, &name, first, last);
         }
         if segments.is_empty() {
             let covered = self.heads.note.as_ref().map_or(0, |(_, checkpoint)| checkpoint.size);
@@ -303,26 +311,37 @@ impl Check {
         }
     }
 
-    fn segment(&mut self, bytes: &[u8], name: &str, first: First) {
-        let (mut at, mut seq) = (HEADER, first.seq);
+    fn segment(&mut self, bytes: &[u8], name: &str, first: First, last: bool) {
+        let mut at = HEADER;
         if first.index != self.edge.size() {
             self.report.problem(format!("{name}: the header names index {}, and {} was expected", first.index, self.edge.size()));
         }
+        if first.seq < self.next {
+            self.report.problem(format!("{name}: the header names number {}, which was used", first.seq));
+        }
         while let Some(record) = Record::read(&bytes[at..]) {
             let place = format!("{name} byte {at} seq {}", record.seq);
-            if at == HEADER && record.seq != first.seq {
+            // It may have been begun for entries that a full disk then took back.
+            if at == HEADER && record.seq < first.seq {
                 self.report.problem(format!("{place}: the header names another first number"));
             }
             at += record.size();
-            seq = record.seq.saturating_add(1);
             self.entry(record.entry, &place, Some(record.seq));
         }
-        if at == HEADER && at == bytes.len() && seq != self.next && self.edge.size() > 0 {
-            self.report.problem(format!("{name}: the header names another first number"));
+        let covered = self.heads.note.as_ref().map_or(0, |(_, checkpoint)| checkpoint.size);
+        if at == bytes.len() {
+            return;
         }
-        if at != bytes.len() {
+        if last && self.edge.size() >= covered && !sound_after(&bytes[at + 1..], self.next) {
+            self.torn(name, at, bytes.len() - at);
+        } else {
             self.report.problem(format!("{name} byte {at}: a damaged or torn record, {} bytes are not read", bytes.len() - at));
         }
+    }
+
+    fn torn(&mut self, name: &str, at: usize, bytes: usize) {
+        self.report.torn_bytes += bytes as u64;
+        self.report.problem(format!("{name} byte {at}: a torn end, {bytes} bytes that were never acknowledged; the next start cuts them"));
     }
 
     fn entry(&mut self, entry: &[u8], place: &str, recorded: Option<u64>) {

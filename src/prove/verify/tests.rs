@@ -91,3 +91,48 @@ async fn statements_are_shown_by_id_by_number_and_all() {
     let by_seq: Vec<_> = show(&path, Select::Seq(3)).unwrap().map(Result::unwrap).collect();
     assert_eq!(by_seq, all[3..4]);
 }
+
+#[tokio::test]
+async fn a_torn_end_is_told_as_such_and_damage_to_what_was_synced_is_not() {
+    let (_folder, path, keys) = log().await;
+    let file = path.join("wal-00000000");
+    let good = fs::read(&file).unwrap();
+    let first = Record::read(&good[HEADER..]).unwrap().size();
+    for torn in 1..first {
+        // Written up to here when it was killed.
+        fs::write(&file, [&good[..], &good[HEADER..HEADER + torn]].concat()).unwrap();
+        let report = verify_dir(&path, Some(&keys)).unwrap();
+        assert_eq!((report.ok, report.torn_bytes, report.problems.len()), (false, torn as u64, 1), "{torn}: {report:?}");
+    }
+    fs::write(&file, &good[..good.len() - 1]).unwrap();
+    assert_eq!(verify_dir(&path, Some(&keys)).unwrap().torn_bytes, 0, "the checkpoint covers the last entry");
+    fs::write(&file, &good).unwrap();
+    for length in [0, 1, HEADER - 1] {
+        fs::write(path.join("wal-00000001"), &good[..length]).unwrap();
+        let report = verify_dir(&path, Some(&keys)).unwrap();
+        assert_eq!((report.ok, report.torn_bytes, report.problems.len()), (false, length as u64, 1), "{report:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_segment_may_be_begun_for_numbers_that_a_full_disk_took_back() {
+    let house = house();
+    answer(&house.ledger, &Terms::default()).await.unwrap();
+    house.ledger.close();
+    let (path, keys) = (house.log(), house.ledger.vkeys());
+    let file = path.join("wal-00000000");
+    let bytes = fs::read(&file).unwrap();
+    // Of the second segment the header names a number that was left out, and one that was used.
+    let (mut split, mut at) = (Vec::new(), HEADER);
+    while let Some(record) = Record::read(&bytes[at..]) {
+        split.push((record.seq, at));
+        at += record.size();
+    }
+    let (seq, at) = split[2];
+    fs::write(&file, &bytes[..at]).unwrap();
+    for (named, holds) in [(seq, true), (seq + 1, false), (seq - 1, false)] {
+        fs::write(path.join("wal-00000001"), [&First { seq: named, index: 2 }.header()[..], &bytes[at..]].concat()).unwrap();
+        let report = verify_dir(&path, Some(&keys)).unwrap();
+        assert_eq!(report.ok, holds, "{named}: {report:?}");
+    }
+}
