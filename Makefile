@@ -6,7 +6,7 @@ VENV ?= .venv
 DATA := $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/portcullis
 MINILM_ONNX := $(DATA)/all-minilm-l6-v2-onnx/model.onnx
 
-.PHONY: demo test build runtime minilm minilm-onnx venv node bench peers
+.PHONY: demo test build runtime minilm minilm-onnx venv node bench peers kill-loop
 
 build:
 	$(CARGO) build --release --locked
@@ -49,6 +49,11 @@ $(NODE_CLIENTS)/node_modules/.ready: $(NODE_CLIENTS)/package.json $(NODE_CLIENTS
 test: runtime minilm-onnx venv node build
 	$(CARGO) test --release --locked
 	$(VENV)/bin/pytest -q tests/clients
+
+# Kills the gateway under load so many times, and holds the log against what clients were promised. The tests do it a hundred times.
+KILLS ?= 10000
+kill-loop:
+	scripts/kill-loop $(KILLS)
 
 # What single stops cost, and what the whole way adds for one caller.
 bench:

@@ -9,6 +9,7 @@ mod durability;
 mod export;
 mod hardening;
 mod journey;
+mod kills;
 mod layers;
 mod life;
 mod limits;
