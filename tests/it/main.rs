@@ -7,6 +7,7 @@ mod descriptors;
 mod docs;
 mod durability;
 mod export;
+mod faults;
 mod hardening;
 mod journey;
 mod kills;
