@@ -120,7 +120,8 @@ async fn how_many_statements_a_second_and_how_soon_they_are_included() {
             let digest = Digest::of(b"the answer");
             while begun.elapsed() < Duration::from_secs(10) {
                 let slot = ledger.reserve(&terms(Mode::Async), Want::default()).unwrap();
-                let sent = Sent { status: 200, media_type: None, length: 10, digest, complete: true, code: None, usage: None, events: None };
+                let sent =
+                    Sent { status: 200, media_type: None, length: 10, digest, complete: true, code: None, usage: None, events: None };
                 let appended = slot.append(Kind::Inference, &now(), &sent, super::log::Until::Written).unwrap();
                 appended.wait.done().await.unwrap();
                 let released = Instant::now();
@@ -136,7 +137,12 @@ async fn how_many_statements_a_second_and_how_soon_they_are_included() {
     let rate = count as f64 / begun.elapsed().as_secs_f64();
     let took = sampled.await.unwrap();
     println!("{rate:.0} statements a second on this machine's cores, async, 32 callers");
-    println!("from release to inclusion under that load: p50 {:.0} ms, p99 {:.0} ms, {} samples", at(&took, 0.5), at(&took, 0.99), took.len());
+    println!(
+        "from release to inclusion under that load: p50 {:.0} ms, p99 {:.0} ms, {} samples",
+        at(&took, 0.5),
+        at(&took, 0.99),
+        took.len()
+    );
     house.ledger.close();
     let entries = Entries::of(&house.log()).unwrap().count() as u64;
     let size: u64 = Entries::of(&house.log()).unwrap().map(|entry| entry.unwrap().1.len() as u64).sum();
@@ -299,6 +305,10 @@ async fn shared_signature() {
         }
         let took = begun.elapsed();
         let groups = groups.load(std::sync::atomic::Ordering::Relaxed);
-        println!("{}: {:.2?} of both cores an answer, {groups} signatures for 96000", if shared { "shared" } else { "alone " }, took * 2 / 96_000);
+        println!(
+            "{}: {:.2?} of both cores an answer, {groups} signatures for 96000",
+            if shared { "shared" } else { "alone " },
+            took * 2 / 96_000
+        );
     }
 }

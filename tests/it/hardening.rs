@@ -239,7 +239,7 @@ async fn every_purpose_has_a_key_of_its_own() {
     let keys = std::fs::read_to_string(folder.log().join("keys.vkey")).unwrap();
     let keys: Vec<&str> = keys.lines().collect();
     // The log's, the statements', and the log's second one for checkpoints.
-    assert!(keys.len() == 3 && HashSet::from_iter(&keys).len() == 3, "{keys:?}");
+    assert!(keys.len() == 3 && keys.iter().collect::<HashSet<_>>().len() == 3, "{keys:?}");
     // The log's key endorses the statements' key, and signs no answer.
     let entries = folder.entries();
     let entries = entries.iter().filter(|entry| entry["kind"] != "heartbeat");
