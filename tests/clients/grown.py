@@ -102,7 +102,7 @@ def linked(log, to):
 
 
 def rebuilt(log, to, told):
-    """A log of these entries, in which all agrees with all but the checkpoint, which is that of `log`: without its keys nobody makes another."""
+    """A log of these entries, in which all agrees but the checkpoint, which is that of `log`: without its keys nobody makes another."""
     to.mkdir()
     for name in ("checkpoint", "checkpoint.cose", "keys.vkey"):
         shutil.copy(log / name, to / name)
@@ -176,8 +176,8 @@ class Sumdb:
         shutil.copy(sources / "main.go", build / "main.go")
         # No module is downloaded: the only one is in the compiler's own folder.
         (build / "go.mod").write_text("module sumdb\n\ngo 1.25\n\nrequire golang.org/x/mod v0.0.0\n\nreplace golang.org/x/mod => ./mod\n")
-        environment = {"PATH": os.environ["PATH"], "HOME": str(build), "GOROOT": str(root), "GOCACHE": str(build / "cache"), "GOPATH": str(build / "path")}
-        environment |= {"GOENV": "off", "GOPROXY": "off", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=mod", "GOTELEMETRY": "off", "CGO_ENABLED": "0"}
+        environment = {"PATH": os.environ["PATH"], "HOME": build, "GOROOT": root, "GOCACHE": build / "cache", "GOPATH": build / "path"}
+        environment |= {"GOENV": "off", "GOPROXY": "off", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=mod", "CGO_ENABLED": "0"}
         self.program = build / "sumdb"
         command = [root / "bin/go", "build", "-trimpath", "-o", self.program, "."]
         self.compiling = subprocess.Popen(command, cwd=build, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -244,7 +244,7 @@ SEEN_OUTSIDE = {
 
 
 def flipped(log, file, to, count):
-    """Copies of a log, each with one byte of this file flipped: the first, the last, and `count` others; or, of a long log, a single one."""
+    """Copies of a log, each with one byte of this file flipped: the first, the last, and `count` others; or, where it is 1, only that."""
     good, chance = (log / file).read_bytes(), random.Random(f"{SEED} {log.name} {file}")
     others = [chance.randrange(len(good)) for _ in range(count)]
     for at in sorted({0, len(good) - 1, *others}) if count > 1 else others:

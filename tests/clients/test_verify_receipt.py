@@ -66,7 +66,8 @@ def answer(gate):
 
 @pytest.mark.parametrize("form", ["", ".scitt", ".cose", ".tlog-proof"])
 def test_an_answer_and_its_receipt_hold_in_each_form(answer, tmp_path, form):
-    told = script(tmp_path, keys=answer["keys"], headers=answer["headers"], body=answer["body"], receipt=answer["forms"][form], included=True)
+    files = {name: answer[name] for name in ("keys", "headers", "body")}
+    told = script(tmp_path, **files, receipt=answer["forms"][form], included=True)
     for part in ("statement", "body", "inclusion"):
         assert f"holds: {part}" in told
     assert "NOT SHOWN   that the statement commits to this very body" in told and told.count("NOT SHOWN") == 1
@@ -155,9 +156,11 @@ def test_witnesses_whose_keys_are_given_are_told_and_must_hold(tmp_path):
     text = f"{origin}\n1\n{base64.b64encode(root).decode()}\n"
 
     def subtree(name):
-        return b"subtree/v1\n\0" + bytes([len(name)]) + name.encode() + stamp + bytes([len(origin)]) + origin.encode() + bytes(8) + bytes(7) + b"\1" + root
+        who, which = (bytes([len(text)]) + text.encode() for text in (name, origin))
+        return b"subtree/v1\n\0" + who + stamp + which + bytes(8) + bytes(7) + b"\1" + root
 
-    log, second, old, new = Ed25519PrivateKey.generate(), MLDSA44PrivateKey.generate(), Ed25519PrivateKey.generate(), MLDSA44PrivateKey.generate()
+    log, old = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    second, new = MLDSA44PrivateKey.generate(), MLDSA44PrivateKey.generate()
     note, keys = text + "\n", files["keys"].decode()
     for name, kind, key, before, message in [
         (origin, verify_receipt.LOG, log, b"", text.encode()),
