@@ -78,7 +78,16 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     let accept = within_descriptors(Accept::new(&gateway.accept, &policies).map_err(told)?);
     let recorder = Recorder::new(&gateway.record, &policies).map_err(told)?;
     let events = recorder.events();
-    let (ledger, opened) = Ledger::open(
+    let witnesses = Witnesses::resolve(&gateway.prove, &policies).map_err(|mistakes| No(located(&policies, &mistakes)))?;
+    let (known, unasked) = match &witnesses {
+        Some(witnesses) => witnesses.known().await,
+        None => Default::default(),
+    };
+    for (witness, failure) in unasked {
+        eprintln!("portcullis: warning: the witness {witness} could not be asked what it has seen: it {failure}");
+    }
+    let (ledger, opened) = Ledger::open_after(
+        &known,
         &gateway.prove,
         &policies,
         Build::of_this_program(),
@@ -100,12 +109,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
         let what = if opened.recovered.unsynced_lost { "never synced" } else { "never acknowledged" };
         eprintln!("portcullis: the provenance log had a torn end; {} bytes that were {what} were cut", opened.recovered.cut_bytes);
     }
-    if let Some(witnesses) = Witnesses::resolve(&gateway.prove, &policies).map_err(|mistakes| No(located(&policies, &mistakes)))? {
-        let unasked =
-            ledger.held_against(&witnesses).await.map_err(|error| No::because(format!("the provenance log does not open: {error}")))?;
-        for (witness, failure) in unasked {
-            eprintln!("portcullis: warning: the witness {witness} could not be asked what it has seen: it {failure}");
-        }
+    if let Some(witnesses) = witnesses {
         ledger.follow(witnesses);
     }
     let tls = accept.tls().cloned();

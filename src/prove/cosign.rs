@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 
-use super::ledger::Ledger;
+use super::ledger::{Ledger, OpenError};
 use super::publisher::{Published, retried};
-use super::tree::Files;
-use super::witness::{Consistency, Failure, Latest, Witnesses};
+use super::tree::{Files, Tree};
+use super::witness::{Consistency, FIRST_PAUSE, Failure, Latest, Seen, Witnesses};
 use crate::tlog::Note;
 use crate::tlog::merkle;
 
@@ -59,6 +60,38 @@ impl std::fmt::Display for SetBack {
 
 impl std::error::Error for SetBack {}
 
+/// A tree of this log that a witness has cosigned.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Which.
+    pub witness: Arc<str>,
+    /// What.
+    pub seen: Seen,
+}
+
+impl Known {
+    /// Whether the log goes on from it.
+    pub(super) fn held_against(&self, tree: &Tree) -> Result<(), OpenError> {
+        let (here, Seen { size, root }) = (tree.size(), self.seen);
+        let same = size <= here && tree.files().root(size, here).map_err(OpenError::Tree)? == root;
+        if same { Ok(()) } else { Err(OpenError::SetBack(SetBack { witness: self.witness.clone(), size, here })) }
+    }
+}
+
+impl Witnesses {
+    /// Asks them all what they have seen of this log, for [`Ledger::open_after`]; tells which could not be asked, and why.
+    pub async fn known(&self) -> (Vec<Known>, Vec<(Arc<str>, Failure)>) {
+        let (mut known, mut unasked) = (Vec::new(), Vec::new());
+        for Latest { witness, seen } in self.latest().await {
+            match seen {
+                Ok(seen) => known.extend(seen.map(|seen| Known { witness, seen })),
+                Err(failure) => unasked.push((witness, failure)),
+            }
+        }
+        (known, unasked)
+    }
+}
+
 /// What cosigned checkpoints leave behind for those who ask.
 #[derive(Debug)]
 pub(super) struct Cosigning {
@@ -76,32 +109,6 @@ impl Cosigning {
 }
 
 impl Ledger {
-    /// Asks the witnesses what they have seen of this log; says which could not be asked.
-    ///
-    /// # Errors
-    /// When one has cosigned a tree that this log does not go on from.
-    pub async fn held_against(&self, witnesses: &Witnesses) -> Result<Vec<(Arc<str>, Failure)>, SetBack> {
-        let mut unasked = Vec::new();
-        for Latest { witness, seen } in witnesses.latest().await {
-            match seen {
-                Err(failure) => unasked.push((witness, failure)),
-                Ok(None) => {}
-                Ok(Some(seen)) => {
-                    let here = self.0.publisher.newest().size;
-                    let ledger = self.clone();
-                    let root = tokio::task::spawn_blocking(move || {
-                        let read = |now: &Arc<Published>| ledger.0.files.root(seen.size, now.size).ok();
-                        (seen.size <= here).then(|| retried(ledger.0.publisher.published(), read)).flatten()
-                    });
-                    if root.await.ok().flatten() != Some(seen.root) {
-                        return Err(SetBack { witness, size: seen.size, here });
-                    }
-                }
-            }
-        }
-        Ok(unasked)
-    }
-
     /// Has every checkpoint from now on cosigned, until the log is closed. To be called once.
     pub fn follow(&self, witnesses: Witnesses) {
         let none = Published { size: 0, below: 0, root: merkle::empty(), note: String::new(), signed_root: None };
@@ -133,19 +140,22 @@ struct Work {
 
 impl Work {
     async fn run(mut self) {
-        let mut first = true;
         // What stands already is cosigned first, and then whatever is newest.
-        while first || self.published.changed().await.is_ok() {
-            first = false;
+        loop {
             let published = self.published.borrow_and_update().clone();
-            if published.size > 0 {
-                self.cosign(&published).await;
+            let enough = published.size == 0 || self.cosign(&published).await;
+            let changed = self.published.changed();
+            // Answers may wait for a checkpoint that no other follows: it is tried again when a witness may be asked again.
+            let changed = if enough { changed.await } else { timeout(FIRST_PAUSE, changed).await.unwrap_or(Ok(())) };
+            if changed.is_err() {
+                return;
             }
         }
     }
 
-    async fn cosign(&self, published: &Arc<Published>) {
-        let Ok(note) = Note::parse(published.note.as_bytes()) else { return };
+    /// Says whether enough have cosigned it.
+    async fn cosign(&self, published: &Arc<Published>) -> bool {
+        let Ok(note) = Note::parse(published.note.as_bytes()) else { return true };
         let (files, size, newest) = (self.files.clone(), published.size, self.published.clone());
         let consistency: Consistency = Arc::new(move |old| {
             // A witness that knows more than this is told no proof: it has told that it knows more.
@@ -163,9 +173,9 @@ impl Work {
             }
         }
         if !round.quorum {
-            return;
+            return false;
         }
-        let Ok(note) = note.and(round.lines) else { return };
+        let Ok(note) = note.and(round.lines) else { return true };
         let note = note.to_string();
         let (directory, bytes) = (self.directory.clone(), note.clone());
         let written = tokio::task::spawn_blocking(move || replace(&directory, bytes.as_bytes())).await;
@@ -174,10 +184,53 @@ impl Work {
         }
         let Published { size, below, root, ref signed_root, .. } = **published;
         self.tell.send_replace(Arc::new(Published { size, below, root, note, signed_root: signed_root.clone() }));
+        true
     }
 }
 
 fn replace(directory: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = directory.join(WITNESSED_NEW);
     fs::write(&new, bytes).and_then(|()| fs::rename(&new, directory.join(WITNESSED))).inspect_err(|_| drop(fs::remove_file(&new)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event;
+    use crate::prove::config::Terms;
+    use crate::prove::ledger::tests::{House, answer, config, house};
+    use crate::prove::statement::Build;
+    use crate::prove::verify::{Select, show};
+
+    #[tokio::test]
+    async fn of_a_log_that_a_witness_knows_more_of_or_another_one_nothing_is_written() {
+        let house = house();
+        for _ in 0..3 {
+            answer(&house.ledger, &Terms::default()).await.unwrap();
+        }
+        house.ledger.close();
+        let (log, newest) = (house.log(), house.ledger.0.publisher.newest());
+        let House { folder, ledger, .. } = house;
+        drop(ledger);
+        let open = |size, root| {
+            let known = [Known { witness: "w.example".into(), seen: Seen { size, root } }];
+            let (events, _reader) = event::channel(8);
+            Ledger::open_after(&known, &config(), folder.path(), Build::default(), events, Box::new(|_| {})).map(drop)
+        };
+        let there = || {
+            let entries = show(&log, Select::All).unwrap().count();
+            (entries, fs::read(log.join("checkpoint")).unwrap(), fs::read(config().lock_path(folder.path())).unwrap())
+        };
+        let (before, size, root) = (there(), newest.size, newest.root);
+        for (size, root) in [(size + 1, root), (size + 1000, root), (size - 1, root), (size, [7; 32])] {
+            let refused = open(size, root).unwrap_err();
+            assert!(matches!(&refused, OpenError::SetBack(by) if &*by.witness == "w.example"), "{refused}");
+            assert!(refused.to_string().contains("w.example"), "{refused}");
+            assert_eq!(there(), before);
+        }
+        for (size, root) in [(size, root), (0, merkle::empty())] {
+            open(size, root).unwrap();
+        }
+        assert!(there().0 > before.0);
+    }
 }

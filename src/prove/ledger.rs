@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::census::{Census, Counting, Traffic};
 use super::change::Change;
 use super::config::{Config, OnFailure, Terms};
-use super::cosign::{self, Cosigning, WITNESSED_NEW};
+use super::cosign::{self, Cosigning, Known, SetBack, WITNESSED_NEW};
 use super::disclosure::disclosure;
 use super::erasure::{EraseError, Erased, Erasure};
 use super::found::{Found, Included};
@@ -86,6 +86,8 @@ pub enum OpenError {
     Behind(PathBuf, u64, u64),
     /// The log has other entries than a checkpoint in this file covers.
     Forked(PathBuf, u64),
+    /// A witness has seen more of the log, or another one.
+    SetBack(SetBack),
     /// The file of public keys cannot be written.
     Io(PathBuf, io::Error),
 }
@@ -124,6 +126,7 @@ impl fmt::Display for OpenError {
                 "{}: a checkpoint over {covered} entries was signed, and the log has others in their place; restore what was there",
                 path.display()
             ),
+            Self::SetBack(error) => error.fmt(f),
             Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
         }
     }
@@ -284,6 +287,21 @@ impl Ledger {
     /// # Errors
     /// When the key, the folder or the file cannot be used, or the log is damaged, in use, or another key's.
     pub fn open(config: &Config, base: &Path, build: Build, events: Events, on_fatal: OnFatal) -> Result<(Self, Opened), OpenError> {
+        Self::open_after(&[], config, base, build, events, on_fatal)
+    }
+
+    /// The same, for a log that goes on from all that is `known` of it to witnesses: where it does not, nothing is written or signed.
+    ///
+    /// # Errors
+    /// Those of [`Ledger::open`], and [`OpenError::SetBack`].
+    pub fn open_after(
+        known: &[Known],
+        config: &Config,
+        base: &Path,
+        build: Build,
+        events: Events,
+        on_fatal: OnFatal,
+    ) -> Result<(Self, Opened), OpenError> {
         let (directory, key) = config.paths(base);
         let (key, exposed) = Key::from_file(&key).map_err(OpenError::Key)?;
         make_folder(&directory).map_err(|error| OpenError::Io(directory.clone(), error))?;
@@ -330,6 +348,7 @@ impl Ledger {
         in_lock.holds_for(&tree, &lock_path)?;
         signed.holds_for(&tree, &newest)?;
         let signed_at = in_lock.1.max(signed.1);
+        known.iter().try_for_each(|known| known.held_against(&tree))?;
         let of_witnesses = Witnesses::keys_of(config, base);
         write_keys(&directory, &[&vkeys[..], &of_witnesses].concat()).map_err(io(&directory.join(KEYS)))?;
 
