@@ -32,7 +32,7 @@ use super::log::{self, Fatal, OnFatal, Poisoned, Recovered, SEGMENT, Until, Wait
 use super::publisher::{self, CHECKPOINT, Desk, Publisher, retried};
 use super::receipt::{CONTENT_DIGEST, Receipt, STATEMENT, State, content_digest, media_type, receipt_header, statement_header};
 use super::refusals::Refusals;
-use super::release::Appended;
+use super::release::{Appended, Unkept};
 use super::salts::{self, Destroyed, MAX_SUBJECTS, Salts, Whose};
 use super::statement::{Build, Kind, Sent, Signer, Statement, fresh_id, id_of};
 use super::stream::Proving;
@@ -496,7 +496,7 @@ impl Ledger {
         };
         let outcome = match slot.append(Kind::Inference, &trail, &sent, Until::Written) {
             Ok(Appended { seq, entry, wait }) => slot.kept(seq, wait).await.map(|state| (entry, state)),
-            Err(poisoned) => Err(poisoned),
+            Err(Poisoned) => Err(Unkept::Unwritten),
         };
         let grpc = trailers.is_some();
         let mut trailers = trailers.unwrap_or_default();
@@ -511,10 +511,14 @@ impl Ledger {
                 }
                 state
             }
-            Err(Poisoned) if slot.terms.on_failure == OnFailure::Refuse => {
+            Err(unkept) if slot.terms.on_failure == OnFailure::Refuse => {
+                if unkept == Unkept::Late {
+                    // The answer's entry has this id. The refusal's is another, in the same trace.
+                    trail.id = Uuid::now_v7();
+                }
                 return Err(Box::new(NotProved { error: Error::Unavailable, trail }));
             }
-            Err(Poisoned) => {
+            Err(_) => {
                 slot.gap(&trail);
                 State::None
             }

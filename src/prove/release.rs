@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::config::Mode;
+use super::config::{Mode, OnFailure};
 use super::ledger::Slot;
 use super::log::{Poisoned, Until, Wait};
 use super::receipt::State;
@@ -11,6 +11,21 @@ use super::want::Raised;
 
 /// How long an answer waits for each step that the policy demands: far longer than a disk that works, and witnesses that answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why an answer is not released as the policy demands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unkept {
+    /// Its entry was not written.
+    Unwritten,
+    /// Its entry stands, and came no further in time, or will not since the log failed.
+    Late,
+}
+
+impl From<Poisoned> for Unkept {
+    fn from(_: Poisoned) -> Self {
+        Self::Unwritten
+    }
+}
 
 /// An entry that was signed and laid ready.
 pub(super) struct Appended {
@@ -24,16 +39,22 @@ pub(super) struct Appended {
 
 impl Slot {
     /// Waits for the entry `seq`, which is written when `wait` is over: up to [`PATIENCE`] where the policy demands it, and for as long as
-    /// the caller said where the caller alone wants it. Tells how far the entry has come, which is at least what the policy demands.
+    /// the caller said where the caller alone wants it. Tells how far the entry has come, which is at least what the policy demands,
+    /// or less where it says to serve all the same: an entry that stands is no gap.
     ///
     /// # Errors
-    /// When the log failed before what the policy demands had come. What the caller alone wants fails without an error.
-    pub(super) async fn kept(&self, seq: u64, wait: Wait) -> Result<State, Poisoned> {
+    /// When the entry was not written, and where the policy says to refuse, when what it demands has not come. What the caller alone wants
+    /// fails without an error.
+    pub(super) async fn kept(&self, seq: u64, wait: Wait) -> Result<State, Unkept> {
         wait.done().await?;
         let (policy, mut state) = (self.terms.mode, State::Promised);
         for mode in between(Mode::Async, policy) {
-            // A log that comes no further is one that cannot take the entry.
-            state = tokio::time::timeout(PATIENCE, self.reached(seq, mode)).await.map_err(|_| Poisoned)??;
+            match tokio::time::timeout(PATIENCE, self.reached(seq, mode)).await {
+                Ok(Ok(reached)) => state = reached,
+                Ok(Err(Poisoned)) | Err(_) if self.terms.on_failure == OnFailure::Serve => return Ok(state),
+                // A log that comes no further is one that cannot take the entry.
+                Ok(Err(Poisoned)) | Err(_) => return Err(Unkept::Late),
+            }
         }
         let Some(Raised { mode: wanted, wait, deadline }) = self.want.beyond(policy) else { return Ok(state) };
         let until = (Instant::now() + wait).min(deadline);
@@ -86,7 +107,7 @@ mod tests {
     use super::*;
     use crate::digest::Digest;
     use crate::infer::Payload;
-    use crate::prove::config::{OnFailure, Terms};
+    use crate::prove::config::Terms;
     use crate::prove::ledger::tests::{House, durable, head, house, now, want};
     use crate::prove::statement::{Kind, Sent};
     use crate::prove::{Receipt, Want};
@@ -138,9 +159,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_log_that_fails_while_the_caller_alone_waits_still_answers() {
-        for (mode, kept) in [(Mode::Async, Ok(State::Promised)), (Mode::Durable, Err(Poisoned))] {
+        let cases = [
+            (Mode::Async, OnFailure::Refuse, Ok(State::Promised)),
+            (Mode::Durable, OnFailure::Refuse, Err(Unkept::Late)),
+            (Mode::Durable, OnFailure::Serve, Ok(State::Promised)),
+        ];
+        for (mode, on_failure, kept) in cases {
             let house = house();
-            let terms = Terms { mode, on_failure: OnFailure::Refuse };
+            let terms = Terms { mode, on_failure };
             let slot = house.ledger.reserve(&terms, want(&[("provenance-want", "mode=witnessed")])).unwrap();
             let digest = Digest::of(&Bytes::new());
             let sent = Sent { status: 200, media_type: None, length: 0, digest, complete: true, code: None, usage: None, events: None };
@@ -148,6 +174,26 @@ mod tests {
             assert!(wait.is_over(), "one alone is written at once");
             house.ledger.poison();
             assert_eq!(slot.kept(seq, wait).await, kept);
+            assert_eq!(house.ledger.counters().gaps, 0, "the entry stands");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_after_an_answer_that_was_not_kept_has_a_receipt_of_its_own() {
+        let house = house();
+        // There are no witnesses here, and so there never is what the mode demands.
+        let terms = Terms { mode: Mode::Witnessed, on_failure: OnFailure::Refuse };
+        let slot = house.ledger.reserve(&terms, Want::default()).unwrap();
+        let trail = now();
+        let (answered, who) = (trail.id, trail.who.clone().unwrap());
+        let payload = Payload::Whole("the answer".into());
+        let not_proved = house.ledger.prove_parts(slot, StatusCode::OK, head(), payload, None, trail).await.unwrap_err();
+        let code = not_proved.error.code();
+        let refused = house.ledger.refuse(not_proved.trail, code, StatusCode::SERVICE_UNAVAILABLE, head(), Bytes::new()).await;
+        let refused = refused.id().unwrap();
+        assert_ne!(refused, answered);
+        for (id, kind) in [(answered, "inference"), (refused, "error")] {
+            assert_eq!(house.ledger.find(id, &who, false).await.unwrap().json()["view"]["kind"], kind);
         }
     }
 }

@@ -24,7 +24,7 @@ use super::events::Events;
 use super::ledger::Slot;
 use super::log::{Poisoned, Until};
 use super::receipt::{STATEMENT, STATEMENT_BIN, content_digest, statement_comment, statement_header};
-use super::release::Appended;
+use super::release::{Appended, Unkept};
 use super::statement::{Kind, Sent};
 use crate::digest::{Digest, Hasher};
 use crate::trail::{Content, Late, Trail};
@@ -33,7 +33,7 @@ use crate::wire::body::Broken;
 use crate::wire::sse::Splitter;
 
 /// Tells whether the entry was kept, where the stream may end without.
-type Waiting = Pin<Box<dyn Future<Output = Result<bool, Poisoned>> + Send>>;
+type Waiting = Pin<Box<dyn Future<Output = Result<bool, Unkept>> + Send>>;
 
 /// A stream that leaves exactly one entry: when it ends, when it breaks, or when it is dropped.
 pub(super) struct Proving {
@@ -124,7 +124,7 @@ impl Proving {
                     let trail = self.trail.clone();
                     Box::pin(async move {
                         let outcome = slot.kept(seq, wait).await.map(|_| true);
-                        if outcome.is_err() {
+                        if outcome == Err(Unkept::Unwritten) {
                             slot.gap(&trail);
                         }
                         if slot.terms.on_failure == OnFailure::Serve { Ok(outcome.is_ok()) } else { outcome }
@@ -228,7 +228,7 @@ impl http_body::Body for Proving {
             match outcome {
                 Ok(true) => {}
                 Ok(false) => this.take_back(),
-                Err(Poisoned) => {
+                Err(_) => {
                     this.trailers.clear();
                     this.last = None;
                     return Poll::Ready(Some(Err("the log could not keep the end of this stream".into())));
