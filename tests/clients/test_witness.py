@@ -1,9 +1,7 @@
 """`portcullis witness` under clients that nobody here wrote, under kill -9, and under signatures of OpenSSL."""
 
-import hashlib
 import json
 import random
-import signal
 import subprocess
 import threading
 import time
@@ -16,49 +14,7 @@ import witness_log
 import gate as gates
 from peer_witness import PeerWitness
 from tlog import InvalidSignature, Log, Vkey, times
-
-
-class Witness:
-    """The program as it is shipped, on a folder of its own."""
-
-    def __init__(self, folder, *logs):
-        folder.mkdir(exist_ok=True)
-        self.folder, self.process = folder, None
-        if not (folder / "w.pem").exists():
-            gates.run("witness", "key", "--name", "w.test/w1", "--out", folder / "w.pem")
-        tables = "".join(f'[[log]]\norigin = "{origin}"\nkeys = ["{vkey}"]\n' for origin, vkey in logs)
-        settings = 'listen = "127.0.0.1:0"\ntls = "off"\nname = "w.test/w1"\nkey = "w.pem"\ndirectory = "state"\n'
-        (folder / "witness.toml").write_text(settings + tables)
-        self.start()
-
-    def start(self):
-        command = [gates.binary(), "witness", "--config", self.folder / "witness.toml", "--json"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        told = json.loads(self.process.stdout.readline())
-        self.url, self.vkeys = told["url"], [Vkey(key) for key in told["keys"]]
-
-    def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
-
-    def stop(self):
-        self.process.terminate()
-        assert self.process.wait(10) == 0
-
-    def ask(self, path, body=None):
-        """Status, content type and text."""
-        request = urllib.request.Request(self.url + path, data=body and body.encode())
-        try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                return answer.status, answer.headers["Content-Type"], answer.read().decode()
-        except urllib.error.HTTPError as answer:
-            return answer.code, answer.headers["Content-Type"], answer.read().decode()
-
-    def add(self, body):
-        return self.ask("/add-checkpoint", body)
-
-    def latest(self, origin):
-        return self.ask(f"/{hashlib.sha256(origin.encode()).hexdigest()}/checkpoint")
+from witness import Witness
 
 
 @pytest.fixture
@@ -130,8 +86,11 @@ def test_killed_at_any_moment_it_neither_forgets_nor_forks(witness, log):
                 old = max(0, old - 1)
 
     for _ in range(20):
-        threads = [threading.Thread(target=submit, args=name) for name in "ab"]
+        threads, before = [threading.Thread(target=submit, args=name) for name in "ab"], len(cosigned)
         [thread.start() for thread in threads]
+        if kills % 2:
+            # On a slow machine, too, something is to be lost.
+            gates.eventually(lambda: len(cosigned) > before or len(cosigned) > 250, every=0.002)
         time.sleep(seed.uniform(0.02, 0.4))
         witness.kill()
         kills += 1
@@ -145,7 +104,7 @@ def test_killed_at_any_moment_it_neither_forgets_nor_forks(witness, log):
             status, _, shown = witness.latest(log.origin)
             assert status == 200 and int(shown.splitlines()[1]) >= largest
             assert shown.startswith(histories[cosigned[0][0]].text(int(shown.splitlines()[1])))
-    assert kills == 20 and len(cosigned) > 20
+    assert kills == 20 and len(cosigned) >= 10
 
 
 def test_the_client_of_witness_log_is_cosigned(tmp_path):

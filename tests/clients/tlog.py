@@ -43,6 +43,10 @@ def key_id(name, kind, public):
     return digest(name.encode(), b"\n", bytes([kind]), public)[:4]
 
 
+def vkey(name, kind, public):
+    return f"{name}+{key_id(name, kind, public).hex()}+{b64(bytes([kind]) + public)}"
+
+
 def lines(text):
     """(name, key ID, signature) of each signature line."""
     for line in text.splitlines():
@@ -50,6 +54,22 @@ def lines(text):
         raw = base64.b64decode(encoded, validate=True)
         assert dash == "—" and b64(raw) == encoded
         yield name, raw[:4], raw[4:]
+
+
+def root_by_path(leaf, index, size, path):
+    """The root that an inclusion proof leads to (RFC 9162 §2.1.3.2)."""
+    at, last, found = index, size - 1, leaf
+    for node in path:
+        assert last > 0, "the path is too long"
+        if at % 2 or at == last:
+            found = digest(b"\1", node, found)
+            while at % 2 == 0 and at:
+                at, last = at >> 1, last >> 1
+        else:
+            found = digest(b"\1", found, node)
+        at, last = at >> 1, last >> 1
+    assert last == 0, "the path is too short"
+    return found
 
 
 class Vkey:
@@ -94,8 +114,7 @@ class Log:
 
     @property
     def vkey(self):
-        raw = bytes([NOTE]) + self.key.public_key().public_bytes_raw()
-        return f"{self.origin}+{key_id(self.origin, NOTE, raw[1:]).hex()}+{b64(raw)}"
+        return vkey(self.origin, NOTE, self.key.public_key().public_bytes_raw())
 
     def text(self, size):
         return f"{self.origin}\n{size}\n{b64(root(self.leaves[:size]))}\n"
@@ -110,4 +129,4 @@ class Log:
         return f"old {old}\n{proof}\n{self.checkpoint(size)}"
 
 
-__all__ = ["InvalidSignature", "Log", "Vkey", "lines", "times"]
+__all__ = ["InvalidSignature", "Log", "Vkey", "digest", "lines", "root", "root_by_path", "times", "vkey"]
