@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import ssl
 import subprocess
 import sys
@@ -61,7 +62,8 @@ def answer(gate):
     id = parts(got.headers["provenance-receipt"])["id"]
     # The other forms wait for the checkpoint that the first may come before.
     forms = {form: fetched(gate, id, form) for form in (".scitt", ".cose", ".tlog-proof", "")}
-    return {"keys": (gate.log / "keys.vkey").read_bytes(), "headers": head(got.headers), "body": got.content, "forms": forms}
+    more = {"disclosure": fetched(gate, id, ".disclosure"), "forms": forms}
+    return {"keys": (gate.log / "keys.vkey").read_bytes(), "headers": head(got.headers), "body": got.content, **more}
 
 
 @pytest.mark.parametrize("form", ["", ".scitt", ".cose", ".tlog-proof"])
@@ -71,6 +73,21 @@ def test_an_answer_and_its_receipt_hold_in_each_form(answer, tmp_path, form):
     for part in ("statement", "body", "inclusion"):
         assert f"holds: {part}" in told
     assert "NOT SHOWN   that the statement commits to this very body" in told and told.count("NOT SHOWN") == 1
+
+
+def test_with_its_salt_all_of_an_answer_holds_and_no_other_body_does(answer, tmp_path):
+    files = {name: answer[name] for name in ("keys", "headers", "body", "disclosure")} | {"receipt": answer["forms"][""]}
+    told = script(tmp_path, **files, included=True)
+    assert "holds: commitment" in told and "NOT SHOWN" not in told
+    # Content-Digest is signed by nobody: whoever changes the body changes it too, and without the salt nothing tells.
+    other = answer["body"].replace(b'"object"', b'"objecT"')
+    digest = b"content-digest: sha-256=:" + base64.b64encode(verify_receipt.sha256(other)) + b":"
+    headers = re.sub(rb"content-digest: [^\r]+", lambda _: digest, answer["headers"], flags=re.I)
+    assert headers != answer["headers"]
+    changed = files | {"body": other, "headers": headers}
+    assert "commits to another body" in script(tmp_path, code=1, **changed)
+    del changed["disclosure"]
+    assert "NOT SHOWN   that the statement commits to this very body" in script(tmp_path, **changed)
 
 
 def test_less_shows_less(answer, tmp_path):
@@ -91,8 +108,9 @@ def test_a_stream_holds_with_its_statement_inside_or_beside(gate, tmp_path, want
     files = {"keys": keys, "headers": head(got.headers), "body": got.body}
     if want:
         assert "inference" in script(tmp_path, **files)
-    told = script(tmp_path, **files, receipt=fetched(gate, receipt["id"], ".scitt"), included=True)
-    assert "holds: statement" in told and "holds: inclusion" in told
+    more = {"receipt": fetched(gate, receipt["id"], ".scitt"), "disclosure": fetched(gate, receipt["id"], ".disclosure")}
+    told = script(tmp_path, **files, **more, included=True)
+    assert "holds: statement" in told and "holds: inclusion" in told and "holds: commitment" in told
     script(tmp_path, code=1, **(files | {"body": got.body + b"data: more\n\n"}), receipt=fetched(gate, receipt["id"], ".scitt"))
 
 
