@@ -209,6 +209,8 @@ def open_receipt(receipt, entry, keys):
     proofs = unprotected.get(396, {}).get(-1, [])
     check(len(proofs) == 1, "receipt: not one proof")
     size, index, path = cbor2.loads(proofs[0])
+    # What RFC 9942 signs is the root alone, and a path may fit several sizes: the log names the size in the signed claims.
+    check(header[15].get(2) == f"urn:portcullis:tree:{size}", "receipt: of a tree of another size")
     root = root_of(index, size, leaf_of(entry), path)
     keys.signed(LOG, header.get(4), signed_bytes(protected, root), signature, "receipt")
     return index, size
@@ -310,7 +312,6 @@ def verify(keys, body=None, headers=None, receipt=None, statement=None, disclosu
             unshown.append("that the statement commits to this very body (--disclosure)")
     if cose is not None:
         index, size = open_receipt(cose, statement, keys)
-        # It signs the root, and not of how many entries: another size to which the same path belongs goes unnoticed.
         yield f"inclusion   entry {index} of {size}, as a COSE receipt says whose root the log signed"
     if under is not None:
         path = [unbase64(hash, "receipt") for hash in under["path"]]

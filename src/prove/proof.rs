@@ -16,13 +16,15 @@ const RECEIPTS: u64 = 394;
 const VDS: u64 = 395;
 /// COSE header parameter `vdp`, its proofs (RFC 9942).
 const VDP: u64 = 396;
+/// What stands before the size in the subject of a root.
+const SUBJECT: &str = "urn:portcullis:tree:";
 /// The data structure RFC9162_SHA256.
 const RFC9162_SHA256: u64 = 1;
 
 impl Signer {
-    /// Signs a root for receipts; `time` is in seconds since 1970.
-    pub(super) fn sign_root(&self, root: Hash, time: u64) -> SignedRoot {
-        SignedRoot::sign(root, &self.origin, &self.log_kid, time, |message| self.key.sign_endorsement(message))
+    /// Signs the root of a tree of `size` leaves for receipts; `time` is in seconds since 1970.
+    pub(super) fn sign_root(&self, root: Hash, size: u64, time: u64) -> SignedRoot {
+        SignedRoot::sign(root, size, &self.origin, &self.log_kid, time, |message| self.key.sign_endorsement(message))
     }
 }
 
@@ -36,10 +38,13 @@ pub struct SignedRoot {
 
 impl SignedRoot {
     /// Signs `root` for the log `origin` with `sign`, the log key's of this `kid`; `time` is in seconds since 1970.
-    pub(super) fn sign(root: Hash, origin: &str, kid: &[u8], time: u64, sign: impl FnOnce(&[u8]) -> [u8; 64]) -> Self {
+    ///
+    /// A receipt of RFC 9942 covers the root alone, and a path may fit more than one size: the subject of the claims (RFC 9943 asks
+    /// for one) names the size.
+    fn sign(root: Hash, size: u64, origin: &str, kid: &[u8], time: u64, sign: impl FnOnce(&[u8]) -> [u8; 64]) -> Self {
         let mut protected = Writer::with_room(origin.len() + 64);
         protected.map(4).uint(1).negative(7).uint(4).bytes(kid);
-        protected.uint(15).map(2).uint(1).text(origin).uint(6).uint(time);
+        protected.uint(15).map(3).uint(1).text(origin).uint(2).text(&format!("{SUBJECT}{size}")).uint(6).uint(time);
         protected.uint(VDS).uint(RFC9162_SHA256);
         let protected = protected.done();
         let signature = sign(&to_be_signed(&protected, &root)).to_vec();
@@ -64,6 +69,13 @@ impl SignedRoot {
             return None;
         };
         unprotected.is_empty().then_some(Self { protected, root: root.try_into().ok()?, signature })
+    }
+
+    /// How many leaves the tree has, as the subject of the claims says.
+    #[must_use]
+    pub fn size(&self) -> Option<u64> {
+        let Value::Map(header) = canonical(&self.protected)? else { return None };
+        size_of(&header)
     }
 
     /// The root.
@@ -116,6 +128,13 @@ pub fn tlog_proof(index: u64, path: &[Hash], checkpoint: &str) -> String {
     format!("c2sp.org/tlog-proof@v1\nindex {index}\n{path}\n{checkpoint}")
 }
 
+/// The size in the claims of a protected header.
+fn size_of(header: &[(Value, Value)]) -> Option<u64> {
+    let field = |map: &[(Value, Value)], key: i64| map.iter().find(|(name, _)| *name == Value::from(key)).map(|(_, value)| value.clone());
+    let size = field(field(header, 15)?.as_map()?, 2)?.into_text().ok()?.strip_prefix(SUBJECT)?.to_owned();
+    size.parse().ok().filter(|number: &u64| number.to_string() == size)
+}
+
 /// Checks a COSE receipt of `entry`; says which index and size it proves.
 ///
 /// # Errors
@@ -140,6 +159,9 @@ pub fn verify_receipt(receipt: &[u8], entry: &[u8], vkey: &Vkey) -> Result<(u64,
         path.into_iter().map(|hash| hash.into_bytes().ok().and_then(|hash| Hash::try_from(hash).ok())).collect::<Option<Vec<Hash>>>()
     });
     let (Some(size), Some(index), Some(path)) = (number(size), number(index), hashes) else { return Err(FORM) };
+    if size_of(&header) != Some(size) {
+        return Err("the receipt is of a tree of another size");
+    }
     let root = merkle::root_of_inclusion(index, size, &merkle::leaf(entry), &path).map_err(|_| "the path is not one of such a leaf")?;
     let root = SignedRoot { protected, root, signature };
     if root.signed_by(vkey) { Ok((index, size)) } else { Err("the root to which the path leads is not the one that was signed") }

@@ -222,7 +222,7 @@ impl Work {
         let checkpoint = Checkpoint { origin: signer.origin.to_string(), size, root, extensions: Vec::new() };
         let note = signer.key.sign_checkpoint(&checkpoint, now).map_err(|_| io::Error::other("no checkpoint could be signed"))?;
         let note = note.to_string();
-        let signed_root = signer.sign_root(root, now);
+        let signed_root = signer.sign_root(root, size, now);
         match lock.swap(note.as_bytes()) {
             Ok(()) => *signed_at = now,
             Err(Swap::Io(error)) => return Err(error),

@@ -183,8 +183,11 @@ impl Heads {
             *root = Some(edge.root());
         }
         // It is written just before the checkpoint, so that after a crash it may be one ahead.
-        if at.is_some_and(|at| at <= edge.size()) && !self.found.1 {
-            self.found.1 = self.signed_root.as_ref().is_some_and(|signed| *signed.root() == edge.root());
+        if let Some(signed) = &self.signed_root
+            && at.is_some_and(|at| at <= edge.size())
+            && signed.size() == Some(edge.size())
+        {
+            self.found.1 = *signed.root() == edge.root();
         }
     }
 }
