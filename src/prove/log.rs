@@ -9,11 +9,11 @@
 //! One thread syncs: `fdatasync` is the call that takes milliseconds. It begins as soon as someone waits for it, so that a group is
 //! what came during the sync before it; while nobody waits it syncs every [`SYNC_EVERY`].
 //!
-//! **Who reads.** What is synced waits for the tree, in order ([`Wal::unpublished`]), until [`Wal::published`] takes it away; a segment
-//! whose entries all lie in full tiles on the disk is [removed](Wal::remove).
+//! **Who reads.** What is synced waits for the tree, in order (`Wal::unpublished`), until `Wal::published` takes it away; a segment
+//! whose entries all lie in full tiles on the disk is removed (`Wal::remove`).
 //!
 //! **What a failure does.** A full disk takes the entries that were being written back: whoever waits for them learns it, nothing is
-//! appended until there is room again, and the entry after that tells which numbers are missing ([`Wal::resume`]). Any other failed
+//! appended until there is room again, and the entry after that tells which numbers are missing (`Wal::resume`). Any other failed
 //! `write`, and any failed `fdatasync`, poisons the log: nothing is appended any more, since what the file then holds is not known
 //! (Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020). A failed sync also calls the [`OnFatal`] hook, which
 //! is to end the process.

@@ -1,7 +1,7 @@
 //! The one that makes checkpoints: a thread that takes what is synced into the tree, signs its root, and tells who waits.
 //!
 //! In this order, so that whatever stops in between loses nothing and contradicts nothing: entries are synced in the write-ahead file;
-//! tiles are written; the checkpoint is signed; the [lock file](super::lock) takes it, synced; the checkpoint is where readers find it;
+//! tiles are written; the checkpoint is signed; the lock file takes it, synced; the checkpoint is where readers find it;
 //! what it supersedes is removed. A full disk is waited out: the entries stay where they are, and so does the last checkpoint.
 
 use std::fs;

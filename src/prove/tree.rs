@@ -2,7 +2,7 @@
 //!
 //! Its files are made from the write-ahead file and can be made again from it, so none is synced when it is written: a checkpoint
 //! covers only entries that the write-ahead file holds synced. A segment of that is removed once the full tiles that hold its entries
-//! are [settled](Unsettled) on the disk. When the log is opened, everything that the write-ahead file still speaks of is derived again.
+//! are settled on the disk. When the log is opened, everything that the write-ahead file still speaks of is derived again.
 
 use std::fmt;
 use std::fs::{self, File};
