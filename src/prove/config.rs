@@ -21,6 +21,9 @@ pub struct Config {
     pub origin: Spanned<String>,
     /// The file of the log's key, Ed25519 in PKCS#8 PEM.
     pub key: PathBuf,
+    /// The file of the key that the log had before: it hands the log over to `key` when it is opened, and signs checkpoints along until it
+    /// is taken out here.
+    pub previous_key: Option<PathBuf>,
     /// The file of the last checkpoint that was signed; `directory` with `.lock` after it unless given. It should lie where it is not
     /// restored together with the log.
     pub lock: Option<PathBuf>,
@@ -53,6 +56,12 @@ impl Config {
     #[must_use]
     pub fn paths(&self, base: &Path) -> (PathBuf, PathBuf) {
         (base.join(&self.directory), base.join(&self.key))
+    }
+
+    /// The file of the key before, relative to the folder of the policies.
+    #[must_use]
+    pub fn previous_path(&self, base: &Path) -> Option<PathBuf> {
+        self.previous_key.as_ref().map(|key| base.join(key))
     }
 
     /// Whether it names witnesses.

@@ -2,7 +2,7 @@
 //!
 //! The operator's Ed25519 key (PKCS#8 PEM) is the *log key*: it endorses the statement key in the log's entry 0 and signs
 //! checkpoints. HKDF-SHA-256 over its seed, one label per purpose, gives the ML-DSA-44 key that signs the checkpoints too,
-//! the *statement key* (Ed25519), and the two keys that name and wrap the random keys of salts and pseudonyms (`salts.rs`), which can be
+//! the *statement key* (Ed25519), and the key that seals the file of the random keys of salts and pseudonyms (`salts.rs`), which can be
 //! destroyed. Whoever holds the file holds all of them; whoever steals the statement key alone cannot sign a checkpoint.
 
 use std::fmt;
@@ -18,12 +18,12 @@ use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::salts::Wrapping;
+use super::salts::Sealing;
 use crate::digest::{Digest, Hasher};
 use crate::secret::Secret;
 use crate::tlog::checkpoint::Checkpoint;
 use crate::tlog::cosignature;
-use crate::tlog::note::{self, Note};
+use crate::tlog::note::{self, Line, Note};
 use crate::tlog::signature::{CannotSign, Ed25519Key, MlDsa44Key};
 pub use crate::tlog::vkey::{Kind, NotAVkey, PublicKey, Vkey};
 
@@ -61,7 +61,7 @@ pub struct Key {
     log: Ed25519Key,
     checkpoints: MlDsa44Key,
     statement: Ed25519Key,
-    wrapping: Arc<Wrapping>,
+    sealing: Arc<Sealing>,
 }
 
 impl Key {
@@ -86,7 +86,7 @@ impl Key {
             log: Ed25519Key::from_seed(seed.expose())?,
             checkpoints: MlDsa44Key::from_seed(seed.derive(CHECKPOINT_LABEL).expose())?,
             statement: Ed25519Key::from_seed(seed.derive(STATEMENT_LABEL).expose())?,
-            wrapping: Wrapping::new(seed)?,
+            sealing: Sealing::new(seed)?,
         })
     }
 
@@ -145,6 +145,11 @@ impl Key {
         Note::new(&text, lines).map_err(|_| CannotSign)
     }
 
+    /// The log key's line under a checkpoint that another key of the log signs.
+    pub(super) fn sign_along(&self, checkpoint: &Checkpoint) -> Line {
+        note::sign(&self.log, &checkpoint.origin, &checkpoint.to_string())
+    }
+
     /// Signs a statement.
     pub(super) fn sign_statement(&self, message: &[u8]) -> [u8; 64] {
         self.statement.sign(message)
@@ -155,9 +160,9 @@ impl Key {
         self.log.sign(message)
     }
 
-    /// What names and wraps the keys of salts and pseudonyms.
-    pub(super) fn wrapping(&self) -> Arc<Wrapping> {
-        self.wrapping.clone()
+    /// What seals the keys of salts and pseudonyms.
+    pub(super) fn sealing(&self) -> &Arc<Sealing> {
+        &self.sealing
     }
 }
 

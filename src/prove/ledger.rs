@@ -22,6 +22,7 @@ use super::change::Change;
 use super::config::{Config, OnFailure, Terms};
 use super::cosign::{self, Cosigning, Known, SetBack, WITNESSED_NEW};
 use super::disclosure::disclosure;
+use super::entries::Entries;
 use super::erasure::{EraseError, Erased, Erasure};
 use super::found::{Found, Included};
 use super::heartbeat::{self, Heart, Heartbeat, Life};
@@ -33,6 +34,7 @@ use super::publisher::{self, CHECKPOINT, Desk, Publisher, retried};
 use super::receipt::{CONTENT_DIGEST, Receipt, STATEMENT, State, content_digest, media_type, receipt_header, statement_header};
 use super::refusals::Refusals;
 use super::release::{Appended, Unkept};
+use super::rotation::{self, Vkeys, signer_of};
 use super::salts::{self, Destroyed, MAX_SUBJECTS, Salts, Whose};
 use super::statement::{Build, Kind, Sent, Signer, Statement, fresh_id, id_of};
 use super::stream::Proving;
@@ -74,7 +76,7 @@ pub enum OpenError {
     Tree(TreeError),
     /// The file of the salts' keys does not open.
     Salts(salts::OpenError),
-    /// The log was begun with another key, or under another origin.
+    /// Another key holds the log, or it is of another origin.
     AnotherKey(PathBuf),
     /// The lock file cannot be used, for instance since its folder may not be written to.
     LockFile(PathBuf, io::Error),
@@ -101,7 +103,8 @@ impl fmt::Display for OpenError {
             Self::AnotherKey(path) => {
                 write!(
                     f,
-                    "{}: this log was begun with another key or origin; restore them, or begin a log in another directory",
+                    "{}: this log is of another key or origin; restore them, or name the key that it had until now as prove.previous_key to \
+                     go on with the new one, or begin a log in another directory",
                     path.display()
                 )
             }
@@ -168,8 +171,10 @@ pub struct NotProved {
 pub struct Opened {
     /// What the write-ahead file held.
     pub recovered: Recovered,
-    /// Whether others than its owner may read the key file; worth a warning.
+    /// Whether others than its owner may read the key file, or that of the key before; worth a warning.
     pub key: Exposed,
+    /// The key before has handed the log over to this one.
+    pub rotated: bool,
     /// The log has entries, and the file of the salts' keys was not there: nobody can open what was committed to before, nor ask for it.
     pub salts_lost: bool,
 }
@@ -214,12 +219,14 @@ pub struct Counters {
 pub struct Ledger(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
-    signer: Arc<Signer>,
+    pub(super) signer: Arc<Signer>,
     pub(super) wal: Arc<Wal>,
     pub(super) publisher: Publisher,
     /// Set once, where there are witnesses.
     pub(super) cosigning: OnceLock<Cosigning>,
     pub(super) files: Files,
+    /// Every public key that the log has or had.
+    vkeys: Vec<Vkey>,
     ids: Arc<Ids>,
     slots: AtomicUsize,
     gaps: AtomicU64,
@@ -303,19 +310,25 @@ impl Ledger {
         on_fatal: OnFatal,
     ) -> Result<(Self, Opened), OpenError> {
         let (directory, key) = config.paths(base);
-        let (key, exposed) = Key::from_file(&key).map_err(OpenError::Key)?;
+        let (key, Exposed(mut exposed)) = Key::from_file(&key).map_err(OpenError::Key)?;
+        let mut previous = None;
+        if let Some(path) = config.previous_path(base) {
+            let (before, Exposed(too)) = Key::from_file(&path).map_err(OpenError::Key)?;
+            exposed |= too;
+            previous = Some(before).filter(|before| before.log_vkey("") != key.log_vkey(""));
+        }
         make_folder(&directory).map_err(|error| OpenError::Io(directory.clone(), error))?;
         let origin: Arc<str> = config.origin.get_ref().as_str().into();
-        let vkeys = [key.log_vkey(&origin), key.statement_vkey(&origin), key.checkpoint_vkey(&origin)];
         let on_fatal: Fatal = on_fatal.into();
         let io = |path: &Path| {
             let path = path.to_owned();
             move |error| OpenError::Io(path, error)
         };
         let (lock_path, newest) = (config.lock_path(base), directory.join(CHECKPOINT));
+        let mut candidates: Vec<Vkeys> = [&key].into_iter().chain(&previous).map(|key| key.vkeys(&origin)).collect();
         // What cannot be read is told below, and nothing is cut on the strength of it.
         let covered = || {
-            let signed = |path: &Path| Signed::read(&read_if_there(path).ok()?, path, &vkeys).ok();
+            let signed = |path: &Path| Signed::read(&read_if_there(path).ok()?, path, &candidates).ok();
             match (signed(&lock_path), signed(&newest)) {
                 (None, _) => u64::MAX,
                 (Some(lock), newest) => Signed::size(&lock).max(newest.as_ref().map_or(0, Signed::size)),
@@ -326,39 +339,55 @@ impl Ledger {
             let _ = std::fs::remove_file(directory.join(left));
         }
         let tree = Tree::open(&directory, recovered.first_index, &entries).map_err(OpenError::Tree)?;
-        if tree.size() > 0 {
-            let first = tree.files().entry(0, tree.size()).map_err(OpenError::Tree)?;
-            if !Statement::read(&first).is_ok_and(|first| first.signed_by(&vkeys[0])) {
-                return Err(OpenError::AnotherKey(directory));
-            }
-            // The write-ahead file may hold nothing but the beginning of a segment.
-            if recovered.last_seq.is_none() {
-                let last = tree.files().entry(tree.size() - 1, tree.size()).map_err(OpenError::Tree)?;
-                recovered.last_seq = Statement::read(&last).ok().map(|last| last.seq);
-            }
+        // The write-ahead file may hold nothing but the beginning of a segment.
+        if tree.size() > 0 && recovered.last_seq.is_none() {
+            let last = tree.files().entry(tree.size() - 1, tree.size()).map_err(OpenError::Tree)?;
+            recovered.last_seq = Statement::read(&last).ok().map(|last| last.seq);
         }
+        // A log that is begun had no key before.
+        let previous = previous.filter(|_| tree.size() > 0);
+        candidates.truncate(1 + usize::from(previous.is_some()));
         let lock = LockFile::open(&lock_path).map_err(|error| OpenError::LockFile(lock_path.clone(), error))?;
         let lock = lock.ok_or_else(|| OpenError::InUse(lock_path.clone()))?;
-        let in_lock = Signed::read(lock.last(), &lock_path, &vkeys)?;
-        let signed = match Signed::read(&read_if_there(&newest).map_err(io(&newest))?, &newest, &vkeys) {
+        let here = Signed::read(&read_if_there(&newest).map_err(io(&newest))?, &newest, &candidates);
+        let (apart, here) = match (Signed::read(lock.last(), &lock_path, &candidates), here) {
+            (Ok(apart), Ok(here)) => (apart, here),
             // Unlike the lock file it is not synced, and may hold anything after lost power; a new one is about to be written.
-            Err(OpenError::NotOurs(_)) if in_lock.0.is_some() => Signed::default(),
-            newest => newest?,
+            (Ok(apart), Err(_)) if apart.0.is_some() => (apart, Signed::default()),
+            (Err(not_ours), Ok(_)) => return Err(not_ours),
+            (_, Err(_)) => return Err(OpenError::AnotherKey(directory)),
         };
-        in_lock.holds_for(&tree, &lock_path)?;
-        signed.holds_for(&tree, &newest)?;
-        let signed_at = in_lock.1.max(signed.1);
+        apart.holds_for(&tree, &lock_path)?;
+        here.holds_for(&tree, &newest)?;
+        let signed_at = apart.1.max(here.1);
         known.iter().try_for_each(|known| known.held_against(&tree))?;
-        let of_witnesses = Witnesses::keys_of(config, base);
-        write_keys(&directory, &[&vkeys[..], &of_witnesses].concat()).map_err(io(&directory.join(KEYS)))?;
+        let rotates = {
+            let newest = [&here, &apart].into_iter().max_by_key(|signed| signed.size());
+            let (covered, note) = newest.map_or((0, None), |signed| (signed.size(), signed.0.as_ref().map(|(note, _)| note)));
+            let holder = match covered.checked_sub(recovered.first_index) {
+                _ if tree.size() == 0 => Some(0),
+                Some(known) => rotation::holder(&candidates, note, entries.iter().skip(usize::try_from(known).unwrap_or(usize::MAX))),
+                // Both checkpoints were lost, and the write-ahead file has not all that followed.
+                None => {
+                    let all = Entries::of(&directory).map_err(io(&directory))?.filter_map(Result::ok);
+                    rotation::holder(&candidates, note, all.filter(|(index, _)| *index >= covered).map(|(_, entry)| entry))
+                }
+            };
+            holder.ok_or_else(|| OpenError::AnotherKey(directory.clone()))? > 0
+        };
+        let listed = keys_of(&directory, &candidates.concat(), Witnesses::keys_of(config, base));
+        if !rotates {
+            write_keys(&directory, &listed).map_err(io(&directory.join(KEYS)))?;
+        }
 
         let next = recovered.last_seq.map_or(0, |last| last.saturating_add(1));
-        let (salts, found) = Salts::open(&directory, key.wrapping(), next, MAX_SUBJECTS).map_err(OpenError::Salts)?;
+        let before = previous.as_ref().map(|previous| &**previous.sealing());
+        let (salts, found) = Salts::open(&directory, key.sealing(), before, next, MAX_SUBJECTS).map_err(OpenError::Salts)?;
         let salts = Arc::new(salts);
         let to_sync = salts.clone();
         wal.sync_first(move || to_sync.sync());
 
-        let (signer, wal) = (Arc::new(Signer::new(key, origin, build, salts)), Arc::new(wal));
+        let (signer, wal) = (Arc::new(Signer::new(key, origin, build, salts).after(previous)), Arc::new(wal));
         let (files, ids) = (tree.files().clone(), tree.ids().clone());
         let now = Moment::now().unix_nanos();
         let mut resumed_after = None;
@@ -370,15 +399,27 @@ impl Ledger {
             }
             Some(last) => resumed_after = (wal.next() != last + 1).then_some(last),
         }
+        let unwritten = |Poisoned| OpenError::Io(directory.clone(), io::Error::other("the first entry could not be written"));
+        if let Some(before) = signer.previous().filter(|_| rotates) {
+            let resumed_after = resumed_after.take();
+            let told = wal.append_counted(Until::Ready, |_| (), |seq, ()| signer.rotation(seq, now, before, resumed_after));
+            told.map(drop).map_err(unwritten)?;
+        }
         let heart = Arc::new(Heart { signer: signer.clone(), counting: Counting::default(), opened: Moment::now() });
         let desk = Desk { directory: directory.clone(), wal: wal.clone(), tree, lock, heart: heart.clone(), signed_at, on_fatal };
         let publisher = Publisher::start(desk, next).map_err(io(&directory))?;
+        if rotates {
+            // Before the entry that endorses them is in the log, nothing may name them.
+            write_keys(&directory, &listed).map_err(io(&directory.join(KEYS)))?;
+        }
+        let vkeys = listed.into_iter().filter(|key| key.name == *signer.origin).collect();
         let inner = Inner {
             signer,
             wal,
             publisher,
             cosigning: OnceLock::new(),
             files,
+            vkeys,
             ids,
             slots: AtomicUsize::new(0),
             gaps: AtomicU64::new(0),
@@ -390,24 +431,33 @@ impl Ledger {
             events,
         };
         let begun = inner.count(Life::Began, resumed_after);
-        begun.map_err(|Poisoned| OpenError::Io(directory.clone(), io::Error::other("the first entry could not be written")))?;
+        begun.map_err(unwritten)?;
         // Before anybody is promised anything: were these lost, the next start would give the same numbers out again.
         inner.wal.goes_on().map_err(|error| OpenError::Io(directory.clone(), error))?;
         inner.finish_erasures(&found.untold).map_err(|error| OpenError::Io(directory.join(salts::FILE), error))?;
+        if found.by_previous {
+            // Until the log is of the new key, the old one alone opens them.
+            inner.signer.salts.reseal(inner.signer.key.sealing()).map_err(io(&directory.join(salts::FILE)))?;
+        }
         let salts_lost = found.begun && recovered.last_seq.is_some();
         let inner = Arc::new(inner);
         let weak = Arc::downgrade(&inner);
         let told = std::thread::Builder::new().name("prove-count".into()).spawn(move || tell_counts(&weak));
         told.map_err(|error| OpenError::Io(directory, error))?;
-        Ok((Self(inner), Opened { recovered, key: exposed, salts_lost }))
+        Ok((Self(inner), Opened { recovered, key: Exposed(exposed), salts_lost, rotated: rotates }))
     }
 
-    /// The log's public keys, as `keys.vkey` has them: the log key, the statement key, and the log's second key for
+    /// The log's public keys from here on, as `keys.vkey` begins with them: the log key, the statement key, and the log's second key for
     /// checkpoints (ML-DSA-44).
     #[must_use]
     pub fn vkeys(&self) -> [Vkey; 3] {
-        let Signer { key, origin, .. } = &*self.0.signer;
-        [key.log_vkey(origin), key.statement_vkey(origin), key.checkpoint_vkey(origin)]
+        self.0.signer.key.vkeys(&self.0.signer.origin)
+    }
+
+    /// The same, and after them those that the log had before: the newest first.
+    #[must_use]
+    pub fn all_vkeys(&self) -> Vec<Vkey> {
+        self.0.vkeys.clone()
     }
 
     /// Whether an entry could be taken now, for `/readyz`.
@@ -910,30 +960,31 @@ fn read_if_there(path: &Path) -> io::Result<Vec<u8>> {
 
 /// The checkpoint in a file, and when it was signed; no checkpoint and no time in an empty file.
 #[derive(Default)]
-struct Signed(Option<Checkpoint>, u64);
+struct Signed(Option<(Note, Checkpoint)>, u64);
 
 impl Signed {
-    /// Reads `note`, which was in the file `path`.
-    fn read(note: &[u8], path: &Path, vkeys: &[Vkey]) -> Result<Self, OpenError> {
+    /// Reads `note`, which was in the file `path` and must be by one of `candidates`.
+    fn read(note: &[u8], path: &Path, candidates: &[Vkeys]) -> Result<Self, OpenError> {
         if note.is_empty() {
             return Ok(Self::default());
         }
         let not_ours = || OpenError::NotOurs(path.to_owned());
         let note = Note::parse(note).map_err(|_| not_ours())?;
-        let opened = note.open(vkeys).map_err(|_| not_ours())?;
-        let checkpoint = Checkpoint::parse(note.text()).ok().filter(|checkpoint| checkpoint.origin == vkeys[0].name && opened.signed_by(0));
+        let checkpoint = Checkpoint::parse(note.text()).map_err(|_| not_ours())?;
+        let ours = candidates.iter().any(|[log, ..]| log.name == checkpoint.origin) && signer_of(&note, candidates).is_some();
+        let opened = note.open(&candidates.concat()).ok().filter(|_| ours).ok_or_else(not_ours)?;
         let time = opened.verified.iter().filter_map(|line| line.time).max().unwrap_or(0);
-        Ok(Self(Some(checkpoint.ok_or_else(not_ours)?), time))
+        Ok(Self(Some((note, checkpoint)), time))
     }
 
     /// How many entries it covers.
     fn size(&self) -> u64 {
-        self.0.as_ref().map_or(0, |checkpoint| checkpoint.size)
+        self.0.as_ref().map_or(0, |(_, checkpoint)| checkpoint.size)
     }
 
     /// Holds that the tree goes on from it.
     fn holds_for(&self, tree: &Tree, path: &Path) -> Result<(), OpenError> {
-        let Some(checkpoint) = &self.0 else { return Ok(()) };
+        let Some((_, checkpoint)) = &self.0 else { return Ok(()) };
         if checkpoint.size > tree.size() {
             return Err(OpenError::Behind(path.to_owned(), checkpoint.size, tree.size()));
         }
@@ -951,6 +1002,19 @@ fn make_folder(directory: &Path) -> io::Result<()> {
     above
         .map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
         .try_for_each(|above| std::fs::File::open(above)?.sync_all())
+}
+
+/// What `keys.vkey` is to say: `keys`, then the log's keys before them that it says already, then those of witnesses.
+fn keys_of(directory: &Path, keys: &[Vkey], witnesses: Vec<Vkey>) -> Vec<Vkey> {
+    let there = std::fs::read_to_string(directory.join(KEYS)).unwrap_or_default();
+    let mut listed = keys.to_vec();
+    for key in there.lines().filter_map(|line| line.parse::<Vkey>().ok()).filter(|key| key.name == keys[0].name) {
+        if !listed.contains(&key) {
+            listed.push(key);
+        }
+    }
+    listed.extend(witnesses);
+    listed
 }
 
 /// Writes the public keys where they are not there already.

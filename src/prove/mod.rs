@@ -28,6 +28,7 @@ mod receipt;
 pub mod reconcile;
 mod refusals;
 mod release;
+mod rotation;
 pub mod salts;
 mod segment;
 pub mod served;

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::heartbeat::{Heart, Life};
 use super::lock::{LockFile, Swap};
-use super::log::{Fatal, Wal, wants_descriptors};
+use super::log::{Fatal, Poisoned, Wal, wants_descriptors};
 use super::proof::SignedRoot;
 use super::tree::{Files, NEW, Tree, Unsettled};
 use crate::clock::Moment;
@@ -88,7 +88,7 @@ pub(super) struct Desk {
 }
 
 impl Publisher {
-    /// Puts what an earlier process left under a checkpoint of this one, and starts the thread. `below` is the number after the last
+    /// Puts what an earlier process left, and what was appended since, under a checkpoint of this one, and starts the thread. `below` is the number after the last
     /// that `desk.tree` holds. Blocks for a sync.
     ///
     /// # Errors
@@ -102,7 +102,17 @@ impl Publisher {
         let settling = thread::Builder::new().name("prove-settle".into()).spawn(move || settler.run(&to_settle))?;
         let left = (desk.tree.size() > 0).then_some((0, below));
         let mut work = Work { desk, shared: shared.clone(), tell, settle, unsettled: Unsettled::default(), gathered: left };
-        work.publish()?;
+        // An entry that hands the log over is under the first checkpoint of who goes on, or there is none.
+        let first = || {
+            work.desk.wal.sync().map_err(|Poisoned| io::Error::other("what was written first could not be synced"))?;
+            work.gather()?;
+            work.publish()
+        };
+        // On a thread of its own, for who opens a log may be one that drives tasks and may not wait for another.
+        thread::scope(|scope| {
+            let first = thread::Builder::new().spawn_scoped(scope, first)?;
+            first.join().unwrap_or_else(|_| Err(io::Error::other("the first checkpoint could not be made")))
+        })?;
         let running = move || {
             work.run();
             drop(work);
@@ -220,7 +230,7 @@ impl Work {
         let signer = &heart.signer;
         let (size, root, now) = (tree.size(), tree.root(), Moment::now().unix_seconds().max(*signed_at));
         let checkpoint = Checkpoint { origin: signer.origin.to_string(), size, root, extensions: Vec::new() };
-        let note = signer.key.sign_checkpoint(&checkpoint, now).map_err(|_| io::Error::other("no checkpoint could be signed"))?;
+        let note = signer.sign_checkpoint(&checkpoint, now).map_err(|_| io::Error::other("no checkpoint could be signed"))?;
         let note = note.to_string();
         let signed_root = signer.sign_root(root, size, now);
         match lock.swap(note.as_bytes()) {

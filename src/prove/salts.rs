@@ -2,8 +2,9 @@
 //!
 //! Every caller has a random key of its own, every month one for its pseudonyms, and one for what strangers sent. The salt of a
 //! commitment is `HMAC-SHA-256(key, id ‖ label)`: who holds the key can open every commitment of that caller, and once it is destroyed
-//! nobody can, the holder of the log's PEM included. The keys lie in the file `salts` of the log's folder, each wrapped by a key from the
-//! PEM and under a name that only the PEM's holder can tell, and in memory, where they are looked up.
+//! nobody can, the holder of the log's PEM included. The keys lie in the file `salts` of the log's folder, each wrapped
+//! by a key, and under a name, that only the PEM's holder can tell, and in memory, where they are looked up. The file has a master of its
+//! own, which the PEM opens: a log that goes on with another PEM has its keys still ([`Salts::reseal`]).
 //!
 //! **When a key is made.** Before the statement that uses it is laid in the log it is in the file (`write`), and the log's syncing thread
 //! syncs the file before it syncs the log. So no statement that survives a loss of power lost its key to it.
@@ -41,8 +42,8 @@ use super::pseudonyms::Pseudonyms;
 use crate::digest::Digest;
 use crate::trail::Who;
 
-use file::{Kept, RECORD};
-pub(super) use file::{Name, Wrapping};
+use file::{HEADER, Kept, RECORD};
+pub(super) use file::{Name, Sealing, Wrapping};
 use rewrite::{Leftover, Rewrite};
 
 /// How many callers have a key of their own. At the cap the file is 93 MB long, and they take about 120 MB of memory.
@@ -103,7 +104,12 @@ impl fmt::Display for OpenError {
         match self {
             Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
             Self::AnotherKey(path) => {
-                write!(f, "{}: these keys were wrapped by another log's key; restore the key, or the file", path.display())
+                write!(
+                    f,
+                    "{}: these keys were sealed by another log's key; restore the key, or the file, or name the key that the log had \
+                     before as prove.previous_key",
+                    path.display()
+                )
             }
             Self::Damaged(path, at, why) => write!(f, "{}: damaged at byte {at}: {why}; restore the file", path.display()),
         }
@@ -127,6 +133,8 @@ pub(super) struct Found {
     pub(super) begun: bool,
     /// How many bytes of a torn tail were cut off.
     pub(super) cut_bytes: u64,
+    /// The key before this one sealed it: [`Salts::reseal`] is to be called once the log goes on with this one.
+    pub(super) by_previous: bool,
     /// What was destroyed before the process died, and may have no entry yet; then `Salts::wipe` is to be called.
     pub(super) untold: Vec<Destroyed>,
 }
@@ -201,11 +209,20 @@ struct Writer {
     length: u64,
     /// A key that is made now has salted no entry with a smaller number.
     since: u64,
+    /// What the file begins with.
+    header: [u8; HEADER],
 }
 
 impl Salts {
-    /// Opens the keys in `directory`, of which the caller holds the lock, or begins them. `next` is the number of the log's next entry.
-    pub(super) fn open(directory: &Path, wrapping: Arc<Wrapping>, next: u64, most: usize) -> Result<(Self, Found), OpenError> {
+    /// Opens the keys in `directory`, of which the caller holds the lock, or begins them; what `previous` sealed opens too. `next` is the
+    /// number of the log's next entry.
+    pub(super) fn open(
+        directory: &Path,
+        sealing: &Sealing,
+        previous: Option<&Sealing>,
+        next: u64,
+        most: usize,
+    ) -> Result<(Self, Found), OpenError> {
         let path = directory.join(FILE);
         let io = |error| OpenError::Io(path.clone(), error);
         let mut found = Found::default();
@@ -214,13 +231,17 @@ impl Salts {
                 // No step of an erasure leaves it so: a hand did, and what lies there may be all that there is.
                 return Err(OpenError::Io(path, io::Error::other(format!("it is missing, and {OLD} is there: restore it"))));
             }
-            begin(directory, &wrapping).map_err(io)?;
+            begin(directory, sealing).map_err(io)?;
             found.begun = true;
         }
         let leftover = rewrite::leftover(directory).map_err(io)?;
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(io)?;
         let bytes = fs::read(&path).map_err(io)?;
+        let (wrapping, by_previous) = file::unsealed(&path, &bytes, sealing, previous)?;
+        found.by_previous = by_previous;
         let (kept, sound) = file::read(&path, &bytes, &wrapping)?;
+        let mut header = [0; HEADER];
+        header.copy_from_slice(&bytes[..HEADER]);
         if sound < bytes.len() {
             file.set_len(sound as u64).map_err(io)?;
             found.cut_bytes = (bytes.len() - sound) as u64;
@@ -245,7 +266,7 @@ impl Salts {
             most,
             keys: RwLock::new(keys),
             synced_file: ArcSwap::new(file.clone()),
-            writer: Mutex::new(Writer { file, length: sound as u64, since: next }),
+            writer: Mutex::new(Writer { file, length: sound as u64, since: next, header }),
             dirty: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             subjects: AtomicUsize::new(subjects),
@@ -340,11 +361,11 @@ impl Salts {
         let destroyed = self.kept().get(&name).ok_or(Error::Unknown)?.destroyed();
         // What an erasure before this one could not overwrite.
         rewrite::leftover(&self.directory).and_then(|_| rewrite::wipe_old(&self.directory)).map_err(Error::Before)?;
-        let mut new = Rewrite::begin(&self.directory, &self.wrapping.header(), name).map_err(Error::Before)?;
-        let (file, length) = {
+        let (file, length, header) = {
             let writer = held(&self.writer);
-            (writer.file.clone(), writer.length)
+            (writer.file.clone(), writer.length, writer.header)
         };
+        let mut new = Rewrite::begin(&self.directory, &header, Some(name)).map_err(Error::Before)?;
         new.catch_up(&file, length).map_err(Error::Before)?;
         let mut writer = held(&self.writer);
         new.catch_up(&writer.file, writer.length).and_then(|()| new.keep_old()).map_err(Error::Before)?;
@@ -366,6 +387,24 @@ impl Salts {
         let (seq, told) = tell(destroyed).map_err(Error::Untold)?;
         writer.since = writer.since.max(seq.saturating_add(1));
         Ok(told)
+    }
+
+    /// Seals the file for another PEM, which opens it from then on in the place of the one that sealed it. Blocks for four syncs; what
+    /// needs a new key meanwhile waits.
+    ///
+    /// A crash leaves the file as it was or as it is to be, whole. What the old header was overwritten with may not reach what a disk keeps
+    /// of the old one, as with an erasure.
+    pub(super) fn reseal(&self, sealing: &Sealing) -> io::Result<()> {
+        let header = sealing.header(&self.wrapping).ok_or_else(no_randomness)?;
+        let mut writer = held(&self.writer);
+        let mut new = Rewrite::begin(&self.directory, &header, None)?;
+        new.catch_up(&writer.file, writer.length)?;
+        let (file, length) = new.put()?;
+        let old = std::mem::replace(&mut writer.file, Arc::new(file));
+        (writer.length, writer.header) = (length, header);
+        self.synced_file.store(writer.file.clone());
+        rewrite::sync(&self.directory).inspect_err(|_| self.broken.store(true, Ordering::Release))?;
+        rewrite::wipe_header(&old)
     }
 
     /// Overwrites and unlinks the file that an erasure replaced.
@@ -428,15 +467,20 @@ impl Kept {
 }
 
 /// A file without a key in it, whole or not there at all.
-fn begin(directory: &Path, wrapping: &Wrapping) -> io::Result<()> {
+fn begin(directory: &Path, sealing: &Sealing) -> io::Result<()> {
     // One that was being begun when the process died.
     match fs::remove_file(directory.join(NEW)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    rewrite::begun(directory, &wrapping.header())?;
+    let header = Wrapping::fresh().and_then(|wrapping| sealing.header(&wrapping)).ok_or_else(no_randomness)?;
+    rewrite::begun(directory, &header)?;
     fs::rename(directory.join(NEW), directory.join(FILE))?;
     rewrite::sync(directory)
+}
+
+fn no_randomness() -> io::Error {
+    io::Error::other("the operating system gives no randomness")
 }
 
 /// A fresh key. As a salt that nobody keeps it closes a commitment for good.

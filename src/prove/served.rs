@@ -65,7 +65,7 @@ impl Ledger {
 
     /// The log's name and keys, and where its files are.
     fn description(&self) -> serde_json::Value {
-        let vkeys = self.vkeys();
+        let vkeys = self.all_vkeys();
         let cose: Vec<_> = vkeys
             .iter()
             .filter(|vkey| !matches!(vkey.key, PublicKey::MlDsa44(_)))

@@ -22,6 +22,7 @@
 //! | 16 | `counts` | heartbeat, see below |
 //! | 17 | `endorses` | key-rotation: the statement key (Ed25519), endorsed by the signature of the log key |
 //! | 18 | `change` | model-load, policy-change: `1` outcome (loaded, swapped, refused, retired; accepted, refused) · `2` reason |
+//! | 19 | `rotation` | key-rotation, but for entry 0: `1` the log key from here on (Ed25519) · `2` its consent (`rotation.rs`) · `3` the log key before, which signs the entry · `4` resumed_after, as in `counts` |
 //! | 20 | `erasure` | erasure: `1` how many keys were destroyed · `2` of what (subject, epoch, strangers) · `3`, `4` from and to which month (YYYYMM), of epochs and strangers |
 //! | 21 | `checkpoint_key` | key-rotation: the log's second key for checkpoints (ML-DSA-44), endorsed likewise |
 //!
@@ -69,7 +70,8 @@ use super::key::{Key, PublicKey, Vkey};
 use super::salts::Salts;
 use crate::clock::month;
 use crate::digest::Digest;
-use crate::tlog::signature::ML_DSA_44_PUBLIC;
+use crate::tlog::signature::{CannotSign, ML_DSA_44_PUBLIC};
+use crate::tlog::{Checkpoint, Note};
 use crate::tlog::tile::MAX_ENTRY;
 use crate::trail::{Step, Stop, Trail, Usage, Verdict, Who};
 
@@ -165,6 +167,8 @@ pub(super) struct Signer {
     endorsed: [u8; 32],
     build: Build,
     pub(super) salts: Arc<Salts>,
+    /// The key before, which signs checkpoints along.
+    previous: Option<Key>,
 }
 
 /// The answer, as far as its statement speaks of it.
@@ -185,7 +189,26 @@ impl Signer {
         let (log, statement) = (key.log_vkey(&origin), key.statement_vkey(&origin));
         let endorsed = key.statement_public();
         let node = origin.rsplit('/').next().unwrap_or_default().to_owned();
-        Self { key, node, kid: statement.kid(), log_kid: log.kid(), endorsed, origin, build, salts }
+        Self { key, node, kid: statement.kid(), log_kid: log.kid(), endorsed, origin, build, salts, previous: None }
+    }
+
+    /// With the key before it, which signs checkpoints along.
+    pub(super) fn after(self, previous: Option<Key>) -> Self {
+        Self { previous, ..self }
+    }
+
+    /// The key before, where it still signs along.
+    pub(super) fn previous(&self) -> Option<&Key> {
+        self.previous.as_ref()
+    }
+
+    /// Signs a checkpoint with this key, and along with it with the log key before: see `rotation.rs`.
+    pub(super) fn sign_checkpoint(&self, checkpoint: &Checkpoint, time: u64) -> Result<Note, CannotSign> {
+        let note = self.key.sign_checkpoint(checkpoint, time)?;
+        match &self.previous {
+            None => Ok(note),
+            Some(previous) => note.and(vec![previous.sign_along(checkpoint)]).map_err(|_| CannotSign),
+        }
     }
 
     /// Makes ready what a statement about this request needs, so that nothing is waited for between its number and its entry.
@@ -285,17 +308,24 @@ impl Signer {
     }
 
     pub(super) fn seal(&self, id: Uuid, t1: u64, payload: &[u8], by_log_key: bool) -> Vec<u8> {
+        if by_log_key {
+            self.seal_by(id, t1, payload, &self.log_kid, |message| self.key.sign_endorsement(message))
+        } else {
+            self.seal_by(id, t1, payload, &self.kid, |message| self.key.sign_statement(message))
+        }
+    }
+
+    /// The entry with this payload, signed with `sign`, the key's of this `kid`.
+    pub(super) fn seal_by(&self, id: Uuid, t1: u64, payload: &[u8], kid: &[u8], sign: impl FnOnce(&[u8]) -> [u8; 64]) -> Vec<u8> {
         let mut subject = [0; SUBJECT.len() + 36];
         subject[..SUBJECT.len()].copy_from_slice(SUBJECT.as_bytes());
         id.hyphenated().encode_lower(&mut subject[SUBJECT.len()..]);
         let subject = std::str::from_utf8(&subject).unwrap_or_default();
-        let kid = if by_log_key { &self.log_kid } else { &self.kid };
         let mut protected = Writer::with_room(192);
         protected.map(4).uint(1).negative(7).uint(3).text(CONTENT_TYPE).uint(4).bytes(kid);
         protected.uint(15).map(3).uint(1).text(&self.origin).uint(2).text(subject).uint(6).uint(t1 / 1_000_000_000);
         let protected = protected.done();
-        let message = to_be_signed(&protected, payload);
-        let signature = if by_log_key { self.key.sign_endorsement(&message) } else { self.key.sign_statement(&message) };
+        let signature = sign(&to_be_signed(&protected, payload));
         let mut entry = Writer::with_room(protected.len() + payload.len() + 80);
         entry.tag(18).array(4).bytes(&protected).map(0).bytes(payload).bytes(&signature);
         entry.done()
@@ -454,10 +484,25 @@ impl Statement {
         of_statements.into_iter().chain(of_checkpoints.map(PublicKey::MlDsa44)).collect()
     }
 
-    /// The last number before a restart that may have lost entries, in a heartbeat that says so.
+    /// The last number before a restart that may have lost entries, in a heartbeat or a rotation that says so.
     #[must_use]
     pub fn resumed_after(&self) -> Option<u64> {
-        (self.kind == Kind::Heartbeat).then(|| unsigned(map(&self.fields, 16)?, 3)).flatten()
+        match self.kind {
+            Kind::Heartbeat => unsigned(map(&self.fields, 16)?, 3),
+            Kind::KeyRotation => unsigned(map(&self.fields, 19)?, 4),
+            _ => None,
+        }
+    }
+
+    /// What an entry that hands the log over says: the log key after, its consent, and the log key before.
+    pub(super) fn rotation(&self) -> Option<([u8; 32], &[u8], [u8; 32])> {
+        let told = (self.kind == Kind::KeyRotation).then(|| map(&self.fields, 19)).flatten()?;
+        Some((bytes(told, 1)?.try_into().ok()?, bytes(told, 2)?, bytes(told, 3)?.try_into().ok()?))
+    }
+
+    /// Whether it is an entry that says anything of handing the log over.
+    pub(super) fn has_rotation(&self) -> bool {
+        field(&self.fields, 19).is_some()
     }
 
     /// The commitments that it holds, by their labels: to the request's bytes, the answer's, and the root of a stream's events.
@@ -531,7 +576,7 @@ const FIELDS: [(&str, &[&str]); 22] = [
     ("counts", &["gaps", "suppressed", "resumed_after", "life", "accepted", "forwarded", "abandoned", "statements", "bytes"]),
     ("endorses", &[]),
     ("change", &["outcome", "reason"]),
-    ("", &[]),
+    ("rotation", &["log_key", "consent", "before", "resumed_after"]),
     ("erasure", &["keys", "of", "from", "to"]),
     ("checkpoint_key", &[]),
 ];

@@ -18,11 +18,16 @@ use super::proof::SignedRoot;
 use super::publisher::{CHECKPOINT, CHECKPOINT_COSE};
 use super::salts;
 use super::segment::{First, HEADER, Record, numbers, segment_number, sound_after};
-use super::statement::{Kind, Statement, id_of};
+use super::statement::{Statement, id_of};
 use super::tree::{Files, NEW};
 use crate::tlog::merkle::{self, Hash};
 use crate::tlog::tile::{self, Edge, Tile, WIDTH};
+use crate::tlog::note::Verified;
 use crate::tlog::{Checkpoint, Note};
+
+mod trust;
+
+use trust::Trust;
 
 /// How many problems are told; more are counted.
 const TOLD: usize = 100;
@@ -81,7 +86,8 @@ impl Report {
 
 /// Verifies the log in `directory`: that every file in it is what the entries make of it, every entry a statement with its number in
 /// order, in its one encoding and with a signature that holds, the checkpoint over them signed, and that nothing else is there. `keys`
-/// are those of the log key, which vouches for the others in entry 0, and of witnesses; without any, those in `keys.vkey` are used.
+/// are the log key with which the log was begun, which vouches for the others in entry 0 and for those that came after it, and those of
+/// witnesses; without any, those in `keys.vkey` are used.
 ///
 /// # Errors
 /// When the folder or a file in it cannot be read at all.
@@ -99,7 +105,7 @@ pub fn verify_dir(directory: &Path, keys: Option<&[Vkey]>) -> io::Result<Report>
         files: Files::of(directory),
         heads,
         report,
-        trusted,
+        trust: Trust::new(trusted),
         own: own.clone(),
         edge: Edge::default(),
         bundle: Vec::new(),
@@ -111,7 +117,8 @@ pub fn verify_dir(directory: &Path, keys: Option<&[Vkey]>) -> io::Result<Report>
     check.tiles(there)?;
     check.checkpoint();
     let name = check.heads.note.as_ref().map_or_else(String::new, |(_, checkpoint)| checkpoint.origin.clone());
-    let Check { mut report, trusted, .. } = check;
+    let Check { mut report, trust, .. } = check;
+    let trusted = trust.keys();
     // Who verifies names the witnesses that count; the log only lists those it asks.
     let of_log = |key: &&Vkey| key.name == name || matches!(key.kind(), KeyKind::Log | KeyKind::Statement);
     for key in own.iter().filter(of_log).filter(|key| !trusted.contains(key)) {
@@ -127,8 +134,8 @@ struct Heads {
     /// The newest checkpoint that witnesses have cosigned, and the root that the tree had at its size.
     witnessed: Option<(Note, Checkpoint, Option<Hash>)>,
     signed_root: Option<SignedRoot>,
-    /// The root at the checkpoint's size, and whether the tree had the root of `checkpoint.cose` there or later.
-    found: (Option<Hash>, bool),
+    /// The root at the checkpoint's size, and the size, that or a later one, at which the tree had the root of `checkpoint.cose`.
+    found: (Option<Hash>, Option<u64>),
 }
 
 impl Heads {
@@ -170,7 +177,7 @@ impl Heads {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
-        Ok(Self { note, witnessed, signed_root, found: (None, false) })
+        Ok(Self { note, witnessed, signed_root, found: (None, None) })
     }
 
     /// The tree has `size` leaves and this root.
@@ -187,7 +194,7 @@ impl Heads {
             && at.is_some_and(|at| at <= edge.size())
             && signed.size() == Some(edge.size())
         {
-            self.found.1 = *signed.root() == edge.root();
+            self.found.1 = (*signed.root() == edge.root()).then(|| edge.size());
         }
     }
 }
@@ -237,7 +244,7 @@ struct Check {
     files: Files,
     heads: Heads,
     report: Report,
-    trusted: Vec<Vkey>,
+    trust: Trust,
     /// The keys that the log lists itself.
     own: Vec<Vkey>,
     edge: Edge,
@@ -383,20 +390,8 @@ impl Check {
         if statement.issued != statement.signed_at / 1_000_000_000 {
             self.report.problem(format!("{place}: its two times differ"));
         }
-        if (index == 0) != (statement.kind == Kind::KeyRotation) {
-            self.report.problem(format!("{place}: entry 0, and no other, is the endorsement of the statement key"));
-        }
-        let by = if statement.kind == Kind::KeyRotation { KeyKind::Log } else { KeyKind::Statement };
-        let Some(signer) = self.trusted.iter().find(|key| key.kind() == by && statement.signed_by(key)) else {
-            self.report.problem(format!("{place}: signed by no key that is given or endorsed"));
-            return;
-        };
-        let name = signer.name.clone();
-        for key in statement.endorses() {
-            let endorsed = Vkey { name: name.clone(), key };
-            if !self.trusted.contains(&endorsed) {
-                self.trusted.push(endorsed);
-            }
+        if let Err(why) = self.trust.follow(statement, index) {
+            self.report.problem(format!("{place}: {why}"));
         }
     }
 
@@ -477,14 +472,15 @@ impl Check {
             if !checkpoint.extensions.is_empty() {
                 report.problem(format!("{CHECKPOINT}: lines that this version does not know"));
             }
-            match note.open(&self.trusted) {
+            let trusted = self.trust.keys();
+            match note.open(trusted) {
                 Ok(opened) => {
-                    report.signed_by = opened.verified.iter().map(|line| named(&self.trusted[line.key])).collect();
+                    report.signed_by = opened.verified.iter().map(|line| named(&trusted[line.key])).collect();
                     for line in opened.unknown.iter().filter_map(|line| note.lines().get(*line)) {
                         report.problem(format!("{CHECKPOINT}: a line of {}, whose key is not known", line.name));
                     }
-                    let own = |key: &Vkey| key.kind() == KeyKind::Log && key.name == checkpoint.origin;
-                    if !opened.verified.iter().any(|line| own(&self.trusted[line.key])) {
+                    let own = |key: &Vkey| key.name == checkpoint.origin && self.trust.holds(key, checkpoint.size);
+                    if !opened.verified.iter().any(|line| own(&trusted[line.key])) {
                         report.problem(format!("{CHECKPOINT}: not signed by the log's own key"));
                     }
                 }
@@ -496,27 +492,30 @@ impl Check {
                 report.problem(format!("{WITNESSED}: its root is not that of the first {} entries", checkpoint.size));
             }
             // Those whose keys nobody gave are held against the keys that the log lists: they must be whole, and count for nothing.
-            let listed: Vec<Vkey> = self.trusted.iter().chain(self.own.iter().filter(|key| !self.trusted.contains(key))).cloned().collect();
+            let trusted = self.trust.keys();
+            let listed: Vec<Vkey> = trusted.iter().chain(self.own.iter().filter(|key| !trusted.contains(key))).cloned().collect();
             match note.open(&listed) {
                 Ok(opened) => {
                     for line in opened.unknown.iter().filter_map(|line| note.lines().get(*line)) {
                         report.problem(format!("{WITNESSED}: a line of {}, whose key is not known", line.name));
                     }
-                    if !opened.verified.iter().any(|line| listed[line.key].kind() == KeyKind::Log && line.key < self.trusted.len()) {
+                    let own = |line: &Verified| line.key < trusted.len() && self.trust.holds(&listed[line.key], checkpoint.size);
+                    if !opened.verified.iter().any(own) {
                         report.problem(format!("{WITNESSED}: not signed by the log's own key"));
                     }
                     let witnesses =
-                        opened.verified.iter().filter(|line| listed[line.key].name != checkpoint.origin && line.key < self.trusted.len());
+                        opened.verified.iter().filter(|line| listed[line.key].name != checkpoint.origin && line.key < trusted.len());
                     report.witnessed = Some((checkpoint.size, witnesses.map(|line| named(&listed[line.key])).collect()));
                 }
                 Err(error) => report.problem(format!("{WITNESSED}: {error}")),
             }
         }
         if let Some(signed) = &self.heads.signed_root {
-            if !self.heads.found.1 {
+            if self.heads.found.1.is_none() {
                 report.problem(format!("{CHECKPOINT_COSE}: its root is not that of any tree from the checkpoint's on"));
             }
-            if !self.trusted.iter().any(|key| key.kind() == KeyKind::Log && signed.signed_by(key)) {
+            let size = self.heads.found.1.unwrap_or(u64::MAX);
+            if !self.trust.keys().iter().any(|key| self.trust.holds(key, size) && signed.signed_by(key)) {
                 report.problem(format!("{CHECKPOINT_COSE}: not signed by the log's own key"));
             }
         }

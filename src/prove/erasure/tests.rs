@@ -112,7 +112,8 @@ async fn after_an_erasure_the_whole_folder_and_the_pem_give_no_salt_of_that_call
     let id = receipt.id().unwrap();
     let commit = of_answer(&Statement::read(house.ledger.find(id, &a(), false).await.unwrap().statement()).unwrap());
     let pem = std::fs::read(house.folder.path().join("provenance.key")).unwrap();
-    let wrapping = Key::from_pem(&pem).unwrap().wrapping();
+    let sealing = Key::from_pem(&pem).unwrap().sealing().clone();
+    let wrapping = sealing.open(&std::fs::read(house.log().join(salts::FILE)).unwrap()).unwrap();
     let found = |folder: &Path| {
         let keys = keys_anywhere(folder, &wrapping);
         let salts = keys.iter().map(|key| salts::Salting::of(key, None).salt(id, "response"));
@@ -124,7 +125,7 @@ async fn after_an_erasure_the_whole_folder_and_the_pem_give_no_salt_of_that_call
     assert_eq!(found(&house.log()), (2, 0));
     // What this way of looking might miss, the program's own does not find either.
     house.ledger.close();
-    let (salts, _) = Salts::open(&house.log(), wrapping.clone(), 100, 10).unwrap();
+    let (salts, _) = Salts::open(&house.log(), &sealing, None, 100, 10).unwrap();
     assert!(salts.of_subject(&a(), u64::MAX).is_none());
 }
 

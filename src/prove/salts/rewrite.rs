@@ -1,9 +1,10 @@
-//! The file without one of its keys, put in the place of the file with it.
+//! The file without one of its keys, or with another header, put in the place of the file as it was.
 //!
 //! In this order, each step done before the next begins: the new file is written beside the old one and synced · the old one is given a
 //! second name · the new one takes its first name, in one step · the entry is appended · the old one is overwritten with zeros, synced
 //! and unlinked. Whoever opens the folder after any of them finds either the old file whole or the new file whole, and by the second
-//! name what is left to do: see [`leftover`].
+//! name what is left to do: see [`leftover`]. With another header and every key it takes its place likewise, without the second
+//! name: there is nothing to tell of, and of the old one only the header is overwritten.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -19,7 +20,7 @@ const PIECE: usize = 64 << 10;
 /// A new file, on its way.
 pub(super) struct Rewrite<'a> {
     directory: &'a Path,
-    without: Name,
+    without: Option<Name>,
     new: File,
     /// How much of the old file is in it.
     copied: u64,
@@ -29,7 +30,7 @@ pub(super) struct Rewrite<'a> {
 
 impl<'a> Rewrite<'a> {
     /// Begins it beside the old one.
-    pub(super) fn begin(directory: &'a Path, header: &[u8; HEADER], without: Name) -> io::Result<Self> {
+    pub(super) fn begin(directory: &'a Path, header: &[u8; HEADER], without: Option<Name>) -> io::Result<Self> {
         discard_new(directory)?;
         let new = begun(directory, header)?;
         Ok(Self { directory, without, new, copied: HEADER as u64, length: HEADER as u64 })
@@ -41,7 +42,7 @@ impl<'a> Rewrite<'a> {
         while self.copied < end {
             let piece = usize::try_from(end - self.copied).unwrap_or(usize::MAX).min(buffer.len());
             old.read_exact_at(&mut buffer[..piece], self.copied)?;
-            for record in buffer[..piece].chunks_exact(RECORD).filter(|record| name_of(record) != self.without) {
+            for record in buffer[..piece].chunks_exact(RECORD).filter(|record| self.without.is_none_or(|name| name_of(record) != name)) {
                 self.new.write_all_at(record, self.length)?;
                 self.length += RECORD as u64;
             }
@@ -103,6 +104,12 @@ pub(super) fn leftover(directory: &Path) -> io::Result<Leftover> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok(Leftover::Old(bytes))
+}
+
+/// Overwrites the header of a file that has no name any more: what it sealed opens no more with the key that sealed it.
+pub(super) fn wipe_header(old: &File) -> io::Result<()> {
+    old.write_all_at(&[0; HEADER], 0)?;
+    old.sync_all()
 }
 
 /// Overwrites the old file with zeros, syncs it, and unlinks it. Nothing to do where there is none.

@@ -3,21 +3,24 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use super::file::HEADER;
 use super::*;
-use crate::prove::key::Key;
 use crate::secret::Secret;
 
 struct House {
     folder: tempfile::TempDir,
-    wrapping: Arc<Wrapping>,
+    sealing: Arc<Sealing>,
 }
 
 fn house() -> House {
-    House { folder: tempfile::tempdir().unwrap(), wrapping: Key::from_pem(Key::generate_pem().expose()).unwrap().wrapping() }
+    House { folder: tempfile::tempdir().unwrap(), sealing: sealing(1) }
+}
+
+fn sealing(seed: u8) -> Arc<Sealing> {
+    Sealing::new(&Secret::new(vec![seed; 32])).unwrap()
 }
 
 impl House {
     fn try_open(&self) -> Result<(Salts, Found), OpenError> {
-        Salts::open(self.folder.path(), self.wrapping.clone(), 0, 3)
+        Salts::open(self.folder.path(), &self.sealing, None, 0, 3)
     }
 
     fn open(&self) -> Salts {
@@ -205,9 +208,87 @@ fn the_keys_of_another_log_do_not_open_and_the_error_says_why() {
     let mut house = house();
     drop(house.open());
     // Even without a single key in it.
-    house.wrapping = Wrapping::new(&Secret::new(vec![9; 32])).unwrap();
+    house.sealing = sealing(9);
     let error = house.try_open().map(drop).unwrap_err();
     assert!(matches!(error, OpenError::AnotherKey(_)) && error.to_string().contains("another log's key"), "{error}");
+}
+
+#[test]
+fn what_the_key_before_sealed_opens_with_both_and_once_sealed_anew_with_the_new_one_alone() {
+    let mut house = house();
+    let salts = house.open();
+    let a = salt(&salts.of(Some(&who("a")), 202_611, Some(1)));
+    let pseudonyms = salts.pseudonyms(&who("a"), 202_611);
+    drop(salts);
+    let before = std::mem::replace(&mut house.sealing, sealing(9));
+    assert!(matches!(house.try_open(), Err(OpenError::AnotherKey(_))));
+    let (salts, found) = Salts::open(house.folder.path(), &house.sealing, Some(&before), 2, 3).unwrap();
+    assert!(found.by_previous && !found.begun);
+    assert_eq!(kept(&salts, "a", 1), Some(a));
+    let old = fs::File::open(house.path(FILE)).unwrap();
+    salts.reseal(&house.sealing).unwrap();
+    assert_eq!(house.names(), [FILE]);
+    let mut header = [1; HEADER];
+    old.read_exact_at(&mut header, 0).unwrap();
+    assert_eq!(header, [0; HEADER], "what the old key opens is overwritten");
+    // What comes after goes into the new file, and an erasure keeps the new header.
+    let b = salt(&salts.of(Some(&who("b")), 202_611, Some(3)));
+    salts.of(Some(&who("c")), 202_611, Some(4));
+    salts.erase(salts.subject("acme", "c"), told(5)).unwrap();
+    salts.wipe().unwrap();
+    salts.sync().unwrap();
+    drop(salts);
+    let (salts, found) = house.try_open().unwrap();
+    assert!(!found.by_previous);
+    assert_eq!((kept(&salts, "a", 1), kept(&salts, "b", 3), kept(&salts, "c", 4)), (Some(a), Some(b), None));
+    assert_eq!(salts.pseudonyms(&who("a"), 202_611), pseudonyms);
+    house.sealing = before;
+    assert!(matches!(house.try_open(), Err(OpenError::AnotherKey(_))), "the old key alone opens nothing any more");
+}
+
+#[test]
+fn a_crash_before_or_after_the_new_header_takes_its_place_leaves_a_file_that_opens_with_both_keys() {
+    for step in 0..=3 {
+        let house = house();
+        let salts = house.open();
+        let a = salt(&salts.of(Some(&who("a")), 202_611, Some(1)));
+        let after = sealing(9);
+        let header = after.header(&salts.wrapping).unwrap();
+        let (file, length) = {
+            let writer = held(&salts.writer);
+            (writer.file.clone(), writer.length)
+        };
+        let mut crashed = Rewrite::begin(house.folder.path(), &header, None).unwrap();
+        if step > 0 {
+            crashed.catch_up(&file, length).unwrap();
+        }
+        if step > 1 {
+            crashed.put().unwrap();
+        }
+        if step > 2 {
+            rewrite::wipe_header(&file).unwrap();
+        }
+        drop(salts);
+        let (salts, found) = Salts::open(house.folder.path(), &after, Some(&house.sealing), 2, 3).unwrap();
+        assert_eq!((found.by_previous, kept(&salts, "a", 1)), (step < 2, Some(a)), "step {step}");
+        assert_eq!(house.names(), [FILE]);
+    }
+}
+
+#[test]
+fn an_erasure_that_a_crash_left_half_done_is_told_after_the_file_was_sealed_anew() {
+    let house = house();
+    let salts = house.open();
+    salts.of(Some(&who("a")), 202_611, Some(1));
+    salts.erase(salts.subject("acme", "a"), told(5)).unwrap();
+    // It dies before the old file is overwritten; and the next process after it sealed the new one, and before it told.
+    let after = sealing(9);
+    salts.reseal(&after).unwrap();
+    drop(salts);
+    let (salts, found) = Salts::open(house.folder.path(), &after, None, 6, 3).unwrap();
+    assert_eq!(found.untold, [SUBJECT]);
+    salts.wipe().unwrap();
+    assert_eq!(house.names(), [FILE]);
 }
 
 #[test]
@@ -268,7 +349,7 @@ fn a_crash_after_any_step_of_an_erasure_leaves_the_key_or_takes_it_and_touches_n
             let writer = held(&salts.writer);
             (writer.file.clone(), writer.length)
         };
-        let mut crashed = Some(Rewrite::begin(directory, &house.wrapping.header(), name).unwrap());
+        let mut crashed = Some(Rewrite::begin(directory, &held(&salts.writer).header, Some(name)).unwrap());
         if step > 0 {
             crashed.as_mut().unwrap().catch_up(&file, length).unwrap();
         }
@@ -355,7 +436,7 @@ fn a_sync_comes_after_what_was_written_and_not_twice() {
 #[test]
 fn statements_that_are_made_during_erasures_lose_no_other_key_and_get_none_that_is_gone() {
     let house = house();
-    let (salts, _) = Salts::open(house.folder.path(), house.wrapping.clone(), 0, 10_000).unwrap();
+    let (salts, _) = Salts::open(house.folder.path(), &house.sealing, None, 0, 10_000).unwrap();
     let numbers = AtomicU64::new(1);
     let next = || numbers.fetch_add(1, Ordering::AcqRel);
     let stop = AtomicBool::new(false);
@@ -409,7 +490,7 @@ fn statements_that_are_made_during_erasures_lose_no_other_key_and_get_none_that_
     });
     let last = *erased.last().unwrap();
     drop(salts);
-    let (salts, _) = Salts::open(house.folder.path(), house.wrapping.clone(), numbers.into_inner(), 10_000).unwrap();
+    let (salts, _) = Salts::open(house.folder.path(), &house.sealing, None, numbers.into_inner(), 10_000).unwrap();
     for (caller, seq, salted) in &theirs {
         assert_eq!(kept(&salts, caller, *seq).as_ref(), Some(salted), "{caller} {seq}");
     }

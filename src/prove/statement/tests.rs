@@ -15,7 +15,7 @@ pub(in crate::prove) fn signer() -> Signer {
     let key = Key::from_pem(SEED.as_bytes()).unwrap();
     // The open file outlives its folder.
     let folder = tempfile::tempdir().unwrap();
-    let (salts, _) = Salts::open(folder.path(), key.wrapping(), 0, 100).unwrap();
+    let (salts, _) = Salts::open(folder.path(), key.sealing(), None, 0, 100).unwrap();
     Signer::new(key, "gateway.example/portcullis/node1".into(), build, Arc::new(salts))
 }
 
