@@ -237,6 +237,9 @@ fn proof(arguments: &ProofArgs) -> Result<(), No> {
 
 fn tail(dir: &Path, lines: u64, follow: bool) -> Result<(), No> {
     let (last, mut entries) = Entries::last(dir, usize::try_from(lines).unwrap_or(0)).map_err(at(dir))?;
+    if (last.len() as u64) < lines {
+        tell_pruned(dir)?;
+    }
     let mut out = io::stdout().lock();
     for (seq, entry) in last {
         // A reader that has seen enough closes the pipe, which is not a failure.
@@ -267,6 +270,10 @@ fn tail(dir: &Path, lines: u64, follow: bool) -> Result<(), No> {
 
 fn export(arguments: &ExportArgs) -> Result<(), No> {
     let dir = &arguments.dir;
+    let one = arguments.id.is_some() || arguments.seq.is_some();
+    if !one {
+        tell_pruned(dir)?;
+    }
     let mut out = io::BufWriter::new(io::stdout().lock());
     let mut found = false;
     for entry in Entries::of_live(dir).map_err(at(dir))? {
@@ -292,7 +299,7 @@ fn export(arguments: &ExportArgs) -> Result<(), No> {
     }
     // A closed pipe, as above.
     let _ = out.flush();
-    if !found && (arguments.id.is_some() || arguments.seq.is_some()) { Err(No::because("no such entry")) } else { Ok(()) }
+    if !found && one { Err(no_such_entry(dir)) } else { Ok(()) }
 }
 
 impl ExportArgs {
@@ -346,6 +353,9 @@ fn show(dir: &Path, which: Option<&str>) -> Result<(), No> {
             _ => return Err(No::because(format!("{text:?} is neither a receipt's id nor an entry's number"))),
         },
     };
+    if which.is_none() {
+        tell_pruned(dir)?;
+    }
     let mut shown = 0;
     let mut out = io::stdout().lock();
     for entry in statements(dir, select).map_err(&told)? {
@@ -355,5 +365,22 @@ fn show(dir: &Path, which: Option<&str>) -> Result<(), No> {
             return Ok(());
         }
     }
-    if shown == 0 && which.is_some() { Err(No::because("no such entry")) } else { Ok(()) }
+    if shown == 0 && which.is_some() { Err(no_such_entry(dir)) } else { Ok(()) }
+}
+
+/// Why an entry is not there: it never was, or it may have been pruned.
+fn no_such_entry(dir: &Path) -> No {
+    match Entries::first_index(dir) {
+        Ok(0) | Err(_) => No::because("no such entry"),
+        Ok(first) => No::because(format!("no such entry; those before {first} were pruned")),
+    }
+}
+
+/// Says beside the entries that those before them are gone.
+fn tell_pruned(dir: &Path) -> Result<(), No> {
+    let first = Entries::first_index(dir).map_err(at(dir))?;
+    if first > 0 {
+        eprintln!("portcullis: {}: entries before {first} were pruned", dir.display());
+    }
+    Ok(())
 }

@@ -102,6 +102,9 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     if opened.key.0 {
         eprintln!("portcullis: warning: others than its owner may read the provenance key: chmod 600 it");
     }
+    if opened.rotated {
+        eprintln!("portcullis: the provenance log has gone over to the new key; its public keys are in keys.vkey");
+    }
     if opened.salts_lost {
         eprintln!("portcullis: warning: the file of the salts' keys was not there: what the log committed to before cannot be opened");
     }
@@ -407,6 +410,7 @@ fn observe_log(house: &Arc<House>) {
     let size: Read = |house, observe| observe(&[], house.ledger.counters().checkpoints.size as f64);
     let checkpoints: Read = |house, observe| observe(&[], house.ledger.counters().checkpoints.checkpoints as f64);
     let failures: Read = |house, observe| observe(&[], house.ledger.counters().checkpoints.failures as f64);
+    let unpruned: Read = |house, observe| observe(&[], house.ledger.counters().checkpoints.unpruned as f64);
     let full: Read = |house, observe| observe(&[], f64::from(house.ledger.counters().full));
     let witnessed: Read = |house, observe| {
         house.ledger.counters().witnesses.iter().for_each(|witnesses| observe(&[], witnesses.size as f64));
@@ -419,6 +423,7 @@ fn observe_log(house: &Arc<House>) {
         (metric::LOG_SIZE, Kind::Gauge, size),
         (metric::LOG_CHECKPOINTS, Kind::Counter, checkpoints),
         (metric::LOG_CHECKPOINT_FAILURES, Kind::Counter, failures),
+        (metric::LOG_PRUNE_FAILURES, Kind::Counter, unpruned),
         (metric::LOG_FULL, Kind::Gauge, full),
         (metric::LOG_WITNESSED_SIZE, Kind::Gauge, witnessed),
         (metric::LOG_WITNESS_FAILURES, Kind::Counter, unwitnessed),

@@ -18,6 +18,8 @@ pub enum Changed {
     Retired,
     /// A policy is in force.
     Accepted,
+    /// Entries that are older than they are to be kept go.
+    Pruned,
 }
 
 impl Changed {
@@ -30,6 +32,7 @@ impl Changed {
             Self::Refused => "refused",
             Self::Retired => "retired",
             Self::Accepted => "accepted",
+            Self::Pruned => "pruned",
         }
     }
 }

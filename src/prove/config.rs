@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::prune::SHORTEST;
 use super::witness::{self, WitnessConfig};
 use crate::mistake::Mistake;
+use crate::unit::Span;
 
 /// The longest origin in bytes: it stands in every statement and every receipt header.
 const MAX_ORIGIN: usize = 128;
@@ -27,6 +29,8 @@ pub struct Config {
     /// The file of the last checkpoint that was signed; `directory` with `.lock` after it unless given. It should lie where it is not
     /// restored together with the log.
     pub lock: Option<PathBuf>,
+    /// How long entries are kept at least; for ever unless given.
+    pub keep: Option<Spanned<Span>>,
     /// Who cosigns its checkpoints.
     #[serde(default)]
     pub witness: Vec<WitnessConfig>,
@@ -44,6 +48,9 @@ impl Config {
         // C2SP signed-note forbids spaces and "+" in a key's name; a structured field's string is printable ASCII.
         let plain = |c: u8| c.is_ascii_graphic() && !b"+\"\\".contains(&c);
         let mut mistakes = witness::mistakes(self);
+        if let Some(keep) = self.keep.as_ref().filter(|keep| keep.get_ref().0 < SHORTEST) {
+            mistakes.push(Mistake::at(keep.span(), "prove.keep must be one day or more, such as \"400d\""));
+        }
         if !origin.is_empty() && origin.len() <= MAX_ORIGIN && origin.bytes().all(plain) {
             return mistakes;
         }
@@ -174,6 +181,16 @@ mod tests {
     #[test]
     fn each_mode_waits_for_more_than_the_one_before_it() {
         assert!(Mode::ALL.is_sorted_by(|one, other| one < other));
+    }
+
+    #[test]
+    fn entries_are_kept_for_a_day_at_least() {
+        let mistakes = |keep: &str| {
+            let text = format!("directory = \"d\"\norigin = \"a\"\nkey = \"k\"\nkeep = \"{keep}\"");
+            toml::from_str::<Config>(&text).unwrap().mistakes().len()
+        };
+        assert_eq!(["1d", "24h", "86400s", "400d"].map(mistakes), [0; 4]);
+        assert_eq!(["86399s", "23h", "0s"].map(mistakes), [1; 3]);
     }
 
     #[test]

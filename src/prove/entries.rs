@@ -62,6 +62,18 @@ impl Entries {
         Ok(Self { live: true, ..Self::of(directory)? })
     }
 
+    /// The index of the first entry that is there: those before it were pruned.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn first_index(directory: &Path) -> io::Result<u64> {
+        let size = match numbers(directory)?.first() {
+            Some(number) => first_of(directory, *number)?.map_or(0, |first| first.index),
+            None => covered(directory)?,
+        };
+        Ok(Files::of(directory).first_index(size))
+    }
+
     /// The last `count` entries of a log that may be growing, and what comes after them. Reads from the end, segment by segment.
     ///
     /// # Errors
@@ -136,8 +148,8 @@ impl Entries {
         let files = Files::of(&self.directory);
         let bundle = |number| Tile::of(None, number, size).unwrap_or(Tile { level: None, number, width: WIDTH as u16 });
         // What was pruned is whole bundles from the beginning on.
-        while self.next.is_multiple_of(WIDTH) && self.next + WIDTH <= end && !files.path(bundle(self.next / WIDTH)).exists() {
-            self.next += WIDTH;
+        if !files.path(bundle(self.next / WIDTH)).exists() {
+            self.next = self.next.max(files.first_index(end));
         }
         let bundle = bundle(self.next / WIDTH);
         let within = (self.next % WIDTH) as usize;

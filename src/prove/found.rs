@@ -102,6 +102,8 @@ pub enum NoProof {
     Checkpoint(PathBuf),
     /// No checkpoint covers such an entry.
     NoSuchEntry,
+    /// If there was such an entry, it was pruned: the first that is there has this index.
+    Pruned(u64),
 }
 
 impl fmt::Display for NoProof {
@@ -111,6 +113,7 @@ impl fmt::Display for NoProof {
             Self::Tree(error) => error.fmt(f),
             Self::Checkpoint(path) => write!(f, "{}: no checkpoint, or one of another root than the others", path.display()),
             Self::NoSuchEntry => f.write_str("no checkpoint covers such an entry"),
+            Self::Pruned(first) => write!(f, "pruned: entries before {first} are gone, and such an entry would be among them"),
         }
     }
 }
@@ -155,13 +158,32 @@ impl Found {
             Select::Seq(seq) => of_number(&files, size, seq)?,
             Select::All => None,
         };
-        let index = index.filter(|index| *index < size).ok_or(NoProof::NoSuchEntry)?;
+        let Some(index) = index.filter(|index| *index < size) else {
+            return Err(pruned(&files, size, select).map_or(NoProof::NoSuchEntry, NoProof::Pruned));
+        };
+        if let Some(first) = Some(files.first_index(size)).filter(|first| index < *first) {
+            return Err(NoProof::Pruned(first));
+        }
         let entry = files.entry(index, size).map_err(NoProof::Tree)?;
         let statement = Statement::read(&entry).map_err(|_| NoProof::NoSuchEntry)?;
         let path = merkle::inclusion(index, size, &mut files.subtrees(size, size)).map_err(NoProof::Tree)?;
         let published = Arc::new(Published { size, below: 0, root, note: note.to_string(), signed_root: Some(signed_root) });
         Ok(Self { entry: entry.into(), statement, state: State::Included, included: Some(Included { index, path, published }) })
     }
+}
+
+/// The index of the first entry that is there, where one that was not found may have stood before it.
+fn pruned(files: &Files, size: u64, select: Select) -> Option<u64> {
+    let first = Some(files.first_index(size)).filter(|first| *first > 0)?;
+    let there = files.entry(first, size).ok().and_then(|entry| Statement::read(&entry).ok())?;
+    let before = match select {
+        Select::Seq(seq) => seq < there.seq,
+        // A UUIDv7 says when its request arrived, in milliseconds; its entry was signed later than that.
+        Select::Id(id) => id.get_version_num() == 7 && id.as_u128() >> 80 <= u128::from(there.signed_at / 1_000_000),
+        Select::Index(index) => index < first,
+        Select::All => false,
+    };
+    before.then_some(first)
 }
 
 /// The index of the entry with this number: numbers ascend with indices, and may leave some out.

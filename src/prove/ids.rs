@@ -72,6 +72,17 @@ impl Ids {
         Ok(())
     }
 
+    /// Overwrites the ids of a bundle that was pruned with zeros, where they are not zeros already.
+    pub(super) fn forget(&self, bundle: u64) -> io::Result<()> {
+        let mut spans = self.spans.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(span) = usize::try_from(bundle).ok().and_then(|bundle| spans.get_mut(bundle)).filter(|span| **span != (0, 0)) else {
+            return Ok(());
+        };
+        self.file.write_all_at(&[0; (WIDTH * ID) as usize], bundle * WIDTH * ID)?;
+        *span = (0, 0);
+        Ok(())
+    }
+
     /// The numbers of the entries with this id, the oldest first.
     pub(super) fn find(&self, id: Uuid) -> io::Result<Vec<u64>> {
         let time = time_of(id.as_bytes());

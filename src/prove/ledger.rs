@@ -30,6 +30,7 @@ use super::ids::Ids;
 use super::key::{Exposed, Key, KeyError, Vkey};
 use super::lock::LockFile;
 use super::log::{self, Fatal, OnFatal, Poisoned, Recovered, SEGMENT, Until, Wait, Wal};
+use super::prune::{NEW_ENTRY, Pruner};
 use super::publisher::{self, CHECKPOINT, Desk, Publisher, retried};
 use super::receipt::{CONTENT_DIGEST, Receipt, STATEMENT, State, content_digest, media_type, receipt_header, statement_header};
 use super::refusals::Refusals;
@@ -227,12 +228,12 @@ pub(super) struct Inner {
     pub(super) files: Files,
     /// Every public key that the log has or had.
     vkeys: Vec<Vkey>,
-    ids: Arc<Ids>,
+    pub(super) ids: Arc<Ids>,
     slots: AtomicUsize,
     gaps: AtomicU64,
     gaps_told: AtomicU64,
     refusals: Mutex<Refusals>,
-    heart: Arc<Heart>,
+    pub(super) heart: Arc<Heart>,
     finders: Arc<Semaphore>,
     /// One erasure at a time.
     eraser: Arc<Semaphore>,
@@ -335,7 +336,7 @@ impl Ledger {
             }
         };
         let (wal, mut recovered, entries) = Wal::open(&directory, SEGMENT, covered, on_fatal.clone()).map_err(OpenError::Log)?;
-        for left in [NEW, WITNESSED_NEW] {
+        for left in [NEW, WITNESSED_NEW, NEW_ENTRY] {
             let _ = std::fs::remove_file(directory.join(left));
         }
         let tree = Tree::open(&directory, recovered.first_index, &entries).map_err(OpenError::Tree)?;
@@ -406,7 +407,15 @@ impl Ledger {
             told.map(drop).map_err(unwritten)?;
         }
         let heart = Arc::new(Heart { signer: signer.clone(), counting: Counting::default(), opened: Moment::now() });
-        let desk = Desk { directory: directory.clone(), wal: wal.clone(), tree, lock, heart: heart.clone(), signed_at, on_fatal };
+        let pruner = config.keep.as_ref().map(|keep| Pruner {
+            files: files.clone(),
+            ids: ids.clone(),
+            wal: wal.clone(),
+            heart: heart.clone(),
+            keep: keep.get_ref().0,
+            witnessed: config.has_witnesses(),
+        });
+        let desk = Desk { directory: directory.clone(), wal: wal.clone(), tree, lock, heart: heart.clone(), signed_at, on_fatal, pruner };
         let publisher = Publisher::start(desk, next).map_err(io(&directory))?;
         if rotates {
             // Before the entry that endorses them is in the log, nothing may name them.
@@ -439,6 +448,7 @@ impl Ledger {
             // Until the log is of the new key, the old one alone opens them.
             inner.signer.salts.reseal(inner.signer.key.sealing()).map_err(io(&directory.join(salts::FILE)))?;
         }
+        inner.publisher.prune();
         let salts_lost = found.begun && recovered.last_seq.is_some();
         let inner = Arc::new(inner);
         let weak = Arc::downgrade(&inner);

@@ -441,6 +441,11 @@ impl Wal {
         state.unpublished_bytes -= bytes;
     }
 
+    /// The index of the first entry that the segments hold.
+    pub(super) fn first_index(&self) -> u64 {
+        held(&self.shared.state).segments.first().map_or(0, |segment| segment.first_index)
+    }
+
     /// The segments that hold nothing from `index` on, and are followed by others.
     pub(super) fn behind(&self, index: u64) -> Vec<u64> {
         let state = held(&self.shared.state);

@@ -22,6 +22,7 @@ mod ledger;
 mod lock;
 pub mod log;
 pub mod proof;
+mod prune;
 mod pseudonyms;
 pub mod publisher;
 mod receipt;

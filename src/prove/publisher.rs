@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use super::heartbeat::{Heart, Life};
 use super::lock::{LockFile, Swap};
 use super::log::{Fatal, Poisoned, Wal, wants_descriptors};
 use super::proof::SignedRoot;
+use super::prune::{self, Pruner};
 use super::tree::{Files, NEW, Tree, Unsettled};
 use crate::clock::Moment;
 use crate::tlog::Checkpoint;
@@ -59,6 +60,8 @@ pub struct Tally {
     pub size: u64,
     /// How often one could not be made, for instance since the disk was full.
     pub failures: u64,
+    /// How often what is too old could not be removed.
+    pub unpruned: u64,
 }
 
 /// The running thread.
@@ -73,6 +76,9 @@ struct Shared {
     closing: AtomicBool,
     checkpoints: AtomicU64,
     failures: AtomicU64,
+    /// The process has begun to count, and may remove what is too old.
+    prunes: AtomicBool,
+    unpruned: AtomicU64,
 }
 
 /// What the thread works with.
@@ -85,6 +91,8 @@ pub(super) struct Desk {
     /// When the newest checkpoint was signed, in seconds since 1970; no later one says that it was earlier, whatever the clock says.
     pub(super) signed_at: u64,
     pub(super) on_fatal: Fatal,
+    /// Removes what is too old, where anything ever is.
+    pub(super) pruner: Option<Pruner>,
 }
 
 impl Publisher {
@@ -93,12 +101,13 @@ impl Publisher {
     ///
     /// # Errors
     /// When that checkpoint cannot be made.
-    pub(super) fn start(desk: Desk, below: u64) -> io::Result<Self> {
+    pub(super) fn start(mut desk: Desk, below: u64) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let none = Published { size: 0, below: 0, root: merkle::empty(), note: String::new(), signed_root: None };
         let (tell, published) = watch::channel(Arc::new(none));
         let (settle, to_settle) = mpsc::channel();
-        let settler = Settler { wal: desk.wal.clone(), files: desk.tree.files().clone(), on_fatal: desk.on_fatal.clone() };
+        let (wal, files, on_fatal) = (desk.wal.clone(), desk.tree.files().clone(), desk.on_fatal.clone());
+        let settler = Settler { wal, files, on_fatal, pruner: desk.pruner.take(), shared: shared.clone() };
         let settling = thread::Builder::new().name("prove-settle".into()).spawn(move || settler.run(&to_settle))?;
         let left = (desk.tree.size() > 0).then_some((0, below));
         let mut work = Work { desk, shared: shared.clone(), tell, settle, unsettled: Unsettled::default(), gathered: left };
@@ -122,6 +131,11 @@ impl Publisher {
         Ok(Self { shared, published, thread: Mutex::new(Some(thread)) })
     }
 
+    /// What is too old goes from now on.
+    pub(super) fn prune(&self) {
+        self.shared.prunes.store(true, Ordering::Release);
+    }
+
     /// The newest checkpoint, now and from now on.
     pub(super) fn published(&self) -> &watch::Receiver<Arc<Published>> {
         &self.published
@@ -139,7 +153,12 @@ impl Publisher {
 
     pub(super) fn tally(&self) -> Tally {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Tally { checkpoints: of(&self.shared.checkpoints), size: self.newest().size, failures: of(&self.shared.failures) }
+        Tally {
+            checkpoints: of(&self.shared.checkpoints),
+            size: self.newest().size,
+            failures: of(&self.shared.failures),
+            unpruned: of(&self.shared.unpruned),
+        }
     }
 
     /// Publishes what is synced and stops. The write-ahead file must be closed before.
@@ -226,7 +245,7 @@ impl Work {
 
     fn publish(&mut self) -> io::Result<()> {
         let Some((count, below)) = self.gathered else { return Ok(()) };
-        let Desk { directory, wal, tree, lock, heart, signed_at, on_fatal } = &mut self.desk;
+        let Desk { directory, wal, tree, lock, heart, signed_at, on_fatal, .. } = &mut self.desk;
         let signer = &heart.signer;
         let (size, root, now) = (tree.size(), tree.root(), Moment::now().unix_seconds().max(*signed_at));
         let checkpoint = Checkpoint { origin: signer.origin.to_string(), size, root, extensions: Vec::new() };
@@ -266,32 +285,55 @@ impl Work {
     }
 }
 
-/// Syncs full tiles, and removes the segments that are needed no more. It takes a second, and nobody waits for it.
+/// Syncs full tiles, and removes the segments that are needed no more, and the bundles that are too old. It takes a second, and nobody waits
+/// for it.
 struct Settler {
     wal: Arc<Wal>,
     files: Files,
     on_fatal: Fatal,
+    pruner: Option<Pruner>,
+    shared: Arc<Shared>,
 }
 
 impl Settler {
     fn run(&self, to_settle: &Receiver<(Unsettled, Vec<u64>)>) {
-        for (unsettled, behind) in to_settle {
-            let outcome = loop {
-                match unsettled.settle(&self.files).and_then(|()| self.wal.remove(&behind)) {
-                    // Who has opened too many connections does not end the process.
-                    Err(error) if wants_descriptors(&error) => thread::sleep(RETRY_EVERY),
-                    outcome => break outcome,
+        let mut due = Instant::now();
+        loop {
+            match to_settle.recv_timeout(RETRY_EVERY) {
+                Ok((unsettled, behind)) => {
+                    let outcome = loop {
+                        match unsettled.settle(&self.files).and_then(|()| self.wal.remove(&behind)) {
+                            // Who has opened too many connections does not end the process.
+                            Err(error) if wants_descriptors(&error) => thread::sleep(RETRY_EVERY),
+                            outcome => break outcome,
+                        }
+                        if self.wal.is_closing() {
+                            return;
+                        }
+                    };
+                    if let Err(error) = outcome {
+                        self.wal.poison(&error);
+                        (self.on_fatal)(&error);
+                        return;
+                    }
                 }
-                if self.wal.is_closing() {
-                    return;
-                }
-            };
-            if let Err(error) = outcome {
-                self.wal.poison(&error);
-                (self.on_fatal)(&error);
-                return;
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if self.shared.prunes.load(Ordering::Acquire) && Instant::now() >= due {
+                due = Instant::now() + if self.prune() { Duration::ZERO } else { prune::EVERY };
             }
         }
+    }
+
+    /// Says whether there is more to remove.
+    fn prune(&self) -> bool {
+        let Some(pruner) = &self.pruner else { return false };
+        let outcome = pruner.run(Moment::now().unix_nanos(), || self.shared.closing.load(Ordering::Acquire));
+        if outcome.is_err() {
+            self.shared.unpruned.fetch_add(1, Ordering::Relaxed);
+        }
+        outcome.unwrap_or(false)
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Reconciler<'a> {
     metrics: Option<&'a Metrics>,
     reached: Reached,
     span: Option<Span>,
+    /// The number of the first entry there is.
+    first: Option<u64>,
     so_far: Reconciled,
 }
 
@@ -102,11 +104,12 @@ impl<'a> Reconciler<'a> {
     /// Nothing read yet.
     #[must_use]
     pub fn new(metrics: Option<&'a Metrics>) -> Self {
-        Self { metrics, reached: Reached::No, span: None, so_far: Reconciled::default() }
+        Self { metrics, reached: Reached::No, span: None, first: None, so_far: Reconciled::default() }
     }
 
     /// Takes the next entry.
     pub fn entry(&mut self, statement: &Statement) {
+        self.first.get_or_insert(statement.seq);
         let heartbeat = statement.heartbeat();
         if statement.kind == Kind::Heartbeat && heartbeat.is_none() {
             self.problem(format!("seq {}: a heartbeat whose counts cannot be read", statement.seq));
@@ -141,7 +144,11 @@ impl<'a> Reconciler<'a> {
     #[must_use]
     pub fn finish(mut self) -> Reconciled {
         self.close();
-        if let (Some(metrics), Reached::No) = (self.metrics, self.reached) {
+        let began_before = |metrics: &Metrics| self.first.is_some_and(|first| first > metrics.census.began);
+        if let (Some(metrics), Reached::No) = (self.metrics.filter(|metrics| began_before(metrics)), self.reached) {
+            let began = metrics.census.began;
+            self.so_far.notes.push(format!("the metrics count from entry {began} on, which was pruned: they were not compared"));
+        } else if let (Some(metrics), Reached::No) = (self.metrics, self.reached) {
             self.problem(format!("the metrics are of a process that began with entry {}, which is not in the log", metrics.census.began));
         }
         self.so_far.ok = self.so_far.problems.is_empty();

@@ -21,7 +21,7 @@
 //! | 15 | `build` | `1` sha256 of the program · `2` sha256 of its configuration |
 //! | 16 | `counts` | heartbeat, see below |
 //! | 17 | `endorses` | key-rotation: the statement key (Ed25519), endorsed by the signature of the log key |
-//! | 18 | `change` | model-load, policy-change: `1` outcome (loaded, swapped, refused, retired; accepted, refused) · `2` reason |
+//! | 18 | `change` | model-load, policy-change: `1` outcome (loaded, swapped, refused, retired; accepted, refused, pruned) · `2` reason |
 //! | 19 | `rotation` | key-rotation, but for entry 0: `1` the log key from here on (Ed25519) · `2` its consent (`rotation.rs`) · `3` the log key before, which signs the entry · `4` resumed_after, as in `counts` |
 //! | 20 | `erasure` | erasure: `1` how many keys were destroyed · `2` of what (subject, epoch, strangers) · `3`, `4` from and to which month (YYYYMM), of epochs and strangers |
 //! | 21 | `checkpoint_key` | key-rotation: the log's second key for checkpoints (ML-DSA-44), endorsed likewise |
@@ -45,6 +45,7 @@
 //!
 //! A model-load names the model under `model` and, under `policy`, the policy in force after it. Of a model that was refused `sha256` is what
 //! the policy names, and there is no `assurance`. A policy-change has no `model`; of a policy that was refused `policy` is the one that stays.
+//! One with the outcome `pruned` says in `reason` before which index entries go, as `prove.keep` wants it, and names no policy.
 //!
 //! What is not known is left out. `len` and `commit` of an answer are of the bytes that were handed to the connection; of an aborted
 //! stream, of the prefix that was. The events are the blocks of a `text/event-stream`, their tree that of RFC 6962: what its leaves are is told
@@ -71,8 +72,8 @@ use super::salts::Salts;
 use crate::clock::month;
 use crate::digest::Digest;
 use crate::tlog::signature::{CannotSign, ML_DSA_44_PUBLIC};
-use crate::tlog::{Checkpoint, Note};
 use crate::tlog::tile::MAX_ENTRY;
+use crate::tlog::{Checkpoint, Note};
 use crate::trail::{Step, Stop, Trail, Usage, Verdict, Who};
 
 /// The payload's media type.

@@ -15,14 +15,15 @@ use super::ids;
 use super::key::{Kind as KeyKind, Vkey};
 use super::ledger::KEYS;
 use super::proof::SignedRoot;
+use super::prune::{NEW_ENTRY, kept_index};
 use super::publisher::{CHECKPOINT, CHECKPOINT_COSE};
 use super::salts;
 use super::segment::{First, HEADER, Record, numbers, segment_number, sound_after};
 use super::statement::{Statement, id_of};
 use super::tree::{Files, NEW};
 use crate::tlog::merkle::{self, Hash};
-use crate::tlog::tile::{self, Edge, Tile, WIDTH};
 use crate::tlog::note::Verified;
+use crate::tlog::tile::{self, Edge, Tile, WIDTH};
 use crate::tlog::{Checkpoint, Note};
 
 mod trust;
@@ -76,7 +77,8 @@ impl Report {
         let scope = if self.integrity_only { "; integrity only: the keys are the log's own" } else { "" };
         let (entries, covered) = (self.entries, self.covered);
         let problems = self.problems.len() as u64 + self.more_problems;
-        format!("the log {verdict}: {entries} entries, {covered} under the checkpoint, {problems} problems{scope}")
+        let first = if self.first_index > 0 { format!(" (those before {} were pruned)", self.first_index) } else { String::new() };
+        format!("the log {verdict}: {entries} entries{first}, {covered} under the checkpoint, {problems} problems{scope}")
     }
 
     fn problem(&mut self, text: String) {
@@ -112,6 +114,7 @@ pub fn verify_dir(directory: &Path, keys: Option<&[Vkey]>) -> io::Result<Report>
         next: 0,
         checked: HashSet::new(),
         ids: fs::read(directory.join(ids::FILE)).unwrap_or_default(),
+        kept: Files::of(directory).kept()?,
     };
     check.entries(directory)?;
     check.tiles(there)?;
@@ -254,6 +257,8 @@ struct Check {
     /// The full tiles and bundles that are as they must be.
     checked: HashSet<Tile>,
     ids: Vec<u8>,
+    /// Entries that are kept though their bundles may be pruned: those that endorse keys.
+    kept: BTreeMap<u64, Vec<u8>>,
 }
 
 impl Check {
@@ -300,7 +305,7 @@ impl Check {
             let Ok(bytes) = self.files.read(full) else {
                 let hashes = self.files.read(Tile { level: Some(0), ..full }).ok().and_then(|bytes| tile::hashes(&bytes));
                 match hashes.filter(|hashes| hashes.len() as u64 == WIDTH && self.report.first_index == number * WIDTH) {
-                    Some(hashes) => hashes.into_iter().for_each(|hash| self.leaf(hash)),
+                    Some(hashes) => hashes.into_iter().for_each(|hash| self.pruned(hash)),
                     None => {
                         self.report.problem(format!("{full}: missing"));
                         return;
@@ -319,6 +324,25 @@ impl Check {
             }
             number += 1;
         }
+    }
+
+    /// An entry of which the hash is left, and if it endorsed keys the entry beside it.
+    fn pruned(&mut self, hash: Hash) {
+        let index = self.edge.size();
+        match self.kept.remove(&index) {
+            Some(entry) if merkle::leaf(&entry) == hash => {
+                let followed = Statement::read(&entry).map_err(|error| error.to_string());
+                if let Err(why) = followed.and_then(|statement| self.trust.follow(&statement, index).map_err(str::to_owned)) {
+                    self.report.problem(format!("entry.{index}: {why}"));
+                }
+            }
+            Some(_) => self.report.problem(format!("entry.{index}: not the entry that stood there")),
+            None if index == 0 => {
+                self.report.problem("entry.0: missing: nothing else vouches for the keys of a log that was pruned".into())
+            }
+            None => {}
+        }
+        self.leaf(hash);
     }
 
     fn segment(&mut self, bytes: &[u8], name: &str, first: First, last: bool) {
@@ -356,6 +380,10 @@ impl Check {
 
     fn entry(&mut self, entry: &[u8], place: &str, recorded: Option<u64>) {
         let index = self.edge.size();
+        // A crash may leave it though its bundle is there still.
+        if self.kept.remove(&index).is_some_and(|kept| kept != entry) {
+            self.report.problem(format!("entry.{index}: not the entry that stands there"));
+        }
         tile::bundle(&mut self.bundle, entry);
         self.leaf(merkle::leaf(entry));
         self.report.entries += 1;
@@ -519,6 +547,14 @@ impl Check {
                 report.problem(format!("{CHECKPOINT_COSE}: not signed by the log's own key"));
             }
         }
+        for index in self.kept.keys() {
+            report.problem(format!("entry.{index}: there is no such entry"));
+        }
+        // Those of the last bundle are overwritten after it is gone.
+        let forgotten = usize::try_from(report.first_index.saturating_sub(WIDTH) * 16).unwrap_or(usize::MAX).min(self.ids.len());
+        if self.ids[..forgotten].iter().any(|byte| *byte != 0) {
+            report.problem(format!("{}: ids of entries that are pruned", ids::FILE));
+        }
         if !self.ids.len().is_multiple_of(16) || self.ids.len() as u64 / 16 > self.edge.size() {
             report.problem(format!("{}: longer than the log, or cut short", ids::FILE));
         }
@@ -533,14 +569,17 @@ fn named(vkey: &Vkey) -> String {
 /// Everything in the folder must be known.
 fn strangers(directory: &Path, report: &mut Report) -> io::Result<()> {
     // What `new` and `new.witnessed` hold was never part of the log: a crash leaves them, and the next start removes them.
-    let files = [KEYS, "lock", CHECKPOINT, CHECKPOINT_COSE, WITNESSED, ids::FILE, NEW, WITNESSED_NEW];
+    let files = [KEYS, "lock", CHECKPOINT, CHECKPOINT_COSE, WITNESSED, ids::FILE, NEW, WITNESSED_NEW, NEW_ENTRY];
     for file in fs::read_dir(directory)? {
         let file = file?;
         let name = file.file_name();
         let kind = file.file_type()?;
         let known = name.to_str().is_some_and(|name| match name {
             "tile" => kind.is_dir(),
-            name => kind.is_file() && (files.contains(&name) || salts::is_file(name) || segment_number(name).is_some()),
+            name => {
+                kind.is_file()
+                    && (files.contains(&name) || salts::is_file(name) || segment_number(name).is_some() || kept_index(name).is_some())
+            }
         });
         if !known {
             report.problem(format!("{}: nothing that belongs to a log", Path::new(&name).display()));

@@ -192,6 +192,13 @@ pub mod metric {
         "1",
         "How often a checkpoint could not be made, for instance since the disk was full",
     );
+    /// How often what is too old could not be removed.
+    pub const LOG_PRUNE_FAILURES: Metric = metric(
+        "portcullis_log_prune_failures",
+        "portcullis_log_prune_failures",
+        "1",
+        "How often entries that are older than prove.keep could not be removed",
+    );
     /// Whether the log waits for room.
     pub const LOG_FULL: Metric = metric("portcullis_log_full", "portcullis_log_full", "1", "Whether the log waits for room on its disk");
     /// Entries under a cosigned checkpoint.

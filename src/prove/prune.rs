@@ -1,0 +1,192 @@
+//! Removing what is older than it is to be kept, as C2SP tlog-tiles provides for it: bundles of entries go, from the front on, and the tiles
+//! of hashes stay. So every proof of what remains, and of any two sizes, can be made and verified as before.
+//!
+//! A bundle goes when it is full, all of its entries are older than `keep` by the time they were signed at, the write-ahead file has no
+//! need of it, and, where there are witnesses, a cosigned checkpoint covers it. First an entry tells that it goes, and is synced. Then, one
+//! bundle after another: the entries in it that endorse keys are kept, each in a file of its own; the bundle is removed and its folder
+//! synced; its ids are overwritten with zeros. Whatever stops in between, those that are gone are the first ones, and the next run goes on.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::change::{Change, Changed};
+use super::cosign::WITNESSED;
+use super::heartbeat::Heart;
+use super::ids::Ids;
+use super::log::{Poisoned, Until, Wal};
+use super::statement::{Kind, Statement};
+use super::tree::Files;
+use crate::tlog::tile::{self, Tile, WIDTH};
+use crate::tlog::{Checkpoint, Note};
+
+/// How often it is looked whether something has become too old.
+pub(super) const EVERY: Duration = Duration::from_secs(60 * 60);
+/// The shortest time that entries may be kept.
+pub(super) const SHORTEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// How many bundles one run removes, for each of which it syncs a folder; where there are more, the next run follows at once.
+const MOST: u64 = 1_024;
+/// What a kept entry is called until it is whole.
+pub(super) const NEW_ENTRY: &str = "new.entry";
+const KEPT: &str = "entry.";
+
+/// The index in the name of a file of a kept entry, `entry.0` and so on.
+pub(super) fn kept_index(name: &str) -> Option<u64> {
+    let index = name.strip_prefix(KEPT)?;
+    index.parse().ok().filter(|number: &u64| number.to_string() == index)
+}
+
+/// Removes what is too old.
+pub(super) struct Pruner {
+    pub(super) files: Files,
+    pub(super) ids: Arc<Ids>,
+    pub(super) wal: Arc<Wal>,
+    pub(super) heart: Arc<Heart>,
+    pub(super) keep: Duration,
+    /// Whether nothing goes that witnesses have not cosigned.
+    pub(super) witnessed: bool,
+}
+
+/// Bundles that may go, and the entries among theirs that stay.
+#[derive(Debug, PartialEq, Eq)]
+struct Plan {
+    from: u64,
+    to: u64,
+    kept: Vec<(u64, Vec<u8>)>,
+}
+
+impl Pruner {
+    /// Removes what is too old at `now`, in nanoseconds since 1970, unless `closing` says to stop. Says whether there is more.
+    ///
+    /// # Errors
+    /// When a file cannot be read, written or removed, or the log does not take the entry that tells it: the next run goes on.
+    pub(super) fn run(&self, now: u64, closing: impl Fn() -> bool) -> io::Result<bool> {
+        let plan = self.plan(now, self.limit()?)?;
+        // What a run before this one did not come to.
+        if plan.from > 0 {
+            self.ids.forget(plan.from - 1)?;
+        }
+        if plan.from == plan.to || closing() {
+            return Ok(false);
+        }
+        self.tell(now, plan.to * WIDTH)?;
+        for number in plan.from..plan.to {
+            if closing() {
+                return Ok(true);
+            }
+            let leaves = number * WIDTH..(number + 1) * WIDTH;
+            for (index, entry) in plan.kept.iter().filter(|(index, _)| leaves.contains(index)) {
+                keep(self.files.directory(), *index, entry)?;
+            }
+            self.remove(number)?;
+            self.ids.forget(number)?;
+        }
+        Ok(plan.to - plan.from == MOST)
+    }
+
+    /// Entries before this one may go.
+    fn limit(&self) -> io::Result<u64> {
+        // Its segments go when their entries lie in settled tiles, under a checkpoint. What it begins with may begin in a bundle.
+        let limit = self.wal.first_index();
+        if !self.witnessed {
+            return Ok(limit);
+        }
+        match fs::read(self.files.directory().join(WITNESSED)) {
+            Ok(note) => {
+                let checkpoint = Note::parse(&note).ok().and_then(|note| Checkpoint::parse(note.text()).ok());
+                Ok(checkpoint.map_or(0, |checkpoint| checkpoint.size).min(limit))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn plan(&self, now: u64, limit: u64) -> io::Result<Plan> {
+        let from = self.files.first_index(limit) / WIDTH;
+        let mut plan = Plan { from, to: from, kept: Vec::new() };
+        let keep = u64::try_from(self.keep.as_nanos()).unwrap_or(u64::MAX);
+        while plan.to < limit / WIDTH && plan.to - from < MOST {
+            let bundle = Tile { level: None, number: plan.to, width: WIDTH as u16 };
+            let unreadable = || io::Error::other(format!("{bundle}: cannot be read as entries, and stays"));
+            let bytes = self.files.read(bundle).map_err(|error| io::Error::other(error.to_string()))?;
+            let entries = tile::entries(&bytes).filter(|entries| entries.len() as u64 == WIDTH).ok_or_else(unreadable)?;
+            let mut kept = Vec::new();
+            for (entry, index) in entries.into_iter().zip(plan.to * WIDTH..) {
+                let statement = Statement::read(entry).map_err(|_| unreadable())?;
+                if now.saturating_sub(statement.signed_at) <= keep {
+                    return Ok(plan);
+                }
+                if statement.kind == Kind::KeyRotation {
+                    kept.push((index, entry.to_vec()));
+                }
+            }
+            plan.kept.extend(kept);
+            plan.to += 1;
+        }
+        Ok(plan)
+    }
+
+    /// Tells in the log that the entries before `index` go, and waits until that is synced.
+    fn tell(&self, now: u64, index: u64) -> io::Result<()> {
+        let reason = format!("entries before {index}");
+        let change = Change { changed: Changed::Pruned, which: None, reason: Some(&reason), policy: None };
+        let counted = |_| {
+            self.heart.counting.count(change.kind(), 0);
+        };
+        let told = self.wal.append_counted(Until::Ready, counted, |seq, ()| self.heart.signer.change(seq, now, &change));
+        let lost = |Poisoned| io::Error::other("the log does not take the entry that tells what goes");
+        let (seq, ..) = told.map_err(lost)?;
+        if self.wal.sync().map_err(lost)? > seq { Ok(()) } else { Err(lost(Poisoned)) }
+    }
+
+    /// Removes a bundle, durably, so that what is gone is always the beginning.
+    fn remove(&self, number: u64) -> io::Result<()> {
+        let path = self.files.path(Tile { level: None, number, width: WIDTH as u16 });
+        fs::remove_file(&path)?;
+        File::open(path.parent().unwrap_or(self.files.directory()))?.sync_all()
+    }
+}
+
+/// Writes the entry `index` into a file of its own, whole or not at all.
+fn keep(directory: &Path, index: u64, entry: &[u8]) -> io::Result<()> {
+    let new = directory.join(NEW_ENTRY);
+    let mut file = File::create(&new)?;
+    file.write_all(entry)?;
+    file.sync_all()?;
+    fs::rename(&new, directory.join(format!("{KEPT}{index}")))?;
+    File::open(directory)?.sync_all()
+}
+
+impl Files {
+    /// The index of the first entry that is there, in a log of `size` of them: the bundles before it were pruned.
+    pub(super) fn first_index(&self, size: u64) -> u64 {
+        let there = |number| self.path(Tile { level: None, number, width: WIDTH as u16 }).exists();
+        let (mut from, mut to) = (0, size / WIDTH);
+        if to == 0 || there(0) {
+            return 0;
+        }
+        while from < to {
+            let middle = from + (to - from) / 2;
+            if there(middle) { to = middle } else { from = middle + 1 }
+        }
+        from * WIDTH
+    }
+
+    /// The entries that were kept when their bundles were pruned, by their index.
+    pub(super) fn kept(&self) -> io::Result<std::collections::BTreeMap<u64, Vec<u8>>> {
+        let mut kept = std::collections::BTreeMap::new();
+        for file in fs::read_dir(self.directory())? {
+            let file = file?;
+            if let Some(index) = file.file_name().to_str().and_then(kept_index) {
+                kept.insert(index, fs::read(file.path())?);
+            }
+        }
+        Ok(kept)
+    }
+}
+
+#[cfg(test)]
+#[path = "prune/tests.rs"]
+mod tests;
