@@ -120,11 +120,44 @@ pub struct Hold {
     meters: Meters,
     standing: Standing,
     reserved: Option<Ask>,
+    queries: u64,
     began: bool,
     delivered: u64,
 }
 
 impl Hold {
+    /// Takes `more` requests beside the one that this is, for what it will ask its model in the caller's place. They count against the rates
+    /// and quotas of requests alone, for it is still one request in flight. Those that are not [`queried`](Self::queried) until it is
+    /// dropped are given back.
+    ///
+    /// # Errors
+    /// The first limit that has no room for all of them; then nothing was charged.
+    pub fn reserve_queries(&mut self, more: u64, now: Instant) -> Result<(), Error> {
+        let mut own = self.meters.own.lock();
+        own.roll(now);
+        let mut shared = self.meters.shared.as_ref().map(|meter| meter.lock());
+        if let Some(shared) = &mut shared {
+            shared.roll(now);
+        }
+        let mine = own.wait_for_requests(more, now);
+        let wait = if mine.is_zero() { shared.as_ref().map_or(Duration::ZERO, |shared| shared.wait_for_requests(more, now)) } else { mine };
+        if !wait.is_zero() {
+            return Err(Short::Requests(wait).refusal(!mine.is_zero(), own.standing(&self.standing.limits, now)));
+        }
+        own.take_requests(more);
+        if let Some(shared) = &mut shared {
+            shared.take_requests(more);
+        }
+        self.queries = self.queries.saturating_add(more);
+        self.standing = own.standing(&self.standing.limits, now);
+        Ok(())
+    }
+
+    /// One of the reserved queries is made: it is owed, whatever becomes of it.
+    pub fn queried(&mut self) {
+        self.queries = self.queries.saturating_sub(1);
+    }
+
     /// A model has been asked: from here on the tokens are owed, whatever becomes of the answer.
     pub fn began(&mut self) {
         self.began = true;
@@ -181,6 +214,8 @@ impl Drop for Hold {
         } else {
             self.settle_at(0);
         }
+        let unasked = std::mem::take(&mut self.queries);
+        self.meters.each(|meter| meter.give_back_requests(unasked));
         self.meters.each(|meter| meter.in_flight = meter.in_flight.saturating_sub(1));
     }
 }
@@ -346,7 +381,7 @@ impl Budget {
         let standing = own_meter.standing(limits, now);
         drop((own_meter, shared_meter));
         let meters = Meters { own, shared: shared.map(|(_, meter)| meter) };
-        Ok(Hold { meters, standing, reserved: ask, began: false, delivered: 0 })
+        Ok(Hold { meters, standing, reserved: ask, queries: 0, began: false, delivered: 0 })
     }
 }
 
@@ -420,16 +455,12 @@ impl Readings {
 
     /// The first limit that has no room for one request of `tokens`, and when it may have.
     fn short_of(&self, limits: &Limits, tokens: u64, now: Instant) -> Option<Short> {
-        let wait = |bucket: &Option<Bucket>, window: &Option<Window>, units: u64| {
-            let bucket = bucket.as_ref().map_or(Duration::ZERO, |bucket| bucket.wait(units));
-            bucket.max(window.as_ref().map_or(Duration::ZERO, |window| window.wait(units, now)))
-        };
-        let requests = wait(&self.requests, &self.request_quota, 1);
+        let requests = self.wait_for_requests(1, now);
         if !requests.is_zero() {
             return Some(Short::Requests(requests));
         }
         // What reserves no tokens owes none, and a debt of tokens does not hold it up.
-        let tokens = if tokens == 0 { Duration::ZERO } else { wait(&self.tokens, &self.token_quota, tokens) };
+        let tokens = if tokens == 0 { Duration::ZERO } else { wait(&self.tokens, &self.token_quota, tokens, now) };
         if !tokens.is_zero() {
             return Some(Short::Tokens(tokens));
         }
@@ -438,28 +469,27 @@ impl Readings {
 
     fn charge(&mut self, tokens: u64) {
         self.in_flight = self.in_flight.saturating_add(1);
-        for (bucket, window, units) in [(&mut self.requests, &mut self.request_quota, 1), (&mut self.tokens, &mut self.token_quota, tokens)]
-        {
-            if let Some(bucket) = bucket {
-                bucket.take(units);
-            }
-            if let Some(window) = window {
-                window.take(units);
-            }
-        }
+        self.take_requests(1);
+        take(&mut self.tokens, &mut self.token_quota, tokens);
+    }
+
+    fn wait_for_requests(&self, units: u64, now: Instant) -> Duration {
+        wait(&self.requests, &self.request_quota, units, now)
+    }
+
+    fn take_requests(&mut self, units: u64) {
+        take(&mut self.requests, &mut self.request_quota, units);
+    }
+
+    fn give_back_requests(&mut self, units: u64) {
+        give_back(&mut self.requests, &mut self.request_quota, units);
     }
 
     /// Puts `used` tokens in the place of those `reserved`.
     fn correct(&mut self, reserved: u64, used: u64) {
         let (more, less) = (used.saturating_sub(reserved), reserved.saturating_sub(used));
-        if let Some(bucket) = &mut self.tokens {
-            bucket.take(more);
-            bucket.give_back(less);
-        }
-        if let Some(window) = &mut self.token_quota {
-            window.take(more);
-            window.give_back(less);
-        }
+        take(&mut self.tokens, &mut self.token_quota, more);
+        give_back(&mut self.tokens, &mut self.token_quota, less);
     }
 
     fn standing(&self, limits: &Arc<Limits>, now: Instant) -> Standing {
@@ -473,6 +503,21 @@ impl Readings {
         ];
         Standing { limits: limits.clone(), left }
     }
+}
+
+fn wait(bucket: &Option<Bucket>, window: &Option<Window>, units: u64, now: Instant) -> Duration {
+    let bucket = bucket.as_ref().map_or(Duration::ZERO, |bucket| bucket.wait(units));
+    bucket.max(window.as_ref().map_or(Duration::ZERO, |window| window.wait(units, now)))
+}
+
+fn take(bucket: &mut Option<Bucket>, window: &mut Option<Window>, units: u64) {
+    bucket.iter_mut().for_each(|bucket| bucket.take(units));
+    window.iter_mut().for_each(|window| window.take(units));
+}
+
+fn give_back(bucket: &mut Option<Bucket>, window: &mut Option<Window>, units: u64) {
+    bucket.iter_mut().for_each(|bucket| bucket.give_back(units));
+    window.iter_mut().for_each(|window| window.give_back(units));
 }
 
 fn tune<M>(meter: &mut Option<M>, measure: Option<Measure>, make: impl FnOnce(Measure) -> M, retune: impl FnOnce(&mut M, Measure)) {

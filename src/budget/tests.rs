@@ -344,3 +344,37 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn queries_pass_up_to_what_is_left_and_those_that_were_not_made_come_back() {
+    let case = Case::new("[default]\nrequests = { rate = \"1/h\", burst = 10 }\nquota = { requests = \"20/day\" }");
+    let mut hold = case.ask("a", None, ZERO).unwrap();
+    let error = hold.reserve_queries(10, case.start).unwrap_err();
+    assert_eq!((error.code(), error.refused().rule()), ("budget.requests", "caller.requests"));
+    hold.reserve_queries(9, case.start).unwrap();
+    assert_eq!((hold.standing.left[0].unwrap().0, hold.standing.left[1].unwrap().0), (0, 10));
+    assert!(case.ask("a", None, ZERO).is_err());
+    (0..4).for_each(|_| hold.queried());
+    drop(hold);
+    let left = case.ask("a", None, ZERO).unwrap().standing.left;
+    assert_eq!((left[0].unwrap().0, left[1].unwrap().0), (4, 14));
+    // More than were reserved are none.
+    let mut hold = case.ask("b", None, ZERO).unwrap();
+    hold.reserve_queries(1, case.start).unwrap();
+    (0..3).for_each(|_| hold.queried());
+    drop(hold);
+    assert_eq!(case.ask("b", None, ZERO).unwrap().standing.left[0].unwrap().0, 7);
+}
+
+#[test]
+fn queries_that_all_callers_of_the_model_have_no_room_for_cost_nobody_anything() {
+    let case = Case::new("[default]\nrequests = { rate = \"1/h\", burst = 10 }\n[model]\nrequests = { rate = \"1/h\", burst = 5 }");
+    let mut hold = case.ask("a", None, ZERO).unwrap();
+    let error = hold.reserve_queries(5, case.start).unwrap_err();
+    assert_eq!((error.code(), error.refused().rule()), ("budget.requests", "model.requests"));
+    hold.reserve_queries(4, case.start).unwrap();
+    assert_eq!(hold.standing.left[0].unwrap().0, 5);
+    assert_eq!(case.ask("b", None, ZERO).unwrap_err().refused().rule(), "model.requests");
+    drop(hold);
+    assert!(case.ask("b", None, ZERO).is_ok());
+}
