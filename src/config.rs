@@ -91,6 +91,7 @@ pub struct ModelFile {
     backend: toml::Spanned<BackendFile>,
     #[serde(default)]
     check: check::Config,
+    explain: Option<check::explain::Config>,
     #[serde(default)]
     budget: budget::Config,
     #[serde(default)]
@@ -503,7 +504,11 @@ impl Building<'_> {
             mistakes.push(Mistake::at(schema.span(), what));
         }
         let around = check::Around { policies: root, folder: base, max_body: self.global_cap, contract: contract.as_ref() };
-        let check = file.check.compile(around, &mut mistakes);
+        let mut check = file.check.compile(around, &mut mistakes);
+        if let Some(explain) = &file.explain {
+            self.next.named.push(base.join(explain.background.get_ref()));
+            check.explain(explain, around, &mut mistakes);
+        }
         let budget = file.budget.compile(&mut mistakes);
         let detect = file.detect.compile(contract.as_ref(), &mut mistakes);
         mistakes.extend(file.answer.mistakes());

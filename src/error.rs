@@ -252,6 +252,7 @@ fn check(error: check::Error) -> Told {
         }
         check::Error::CallerAskedForTooManyTokens => bad(code, "More tokens are asked for than this model may answer with."),
         check::Error::CallerSentTensor(fault) => at_tensor(bad(code, tensor(fault.broken)), fault),
+        check::Error::CallerAskedToExplain(why) => bad(code, why.text()).at(why.pointer()),
     }
 }
 

@@ -102,10 +102,11 @@ impl House {
         };
         let permit = self.budget.admit(grant, &terms.budget, ask, arrived.mono);
         let permit = walk.past(Stop::Budget, permit, Refusal::Budget)?;
-        let standing = permit.headers();
 
-        let input = check::check(permit, &terms.check, &mut walk.trail).await;
-        let input = walk.past(Stop::Check, input, Refusal::Check)?;
+        let input = check::check(permit, &terms.check, &mut walk.trail).await.map_err(Refusal::Check);
+        let input = input.and_then(|input| input.paid(Instant::now()).map_err(Refusal::Budget));
+        let input = walk.past(Stop::Check, input, |refusal| refusal)?;
+        let standing = input.permit().headers();
 
         let cleared = self.detector.weigh(input, &terms.detect, &mut walk.trail, &self.events, arrived);
         let cleared = walk.past(Stop::Detect, cleared, Refusal::Detect)?;

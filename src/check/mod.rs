@@ -12,18 +12,20 @@ use http_body::Body as _;
 use serde_json::Value;
 
 use crate::authorize::{Content, OipAsks, Route};
-use crate::budget::Permit;
+use crate::budget::{self, Permit};
 use crate::digest::Digest;
 use crate::trail::{self, Trail};
 use crate::wire::openai::{Kind, embeddings};
 use crate::wire::{Asked, Body, Shape, anthropic, grpc, json, oip, openai, read};
 
 mod document;
+pub mod explain;
 mod schema;
 mod tensor;
 mod terms;
 mod text;
 
+pub use explain::{Explanation, Unexplained};
 pub use schema::{MOST_SCHEMA, Place, Schema};
 pub use tensor::{Broken, Contract, Fault, MOST_DIMENSIONS, MOST_TENSORS};
 pub use terms::{Around, Config, DEFAULT_MAX_BATCH, DEFAULT_MAX_DEPTH, MOST_DEPTH, Terms};
@@ -42,6 +44,8 @@ pub enum Request {
     Language(Asked),
     /// Tensors, of the Open Inference Protocol in any of its encodings.
     Tensors(oip::InferRequest),
+    /// Tensors of which an explanation is asked too.
+    Explain(Box<Explanation>),
     /// Texts or tokens in the OpenAI dialect for a model in this machine, as its tensors.
     Embed(Embed),
     /// JSON for a path that the operator declared.
@@ -65,6 +69,7 @@ impl Request {
     pub fn tensors(&self) -> Option<&oip::InferRequest> {
         match self {
             Self::Tensors(request) | Self::Embed(Embed { request, .. }) => Some(request),
+            Self::Explain(explanation) => Some(&explanation.request),
             Self::Nothing | Self::Language(_) | Self::Raw => None,
         }
     }
@@ -94,6 +99,18 @@ impl Input {
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// Pays for what the request asks of its model beyond itself, which only its body tells: an explanation costs as many requests as a
+    /// caller would need to ask the same.
+    ///
+    /// # Errors
+    /// The caller, or all callers of the model, have not so many left.
+    pub fn paid(mut self, now: Instant) -> Result<Self, budget::Error> {
+        if let Request::Explain(explanation) = &self.request {
+            self.permit.hold_mut().reserve_queries(explanation.queries(), now)?;
+        }
+        Ok(self)
     }
 
     /// What they ask for.
@@ -136,6 +153,8 @@ pub enum Error {
     CallerAskedForTooManyTokens,
     /// A tensor that does not hold to the contract; the codes stand at [`Broken`].
     CallerSentTensor(Fault),
+    /// An explanation that is not given; `check.explain`.
+    CallerAskedToExplain(Unexplained),
 }
 
 impl Error {
@@ -158,6 +177,7 @@ impl Error {
             Self::CallerBrokeSchema(_) => "check.schema",
             Self::CallerAskedForTooManyTokens => "check.max_tokens",
             Self::CallerSentTensor(fault) => fault.broken.code(),
+            Self::CallerAskedToExplain(_) => "check.explain",
         }
     }
 }
@@ -308,7 +328,7 @@ fn binary_or_json(
         hold_schema(&document, terms)?;
         let request = oip::InferRequest::from_json(&document).map_err(Error::CallerSentShape)?;
         terms.rules.hold(&request).map_err(Error::CallerSentTensor)?;
-        return Ok(Request::Tensors(request));
+        return explained(request, terms);
     };
     let (request, document) = oip::InferRequest::from_binary(length, bytes, &limits(terms)).map_err(|fault| match fault {
         oip::Fault::Json(error) => Error::CallerSentNoJson(error),
@@ -326,7 +346,18 @@ fn tensors(request: oip::InferRequest, document: Option<Value>, terms: &Terms) -
         let most = limits(terms).values;
         hold_schema(&document::of(&request, document, most)?, terms)?;
     }
-    Ok(Request::Tensors(request))
+    explained(request, terms)
+}
+
+/// Whether tensors are to be explained, too. What parameters mean to a model server behind the gateway is its own business.
+fn explained(request: oip::InferRequest, terms: &Terms) -> Result<Request, Error> {
+    let Some(contract) = &terms.rules.contract else { return Ok(Request::Tensors(request)) };
+    let Some(asked) = oip::Explain::read(&request.parameters).map_err(Error::CallerSentShape)? else {
+        return Ok(Request::Tensors(request));
+    };
+    let explain = terms.explain.as_ref().ok_or(Unexplained::NotOffered);
+    let explanation = explain.and_then(|explain| explain.explanation(asked, request, contract));
+    Ok(Request::Explain(Box::new(explanation.map_err(Error::CallerAskedToExplain)?)))
 }
 
 fn strictly(document: &Value, terms: &Terms) -> Result<(), Error> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::explain;
 use super::schema::Schema;
 use super::tensor::{Contract, Rules};
 use crate::mistake::Mistake;
@@ -68,13 +69,27 @@ pub struct Terms {
     pub(super) max_tokens: Option<u64>,
     pub(super) max_depth: usize,
     pub(super) rules: Rules,
+    pub(super) explain: Option<Arc<explain::Terms>>,
 }
 
 impl Terms {
     /// For requests that name no model: a body of at most `max_body` bytes, and no more said of it.
     #[must_use]
     pub fn without_model(max_body: usize) -> Self {
-        Self { schema: None, strict: false, max_body, max_tokens: None, max_depth: DEFAULT_MAX_DEPTH, rules: Rules::default() }
+        Self {
+            schema: None,
+            strict: false,
+            max_body,
+            max_tokens: None,
+            max_depth: DEFAULT_MAX_DEPTH,
+            rules: Rules::default(),
+            explain: None,
+        }
+    }
+
+    /// Lets the model be explained as `config` says; what is wrong with that is added to `mistakes`.
+    pub fn explain(&mut self, config: &explain::Config, around: Around<'_>, mistakes: &mut Vec<Mistake>) {
+        self.explain = config.compile(around.folder, around.policies, &self.rules, mistakes);
     }
 
     /// The longest body, in bytes.
@@ -146,6 +161,7 @@ impl Config {
                 range: self.range.iter().map(|(name, range)| (name.clone(), (range.get_ref()[0], range.get_ref()[1]))).collect(),
                 nan: self.nan.iter().map(|name| name.get_ref().clone()).collect(),
             },
+            explain: None,
         }
     }
 }

@@ -237,3 +237,39 @@ async fn a_question_with_a_body_is_refused() {
     assert_eq!(ask(Content::Unread(Body::Whole(bytes.clone()))).await, Err(Error::CallerSentUnexpectedBody));
     assert_eq!(ask(Content::Read(bytes, None)).await, Err(Error::CallerSentUnexpectedBody));
 }
+
+#[test]
+fn an_explanation_is_asked_for_in_every_encoding_and_given_where_the_policy_offers_it() {
+    let port = |name: &str, width| Port { name: name.into(), datatype: Datatype::Fp32, shape: vec![None, Some(width)] };
+    let contract = Contract { inputs: vec![port("input", 2)], outputs: vec![port("score", 1)], ..Contract::default() };
+    let plain = terms("", Some(&contract), None);
+    let mut offered = terms("", Some(&contract), None);
+    offered.explain = Some(std::sync::Arc::new(explain::Terms::of_background(Vec::new(), 3, 2)));
+    let tensor = json!({"name": "input", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]});
+    let body = |parameters: Value| Bytes::from(json!({"inputs": [tensor], "parameters": parameters}).to_string());
+    let asked = body(json!({"explain": "permutation_shap", "explain_samples": 4}));
+    let understood = |body: &Bytes, terms: &Terms| understand(&infer(), &HeaderMap::new(), body, None, terms);
+
+    assert!(matches!(understood(&body(json!({})), &offered), Ok(Request::Tensors(_))));
+    let Ok(Request::Explain(explanation)) = understood(&asked, &offered) else { panic!() };
+    assert_eq!((explanation.samples, &*explanation.output, explanation.evaluations()), (4, "score", 3 + 4 * 2 * 3));
+    let binary = headers(&[("content-type", "application/octet-stream".into()), (oip::HEADER_LENGTH, asked.len().to_string())]);
+    assert!(matches!(understand(&infer(), &binary, &asked, None, &offered), Ok(Request::Explain(_))));
+    assert_eq!(understood(&asked, &plain).unwrap_err(), Error::CallerAskedToExplain(Unexplained::NotOffered));
+    assert_eq!(understood(&asked, &plain).unwrap_err().code(), "check.explain");
+    assert_eq!(understood(&body(json!({"explain": true})), &plain).unwrap_err().code(), "check.shape");
+    // What another server makes of it is its own business.
+    assert!(matches!(understood(&asked, &terms("", None, None)), Ok(Request::Tensors(_))));
+
+    let parameter = grpc::InferParameter { parameter_choice: Some(grpc::ParameterChoice::String("permutation_shap".into())) };
+    let message = grpc::ModelInferRequest {
+        model_name: "digits".into(),
+        parameters: [("explain".to_owned(), parameter)].into(),
+        inputs: vec![grpc::InferTensor { name: "input".into(), datatype: "FP32".into(), shape: vec![1, 2], ..Default::default() }],
+        raw_input_contents: vec![Bytes::from(vec![0; 8])],
+        ..Default::default()
+    };
+    let framed = grpc::frame(&message).unwrap();
+    let headers = headers(&[("content-type", "application/grpc".into())]);
+    assert!(matches!(understand(&Route::Grpc(OipAsks::Infer), &headers, &framed, None, &offered), Ok(Request::Explain(_))));
+}

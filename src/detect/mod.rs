@@ -296,8 +296,12 @@ impl Detector {
     }
 }
 
-/// How many rows a request asks about: the longest first dimension of its tensors, else one.
+/// How many rows a request asks about: the longest first dimension of its tensors, else one. An explanation tells of the model what the rows
+/// tell that it is asked about for it, and they count.
 fn rows(request: &Request) -> u64 {
+    if let Request::Explain(explanation) = request {
+        return explanation.rows.max(1).saturating_add(explanation.evaluations());
+    }
     match request.tensors() {
         // A dimension beside a zero is the caller's word for nothing: there are no more rows than bytes.
         Some(tensors) => {

@@ -134,3 +134,16 @@ fn care_adds_up_to_the_greater() {
     assert_eq!(coarse.and(without), Care { decimals: Some(1), without_logprobs: true });
     assert_eq!(Care::default().and(coarse), coarse);
 }
+
+#[test]
+fn an_explanation_counts_as_the_rows_that_its_model_is_asked_about() {
+    let terms = crate::check::explain::Terms::of_background(Vec::new(), 10, 5);
+    let explanation = crate::check::Explanation {
+        request: crate::wire::oip::InferRequest::default(),
+        output: "score".into(),
+        samples: 3,
+        rows: 2,
+        terms: Arc::new(terms),
+    };
+    assert_eq!(rows(&Request::Explain(Box::new(explanation))), 2 + 10 + 2 * 3 * 2 * 4 * 10);
+}

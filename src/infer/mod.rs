@@ -5,6 +5,7 @@
 
 mod catalogue;
 mod embeddings;
+mod explain;
 mod language;
 mod memory;
 pub mod model;

@@ -12,7 +12,7 @@ use super::memory::Memory;
 use super::model::{self, Model};
 use super::passing::{self, Read};
 use super::upstream::{Outgoing, Upstream};
-use super::{Answer, Call, Error, Held, Payload, Terms, reply, shadow, shape, whole};
+use super::{Answer, Call, Error, Held, Payload, Terms, explain, reply, shadow, shape, whole};
 use crate::authorize::{OipAsks, Route};
 use crate::check::Request;
 use crate::trail::{Assurance, Trail, Usage};
@@ -41,28 +41,37 @@ pub(super) async fn from_model(
         OipAsks::Infer => {}
         _ => return metadata(&call, model, over_grpc),
     }
-    let Request::Tensors(mut request) = std::mem::replace(&mut call.request, Request::Nothing) else {
-        return Err(Error::Unavailable("the route carries no tensors"));
+    let (mut request, explanation) = match std::mem::replace(&mut call.request, Request::Nothing) {
+        Request::Tensors(request) => (request, None),
+        Request::Explain(mut explanation) => (std::mem::take(&mut explanation.request), Some(explanation)),
+        _ => return Err(Error::Unavailable("the route carries no tensors")),
     };
     let inputs = std::mem::take(&mut request.inputs);
+    let asked = explanation.as_ref().map(|_| inputs.clone());
     let outputs: Vec<String> = request.outputs.iter().map(|output| output.name.clone()).collect();
     let copied = shadow::copied(&terms.shadows, trail.id, &call.who, &inputs);
     call.hold.began();
     let texts = rows(&inputs);
-    // What the tokens of texts cost is settled by what the model read, whether or not the caller wants to know.
-    let mut wanted = outputs.clone();
-    let hidden = model.signature().longest.is_some() && !outputs.is_empty() && !outputs.iter().any(|name| name == TOKENS);
-    if hidden {
-        wanted.push(TOKENS.to_owned());
-    }
+    // What the tokens of texts cost is settled by what the model read, and an answer is explained, whether or not the caller wants to have it.
+    let needed = match &explanation {
+        Some(explanation) => Some(explanation.output.as_str()),
+        None => model.signature().longest.map(|_| TOKENS),
+    };
+    let hidden = needed.filter(|needed| !outputs.is_empty() && !outputs.iter().any(|name| name == needed));
+    let wanted: Vec<String> = outputs.iter().cloned().chain(hidden.map(str::to_owned)).collect();
     let mut tensors = run(model, inputs, &wanted, &mut call).await?;
     trail.usage = settled(model, &tensors, texts, &mut call)?;
-    if hidden {
-        tensors.pop();
-    }
+    let aside = hidden.and_then(|_| tensors.pop());
     // Compared is what the models say, before either is rounded or cut to its best classes.
     let given = copied.as_ref().map(|_| tensors.clone());
     terms.shape.tensors(&mut tensors, call.care);
+    if let (Some(explanation), Some(asked)) = (&explanation, asked) {
+        let mut aside: Vec<Tensor> = aside.into_iter().collect();
+        terms.shape.tensors(&mut aside, call.care);
+        let told = tensors.iter().chain(&aside).find(|tensor| tensor.name == explanation.output);
+        let told = told.ok_or(Error::UpstreamBroke("the output that is explained is missing"))?.clone();
+        tensors.extend(explain::explain(explanation, &asked, &told, model, &terms.shape, &mut call).await?);
+    }
     let bytes: usize = tensors.iter().map(|tensor| tensor.data.len()).sum();
     call.hold.delivered(bytes as u64);
     let response = InferResponse {
@@ -139,7 +148,7 @@ fn metadata(call: &Call, model: &Model, over_grpc: bool) -> Result<Answer, Error
     Ok(whole(StatusCode::OK, JSON, oip::model_metadata(&call.name, &versions, platform, inputs, outputs), Held::default()))
 }
 
-fn from_engine(error: model::Error) -> Error {
+pub(super) fn from_engine(error: model::Error) -> Error {
     match error {
         model::Error::CallerSentOtherInputs(why) => Error::CallerSentUnfit(why),
         model::Error::CallerAskedForOtherOutputs => {

@@ -3,6 +3,7 @@
 //! Numbers become elements only where they fit exactly into the type's range: nothing wraps, nothing becomes infinite.
 //! `FP16` and `BF16` travel in binary only, as with Triton. Shared memory is refused: it would let a caller name memory of the server.
 
+mod explain;
 mod read;
 mod write;
 
@@ -14,6 +15,7 @@ use super::json;
 use super::shape::Shape;
 use super::tensor::Tensor;
 
+pub use explain::{BASE, Explain, METHOD, PREFIX, VALUES};
 pub use read::{DIMENSIONS_MAX, NAME_MAX, TENSORS_MAX};
 pub use write::{Encoded, Unwritable, model_metadata, model_ready, server_live, server_metadata, server_ready};
 
