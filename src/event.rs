@@ -27,6 +27,8 @@ pub enum Name {
     ModelRetired,
     /// The file under a running model is another now.
     ModelChanged,
+    /// A model's worker is gone; another is started in its place.
+    ModelFell,
     /// New policies are in force.
     PolicyReloaded,
     /// New policies were refused, the last good ones stay.
@@ -48,6 +50,7 @@ impl Name {
             Self::ModelRefused => "model.refused",
             Self::ModelRetired => "model.retired",
             Self::ModelChanged => "model.changed",
+            Self::ModelFell => "model.fell",
             Self::PolicyReloaded => "policy.reloaded",
             Self::PolicyRefused => "policy.refused",
             Self::LogGap => "log.gap",

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::config;
 use crate::digest::Digest;
 use crate::event::{self, Event, Name};
+use crate::infer::Backend;
 use crate::infer::model::Model;
 use crate::pipeline::House;
 use crate::prove::{Build, Change, Changed, Ledger};
@@ -53,6 +54,30 @@ impl House {
         self.events.tell(event);
     }
 
+    /// The models in this machine that are in force, each once.
+    #[must_use]
+    pub fn running(&self) -> Vec<Arc<Model>> {
+        let policy = self.policy.load();
+        let backends = policy.authorizer.models().into_iter().map(|model| &model.terms.infer.backend);
+        backends.filter_map(|backend| if let Backend::Model(model) = backend { Some(model.clone()) } else { None }).collect()
+    }
+
+    /// Tells of each worker of a model that fell since this was last called.
+    fn tell_falls(&self, model: &Model) {
+        let (falls, missed) = model.falls().take();
+        let which = model.which();
+        let last = falls.len().saturating_sub(1);
+        for (at, fall) in falls.into_iter().enumerate() {
+            let mut event = Event::new(Name::ModelFell, fall.at);
+            event.model = Some(which.name.clone());
+            let mut event = event.with("version", &*which.version).with("why", fall.why).with("in_a_call", fall.called);
+            if at == last && missed > 0 {
+                event = event.with("and_more", missed);
+            }
+            self.events.tell(event);
+        }
+    }
+
     /// Tells that a model was not loaded, and the policy before it stays in force.
     pub fn tell_refused(&self, refusal: &Refusal) {
         let policy = self.policy.load().digest;
@@ -60,6 +85,19 @@ impl House {
         let mut event = Event::new(Name::ModelRefused, SystemTime::now());
         event.model = Some(refusal.which.name.clone());
         self.events.tell(event.with("version", &*refusal.which.version).with("why", &*refusal.why));
+    }
+}
+
+/// How often workers that fell are asked for.
+pub const EVERY: Duration = Duration::from_secs(1);
+
+/// Tells of workers that fell, of the models in force, until the task is dropped.
+pub async fn watch(house: Arc<House>) {
+    loop {
+        tokio::time::sleep(EVERY).await;
+        for model in house.running() {
+            house.tell_falls(&model);
+        }
     }
 }
 

@@ -175,6 +175,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     };
     let reloading = tokio::spawn(reload::watch(house.clone(), policies.clone(), made, keeping, seen, changed_tls));
     let watching = tokio::spawn(disk::watch(house.clone(), watched));
+    let tending = tokio::spawn(life::watch(house.clone()));
     let operators = admin.map(|admin| tokio::spawn(admin::serve_admin(admin, Arc::new(Operators(house.clone())), until(stopped.clone()))));
     let interrupted = interrupted();
     tokio::spawn(async move {
@@ -187,6 +188,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     let drained = bound.serve(Gate(house.clone()), until(stopped)).await;
     reloading.abort();
     watching.abort();
+    tending.abort();
     if drained.cut > 0 {
         eprintln!("portcullis: {} request(s) were still running after {:?} and were cut", drained.cut, gateway.accept.drain.0);
     }
@@ -462,6 +464,13 @@ fn observe_models(house: &Arc<House>, disks: &Arc<disk::Watched>) {
         for shadow in weak.upgrade().iter().flat_map(|house| house.policy.load().shadows.clone()) {
             let which = shadow.model.which();
             observe(&[("model", &*which.name), ("version", &*which.version)], shadow.tally.largest());
+        }
+    });
+    let weak = Arc::downgrade(house);
+    metrics.watch(metric::MODEL_RESTARTS.prometheus, metric::MODEL_RESTARTS.help, Kind::Counter, move |observe| {
+        for model in weak.upgrade().iter().flat_map(|house| house.running()) {
+            let which = model.which();
+            observe(&[("model", &*which.name), ("version", &*which.version)], model.falls().restarts() as f64);
         }
     });
     let disks = disks.clone();

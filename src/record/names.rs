@@ -141,6 +141,13 @@ pub mod metric {
     /// Files under running models.
     pub const MODEL_CHANGED: Metric =
         metric("portcullis_model_changed", "portcullis_model_changed", "1", "Whether the file of a running model is another now");
+    /// Workers that were started in the place of others that fell.
+    pub const MODEL_RESTARTS: Metric = metric(
+        "portcullis_model_restarts",
+        "portcullis_model_restarts",
+        "{worker}",
+        "Workers of a model that were started in the place of one that fell",
+    );
     /// Where in the log this process began. Held against the log by `portcullis log verify --reconcile`, as are the next six; all of them
     /// are read at the scrape.
     pub const LOG_BEGAN: Metric =

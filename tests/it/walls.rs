@@ -206,6 +206,24 @@ async fn a_worker_that_is_killed_under_load_is_started_again_and_touches_no_othe
     until_answered(&mut client, "killed-one").await;
     assert!(other.await.unwrap() > 20);
     gateway.says("model killed-one: its worker is gone, killed from outside").await;
+    // Every fall stands in the security log, and in the metrics that another worker took its place.
+    let from = Instant::now();
+    let falls = loop {
+        let falls: Vec<Value> = folder.security_log().into_iter().filter(|line| line["event"] == "model.fell").collect();
+        if falls.len() >= 5 {
+            break falls;
+        }
+        assert!(from.elapsed() < PATIENCE, "{falls:#?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(falls.len(), 5, "{falls:#?}");
+    for fall in &falls {
+        assert_eq!(fall["model"], "killed-one");
+        assert!(fall["why"].as_str().unwrap().contains("killed from outside"), "{fall}");
+    }
+    gateway.admin_until("/metrics", |_, text| text.contains("portcullis_model_restarts_total{model=\"killed-one\",version=\"\"} 5")).await;
+    let (_, metrics) = gateway.admin("/metrics").await;
+    assert!(metrics.contains("portcullis_model_restarts_total{model=\"other-one\",version=\"\"} 0"), "{metrics}");
     // Nothing is left of the dead: no descriptor, no zombie.
     assert!(descriptors(worker("killed-one")) <= before);
     assert!(processes(&["--model=killed-one"]).iter().all(|(_, state)| *state != 'Z'));

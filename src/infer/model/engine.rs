@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use super::falls::Falls;
 use super::{Error, Walls};
 use crate::wire::tensor::{Port, Tensor};
 
@@ -22,6 +23,11 @@ pub(super) trait Engine: Send {
     /// What is to be done between two calls. It is asked after each, and again when the time comes that it gives.
     fn tend(&mut self) -> Option<Instant> {
         None
+    }
+
+    /// What became of its workers; it has none where it shares the gateway's process.
+    fn falls(&self) -> Arc<Falls> {
+        Arc::default()
     }
 
     /// The walls around it; none where it shares the gateway's process.

@@ -12,6 +12,7 @@ pub mod batch;
 pub mod calibration;
 pub mod encoder;
 mod engine;
+pub mod falls;
 pub mod folder;
 pub mod format;
 mod frames;
@@ -47,6 +48,7 @@ use crate::wire::tensor::Tensor;
 use batch::Batching;
 use calibration::Calibration;
 use encoder::Encoder;
+use falls::Falls;
 use onnxruntime::OnnxRuntime;
 use queue::Queue;
 use worker::{Inmate, Launch, Worker};
@@ -466,6 +468,12 @@ impl Model {
     #[must_use]
     pub fn file(&self) -> Digest {
         self.file
+    }
+
+    /// What became of its workers.
+    #[must_use]
+    pub fn falls(&self) -> &Falls {
+        self.queue.falls()
     }
 
     /// How it is walled in, and the walls that stood when it was ready.

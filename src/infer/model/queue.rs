@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 
 use super::batch::{Batching, Party, join, part};
 use super::engine::{Engine, Stop, fits};
+use super::falls::Falls;
 use super::frames::MAX_INPUT;
 use super::{Bounds, Error, Refused, Signature, Walls};
 use crate::trail::Who;
@@ -35,6 +36,7 @@ pub(super) struct Queue {
     calls: End,
     signature: Signature,
     walls: Walls,
+    falls: Arc<Falls>,
 }
 
 impl Queue {
@@ -57,7 +59,7 @@ impl Queue {
         let body = move || match ready() {
             Ok((engine, batching)) => {
                 // Nobody listens any more once the load was given up; the queue is closed then, and the thread ends.
-                let _ = tell.send(Ok((engine.signature().clone(), engine.walls())));
+                let _ = tell.send(Ok((engine.signature().clone(), engine.walls(), engine.falls())));
                 serve(engine, &batching, &theirs.0);
             }
             Err(refused) => drop(tell.send(Err(refused))),
@@ -65,13 +67,18 @@ impl Queue {
         // The kernel shows 15 bytes of it.
         let thread = std::thread::Builder::new().name(format!("model {name}")).spawn(body);
         thread.map_err(|error| Refused::Engine(error.to_string()))?;
-        let (signature, walls) = wait_until_ready(&told, bounds.load, &stop)?;
-        Ok(Self { calls: ours, signature, walls })
+        let (signature, walls, falls) = wait_until_ready(&told, bounds.load, &stop)?;
+        Ok(Self { calls: ours, signature, walls, falls })
     }
 
     /// The walls that stood around the engine when it was ready.
     pub(super) fn walls(&self) -> Walls {
         self.walls
+    }
+
+    /// What became of its workers.
+    pub(super) fn falls(&self) -> &Falls {
+        &self.falls
     }
 
     pub(super) fn signature(&self) -> &Signature {
@@ -141,7 +148,7 @@ impl Queue {
     }
 }
 
-type Ready = (Signature, Walls);
+type Ready = (Signature, Walls, Arc<Falls>);
 
 /// Waits for the word of the thread. What takes longer than `limit` is told to stop.
 fn wait_until_ready(told: &mpsc::Receiver<Result<Ready, Refused>>, limit: Duration, stop: &Stop) -> Result<Ready, Refused> {

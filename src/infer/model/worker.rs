@@ -21,11 +21,12 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use memfd::Memfd;
 
 use super::engine::{Engine, Stop, fits};
+use super::falls::{Fall, Falls};
 use super::frames::{Body, Broken, Frame, Kind, MAX_FILES, MAX_INPUT, MAX_WORDS, Reader, Wire, head, most_with};
 use super::{Bounds, Error, Isolation, Refused, Signature, Walls};
 use crate::wire::tensor::{Datatype, Port, Tensor};
@@ -124,6 +125,7 @@ pub(super) struct Worker {
     process: Option<Process>,
     pause: Pause,
     calls: u64,
+    falls: Arc<Falls>,
 }
 
 impl Worker {
@@ -134,7 +136,7 @@ impl Worker {
     pub(super) fn start(mut launch: Launch, stop: &Stop) -> Result<Self, Refused> {
         let (process, signature) = Process::start(&launch, &mut || !stop.is_stopped())?;
         launch.signature = Some(signature.clone());
-        Ok(Self { launch, signature, process: Some(process), pause: Pause::default(), calls: 0 })
+        Ok(Self { launch, signature, process: Some(process), pause: Pause::default(), calls: 0, falls: Arc::default() })
     }
 
     /// Starts it again if it has fallen and the pause is over.
@@ -143,7 +145,10 @@ impl Worker {
             return;
         }
         match Process::start(&self.launch, &mut || true) {
-            Ok((process, _)) => self.process = Some(process),
+            Ok((process, _)) => {
+                self.process = Some(process);
+                self.falls.raised();
+            }
             Err(refused) => {
                 self.pause.fell(Duration::ZERO, Instant::now());
                 self.tell(&format!("its worker does not start again: {refused}"));
@@ -151,13 +156,14 @@ impl Worker {
         }
     }
 
-    /// Kills it, if it has not died by itself, and tells why.
-    fn bury(&mut self, broken: &Broken) {
+    /// Kills it, if it has not died by itself, and tells why. `called` says whether it had begun with a call.
+    fn bury(&mut self, broken: &Broken, called: bool) {
         if let Some(process) = self.process.take() {
             let lived = process.since.elapsed();
             let end = process.end();
             self.pause.fell(lived, Instant::now());
             self.tell(&format!("its worker is gone, {end} ({broken}), and is started again"));
+            self.falls.fell(Fall { at: SystemTime::now(), why: format!("{end} ({broken})"), called });
         }
     }
 
@@ -188,7 +194,7 @@ impl Engine for Worker {
             match process.call(self.calls, &body, wanted, (&self.signature.outputs, self.launch.room), stop) {
                 Ok(answer) => return answer,
                 Err((broken, began)) => {
-                    self.bury(&broken);
+                    self.bury(&broken, began);
                     if began {
                         break;
                     }
@@ -200,6 +206,10 @@ impl Engine for Worker {
 
     fn walls(&self) -> Walls {
         self.process.as_ref().map_or(Walls::default(), |process| process.walls)
+    }
+
+    fn falls(&self) -> Arc<Falls> {
+        self.falls.clone()
     }
 
     fn tend(&mut self) -> Option<Instant> {
