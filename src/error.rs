@@ -216,6 +216,7 @@ fn infer(error: infer::Error) -> Told {
             Told::new("infer.refused", status, Code::InvalidArgument, words)
         }
         infer::Error::CallerSentUnfit(why) => bad("infer.input", why),
+        infer::Error::NoCard => Told::new("infer.card", StatusCode::NOT_FOUND, Code::NotFound, "The model has no card."),
         infer::Error::NoSuchReceipt => denied().rule("no such receipt"),
     }
 }

@@ -284,7 +284,8 @@ struct Read {
 fn grpc_message(asks: OipAsks, bytes: Bytes) -> Result<Read, Error> {
     let message = grpc::unframe(&bytes, bytes.len()).map_err(Error::CallerSentBadMessage)?;
     let named = match asks {
-        OipAsks::Live | OipAsks::Ready | OipAsks::Server => None,
+        // No method of the protocol asks for a card.
+        OipAsks::Live | OipAsks::Ready | OipAsks::Server | OipAsks::Card => None,
         OipAsks::Model | OipAsks::ModelReady | OipAsks::Infer => Some(grpc::named(message).map_err(Error::CallerSentBadMessage)?),
     };
     Ok(Read { content: Content::Read(bytes, None), asked: None, named })

@@ -48,6 +48,8 @@ pub enum OipAsks {
     Model,
     /// Whether the model is ready.
     ModelReady,
+    /// What the model says of itself, for people.
+    Card,
     /// An inference.
     Infer,
 }
@@ -189,7 +191,7 @@ pub struct Routes {
 }
 
 /// What the contract serves, as method and template; the tests walk it.
-pub const FIXED: [(&str, &str); 23] = [
+pub const FIXED: [(&str, &str); 25] = [
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
     ("POST", "/v1/responses"),
@@ -203,9 +205,11 @@ pub const FIXED: [(&str, &str); 23] = [
     ("GET", "/v2/health/ready"),
     ("GET", "/v2/models/{model}"),
     ("GET", "/v2/models/{model}/ready"),
+    ("GET", "/v2/models/{model}/card"),
     ("POST", "/v2/models/{model}/infer"),
     ("GET", "/v2/models/{model}/versions/{version}"),
     ("GET", "/v2/models/{model}/versions/{version}/ready"),
+    ("GET", "/v2/models/{model}/versions/{version}/card"),
     ("POST", "/v2/models/{model}/versions/{version}/infer"),
     ("POST", "/inference.GRPCInferenceService/ServerLive"),
     ("POST", "/inference.GRPCInferenceService/ServerReady"),
@@ -281,9 +285,11 @@ fn oip_model(rest: &str) -> Option<(Route, &'static str)> {
     Some(match parts.as_slice() {
         [_] => (oip(OipAsks::Model, model, None), "/v2/models/{model}"),
         [_, "ready"] => (oip(OipAsks::ModelReady, model, None), "/v2/models/{model}/ready"),
+        [_, "card"] => (oip(OipAsks::Card, model, None), "/v2/models/{model}/card"),
         [_, "infer"] => (oip(OipAsks::Infer, model, None), "/v2/models/{model}/infer"),
         [_, "versions", _] => (oip(OipAsks::Model, model, Some(version(2)?)), "/v2/models/{model}/versions/{version}"),
         [_, "versions", _, "ready"] => (oip(OipAsks::ModelReady, model, Some(version(2)?)), "/v2/models/{model}/versions/{version}/ready"),
+        [_, "versions", _, "card"] => (oip(OipAsks::Card, model, Some(version(2)?)), "/v2/models/{model}/versions/{version}/card"),
         [_, "versions", _, "infer"] => (oip(OipAsks::Infer, model, Some(version(2)?)), "/v2/models/{model}/versions/{version}/infer"),
         _ => return None,
     })

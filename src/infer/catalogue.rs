@@ -1,9 +1,10 @@
 //! What the gateway says of itself: the models that a caller may see, the server, and receipts.
 
-use http::header::CACHE_CONTROL;
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, StatusCode};
 use uuid::Uuid;
 
+use super::model::Model;
 use super::tensors::framed;
 use super::{Answer, Call, Error, Held, Receipts, whole};
 use crate::authorize::{OipAsks, ReceiptForm, Route};
@@ -42,6 +43,15 @@ pub(super) fn server(call: &Call) -> Result<Answer, Error> {
             Ok(whole(StatusCode::OK, "application/json", bytes, Held::default()))
         }
     }
+}
+
+/// What a model says of itself. It is text that others wrote: a browser shows it, and takes nothing in it for a page or a script.
+pub(super) fn card(model: &Model) -> Result<Answer, Error> {
+    let card = model.card().ok_or(Error::NoCard)?;
+    let mut answer = whole(StatusCode::OK, "text/markdown; charset=utf-8", card.clone(), Held::default());
+    answer.headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    answer.headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
+    Ok(answer)
 }
 
 /// A receipt, for the caller it was made for, or an auditor.

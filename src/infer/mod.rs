@@ -119,6 +119,8 @@ pub enum Error {
     UpstreamRefused(StatusCode, Option<String>),
     /// The model refused the input: `infer.input`, 400.
     CallerSentUnfit(&'static str),
+    /// The model has no card: `infer.card`, 404.
+    NoCard,
     /// No such receipt, or not this caller's: `authorize.denied`, 404.
     NoSuchReceipt,
 }
@@ -211,6 +213,8 @@ impl Inference {
                 | Route::Grpc(OipAsks::Live | OipAsks::Ready | OipAsks::Server),
                 _,
             ) => catalogue::server(&call),
+            (Route::Oip { asks: OipAsks::Card, .. }, Backend::Model(model)) => catalogue::card(model),
+            (Route::Oip { asks: OipAsks::Card, .. }, Backend::Upstream(_)) => Err(Error::NoCard),
             (_, Backend::Nothing) => Err(Error::Unavailable("nobody answers for it")),
             (Route::Oip { .. } | Route::Grpc(_), Backend::Model(model)) => {
                 tensors::from_model(call, model, terms, &self.memory, trail).await

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE};
+use http::header::{ACCEPT, CONTENT_TYPE, LINK};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use prost::Message;
 use serde_json::Value;
@@ -145,7 +145,18 @@ fn metadata(call: &Call, model: &Model, over_grpc: bool) -> Result<Answer, Error
         };
         return framed(&metadata, Held::default());
     }
-    Ok(whole(StatusCode::OK, JSON, oip::model_metadata(&call.name, &versions, platform, inputs, outputs), Held::default()))
+    let mut answer = whole(StatusCode::OK, JSON, oip::model_metadata(&call.name, &versions, platform, inputs, outputs), Held::default());
+    if let Some(link) = model.card().and_then(|_| card_of(&call.route)) {
+        answer.headers.insert(LINK, link);
+    }
+    Ok(answer)
+}
+
+/// Where the card of the model stands whose metadata were asked for (RFC 8288). The protocol's own document has no place for it.
+fn card_of(route: &Route) -> Option<HeaderValue> {
+    let (model, version) = route.model_in_the_path()?;
+    let version = version.map(|version| format!("/versions/{version}")).unwrap_or_default();
+    HeaderValue::try_from(format!("</v2/models/{model}{version}/card>; rel=\"describedby\"; type=\"text/markdown\"")).ok()
 }
 
 pub(super) fn from_engine(error: model::Error) -> Error {

@@ -8,6 +8,7 @@
 //! The engine's C++ meets those bytes in a process of its own ([`worker`]), which gave up files, sockets, processes and rights before
 //! (`walls`) and speaks with the gateway in `frames` of numbers.
 
+pub mod attached;
 pub mod batch;
 pub mod calibration;
 pub mod encoder;
@@ -16,6 +17,7 @@ pub mod falls;
 pub mod folder;
 pub mod format;
 mod frames;
+pub mod golden;
 mod isolate;
 pub mod onnx;
 mod onnxruntime;
@@ -45,10 +47,12 @@ use crate::trail::{Assurance, Which, Who};
 use crate::unit::{Size, Span};
 use crate::wire::tensor::Tensor;
 
+use attached::{Attached, MAX_CARD, MAX_GOLDEN};
 use batch::Batching;
 use calibration::Calibration;
 use encoder::Encoder;
 use falls::Falls;
+use golden::Golden;
 use onnxruntime::OnnxRuntime;
 use queue::Queue;
 use worker::{Inmate, Launch, Worker};
@@ -142,6 +146,10 @@ pub struct Config {
     pub warm_up: BTreeMap<String, Vec<u64>>,
     /// Temperatures by which a classifier's scores are scaled, relative to the file that names it.
     pub calibration: Option<Spanned<PathBuf>>,
+    /// What it says of itself, for people: a file of the model's folder, or one beside it with its digest.
+    pub card: Option<Spanned<attached::Named>>,
+    /// What it must answer before it is ready; named as the card is.
+    pub golden: Option<Spanned<attached::Named>>,
     /// For safetensors: how the vectors of tokens become one, in place of what the folder says.
     pub pooling: Option<Spanned<encoder::Pooling>>,
     /// For safetensors: whether vectors are brought to length 1, in place of what the folder says.
@@ -177,6 +185,11 @@ impl Config {
             mistakes.push(Mistake::at(self.path.span(), "`warm_up` is for [backend.onnx]: an encoder takes any text"));
         }
         let calibration = source::temperatures(self, folder, root).map_err(|mistake| mistakes.push(mistake)).ok().flatten();
+        let mut attached = |key, named: &Option<Spanned<attached::Named>>, limit| {
+            let resolved = named.as_ref().map(|named| Attached::resolve(key, named, (kind, self), (folder, root), limit)).transpose();
+            resolved.map_err(|mistake| mistakes.push(mistake)).ok().flatten()
+        };
+        let (card, golden) = (attached("card", &self.card, MAX_CARD), attached("golden", &self.golden, MAX_GOLDEN));
         let held_to = source::held_to(self, kind, folder, root).map_err(|more| mistakes.extend(more)).ok();
         let queue = self.queue.as_ref().map_or(DEFAULT_QUEUE, |queue| *queue.get_ref());
         if let (Some(at), false) = (&self.queue, (1..=MAX_QUEUE).contains(&queue)) {
@@ -196,6 +209,8 @@ impl Config {
                 pooling: self.pooling.as_ref().map(|pooling| *pooling.get_ref()),
                 normalize: self.normalize.as_ref().map(|normalize| *normalize.get_ref()),
                 calibration,
+                card,
+                golden,
                 name: name.into(),
                 version: version.into(),
                 path,
@@ -209,6 +224,7 @@ impl Config {
                     memory: self.memory.as_ref().map(|memory| memory.get_ref().0),
                     warm_up: self.warm_up.clone(),
                     batch,
+                    golden: None,
                 },
             }),
             _ => Err(mistakes),
@@ -235,6 +251,8 @@ pub struct Bounds {
     pub warm_up: BTreeMap<String, Vec<u64>>,
     /// How calls are joined; each runs alone where there is none.
     pub batch: Option<batch::Plan>,
+    /// The file of what it must answer before it is ready.
+    pub golden: Option<Bytes>,
 }
 
 impl Default for Bounds {
@@ -248,6 +266,7 @@ impl Default for Bounds {
             memory: None,
             warm_up: BTreeMap::new(),
             batch: None,
+            golden: None,
         }
     }
 }
@@ -291,6 +310,17 @@ pub enum Refused {
     Encoder(encoder::Fault),
     /// Its scores cannot be scaled as the file says.
     Calibration(calibration::Fault),
+    /// A file that comes with it is longer than it may be.
+    TooLongBeside {
+        /// Its name.
+        name: String,
+        /// Bytes.
+        limit: usize,
+    },
+    /// Its card is no text.
+    Card,
+    /// It does not answer what it must.
+    Golden(golden::Fault),
     /// It was not ready in time.
     TookTooLong(Duration),
     /// The policy demands walls that do not stand on this machine.
@@ -334,6 +364,9 @@ impl fmt::Display for Refused {
             Self::Batch(why) => f.write_str(why),
             Self::Encoder(fault) => write!(f, "the model is not loaded: {fault}"),
             Self::Calibration(fault) => write!(f, "`calibration`: {fault}"),
+            Self::TooLongBeside { name, limit } => write!(f, "{name:?} is longer than {limit} bytes"),
+            Self::Card => f.write_str("`card` is not text in UTF-8"),
+            Self::Golden(fault) => write!(f, "`golden`: {fault}"),
             Self::TookTooLong(limit) => write!(f, "the model was not ready within `load_timeout`, {} seconds", limit.as_secs_f32()),
         }
     }
@@ -398,6 +431,7 @@ pub struct Model {
     which: Arc<Which>,
     file: Digest,
     calibration: Option<Calibration>,
+    card: Option<Bytes>,
     load_micros: u64,
 }
 
@@ -410,14 +444,15 @@ impl Model {
     pub fn load(source: &Source, runtime: impl FnOnce() -> Result<Runtime, runtime::Broken>) -> Result<Self, Refused> {
         let from = Instant::now();
         let held = source.verify(SystemTime::now())?;
+        let bounds = Bounds { golden: held.golden.clone(), ..source.bounds.clone() };
         let queue = match source.kind {
-            Kind::Onnx => onnx(&source.name, held.weights()?, &source.bounds, &runtime().map_err(Refused::Runtime)?)?,
-            Kind::Safetensors => encoder(source, &held)?,
+            Kind::Onnx => onnx(&source.name, held.weights()?, &bounds, &runtime().map_err(Refused::Runtime)?)?,
+            Kind::Safetensors => encoder(source, &held, &bounds)?,
         };
         let calibration = calibration(source, queue.signature())?;
         let file = held.weights()?.digest();
         let which = which(&source.name, &source.version, held.digest, source.kind);
-        Ok(Self { queue, isolation: source.bounds.isolation, which, file, calibration, load_micros: micros(from) })
+        Ok(Self { queue, isolation: bounds.isolation, which, file, calibration, card: held.card, load_micros: micros(from) })
     }
 
     /// Loads an ONNX model whose bytes are in this process, such as the bundled one.
@@ -428,7 +463,15 @@ impl Model {
         let from = Instant::now();
         let queue = onnx(name, verified, bounds, runtime)?;
         let which = which(&name.into(), &version.into(), verified.digest(), Kind::Onnx);
-        Ok(Self { queue, isolation: bounds.isolation, which, file: verified.digest(), calibration: None, load_micros: micros(from) })
+        Ok(Self {
+            queue,
+            isolation: bounds.isolation,
+            which,
+            file: verified.digest(),
+            calibration: None,
+            card: None,
+            load_micros: micros(from),
+        })
     }
 
     /// What a model would take and give, and its digest, without an engine for ONNX and without a worker for any.
@@ -443,6 +486,7 @@ impl Model {
         };
         Batching::new(source.bounds.batch.as_ref(), &signature).map_err(Refused::Batch)?;
         calibration(source, &signature)?;
+        held.golden.as_deref().map(|golden| Golden::read(golden, &signature)).transpose().map_err(Refused::Golden)?;
         Ok((held.digest, signature))
     }
 
@@ -468,6 +512,12 @@ impl Model {
     #[must_use]
     pub fn file(&self) -> Digest {
         self.file
+    }
+
+    /// Its card, text in UTF-8.
+    #[must_use]
+    pub fn card(&self) -> Option<&Bytes> {
+        self.card.as_ref()
     }
 
     /// What became of its workers.
@@ -528,8 +578,8 @@ fn onnx(name: &str, verified: &Verified, bounds: &Bounds, runtime: &Runtime) -> 
 }
 
 /// An encoder, from those files of its folder that one reads.
-fn encoder(source: &Source, held: &Held) -> Result<Queue, Refused> {
-    let (files, options, bounds) = (read(held), options(source), &source.bounds);
+fn encoder(source: &Source, held: &Held, bounds: &Bounds) -> Result<Queue, Refused> {
+    let (files, options) = (read(held), options(source));
     if bounds.isolation == Isolation::Thread {
         return Queue::start(&source.name, bounds, move |_| Ok(Box::new(Encoder::load(&files, &options).map_err(Refused::Encoder)?)));
     }

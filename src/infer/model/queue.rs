@@ -19,6 +19,7 @@ use super::batch::{Batching, Party, join, part};
 use super::engine::{Engine, Stop, fits};
 use super::falls::Falls;
 use super::frames::MAX_INPUT;
+use super::golden::Golden;
 use super::{Bounds, Error, Refused, Signature, Walls};
 use crate::trail::Who;
 use crate::wire::tensor::{Port, Tensor, elements};
@@ -49,10 +50,14 @@ impl Queue {
         let (ours, theirs) = (End(calls.clone()), End(calls));
         let stop = Stop::default();
         let stopped = stop.clone();
-        let (shapes, plan) = (bounds.warm_up.clone(), bounds.batch.clone());
+        let (shapes, plan, golden) = (bounds.warm_up.clone(), bounds.batch.clone(), bounds.golden.clone());
         let (tell, told) = mpsc::channel();
         let ready = move || {
-            let engine = warmed_up(load(&stopped)?, &shapes, &stopped)?;
+            let mut engine = warmed_up(load(&stopped)?, &shapes, &stopped)?;
+            if let Some(golden) = golden {
+                let golden = Golden::read(&golden, engine.signature()).map_err(Refused::Golden)?;
+                golden.hold(&mut *engine, &stopped).map_err(Refused::Golden)?;
+            }
             let batching = Batching::new(plan.as_ref(), engine.signature()).map_err(Refused::Batch)?;
             Ok((engine, batching))
         };

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use toml::Spanned;
 
+use super::attached::{Attached, MAX_CARD, MAX_GOLDEN};
 use super::encoder::Pooling;
 use super::folder::{self, Folder, Limits};
 use super::signing::bundle::MAX_BUNDLE;
@@ -35,6 +36,10 @@ pub struct Source {
     pub normalize: Option<bool>,
     /// The file of temperatures, as it was read with the policy, and where it stands.
     pub calibration: Option<(PathBuf, Bytes)>,
+    /// What it says of itself, for people.
+    pub card: Option<Attached>,
+    /// What it must answer before it is ready.
+    pub golden: Option<Attached>,
     /// The name that callers write.
     pub name: Arc<str>,
     /// Its version; `""` if none.
@@ -79,7 +84,7 @@ impl Source {
         let folder = match &self.held_to {
             HeldTo::Digest(digest) => {
                 let file = Verified::from_file(&self.path, *digest, self.bounds.size)?;
-                return Ok(Held { files: [(MODEL.to_owned(), file)].into(), digest: *digest });
+                return self.held([(MODEL.to_owned(), file)].into(), *digest, &BTreeMap::new());
             }
             HeldTo::Files(digests) => Folder::named(&self.path, digests, &limits)?,
             HeldTo::Signature(signature) => {
@@ -89,11 +94,21 @@ impl Source {
         };
         let digest = folder.digest();
         if self.kind == Kind::Safetensors {
-            return Ok(Held { files: folder.files().clone(), digest });
+            return self.held(folder.files().clone(), digest, folder.files());
         }
         let name = self.path.file_name().and_then(|name| name.to_str()).ok_or(Refused::NotAFile)?;
         let file = folder.file(name).ok_or_else(|| folder::Fault::Missing(vec![name.to_owned()]))?;
-        Ok(Held { files: [(MODEL.to_owned(), file.clone().loadable()?)].into(), digest })
+        self.held([(MODEL.to_owned(), file.clone().loadable()?)].into(), digest, folder.files())
+    }
+
+    /// The model, and what comes with it, of which some lies in its folder.
+    fn held(&self, files: BTreeMap<String, Verified>, digest: Digest, folder: &BTreeMap<String, Verified>) -> Result<Held, Refused> {
+        let attached = |attached: &Option<Attached>, limit| attached.as_ref().map(|attached| attached.bytes(folder, limit)).transpose();
+        let (card, golden) = (attached(&self.card, MAX_CARD)?, attached(&self.golden, MAX_GOLDEN)?);
+        if card.as_ref().is_some_and(|card| std::str::from_utf8(card).is_err()) {
+            return Err(Refused::Card);
+        }
+        Ok(Held { files, digest, card, golden })
     }
 
     /// The file whose exchange on disk is noticed, if `path` is where the policy says that the model stands: the weights.
@@ -117,7 +132,8 @@ impl Source {
             HeldTo::Digest(_) | HeldTo::Files(_) => [].iter(),
             HeldTo::Signature(signature) => signature.files.iter(),
         };
-        of_signature.chain(self.calibration.as_ref().map(|(path, _)| path))
+        let attached = [&self.card, &self.golden].into_iter().flatten().filter_map(Attached::path);
+        of_signature.chain(self.calibration.as_ref().map(|(path, _)| path)).chain(attached)
     }
 }
 
@@ -135,6 +151,10 @@ pub struct Held {
     pub files: BTreeMap<String, Verified>,
     /// The model's digest.
     pub digest: Digest,
+    /// Its card, text in UTF-8.
+    pub card: Option<Bytes>,
+    /// What it must answer.
+    pub golden: Option<Bytes>,
 }
 
 impl Held {
@@ -223,7 +243,7 @@ pub(super) fn held_to(config: &Config, kind: Kind, folder: &Path, root: &Path) -
 }
 
 /// The real path, if it is within `root`.
-fn within(key: &str, path: &Path, root: &Path) -> Result<PathBuf, String> {
+pub(super) fn within(key: &str, path: &Path, root: &Path) -> Result<PathBuf, String> {
     let missing = |path: &Path, error: io::Error| format!("`{key}`: {} cannot be found: {error}", path.display());
     let real = path.canonicalize().map_err(|error| missing(path, error))?;
     let root = root.canonicalize().map_err(|error| missing(root, error))?;
@@ -231,7 +251,7 @@ fn within(key: &str, path: &Path, root: &Path) -> Result<PathBuf, String> {
 }
 
 /// A small file, whole.
-fn bounded(path: &Path, limit: usize) -> io::Result<Bytes> {
+pub(super) fn bounded(path: &Path, limit: usize) -> io::Result<Bytes> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }

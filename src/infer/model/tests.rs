@@ -297,6 +297,8 @@ fn on_disk(bytes: &[u8]) -> (tempfile::TempDir, Source) {
         pooling: None,
         normalize: None,
         calibration: None,
+        card: None,
+        golden: None,
         name: "m".into(),
         version: "".into(),
         path,
