@@ -5,9 +5,12 @@ import datetime
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 
+import httpx
+import numpy
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -276,3 +279,57 @@ def test_a_gateway_serves_a_signed_model_and_refuses_it_once_a_file_is_added(tmp
         refused = subprocess.run([gates.binary(), "serve", "--policies", gate.policies], capture_output=True, text=True, timeout=60)
         assert refused.returncode == 1 and "extra.bin" in refused.stderr
         (models / "digits/extra.bin").unlink()
+
+
+def test_a_signed_folder_brings_its_weights_its_card_and_its_golden_answers(tmp_path):
+    table = json.loads((gates.ROOT / "tests/data/tabular.json").read_text())
+    row, weights = table["rows"][0], [numpy.array(weights) for weights in table["weights"]]
+    z = numpy.tanh(numpy.array(row) @ weights[0] + weights[1]) @ weights[2] + weights[3]
+    risk = (numpy.exp(z - z.max()) / numpy.exp(z - z.max()).sum()).tolist()
+    inputs = [{"name": "age", "datatype": "INT64", "shape": [1, 1], "data": row[:1]},
+              {"name": "rest", "datatype": "FP32", "shape": [1, 5], "data": row[1:]}]
+    expected = [{"name": "risk", "datatype": "FP32", "shape": [1, 3], "data": risk}]
+
+    signer = Signer(tmp_path / "signer", "P-256")
+    gate = gates.Gate(tmp_path / "gate")
+    secret = gate.key("app")
+    models = gate.policies / "models"
+    folder = models / "table"
+    folder.mkdir()
+    shutil.copy(gates.ROOT / "tests/data/tabular-beside.onnx", folder / "model.onnx")
+    shutil.copy(gates.ROOT / "tests/data/tabular.weights", folder)
+    (folder / "README.md").write_text("# A table\n")
+    (folder / "golden.json").write_text(json.dumps({"cases": [{"inputs": inputs, "outputs": expected}]}))
+    shutil.copy(signer.trust("key"), gate.policies / "keys/models.pem")
+    signer.sign_reference(folder, models / "table.sig", "key")
+    gate.write("models/table.toml", """
+        name = "table"
+        public = true
+        [backend.onnx]
+        path = "table/model.onnx"
+        signature = "table.sig"
+        trust = "../keys/models.pem"
+        card = "README.md"
+        golden = "golden.json"
+    """)
+    gate.start()
+    context = ssl.create_default_context(cafile=gate.ca)
+    with httpx.Client(verify=context, headers={"authorization": f"Bearer {secret}"}) as http:
+        answer = http.post(f"{gate.url}/v2/models/table/infer", json={"inputs": inputs, "outputs": [{"name": "risk"}]}).json()
+        assert numpy.abs(numpy.array(answer["outputs"][0]["data"]) - risk).max() < 1e-6
+        assert http.get(f"{gate.url}/v2/models/table/card").text == "# A table\n"
+    assert gate.stop() == 0
+
+    # Golden answers of another model, and weights that nobody signed.
+    expected[0]["data"] = risk[::-1]
+    (folder / "golden.json").write_text(json.dumps({"cases": [{"inputs": inputs, "outputs": expected}]}))
+    signer.sign_reference(folder, models / "table.sig", "key")
+
+    def refused():
+        done = subprocess.run([gates.binary(), "serve", "--policies", gate.policies], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1
+        return done.stderr
+
+    assert "`golden`: the model's answer to case 0 is another" in refused()
+    (folder / "tabular.weights").write_bytes(bytes((gates.ROOT / "tests/data/tabular.weights").stat().st_size))
+    assert "tabular.weights" in refused()

@@ -6,6 +6,7 @@
 writes, always the same bytes:
 
     tests/data/tabular.onnx   an age and five numbers -> three probabilities, by a perceptron whose features act together
+    tests/data/tabular-beside.onnx, tests/data/tabular.weights   the same, with its weights in a file of their own
     tests/data/tabular.json   its weights in float64, rows to explain, and a background
 
 Nothing is learnt: the weights are drawn. What is right of an explanation is told by others, over the weights.
@@ -48,7 +49,21 @@ def model(weights):
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="portcullis")
     onnx.checker.check_model(made, full_check=True)
-    return made.SerializeToString(deterministic=True)
+    return made
+
+
+def beside(made):
+    """The model without its weights, and those."""
+    outside = onnx.ModelProto.FromString(made.SerializeToString())
+    data = b""
+    for tensor in outside.graph.initializer:
+        place = {"location": "tabular.weights", "offset": str(len(data)), "length": str(len(tensor.raw_data))}
+        data += tensor.raw_data
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in place.items():
+            tensor.external_data.add(key=key, value=value)
+    return outside, data
 
 
 def rows(random, count):
@@ -66,8 +81,12 @@ def main():
         "background": rows(random, 12),
         "rows": rows(random, 4),
     }
+    made = model(weights)
+    outside, data = beside(made)
     files = {
-        "tests/data/tabular.onnx": model(weights),
+        "tests/data/tabular.onnx": made.SerializeToString(deterministic=True),
+        "tests/data/tabular-beside.onnx": outside.SerializeToString(deterministic=True),
+        "tests/data/tabular.weights": data,
         "tests/data/tabular.json": (json.dumps(told, separators=(",", ":")) + "\n").encode(),
     }
     before = (ROOT / "tests/data/SHA256SUMS").read_text().splitlines(keepends=True)

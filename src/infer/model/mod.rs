@@ -446,7 +446,7 @@ impl Model {
         let held = source.verify(SystemTime::now())?;
         let bounds = Bounds { golden: held.golden.clone(), ..source.bounds.clone() };
         let queue = match source.kind {
-            Kind::Onnx => onnx(&source.name, held.weights()?, &bounds, &runtime().map_err(Refused::Runtime)?)?,
+            Kind::Onnx => onnx(&source.name, held.weights()?, &held.beside, &bounds, &runtime().map_err(Refused::Runtime)?)?,
             Kind::Safetensors => encoder(source, &held, &bounds)?,
         };
         let calibration = calibration(source, queue.signature())?;
@@ -461,7 +461,7 @@ impl Model {
     /// [`Refused`], in words for the operator.
     pub fn from_verified(name: &str, version: &str, verified: &Verified, bounds: &Bounds, runtime: &Runtime) -> Result<Self, Refused> {
         let from = Instant::now();
-        let queue = onnx(name, verified, bounds, runtime)?;
+        let queue = onnx(name, verified, &BTreeMap::new(), bounds, runtime)?;
         let which = which(&name.into(), &version.into(), verified.digest(), Kind::Onnx);
         Ok(Self {
             queue,
@@ -481,7 +481,7 @@ impl Model {
     pub fn contract(source: &Source) -> Result<(Digest, Signature), Refused> {
         let held = source.verify(SystemTime::now())?;
         let signature = match source.kind {
-            Kind::Onnx => onnx::read(held.weights()?.bytes(), &onnx::Limits::DEFAULT)?,
+            Kind::Onnx => onnx::read_beside(held.weights()?.bytes(), &onnx::Limits::DEFAULT, &lengths(&held.beside))?.0,
             Kind::Safetensors => Encoder::load(&read(&held), &options(source)).map_err(Refused::Encoder)?.signature().clone(),
         };
         Batching::new(source.bounds.batch.as_ref(), &signature).map_err(Refused::Batch)?;
@@ -565,16 +565,33 @@ impl Model {
 }
 
 /// An ONNX model, by ONNX Runtime.
-fn onnx(name: &str, verified: &Verified, bounds: &Bounds, runtime: &Runtime) -> Result<Queue, Refused> {
-    let signature = onnx::read(verified.bytes(), &onnx::Limits::DEFAULT)?;
+fn onnx(
+    name: &str,
+    verified: &Verified,
+    beside: &BTreeMap<String, Verified>,
+    bounds: &Bounds,
+    runtime: &Runtime,
+) -> Result<Queue, Refused> {
+    let (signature, used) = onnx::read_beside(verified.bytes(), &onnx::Limits::DEFAULT, &lengths(beside))?;
+    let beside = beside.iter().filter(|(name, _)| used.contains(*name)).map(|(name, file)| (name.clone(), file.bytes().clone()));
+    let beside: Vec<(String, Bytes)> = beside.collect();
     if bounds.isolation == Isolation::Thread {
         let (bytes, runtime, room) = (verified.bytes().clone(), runtime.clone(), bounds.output);
-        return Queue::start(name, bounds, move |stop| Ok(Box::new(OnnxRuntime::load(&bytes, signature, room, &runtime, stop)?)));
+        return Queue::start(name, bounds, move |stop| {
+            let beside = beside.iter().map(|(name, file)| (name.as_str(), &file[..]));
+            Ok(Box::new(OnnxRuntime::load(&bytes, beside, signature, room, &runtime, stop)?))
+        });
     }
-    let file = runtime::sealed(source::MODEL, verified.bytes()).map_err(Refused::Worker)?;
-    let launch = Launch::new(name, Inmate::OnnxRuntime, vec![(source::MODEL.to_owned(), file)], verified.bytes().len(), bounds);
+    let size = verified.bytes().len() + beside.iter().map(|(_, file)| file.len()).sum::<usize>();
+    let files = std::iter::once((source::MODEL.to_owned(), verified.bytes().clone())).chain(beside);
+    let sealed = files.map(|(file, bytes)| Ok((file.clone(), runtime::sealed(&file, &bytes).map_err(Refused::Worker)?)));
+    let launch = Launch::new(name, Inmate::OnnxRuntime, sealed.collect::<Result<_, Refused>>()?, size, bounds);
     let launch = Launch { library: Some(runtime.library().clone()), signature: Some(signature), ..launch };
     Queue::start(name, bounds, move |stop| Ok(Box::new(Worker::start(launch, stop)?)))
+}
+
+fn lengths(files: &BTreeMap<String, Verified>) -> onnx::Beside {
+    files.iter().map(|(name, file)| (name.clone(), file.bytes().len() as u64)).collect()
 }
 
 /// An encoder, from those files of its folder that one reads.

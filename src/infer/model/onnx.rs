@@ -4,15 +4,19 @@
 //! refused, so that no other parser can understand the same bytes otherwise. What it is *not*: a checker of the graph's meaning. The
 //! engine does that, and a run on zeros shows that it could.
 //!
-//! Refused on principle: data outside the file, operators of other domains than ONNX's own, sparse tensors (they become dense when they
+//! Refused on principle: data outside the file that were not verified with it, operators of other domains than ONNX's own, sparse tensors (they become dense when they
 //! are loaded, so a few bytes may ask for any amount of memory), functions of the model's own (they expand when they are loaded, to any
 //! size), training graphs, and configuration for several devices.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
+
+mod external;
 
 use super::Signature;
 use crate::wire::tensor::{Datatype, Port};
+
+use external::External;
 
 /// The operator domains that are allowed. scikit-learn's models need `ai.onnx.ml`; `""` and `ai.onnx` are the same one.
 const DOMAINS: [&[u8]; 3] = [b"", b"ai.onnx", b"ai.onnx.ml"];
@@ -53,6 +57,7 @@ pub enum Fault {
     UnknownField { message: &'static str, number: u64 },
     WrittenTwice { message: &'static str, number: u64 },
     ExternalData,
+    External(&'static str),
     MemoryAddress,
     Domain(String),
     SessionOptions,
@@ -80,9 +85,10 @@ impl fmt::Display for Fault {
                 write!(f, "field {number} of {message} is written twice, and parsers differ on which one counts")
             }
             Self::ExternalData => f.write_str(
-                "it keeps tensors in other files, which its digest does not cover. Save it as one file: \
-                 onnx.save_model(model, path, save_as_external_data=False)",
+                "it keeps tensors in files that are not verified with it, or tensors that are no initializers of its graph. Sign its folder \
+                 (portcullis model sign), or save it as one file: onnx.save_model(model, path, save_as_external_data=False)",
             ),
+            Self::External(what) => write!(f, "a tensor's data outside the file {what}"),
             Self::MemoryAddress => f.write_str("a tensor names an address in memory as its data: this is an attack on ONNX Runtime"),
             Self::Domain(domain) => write!(
                 f,
@@ -115,32 +121,20 @@ impl std::error::Error for Fault {}
 /// # Errors
 /// The first [`Fault`]. It takes time in proportion to the length of `bytes`.
 pub fn read(bytes: &[u8], limits: &Limits) -> Result<Signature, Fault> {
-    let mut walk = Walk { limits, nodes: 0, tensors: 0 };
-    let mut ir_version = false;
-    let mut opset = false;
-    let mut graph = None;
-    message("ModelProto", bytes, &[8, 14, 20, 25, 26], |number, value| {
-        match number {
-            1 => ir_version = value.varint()? > 0,
-            2 | 3 | 4 | 6 => drop(value.bytes()?),
-            5 => drop(value.varint()?),
-            7 => graph = Some(walk.graph(value.bytes()?, 1, true)?),
-            8 => {
-                walk.opset(value.bytes()?)?;
-                opset = true;
-            }
-            14 => walk.metadata(value.bytes()?)?,
-            20 => return Err(Fault::Training),
-            25 => return Err(Fault::Functions),
-            26 => return Err(Fault::Devices),
-            _ => return Ok(false),
-        }
-        Ok(true)
-    })?;
-    if !ir_version || !opset {
-        return Err(Fault::NotOnnx("it names no version"));
-    }
-    graph.ok_or(Fault::NotOnnx("it has no graph"))
+    read_beside(bytes, limits, &Beside::new()).map(|(signature, _)| signature)
+}
+
+/// Files beside the model in which its tensors may lie, by their names, with their lengths in bytes. All of them are verified.
+pub type Beside = BTreeMap<String, u64>;
+
+/// The same, where initializers of the graph may have their data in files `beside` it; with the names of those that have.
+///
+/// # Errors
+/// The first [`Fault`].
+pub fn read_beside(bytes: &[u8], limits: &Limits, beside: &Beside) -> Result<(Signature, BTreeSet<String>), Fault> {
+    let mut walk = Walk { limits, nodes: 0, tensors: 0, beside, used: BTreeSet::new() };
+    let signature = walk.model(bytes)?;
+    Ok((signature, walk.used))
 }
 
 /// One value of the wire format.
@@ -262,9 +256,40 @@ struct Walk<'l> {
     limits: &'l Limits,
     nodes: usize,
     tensors: usize,
+    beside: &'l Beside,
+    /// Files beside the model that its tensors lie in.
+    used: BTreeSet<String>,
 }
 
 impl Walk<'_> {
+    fn model(&mut self, bytes: &[u8]) -> Result<Signature, Fault> {
+        let mut ir_version = false;
+        let mut opset = false;
+        let mut graph = None;
+        message("ModelProto", bytes, &[8, 14, 20, 25, 26], |number, value| {
+            match number {
+                1 => ir_version = value.varint()? > 0,
+                2 | 3 | 4 | 6 => drop(value.bytes()?),
+                5 => drop(value.varint()?),
+                7 => graph = Some(self.graph(value.bytes()?, 1, true)?),
+                8 => {
+                    self.opset(value.bytes()?)?;
+                    opset = true;
+                }
+                14 => self.metadata(value.bytes()?)?,
+                20 => return Err(Fault::Training),
+                25 => return Err(Fault::Functions),
+                26 => return Err(Fault::Devices),
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })?;
+        if !ir_version || !opset {
+            return Err(Fault::NotOnnx("it names no version"));
+        }
+        graph.ok_or(Fault::NotOnnx("it has no graph"))
+    }
+
     /// `ports` asks for the graph's inputs and outputs; those of nested graphs are nobody's business.
     fn graph(&mut self, bytes: &[u8], depth: usize, ports: bool) -> Result<Signature, Fault> {
         if depth > self.limits.nesting {
@@ -276,7 +301,7 @@ impl Walk<'_> {
                 1 => self.node(value.bytes()?, depth)?,
                 2 | 10 => drop(value.bytes()?),
                 5 => {
-                    let name = self.tensor(value.bytes()?)?;
+                    let name = self.tensor(value.bytes()?, ports)?;
                     if ports {
                         initializers.insert(name);
                     }
@@ -360,7 +385,7 @@ impl Walk<'_> {
                 1 | 4 | 9 | 13 | 21 => drop(value.bytes()?),
                 2 => value.fixed32()?,
                 3 | 20 => drop(value.varint()?),
-                5 | 10 => drop(self.tensor(value.bytes()?)?),
+                5 | 10 => drop(self.tensor(value.bytes()?, false)?),
                 6 | 11 => drop(self.graph(value.bytes()?, depth + 1, false)?),
                 7 => drop(value.fixed(4)?),
                 8 => value.each(|_| Ok(()))?,
@@ -372,8 +397,8 @@ impl Walk<'_> {
         })
     }
 
-    /// Answers with the tensor's name.
-    fn tensor<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], Fault> {
+    /// Answers with the tensor's name. `initializer` says whether it is one of the outermost graph: those alone may have their data elsewhere.
+    fn tensor<'a>(&mut self, bytes: &'a [u8], initializer: bool) -> Result<&'a [u8], Fault> {
         self.tensors += 1;
         if self.tensors > self.limits.tensors {
             return Err(Fault::Past { what: "tensors", limit: self.limits.tensors as u64 });
@@ -382,6 +407,7 @@ impl Walk<'_> {
         let (mut name, mut element, mut raw): (&[u8], _, _) = (b"", 0, None);
         // How many numbers each of the typed fields holds, by field number.
         let mut typed = [0_u64; 12];
+        let (mut external, mut elsewhere, mut placed) = (External::default(), false, false);
         message("TensorProto", bytes, &[1, 4, 5, 6, 7, 10, 11, 13, 16], |number, value| {
             match number {
                 1 => value.each(|dimension| shape.add(dimension))?,
@@ -405,14 +431,15 @@ impl Walk<'_> {
                 10 => typed[10] += value.fixed(8)?,
                 12 => drop(value.bytes()?),
                 13 => {
-                    let entry = value.bytes()?;
-                    let marker = b"_ORT_MEM_ADDR_";
-                    let marked = entry.windows(marker.len()).any(|window| window == marker);
-                    return Err(if marked { Fault::MemoryAddress } else { Fault::ExternalData });
+                    external.add(value.bytes()?)?;
+                    placed = true;
                 }
                 // 0 is "in this file". Whatever else stands there is not.
-                14 if value.varint()? == 0 => {}
-                14 => return Err(Fault::ExternalData),
+                14 => match value.varint()? {
+                    0 => {}
+                    1 => elsewhere = true,
+                    _ => return Err(Fault::ExternalData),
+                },
                 16 => self.metadata(value.bytes()?)?,
                 _ => return Ok(false),
             }
@@ -420,6 +447,18 @@ impl Walk<'_> {
         })?;
         let (bits, field) = storage(element).ok_or(Fault::DataType(element))?;
         let elements = shape.elements;
+        if elsewhere || placed {
+            let inside = raw.is_some() || typed.iter().any(|count| *count > 0);
+            if !initializer || !elsewhere || inside || element == STRING {
+                return Err(Fault::ExternalData);
+            }
+            // The walk sees no byte of it: what must be 0 or 1 stays in the file.
+            if element == BOOL {
+                return Err(Fault::NotABool);
+            }
+            self.used.insert(external.file((elements * bits).div_ceil(8), self.beside)?);
+            return Ok(name);
+        }
         let others = typed.iter().enumerate().any(|(number, count)| *count > 0 && (raw.is_some() || Some(number) != field));
         let right = match (raw, field) {
             (Some(raw), _) => element != STRING && raw.len() as u64 == (elements * bits).div_ceil(8),

@@ -27,8 +27,16 @@ pub(super) struct OnnxRuntime {
 }
 
 impl OnnxRuntime {
-    /// Gives `bytes` to ONNX Runtime. `signature` is what was read in them; the outputs of a call may have `room` bytes together.
-    pub(super) fn load(bytes: &[u8], signature: Signature, room: usize, runtime: &Runtime, stop: &Stop) -> Result<Self, Refused> {
+    /// Gives `bytes` to ONNX Runtime, and the files `beside` it that its tensors lie in: it opens none. `signature` is what was read in them;
+    /// the outputs of a call may have `room` bytes together.
+    pub(super) fn load<'f>(
+        bytes: &[u8],
+        beside: impl IntoIterator<Item = (&'f str, &'f [u8])>,
+        signature: Signature,
+        room: usize,
+        runtime: &Runtime,
+        stop: &Stop,
+    ) -> Result<Self, Refused> {
         let mut builder = Session::builder(&runtime.environment().map_err(Refused::Runtime)?)
             .and_then(|builder| {
                 Ok(builder
@@ -43,6 +51,10 @@ impl OnnxRuntime {
                     .with_inter_op_spinning(false)?)
             })
             .map_err(|error| Refused::Engine(error.to_string()))?;
+        for (name, file) in beside {
+            let given = builder.with_external_initializer_file_in_memory(name, file.into());
+            builder = given.map_err(|error| Refused::Engine(error.to_string()))?;
+        }
         let canceler = builder.canceler();
         let cancel = move || drop(canceler.cancel());
         let session = stop.during(cancel, || builder.commit_from_memory(bytes)).map_err(|error| Refused::Engine(error.to_string()))?;

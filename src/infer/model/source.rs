@@ -108,7 +108,13 @@ impl Source {
         if card.as_ref().is_some_and(|card| std::str::from_utf8(card).is_err()) {
             return Err(Refused::Card);
         }
-        Ok(Held { files, digest, card, golden })
+        let mut beside = BTreeMap::new();
+        if self.kind == Kind::Onnx {
+            let own = self.path.file_name().and_then(|name| name.to_str());
+            let others = folder.iter().filter(|(name, _)| Some(name.as_str()) != own && *name != MODEL);
+            beside.extend(others.map(|(name, file)| (name.clone(), file.clone())));
+        }
+        Ok(Held { files, beside, digest, card, golden })
     }
 
     /// The file whose exchange on disk is noticed, if `path` is where the policy says that the model stands: the weights.
@@ -149,6 +155,8 @@ impl fmt::Debug for Signature {
 pub struct Held {
     /// By their names; an ONNX model is one, under `model.onnx`.
     pub files: BTreeMap<String, Verified>,
+    /// The other files of a signed folder that an ONNX model lies in, by their names: its tensors may lie there.
+    pub beside: BTreeMap<String, Verified>,
     /// The model's digest.
     pub digest: Digest,
     /// Its card, text in UTF-8.

@@ -3,7 +3,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 
-use super::onnx::tests::{Build, forever, pass_through};
+use super::onnx::tests::{Build, adds_what_lies_beside, forever, pass_through};
 use super::runtime::Places;
 use super::*;
 use crate::wire::tensor::{Datatype, Port};
@@ -519,4 +519,23 @@ async fn hand_off() {
     }
     micros.sort_by(f64::total_cmp);
     println!("a call: p50 {:.1} µs, p99 {:.1} µs, least {:.1} µs", micros[2500], micros[4950], micros[0]);
+}
+
+#[tokio::test]
+async fn a_tensor_that_lies_in_a_verified_file_is_read_from_memory() {
+    let verified = |bytes: &[u8]| Verified::from_bytes(Bytes::copy_from_slice(bytes), Digest::of(bytes), 1 << 20).unwrap();
+    let file = |name: &str, numbers: &[f32]| {
+        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        (name.to_owned(), verified(&bytes))
+    };
+    let model = verified(&adds_what_lies_beside());
+    let bounds = Bounds { isolation: Isolation::Thread, ..Bounds::default() };
+    let load = |beside: BTreeMap<String, Verified>| onnx("beside", &model, &beside, &bounds, &runtime());
+    let queue = load([file("weights.bin", &[9.0, 1.0, 2.0]), file("README.md", &[0.0])].into()).unwrap();
+    let x =
+        Tensor { name: "x".into(), datatype: Datatype::Fp32, shape: vec![2], data: [10.0_f32, 20.0].map(f32::to_le_bytes).concat().into() };
+    let answer = queue.run(vec![x], &[], &anyone(), soon()).await.unwrap();
+    assert_eq!(floats(&answer[0]), [11.0, 22.0]);
+    assert!(matches!(load([file("weights.bin", &[9.0, 1.0])].into()), Err(Refused::Onnx(Fault::External(_)))));
+    assert!(matches!(load(BTreeMap::new()), Err(Refused::Onnx(Fault::ExternalData))));
 }

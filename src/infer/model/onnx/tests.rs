@@ -340,3 +340,75 @@ fn session_options_in_the_metadata_are_refused() {
     let entry = new().bytes(1, "ort_config").bytes(2, "{}");
     assert_eq!(fault(&new().varint(1, 8).message(14, entry).0), Fault::SessionOptions);
 }
+
+/// An initializer of `elements` FP32 in a file, by these keys and values.
+fn outside(elements: u64, pairs: &[(&str, &str)]) -> Build {
+    let tensor = tensor(1, &[elements]).bytes(8, "w").varint(14, 1);
+    pairs.iter().fold(tensor, |built, (key, value)| built.message(13, new().bytes(1, key).bytes(2, value)))
+}
+
+/// It adds to `x` the last two numbers of three that lie in `weights.bin`.
+pub(in crate::infer::model) fn adds_what_lies_beside() -> Vec<u8> {
+    let add = new().bytes(1, "x").bytes(1, "w").bytes(2, "y").bytes(4, "Add");
+    let w = outside(2, &[("location", "weights.bin"), ("offset", "4"), ("length", "8")]);
+    let two = |name: &str| port(name, 1, &[Some(2)]);
+    model(graph().message(1, add).message(5, w).message(11, two("x")).message(12, two("y")))
+}
+
+fn beside(bytes: &[u8]) -> Result<BTreeSet<String>, Fault> {
+    let files = [("weights.bin".to_owned(), 20), ("deep/er.bin".to_owned(), 8)].into();
+    read_beside(bytes, &Limits::DEFAULT, &files).map(|(_, used)| used)
+}
+
+#[test]
+fn initializers_may_lie_in_files_that_were_verified_with_the_model() {
+    let of = |pairs: &[(&str, &str)]| beside(&with_initializer(outside(2, pairs)));
+    let used = |name: &str| Ok([name.to_owned()].into());
+    assert_eq!(of(&[("location", "weights.bin"), ("offset", "12"), ("length", "8")]), used("weights.bin"));
+    assert_eq!(of(&[("location", "weights.bin"), ("length", "8"), ("checksum", "x")]), used("weights.bin"));
+    assert_eq!(of(&[("location", "deep/er.bin"), ("offset", "0"), ("length", "8")]), used("deep/er.bin"));
+    for other in ["", "other.bin", "./weights.bin", "../weights.bin", "deep/../weights.bin", "/weights.bin", "weights.bin/", "WEIGHTS.BIN"]
+    {
+        assert_eq!(of(&[("location", other), ("length", "8")]), Err(Fault::ExternalData), "{other}");
+    }
+}
+
+#[test]
+fn data_in_a_file_lie_within_it_and_are_what_the_shape_says() {
+    let of = |elements: u64, pairs: &[(&str, &str)]| beside(&with_initializer(outside(elements, pairs)));
+    let at = |offset: &str, length: &str| of(2, &[("location", "weights.bin"), ("offset", offset), ("length", length)]);
+    assert!(at("12", "8").is_ok());
+    for (offset, length) in [
+        ("13", "8"),
+        ("18446744073709551615", "8"),
+        ("18446744073709551616", "8"),
+        ("-1", "8"),
+        ("+1", "8"),
+        (" 1", "8"),
+        ("0x1", "8"),
+        ("", "8"),
+        ("0", "7"),
+        ("0", "9"),
+        ("0", "0"),
+    ] {
+        assert!(matches!(at(offset, length), Err(Fault::External(_))), "{offset:?} {length:?}: {:?}", at(offset, length));
+    }
+    let file = ("location", "weights.bin");
+    for pairs in [vec![file], vec![("length", "8")], vec![file, file, ("length", "8")], vec![file, ("length", "8"), ("other", "8")]] {
+        assert!(matches!(of(2, &pairs), Err(Fault::External(_))), "{pairs:?}");
+    }
+    assert_eq!(of(2, &[file, ("length", "_ORT_MEM_ADDR_")]), Err(Fault::MemoryAddress));
+    // The walk sees no byte of a file: what must be 0 or 1 stays in the model.
+    let bools =
+        new().varint(1, 1).varint(2, BOOL).bytes(8, "w").varint(14, 1).message(13, new().bytes(1, "location").bytes(2, "weights.bin"));
+    assert_eq!(beside(&with_initializer(bools)), Err(Fault::NotABool));
+}
+
+#[test]
+fn data_in_verified_files_are_for_initializers_alone() {
+    let whole = || outside(2, &[("location", "weights.bin"), ("length", "8")]);
+    assert!(beside(&with_initializer(whole())).is_ok());
+    assert_eq!(beside(&with_initializer(whole().bytes(9, [0; 8]))), Err(Fault::ExternalData));
+    assert_eq!(beside(&with_attribute(new().message(5, whole()))), Err(Fault::ExternalData));
+    assert_eq!(beside(&model(nested(3, graph().message(5, whole())))), Err(Fault::ExternalData));
+}

@@ -16,6 +16,7 @@ use super::super::engine::{Engine, Stop};
 use super::super::frames::{Body, Broken, Frame, Kind, MAX_INPUT, Reader, Wire, most_with};
 use super::super::isolate::{self, Sealed};
 use super::super::onnxruntime::OnnxRuntime;
+use super::super::source::MODEL;
 use super::super::{Error, Refused, Runtime, Signature, Walls, onnx};
 use super::probe::Prober;
 use super::{
@@ -160,12 +161,13 @@ impl Prepared {
             }
             Self::Probe(prober) => return Ok(Box::new(prober)),
         };
-        let [bytes] = files.values().collect::<Vec<_>>()[..] else { return Err(Ended::Broken) };
-        let bytes = bytes.as_ref();
+        let bytes = files.get(MODEL).ok_or(Ended::Broken)?.as_ref();
+        let others = || files.iter().filter(|(name, _)| *name != MODEL).map(|(name, file)| (name.as_str(), file.as_ref()));
+        let beside = others().map(|(name, file)| (name.to_owned(), file.len() as u64)).collect();
         // The gateway has read the file, too, and compares. Here nobody waits for a stop: whoever waits too long kills.
-        let loaded = onnx::read(bytes, &onnx::Limits::DEFAULT)
+        let loaded = onnx::read_beside(bytes, &onnx::Limits::DEFAULT, &beside)
             .map_err(Refused::from)
-            .and_then(|signature| OnnxRuntime::load(bytes, signature, room, &runtime, &Stop::default()));
+            .and_then(|(signature, _)| OnnxRuntime::load(bytes, others(), signature, room, &runtime, &Stop::default()));
         loaded.map(|engine| Box::new(engine) as Box<dyn Engine>).map_err(|refused| match refused {
             Refused::Engine(why) => Ended::Refused(REFUSED_ENGINE, why),
             Refused::ReadDifferently => Ended::Refused(REFUSED_OTHERWISE_READ, String::new()),
