@@ -178,8 +178,11 @@ fn pruned(files: &Files, size: u64, select: Select) -> Option<u64> {
     let there = files.entry(first, size).ok().and_then(|entry| Statement::read(&entry).ok())?;
     let before = match select {
         Select::Seq(seq) => seq < there.seq,
-        // A UUIDv7 says when its request arrived, in milliseconds; its entry was signed later than that.
-        Select::Id(id) => id.get_version_num() == 7 && id.as_u128() >> 80 <= u128::from(there.signed_at / 1_000_000),
+        // A UUIDv7 says when its request arrived, in milliseconds, which is before its entry was signed.
+        Select::Id(id) => {
+            let latest = (there.id.as_u128() >> 80).max(u128::from(there.signed_at / 1_000_000));
+            id.get_version_num() == 7 && id.as_u128() >> 80 <= latest
+        }
         Select::Index(index) => index < first,
         Select::All => false,
     };

@@ -112,16 +112,19 @@ impl Publisher {
         let left = (desk.tree.size() > 0).then_some((0, below));
         let mut work = Work { desk, shared: shared.clone(), tell, settle, unsettled: Unsettled::default(), gathered: left };
         // An entry that hands the log over is under the first checkpoint of who goes on, or there is none.
+        let going_on = work.gathered.is_some();
         let first = || {
             work.desk.wal.sync().map_err(|Poisoned| io::Error::other("what was written first could not be synced"))?;
             work.gather()?;
             work.publish()
         };
         // On a thread of its own, for who opens a log may be one that drives tasks and may not wait for another.
-        thread::scope(|scope| {
-            let first = thread::Builder::new().spawn_scoped(scope, first)?;
-            first.join().unwrap_or_else(|_| Err(io::Error::other("the first checkpoint could not be made")))
-        })?;
+        if going_on {
+            thread::scope(|scope| {
+                let first = thread::Builder::new().spawn_scoped(scope, first)?;
+                first.join().unwrap_or_else(|_| Err(io::Error::other("the first checkpoint could not be made")))
+            })?;
+        }
         let running = move || {
             work.run();
             drop(work);

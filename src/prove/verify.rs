@@ -303,6 +303,9 @@ impl Check {
         while number * WIDTH < end {
             let full = Tile { level: None, number, width: WIDTH as u16 };
             let Ok(bytes) = self.files.read(full) else {
+                // Of a log that goes on, it may be gone since the others were read.
+                let read = self.edge.size();
+                self.kept.extend(self.files.kept().unwrap_or_default().into_iter().filter(|(index, _)| *index >= read));
                 let hashes = self.files.read(Tile { level: Some(0), ..full }).ok().and_then(|bytes| tile::hashes(&bytes));
                 match hashes.filter(|hashes| hashes.len() as u64 == WIDTH && self.report.first_index == number * WIDTH) {
                     Some(hashes) => hashes.into_iter().for_each(|hash| self.pruned(hash)),
@@ -453,6 +456,8 @@ impl Check {
         for (path, listed) in there {
             match listed {
                 Some(Listed::Full(tile)) if self.checked.contains(&tile) => drop(known.insert(tile)),
+                // It was pruned since it was listed.
+                Some(Listed::Full(tile)) if tile.level.is_none() && tile.leaves().end <= self.report.first_index => {}
                 Some(Listed::Partial(tile, bytes)) if self.is_beginning(tile, &bytes)? => drop(known.insert(tile)),
                 _ => self.report.problem(format!("{}: not what the entries make of it", path.display())),
             }

@@ -34,7 +34,7 @@ fn key_file(folder: &Path, number: usize) -> PathBuf {
 }
 
 pub(in crate::prove) fn open(folder: &Path, key: usize, previous: Option<usize>) -> Result<(Ledger, Opened), OpenError> {
-    key_file(folder, key);
+    [Some(key), previous].into_iter().flatten().for_each(|number| drop(key_file(folder, number)));
     let previous = previous.map(|number| format!("previous_key = \"{number}.pem\"")).unwrap_or_default();
     let text = format!("directory = \"log\"\norigin = \"{ORIGIN}\"\nkey = \"{key}.pem\"\n{previous}");
     let config: Config = toml::from_str(&text).unwrap();
