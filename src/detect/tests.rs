@@ -99,10 +99,13 @@ fn rows_are_counted_by_caller_and_model_and_the_count_is_bounded() {
     let now = Instant::now();
     let detector = Detector::with_capacity(64, now);
     let who = |name: &str| Who { caller: name.into(), tenant: "".into(), tier: "".into(), method: "api_key" };
-    let (m, n): (Arc<str>, Arc<str>) = ("m".into(), "n".into());
+    let m: Arc<str> = "m".into();
     assert_eq!(detector.count(&who("a"), Some(&m), 1, now), Some(1));
     assert_eq!(detector.count(&who("a"), Some(&m), 32, now), Some(33));
-    assert_eq!(detector.count(&who("a"), Some(&n), 1, now), Some(1));
+    // Where two fall on one place, by a hash that is another in each process, the second is not counted.
+    let others = (0..20).map(|name: u32| detector.count(&who("a"), Some(&name.to_string().into()), 1, now));
+    let counted: Vec<u64> = others.flatten().collect();
+    assert!(!counted.is_empty() && counted.iter().all(|count| *count == 1), "{counted:?}");
     let known = (0..1_000).filter(|name: &u32| detector.count(&who(&name.to_string()), Some(&m), 1, now).is_some()).count();
     assert!(known <= 62);
     assert_eq!(detector.count(&who("a"), Some(&m), 1, now), Some(34));

@@ -355,8 +355,9 @@ impl Ledger {
             (Ok(apart), Ok(here)) => (apart, here),
             // Unlike the lock file it is not synced, and may hold anything after lost power; a new one is about to be written.
             (Ok(apart), Err(_)) if apart.0.is_some() => (apart, Signed::default()),
-            (Err(not_ours), Ok(_)) => return Err(not_ours),
-            (_, Err(_)) => return Err(OpenError::AnotherKey(directory)),
+            (Err(_), Ok(_)) => return Err(OpenError::NotOurs(lock_path)),
+            (_, Err(OpenError::AnotherKey(_))) => return Err(OpenError::AnotherKey(directory)),
+            (_, Err(no_checkpoint)) => return Err(no_checkpoint),
         };
         apart.holds_for(&tree, &lock_path)?;
         here.holds_for(&tree, &newest)?;
@@ -978,11 +979,12 @@ impl Signed {
         if note.is_empty() {
             return Ok(Self::default());
         }
-        let not_ours = || OpenError::NotOurs(path.to_owned());
-        let note = Note::parse(note).map_err(|_| not_ours())?;
-        let checkpoint = Checkpoint::parse(note.text()).map_err(|_| not_ours())?;
+        let no_checkpoint = || OpenError::NotOurs(path.to_owned());
+        let note = Note::parse(note).map_err(|_| no_checkpoint())?;
+        let checkpoint = Checkpoint::parse(note.text()).map_err(|_| no_checkpoint())?;
         let ours = candidates.iter().any(|[log, ..]| log.name == checkpoint.origin) && signer_of(&note, candidates).is_some();
-        let opened = note.open(&candidates.concat()).ok().filter(|_| ours).ok_or_else(not_ours)?;
+        let opened = note.open(&candidates.concat()).ok().filter(|_| ours);
+        let opened = opened.ok_or_else(|| OpenError::AnotherKey(path.to_owned()))?;
         let time = opened.verified.iter().filter_map(|line| line.time).max().unwrap_or(0);
         Ok(Self(Some((note, checkpoint)), time))
     }

@@ -1,6 +1,7 @@
 //! A walk of the route table: what refuses on one route refuses on every route, in that route's dialect and with a receipt.
 
 use http::StatusCode;
+use portcullis::digest::Digest;
 
 use crate::support::ask::{Row, every_route, post_chat};
 use crate::support::client::Http;
@@ -10,10 +11,13 @@ use crate::support::{Folder, Gateway, Issuer, KEY, Reply, Upstream};
 /// and so many rows share one gateway.
 const ROWS_A_GATEWAY: usize = 12;
 
+const CARD: &str = "# Digits\n";
+
 /// A folder that serves every route, its models all behind `upstream` but for `digits`.
 fn whole(upstream: &Upstream, more: &str) -> Folder {
     let folder = Folder::new();
-    folder.digits(more);
+    folder.write("models/digits.md", CARD);
+    folder.digits(&format!("card = {{ path = \"digits.md\", sha256 = \"{}\" }}\n{more}", Digest::of(CARD.as_bytes())));
     folder.upstream("chat", "openai", upstream, "", more);
     folder.upstream("claude", "anthropic", upstream, "", more);
     folder.upstream("scoring", "raw", upstream, "", &format!("{more}\n[route]\npath = \"/predict\"\n"));

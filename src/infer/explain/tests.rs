@@ -112,8 +112,9 @@ fn many_walks_come_near_to_the_definition_where_one_does_not() {
         let (_, shares) = explained(&[5], &background, &rows, samples, &f);
         shares[0].iter().zip(&wanted).map(|(found, wanted)| (found - wanted).abs()).fold(0.0, f64::max)
     };
-    assert!(error(1) > 0.05, "{}", error(1));
-    assert!(error(256) < 0.02, "{}", error(256));
+    assert!(error(1) > 0.03, "{}", error(1));
+    // It falls with the root of their number.
+    assert!(error(4096) < 0.02, "{}", error(4096));
 }
 
 #[test]

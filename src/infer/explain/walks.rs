@@ -107,7 +107,7 @@ impl Walks {
     /// The feature that a walk gets to know at `turn`, from 0.
     fn feature(&self, walk: usize, turn: usize) -> usize {
         let order = walk / DIRECTIONS * self.features;
-        let turn = if walk % DIRECTIONS == 0 { turn } else { self.features - 1 - turn };
+        let turn = if walk.is_multiple_of(DIRECTIONS) { turn } else { self.features - 1 - turn };
         self.orders[order + turn].into()
     }
 

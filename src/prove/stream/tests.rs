@@ -70,15 +70,17 @@ fn taken_out(stream: &str) -> (Vec<u8>, String) {
     (statement, [&stream[..from], &stream[from + length + end..]].concat())
 }
 
-fn root(pieces: &[&str]) -> (u64, String) {
+/// How many events there are in these pieces, and the commitment to their root that a statement must hold which says `view`.
+fn root(house: &House, view: &Value, pieces: &[&str]) -> (u64, String) {
     let mut events = Events::new();
     pieces.iter().for_each(|piece| events.update(piece.as_bytes()));
     let (count, root) = events.finish();
-    (count, root.to_string())
+    let salting = house.ledger.0.signer.salts.of_subject(&now().who.unwrap(), view["seq"].as_u64().unwrap()).unwrap();
+    (count, salting.commit(view["id"].as_str().unwrap().parse().unwrap(), "events", &root).to_string())
 }
 
 fn told(view: &Value) -> (u64, String) {
-    (view["resp"]["n_events"].as_u64().unwrap(), view["resp"]["events_root"].as_str().unwrap().to_owned())
+    (view["resp"]["n_events"].as_u64().unwrap(), view["resp"]["events_commit"].as_str().unwrap().to_owned())
 }
 
 #[tokio::test]
@@ -93,7 +95,7 @@ async fn trailers_come_where_te_says_so_and_nowhere_else() {
         assert_eq!(stream.contains("provenance"), want.in_stream());
         if there {
             let view = verify_statement(&statement_of(&trailers), &house.ledger.vkeys()[1]).unwrap().view();
-            assert_eq!(told(&view), root(&CHAT));
+            assert_eq!(told(&view), root(&house, &view, &CHAT));
             assert_eq!(told(&view).0, 3);
         }
     }
@@ -125,7 +127,7 @@ async fn who_wants_it_finds_the_statement_inside_the_last_event() {
             let statement = verify_statement(&entry, &house.ledger.vkeys()[1]).unwrap();
             assert_eq!(statement.id, id);
             let view = statement.view();
-            assert_eq!((told(&view), told(&view).0), (root(&pieces), 2));
+            assert_eq!((told(&view), told(&view).0), (root(&house, &view, &pieces), 2));
             assert_eq!(view["resp"]["len"], without.len());
         }
     }
@@ -151,7 +153,7 @@ async fn no_line_is_put_where_it_could_break_a_client() {
     let receipt = self::stream(&house, &Terms::default(), want(&[WANT]), "application/json", &["{\"a\":", "1}"], true).await;
     assert_eq!(read(receipt).await.0, "{\"a\":1}");
     let view = house.shown().pop().unwrap();
-    assert_eq!((&view["kind"], view["resp"].get("n_events"), view["resp"].get("events_root")), (&Value::from("inference"), None, None));
+    assert_eq!((&view["kind"], view["resp"].get("n_events"), view["resp"].get("events_commit")), (&Value::from("inference"), None, None));
 }
 
 #[tokio::test]
@@ -161,10 +163,10 @@ async fn a_stream_that_was_cut_commits_to_its_prefix_and_carries_no_line() {
     let (stream, trailers, broke) = read(events(&house, want(&[WANT, TE]), &pieces, false).await).await;
     assert_eq!((stream, trailers.is_empty(), broke), (pieces.concat(), true, true));
     let view = house.shown().pop().unwrap();
-    assert_eq!((&view["kind"], told(&view), told(&view).0), (&Value::from("aborted"), root(&pieces), 3));
+    assert_eq!((&view["kind"], told(&view), told(&view).0), (&Value::from("aborted"), root(&house, &view, &pieces), 3));
     drop(events(&house, want(&[WANT]), &pieces, true).await);
     let view = house.shown().pop().unwrap();
-    assert_eq!((&view["kind"], told(&view)), (&Value::from("aborted"), (0, Digest::of(b"").to_string())));
+    assert_eq!((&view["kind"], told(&view)), (&Value::from("aborted"), root(&house, &view, &[])));
 }
 
 #[tokio::test]
@@ -212,13 +214,14 @@ proptest! {
         cuts.sort_unstable();
         let pieces: Vec<&'static str> = cuts.windows(2).map(|pair| &STREAM[pair[0]..pair[1]]).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let view = runtime.block_on(async {
+        let (told, expected) = runtime.block_on(async {
             let house = house();
             let (stream, ..) = read(events(&house, want(&[]), &pieces, true).await).await;
             assert_eq!(stream, STREAM);
-            house.shown().pop().unwrap()
+            let view = house.shown().pop().unwrap();
+            (told(&view), root(&house, &view, &[STREAM]))
         });
-        prop_assert_eq!(told(&view), root(&[STREAM]));
+        prop_assert_eq!(told, expected);
     }
 }
 

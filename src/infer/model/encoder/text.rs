@@ -4,7 +4,6 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use tokenizers::utils::truncation::TruncationParams;
 use tokenizers::{PostProcessor, Tokenizer};
@@ -45,7 +44,7 @@ impl Tokens {
         // Read strictly before it is read for good: duplicate keys and deep nesting are for nobody to interpret.
         json::parse_members(bytes, &Limits::for_body(MAX_TOKENIZER), &[]).map_err(|error| Fault::Json(FILE, error))?;
         let fault = |what: String| Fault::Tokenizer(what.chars().take(200).collect());
-        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|error| fault(error.to_string()))?;
+        let mut tokenizer = unbroken(|| Tokenizer::from_bytes(bytes)).map_err(fault)?;
         let all: HashSet<u32> = tokenizer.get_vocab(true).into_values().collect();
         if all.iter().any(|token| *token as usize >= vocabulary) {
             return Err(fault(format!("it has tokens beyond the encoder's {vocabulary}")));
@@ -73,11 +72,17 @@ impl Tokens {
             return Err(Error::CallerSentOtherInputs("a text is longer than 256 KiB"));
         }
         let text = if self.lower_case { Cow::Owned(text.to_lowercase()) } else { Cow::Borrowed(text) };
-        let encoding = if places { self.tokenizer.encode_char_offsets(text, true) } else { self.tokenizer.encode_fast(text, true) };
-        let encoding = encoding.map_err(|error| Error::ModelFailed(Arc::from(error.to_string())))?;
+        let encode = || if places { self.tokenizer.encode_char_offsets(text, true) } else { self.tokenizer.encode_fast(text, true) };
+        let encoding = unbroken(encode).map_err(|error| Error::ModelFailed(error.into()))?;
         let places = if places { encoding.get_offsets().to_vec() } else { Vec::new() };
         Ok(Row { tokens: encoding.get_ids().to_vec(), places })
     }
+}
+
+/// What the library says. It panics over some files that it takes, for instance over a template that names a token which it does not give.
+fn unbroken<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    let called = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
+    called.map_err(|_| "the tokenizer is broken".to_owned())?.map_err(|error| error.to_string())
 }
 
 impl std::fmt::Debug for Tokens {
