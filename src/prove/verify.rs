@@ -1,6 +1,6 @@
 //! Checks a log, or one statement, offline. Knows nothing of the server: files, keys and the formats are all it needs.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -113,6 +113,7 @@ pub fn verify_dir(directory: &Path, keys: Option<&[Vkey]>) -> io::Result<Report>
         bundle: Vec::new(),
         next: 0,
         checked: HashSet::new(),
+        unwritten: HashMap::new(),
         ids: fs::read(directory.join(ids::FILE)).unwrap_or_default(),
         kept: Files::of(directory).kept()?,
     };
@@ -256,6 +257,8 @@ struct Check {
     next: u64,
     /// The full tiles and bundles that are as they must be.
     checked: HashSet<Tile>,
+    /// Those past the checkpoint that are not there: a kill came before they were written. No more than the write-ahead file holds.
+    unwritten: HashMap<Tile, Vec<u8>>,
     ids: Vec<u8>,
     /// Entries that are kept though their bundles may be pruned: those that endorse keys.
     kept: BTreeMap<u64, Vec<u8>>,
@@ -428,12 +431,13 @@ impl Check {
 
     fn leaf(&mut self, leaf: Hash) {
         let (files, report, checked, bundle) = (&self.files, &mut self.report, &mut self.checked, &mut self.bundle);
+        let unwritten = &mut self.unwritten;
         let covered = self.heads.note.as_ref().map_or(0, |(_, checkpoint)| checkpoint.size);
         let mut same = |tile: Tile, bytes: &[u8]| match files.read(tile) {
             Ok(there) if there == bytes => drop(checked.insert(tile)),
             Ok(_) => report.problem(format!("{tile}: not what the entries make of it")),
             Err(error) if tile.leaves().end <= covered => report.problem(error.to_string()),
-            Err(_) => {}
+            Err(_) => drop(unwritten.insert(tile, bytes.to_vec())),
         };
         self.edge.push_leaf(leaf, |level, number, hashes| {
             let full = Tile { level: Some(level), number, width: WIDTH as u16 };
@@ -479,11 +483,12 @@ impl Check {
         let whole = if tile.leaves().end > self.edge.size() {
             return Ok(false);
         } else if full.leaves().end <= self.edge.size() {
-            // A tile that is full by now, and was verified.
-            if !self.checked.contains(&full) {
-                return Ok(false);
+            // A tile that is full by now, and was verified, or would be if it were there.
+            match self.unwritten.get(&full) {
+                Some(unwritten) => unwritten.clone(),
+                None if self.checked.contains(&full) => self.files.read(full).map_err(|error| io::Error::other(error.to_string()))?,
+                None => return Ok(false),
             }
-            self.files.read(full).map_err(|error| io::Error::other(error.to_string()))?
         } else {
             tile.level.map_or_else(|| self.bundle.clone(), |level| self.edge.partial(level).as_flattened().to_vec())
         };

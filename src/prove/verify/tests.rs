@@ -136,3 +136,40 @@ async fn a_segment_may_be_begun_for_numbers_that_a_full_disk_took_back() {
         assert_eq!(report.ok, holds, "{named}: {report:?}");
     }
 }
+
+/// Copies a folder into another, in the place of what is there.
+fn put(from: &Path, to: &Path) {
+    let _ = fs::remove_dir_all(to);
+    fs::create_dir_all(to).unwrap();
+    for file in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let there = to.join(file.file_name());
+        if file.file_type().unwrap().is_dir() { put(&file.path(), &there) } else { drop(fs::copy(file.path(), there).unwrap()) }
+    }
+}
+
+#[tokio::test]
+async fn a_kill_before_a_tile_that_is_full_by_then_was_written_leaves_a_log_that_holds() {
+    let house = house();
+    for _ in 0..250 {
+        answer(&house.ledger, &Terms::default()).await.unwrap();
+    }
+    house.published().await;
+    let (path, aside) = (house.log(), tempfile::tempdir().unwrap());
+    put(&path, aside.path());
+    for _ in 0..50 {
+        answer(&house.ledger, &Terms::default()).await.unwrap();
+    }
+    house.ledger.close();
+    // What a kill leaves: the entries are written, and nothing was made of the last of them.
+    put(&aside.path().join("tile"), &path.join("tile"));
+    for file in [CHECKPOINT, CHECKPOINT_COSE, ids::FILE] {
+        fs::copy(aside.path().join(file), path.join(file)).unwrap();
+    }
+    let report = verify_dir(&path, None).unwrap();
+    assert!(report.ok && report.covered < 256 && report.entries > 300, "{report:?}");
+    let partial = path.join(format!("tile/0/000.p/{}", report.covered));
+    let mut bytes = fs::read(&partial).unwrap();
+    bytes[0] ^= 1;
+    fs::write(&partial, bytes).unwrap();
+    assert!(!verify_dir(&path, None).unwrap().ok);
+}
