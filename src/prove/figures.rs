@@ -85,6 +85,13 @@ async fn what_the_modes_cost() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures, decides nothing"]
 async fn how_many_statements_a_second_and_how_soon_they_are_included() {
+    loaded(None).await;
+    // The load that the log is to carry; beyond it the sampled entries wait for the cores, not for the log.
+    loaded(Some(Duration::from_micros(3_200))).await;
+}
+
+/// 32 callers, each as fast as it can or at this pace.
+async fn loaded(pace: Option<Duration>) {
     let house = house();
     let begun = Instant::now();
     let load = {
@@ -94,7 +101,11 @@ async fn how_many_statements_a_second_and_how_soon_they_are_included() {
                 let ledger = ledger.clone();
                 tokio::spawn(async move {
                     let mut count = 0_u64;
+                    let mut ticks = pace.map(tokio::time::interval);
                     while Instant::now() < until {
+                        if let Some(ticks) = &mut ticks {
+                            ticks.tick().await;
+                        }
                         let slot = ledger.reserve(&terms(Mode::Async), Want::default()).unwrap();
                         let whole = Payload::Whole(Bytes::from_static(b"the answer"));
                         ledger.prove_parts(slot, StatusCode::OK, head(), whole, None, now()).await.unwrap();
@@ -136,7 +147,10 @@ async fn how_many_statements_a_second_and_how_soon_they_are_included() {
     let count = load.await;
     let rate = count as f64 / begun.elapsed().as_secs_f64();
     let took = sampled.await.unwrap();
-    println!("{rate:.0} statements a second on this machine's cores, async, 32 callers");
+    println!(
+        "{rate:.0} statements a second on this machine's cores, async, 32 callers, {}",
+        pace.map_or("as fast as they can", |_| "paced")
+    );
     println!(
         "from release to inclusion under that load: p50 {:.0} ms, p99 {:.0} ms, {} samples",
         at(&took, 0.5),
@@ -183,132 +197,4 @@ fn what_a_proof_in_a_log_of_ten_million_reads() {
     let tree = Tree::open(folder.path(), SIZE - 30_000, &tail).unwrap();
     assert_eq!(tree.root(), root);
     println!("opened again, with 30,000 entries in the write-ahead file, in {:.1?}", begun.elapsed());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "an experiment"]
-async fn shared_signature() {
-    use crate::prove::key::Key;
-    use crate::tlog::merkle::{leaf, node};
-    use std::sync::Mutex;
-    use tokio::sync::oneshot;
-    let key = Arc::new(Key::from_pem(Key::generate_pem().expose()).unwrap());
-    let payload = vec![7_u8; 480];
-    // How a statement is made now: signed alone.
-    let alone = |payload: &[u8]| key.sign_statement(payload);
-    let begun = Instant::now();
-    for _ in 0..5_000 {
-        std::hint::black_box(alone(&payload));
-    }
-    println!("alone: {:.2?} a statement, 64 bytes of signature", begun.elapsed() / 5_000);
-    // A tree over k statements, its root signed once, each with its path.
-    let receipts = |leaves: &[[u8; 32]], sign: &dyn Fn(&[u8]) -> [u8; 64]| {
-        let mut rows = vec![leaves.to_vec()];
-        while rows.last().unwrap().len() > 1 {
-            let row = rows.last().unwrap().chunks(2).map(|pair| if pair.len() == 2 { node(&pair[0], &pair[1]) } else { pair[0] }).collect();
-            rows.push(row);
-        }
-        let root = rows.last().unwrap()[0];
-        let signature = sign(&root);
-        (0..leaves.len())
-            .map(|mut at| {
-                let mut receipt = Vec::with_capacity(320);
-                receipt.extend_from_slice(&[0; 70]); // protected header and frame of RFC 9942
-                for row in &rows[..rows.len() - 1] {
-                    if let Some(sibling) = row.get(at ^ 1) {
-                        receipt.extend_from_slice(&[0x58, 0x20]);
-                        receipt.extend_from_slice(sibling);
-                    }
-                    at /= 2;
-                }
-                receipt.extend_from_slice(&signature);
-                receipt
-            })
-            .collect::<Vec<_>>()
-    };
-    for k in [1_usize, 2, 4, 8, 16, 64] {
-        let begun = Instant::now();
-        let mut bytes = 0;
-        for _ in 0..5_000 / k {
-            let leaves: Vec<_> = (0..k).map(|_| leaf(&payload)).collect();
-            bytes = receipts(&leaves, &|root| key.sign_statement(root))[0].len();
-        }
-        println!("shared by {k}: {:.2?} a statement, {bytes} bytes of receipt", begun.elapsed() / (5_000 / k * k) as u32);
-    }
-    // Under load: 32 callers on two threads; whoever comes first signs for all that wait.
-    for shared in [false, true, false, true] {
-        let queue: Arc<Mutex<(bool, Vec<([u8; 32], oneshot::Sender<Vec<u8>>)>)>> = Arc::default();
-        let groups = Arc::new(std::sync::atomic::AtomicU64::new(0));
-        let begun = Instant::now();
-        let tasks: Vec<_> = (0..32)
-            .map(|_| {
-                let (key, payload, queue, groups) = (key.clone(), payload.clone(), queue.clone(), groups.clone());
-                tokio::spawn(async move {
-                    for _ in 0..3_000 {
-                        // What the rest of an answer costs, about: hashing 30 KiB.
-                        for _ in 0..8 {
-                            std::hint::black_box(Digest::of(&[3; 4096]));
-                        }
-                        if !shared {
-                            std::hint::black_box(key.sign_statement(&payload));
-                            tokio::task::yield_now().await;
-                            continue;
-                        }
-                        let (tell, told) = oneshot::channel();
-                        let lead = {
-                            let mut queue = queue.lock().unwrap();
-                            queue.1.push((leaf(&payload), tell));
-                            !std::mem::replace(&mut queue.0, true)
-                        };
-                        if lead {
-                            // Those who are about to come come first.
-                            tokio::task::yield_now().await;
-                            loop {
-                                let waiting = {
-                                    let mut queue = queue.lock().unwrap();
-                                    if queue.1.is_empty() {
-                                        queue.0 = false;
-                                        break;
-                                    }
-                                    std::mem::take(&mut queue.1)
-                                };
-                                groups.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                                let leaves: Vec<_> = waiting.iter().map(|(leaf, _)| *leaf).collect();
-                                let mut rows = vec![leaves];
-                                while rows.last().unwrap().len() > 1 {
-                                    let row = rows.last().unwrap().chunks(2);
-                                    let row = row.map(|pair| if pair.len() == 2 { node(&pair[0], &pair[1]) } else { pair[0] }).collect();
-                                    rows.push(row);
-                                }
-                                let signature = key.sign_statement(&rows.last().unwrap()[0]);
-                                for (mut at, (_, tell)) in waiting.into_iter().enumerate() {
-                                    let mut receipt = Vec::with_capacity(320);
-                                    receipt.extend_from_slice(&[0; 70]);
-                                    for row in &rows[..rows.len() - 1] {
-                                        if let Some(sibling) = row.get(at ^ 1) {
-                                            receipt.extend_from_slice(sibling);
-                                        }
-                                        at /= 2;
-                                    }
-                                    receipt.extend_from_slice(&signature);
-                                    let _ = tell.send(receipt);
-                                }
-                            }
-                        }
-                        std::hint::black_box(told.await.unwrap());
-                    }
-                })
-            })
-            .collect();
-        for task in tasks {
-            task.await.unwrap();
-        }
-        let took = begun.elapsed();
-        let groups = groups.load(std::sync::atomic::Ordering::Relaxed);
-        println!(
-            "{}: {:.2?} of both cores an answer, {groups} signatures for 96000",
-            if shared { "shared" } else { "alone " },
-            took * 2 / 96_000
-        );
-    }
 }
