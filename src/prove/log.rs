@@ -20,7 +20,7 @@
 //!
 //! **What the next start does.** What was written and not synced may be lost: when power was, or when a sync failed. Then numbers are left
 //! out, since callers may hold statements that have them; and the file `lock` tells that it happened, until the entry that says so is
-//! synced ([`Wal::goes_on`]). What a checkpoint covers was synced, and damage to it is never repaired.
+//! synced (`Wal::goes_on`). What a checkpoint covers was synced, and damage to it is never repaired.
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -4,7 +4,7 @@
 //! commitment is `HMAC-SHA-256(key, id ‖ label)`: who holds the key can open every commitment of that caller, and once it is destroyed
 //! nobody can, the holder of the log's PEM included. The keys lie in the file `salts` of the log's folder, each wrapped
 //! by a key, and under a name, that only the PEM's holder can tell, and in memory, where they are looked up. The file has a master of its
-//! own, which the PEM opens: a log that goes on with another PEM has its keys still ([`Salts::reseal`]).
+//! own, which the PEM opens: a log that goes on with another PEM has its keys still (`Salts::reseal`).
 //!
 //! **When a key is made.** Before the statement that uses it is laid in the log it is in the file (`write`), and the log's syncing thread
 //! syncs the file before it syncs the log. So no statement that survives a loss of power lost its key to it.

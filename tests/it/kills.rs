@@ -93,7 +93,7 @@ async fn load(mut client: Client, held: Shared, from: u64) {
             request
         };
         // Every other client waits for nothing, so that there is always something being written.
-        let kind = if from % 2 == 0 { turn % 3 } else { turn % 8 };
+        let kind = if from.is_multiple_of(2) { turn % 3 } else { turn % 8 };
         let request = match kind {
             0..3 => ask("POST", "/v1/chat/completions", chat().to_string()),
             3 => wanted("mode=durable"),

@@ -74,7 +74,7 @@ async fn no_checkpoint_says_that_it_is_older_than_the_one_before_it() {
     answer(&ledger, &Terms { mode: Mode::Included, ..durable() }).await.unwrap();
     ledger.close();
     let vkeys = ledger.vkeys();
-    let signed = Signed::read(&std::fs::read(&lock).unwrap(), &lock, &[vkeys.clone()]).unwrap();
+    let signed = Signed::read(&std::fs::read(&lock).unwrap(), &lock, std::slice::from_ref(&vkeys)).unwrap();
     assert!(signed.size() > checkpoint.size && signed.1 >= later, "{} {later}", signed.1);
 }
 

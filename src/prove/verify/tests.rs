@@ -143,7 +143,11 @@ fn put(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for file in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let there = to.join(file.file_name());
-        if file.file_type().unwrap().is_dir() { put(&file.path(), &there) } else { drop(fs::copy(file.path(), there).unwrap()) }
+        if file.file_type().unwrap().is_dir() {
+            put(&file.path(), &there);
+        } else {
+            fs::copy(file.path(), there).unwrap();
+        }
     }
 }
 
