@@ -179,7 +179,9 @@ def test_equal_questions_have_equal_answers_in_every_encoding_alone_and_together
     parameters = {**WALKED, "explain_samples": 3}
     plain = read(ask(http, gate, ROWS, parameters))
     other = infer(gate, kind, parameters)
-    assert all(abs(plain[name] - other[name]).max() < 1e-9 for name in plain)
+    # A float of 32 bits is written with as many digits as tell it from its neighbours, and read back with more bits than it had.
+    apart = {name: abs(plain[name] - other[name]).max() for name in plain}
+    assert all(apart[name] < (1e-9 if name.startswith("explain.") else 1e-6) for name in plain), apart
     alone = joined(read(ask(http, gate, ROWS[1:2], parameters)))[0]
     assert abs(alone - joined(plain)[1]).max() < 1e-6
     # What is explained need not be asked for; the others are not told.
