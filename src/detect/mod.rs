@@ -22,6 +22,7 @@ use crate::trail::{Stop, Trail, Verdict, Who};
 
 pub mod parameters;
 pub mod precision;
+mod watch;
 
 /// The most decimals that anything is rounded to: more than a 64-bit number tells.
 pub(crate) const MOST_DECIMALS: u8 = 15;
