@@ -20,8 +20,10 @@ use crate::event::{Event, Events, Name};
 use crate::mistake::Mistake;
 use crate::trail::{Stop, Trail, Verdict, Who};
 
+pub mod exposure;
 pub mod parameters;
 pub mod precision;
+pub mod response;
 mod watch;
 
 /// The most decimals that anything is rounded to: more than a 64-bit number tells.
@@ -37,6 +39,8 @@ pub struct Care {
     pub decimals: Option<u8>,
     /// Leave log-probabilities out.
     pub without_logprobs: bool,
+    /// What else is done to probabilities and embeddings.
+    pub response: response::Response,
 }
 
 impl Care {
@@ -44,7 +48,8 @@ impl Care {
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         let decimals = [self.decimals, other.decimals].into_iter().flatten().min();
-        Self { decimals, without_logprobs: self.without_logprobs || other.without_logprobs }
+        let without_logprobs = self.without_logprobs || other.without_logprobs;
+        Self { decimals, without_logprobs, response: self.response.and(other.response) }
     }
 }
 
