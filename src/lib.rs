@@ -49,6 +49,7 @@ pub mod accept;
 pub mod authenticate;
 pub mod authorize;
 pub mod budget;
+pub mod calibrate;
 pub mod check;
 pub mod detect;
 pub mod infer;

@@ -17,7 +17,7 @@ use crate::authorize::{Action, ReceiptForm};
 use crate::budget::{Ask, Budget};
 use crate::check;
 use crate::config::Snapshot;
-use crate::detect::Detector;
+use crate::detect::{self, Detector};
 use crate::error::Refusal;
 use crate::event::{Event, Events, Name};
 use crate::infer::{Answer, Backend, Found, Inference, Receipts};
@@ -108,8 +108,12 @@ impl House {
         let input = walk.past(Stop::Check, input, |refusal| refusal)?;
         let standing = input.permit().headers();
 
+        let spent = input.permit().spent();
         let cleared = self.detector.weigh(input, &terms.detect, &mut walk.trail, &self.events, arrived);
-        let cleared = walk.past(Stop::Detect, cleared, Refusal::Detect)?;
+        let cleared = walk.past(Stop::Detect, cleared, |error| match error {
+            detect::Error::CallerAsksTooOften => Refusal::Budget(spent),
+            error => Refusal::Detect(error),
+        })?;
 
         let slot = want.and_then(|want| self.ledger.reserve(&terms.prove, want)).map_err(Refusal::Prove)?;
         if !matches!(terms.infer.backend, Backend::Nothing) {

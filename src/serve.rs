@@ -75,6 +75,14 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     for warning in snapshot.authenticator.warnings() {
         eprintln!("portcullis: warning: {}", located(&policies, std::slice::from_ref(warning)).concat());
     }
+    for model in snapshot.authorizer.models().iter().filter(|model| model.terms.detect.is_uncalibrated()) {
+        let name = &model.which.name;
+        eprintln!(
+            "portcullis: warning: model {name}: its callers are not watched, as if detect.mode were \"shadow\": nobody told what honest ones do; \
+             portcullis calibrate --policies {} --model {name} --recording FILE",
+            policies.display()
+        );
+    }
     let accept = within_descriptors(Accept::new(&gateway.accept, &policies).map_err(told)?);
     let recorder = Recorder::new(&gateway.record, &policies).map_err(told)?;
     let events = recorder.events();

@@ -17,7 +17,7 @@ struct Case {
 impl Case {
     fn new(text: &str) -> Self {
         let mut mistakes = Vec::new();
-        let terms = toml::from_str::<Config>(text).unwrap().compile(None, &mut mistakes);
+        let terms = toml::from_str::<Config>(text).unwrap().compile(None, None, &mut mistakes);
         assert!(mistakes.is_empty(), "{mistakes:?}");
         let (events, reader) = channel(16);
         let now = Moment::now();
@@ -28,9 +28,10 @@ impl Case {
     }
 
     fn ask(&mut self, logprobs: u64, logit_bias: usize) -> Result<Care, Error> {
-        let who = Who { caller: "api_key:a".into(), tenant: "acme".into(), tier: "".into(), method: "api_key" };
+        let who = Arc::new(Who { caller: "api_key:a".into(), tenant: "acme".into(), tier: "".into(), method: "api_key" });
         let request = Request::Language(Asked { logprobs: Some(logprobs), logit_bias, ..Asked::default() });
-        self.detector.judge(&who, Some(&"chat".into()), &request, &self.terms, &mut self.trail, &self.events, self.now)
+        let judged = self.detector.judge(&who, Some(&"chat".into()), &request, &self.terms, &mut self.trail, &self.events, self.now);
+        judged.map(|(care, _)| care)
     }
 
     async fn alarms(self) -> Vec<Event> {

@@ -29,6 +29,7 @@ use uuid::Uuid;
 use crate::authorize::{OipAsks, ReceiptForm, Route};
 use crate::budget::Hold;
 use crate::check::Request;
+use crate::detect::watch::Lesson;
 use crate::detect::{Care, Cleared};
 use crate::trail::{Late, Trail, Who};
 use crate::wire::Body;
@@ -175,6 +176,8 @@ struct Call {
     bytes: Bytes,
     request: Request,
     care: Care,
+    /// What is to be learned of the answer.
+    lesson: Option<Lesson>,
     hold: Hold,
     deadline: Instant,
 }
@@ -185,7 +188,7 @@ impl Inference {
     /// # Errors
     /// See [`Error`].
     pub async fn answer(&self, cleared: Cleared, terms: &Terms, receipts: &dyn Receipts, trail: &mut Trail) -> Result<Answer, Error> {
-        let (input, care) = cleared.into_parts();
+        let (input, care, lesson) = cleared.into_parts();
         let (permit, bytes, request) = input.into_parts();
         let (grant, hold) = permit.into_parts();
         let peer = grant.caller().peer();
@@ -202,6 +205,7 @@ impl Inference {
             bytes,
             request,
             care,
+            lesson,
             hold,
             deadline: peer.deadline(),
         });

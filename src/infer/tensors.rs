@@ -62,6 +62,9 @@ pub(super) async fn from_model(
     let mut tensors = run(model, inputs, &wanted, &mut call).await?;
     trail.usage = settled(model, &tensors, texts, &mut call)?;
     let aside = hidden.and_then(|_| tensors.pop());
+    if let Some(lesson) = call.lesson.take() {
+        lesson.learn(&tensors);
+    }
     // Compared is what the models say, before either is rounded or cut to its best classes.
     let given = copied.as_ref().map(|_| tensors.clone());
     terms.shape.tensors(&mut tensors, call.care);
@@ -252,6 +255,9 @@ pub(super) async fn from_upstream(
         return Err(Error::Unavailable("the route carries no tensors"));
     };
     let mut response = understood(&bytes, header_length, shape)?;
+    if let Some(lesson) = call.lesson.take() {
+        lesson.learn(&response.outputs);
+    }
     if shape.leaves_tensors_alone(call.care) && response.model_name == *call.name {
         let mut answer = whole(StatusCode::OK, if header_length.is_some() { OCTETS } else { JSON }, bytes, held(call));
         if let Some(length) = header_length {

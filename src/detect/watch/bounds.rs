@@ -11,9 +11,6 @@ use super::wealth::Bet;
 /// The format that is written, and the only one that is read.
 pub(crate) const FORMAT: u32 = 1;
 
-/// Bytes of a calibration at most.
-pub(crate) const MOST_BYTES: usize = 16 << 20;
-
 /// A calibration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -103,7 +100,9 @@ impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::OperatorGaveNoCalibration(error) => write!(f, "it is no calibration: {error}"),
-            Self::OperatorGaveAnotherFormat(format) => write!(f, "it has the format {format}, and this program reads {FORMAT}: calibrate anew"),
+            Self::OperatorGaveAnotherFormat(format) => {
+                write!(f, "it has the format {format}, and this program reads {FORMAT}: calibrate anew")
+            }
             Self::OperatorGaveUnfitParts(part) => write!(f, "its {part} do not fit: calibrate anew"),
         }
     }

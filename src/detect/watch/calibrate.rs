@@ -47,6 +47,8 @@ pub(crate) enum Error {
     OperatorStatedNoRate,
     /// There were more false alarms than the rate explains: so many, of so many callers, and at most so many may be.
     OperatorRecordedTheOdd(usize, usize, usize),
+    /// The operating system gives no random numbers.
+    NoRandomness,
     /// The numbers are degenerate.
     OperatorRecordedNothing(Unfit),
 }
@@ -66,6 +68,7 @@ impl std::fmt::Display for Error {
                 "bounds from part of the callers alarm about {alarms} of {callers} others, and {allowed} are what the rate explains: record \
                  more callers of each kind, or take out those that are no honest callers"
             ),
+            Self::NoRandomness => f.write_str("the operating system gives no random numbers"),
             Self::OperatorRecordedNothing(unfit) => write!(f, "no bounds can be fitted: {unfit}"),
         }
     }
@@ -111,7 +114,8 @@ pub(crate) fn calibrate(model: &str, rate: f32, seed: [u8; 32], recording: &Reco
 /// The space of a recording, and its rows in it. It is fitted to all callers: a few thousand rows move it by little.
 pub(super) fn placed(seed: [u8; 32], recording: &Recording) -> Result<(Space, Vec<Vec<(Point, Told)>>), Error> {
     let each = (MOST_ROWS / recording.len().max(1)).max(2);
-    let rows = || recording.iter().flat_map(move |rows| rows.iter().step_by((rows.len() / each).max(1)).take(each)).map(|(row, _)| &row[..]);
+    let rows =
+        || recording.iter().flat_map(move |rows| rows.iter().step_by((rows.len() / each).max(1)).take(each)).map(|(row, _)| &row[..]);
     let space = Space::fit(seed, rows()).ok_or(Error::OperatorRecordedNothing(Unfit::OperatorGaveUnfitParts("numbers")))?;
     let points = recording.iter().map(|rows| rows.iter().map(|(row, told)| (space.point(row), *told)).collect()).collect();
     Ok((space, points))
@@ -199,8 +203,10 @@ fn radius(space: &Space, points: &[(usize, &Point)], noise: &mut Noise) -> ([f32
     let nearest = sorted(nearest.into_iter().filter(|apart| apart.is_finite()));
     // Between what is near by chance, and half of how far apart inputs are: the lesser.
     let radius = quantile(&nearest, BY_CHANCE * 5.0).min(quantile(&nearest, 0.5) * 0.6).max(4.0 / super::space::STEPS);
-    let first = |at: &usize| *at == 0 || points[at - 1].0 != points[*at].0 || {
-        distance(&points[at - 1].1.sample[..kept], &points[*at].1.sample[..kept]) > radius
+    let first = |at: &usize| {
+        *at == 0 || points[at - 1].0 != points[*at].0 || {
+            distance(&points[at - 1].1.sample[..kept], &points[*at].1.sample[..kept]) > radius
+        }
     };
     ([radius, quantile(&nearest, 0.5).max(radius)], (0..points.len()).filter(first).collect())
 }

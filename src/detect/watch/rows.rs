@@ -7,9 +7,6 @@ use crate::wire::tensor::{Datatype, Tensor};
 /// Numbers of a row that are looked at. A longer row is thinned to every n-th number, so that its cost stays bounded.
 pub(crate) const MOST_NUMBERS: usize = 1 << 16;
 
-/// Classes that are told apart; a model with more tells of its best so many.
-pub(super) const MOST_CLASSES: usize = 8;
-
 /// Rows of one batch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Rows {

@@ -104,7 +104,13 @@ impl Default for State {
 impl State {
     /// Learns from a row and what it was told; tells which families come to an alarm with it. A family that has alarmed is silent until it is
     /// [listened to](Self::listen).
-    pub(super) fn learn(&mut self, calibration: &Calibration, point: &Point, told: &Told, mut heard: impl FnMut(usize, Signal)) -> Vec<Alarm> {
+    pub(super) fn learn(
+        &mut self,
+        calibration: &Calibration,
+        point: &Point,
+        told: &Told,
+        mut heard: impl FnMut(usize, Signal),
+    ) -> Vec<Alarm> {
         let Calibration { bounds, space, bets } = calibration;
         self.rows += 1;
         let low = told.margin.is_some_and(|margin| margin < bounds.low_margin);
@@ -157,10 +163,5 @@ impl State {
     /// Lets a family begin anew, once its word has had its effect.
     pub(super) fn listen(&mut self, family: usize) {
         (self.wealth[family], self.alarmed[family]) = (Wealth::default(), false);
-    }
-
-    /// Bytes that are kept.
-    pub(super) fn bytes(&self) -> usize {
-        size_of::<Self>() + self.close.as_ref().map_or(0, |close| size_of::<Close>() + close.near.bytes())
     }
 }
