@@ -23,6 +23,7 @@ use crate::trail::{Stop, Trail, Verdict, Who};
 pub mod exposure;
 pub mod parameters;
 pub mod precision;
+pub mod price;
 pub mod response;
 pub mod watch;
 
