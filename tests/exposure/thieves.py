@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from sklearn.datasets import load_digits, make_classification
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier, MLPRegressor
@@ -141,6 +142,7 @@ def thieves(rows, answers, probabilities):
             KNeighborsClassifier(1),
             KNeighborsClassifier(3),
             SVC(C=10),
+            LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"),
             MLPClassifier((64,), max_iter=300, random_state=1, alpha=1e-3),
         ):
             copies.append(copy.fit(rows, labels).predict)

@@ -17,6 +17,10 @@ const MOST_ABOVE: f64 = 0.05;
 /// The fewest thieves from which a curve is fitted.
 pub const FEWEST_THIEVES: usize = 20;
 
+/// Where so many thieves lie so near to what was measured, there is nothing to correct, and a curve would follow chance.
+const NEAR: f64 = 0.03;
+const MOST_NEAR: f64 = 0.75;
+
 /// Holds the curve near leaving things as they are, where thieves say little.
 const RIDGE: f64 = 0.5;
 
@@ -52,11 +56,16 @@ impl Default for Correction {
 }
 
 impl Correction {
-    /// Through thieves; `None` for fewer than [`FEWEST_THIEVES`], or for such as say nothing.
+    /// Through thieves; the default where most of them are what was measured. `None` for fewer than [`FEWEST_THIEVES`], or for such as say
+    /// nothing.
     #[must_use]
     pub fn fit(thieves: &[Thief]) -> Option<Self> {
         if thieves.len() < FEWEST_THIEVES {
             return None;
+        }
+        let near = thieves.iter().filter(|thief| f64::from(thief.fidelity - thief.measured).abs() <= NEAR).count();
+        if near as f64 >= MOST_NEAR * thieves.len() as f64 {
+            return Some(Self::default());
         }
         // Ridge regression of the difference from leaving things as they are.
         let mut squares = [0.0; 9];
@@ -137,6 +146,16 @@ mod tests {
     fn too_few_thieves_say_nothing() {
         assert_eq!(Correction::fit(&thieves(FEWEST_THIEVES - 1, |m, _| m)), None);
         assert!(Correction::fit(&thieves(FEWEST_THIEVES, |m, _| m)).is_some());
+    }
+
+    #[test]
+    fn a_model_that_the_meter_follows_is_not_corrected() {
+        let follows = |part: usize| -> Vec<Thief> {
+            let all = thieves(40, |m, _| m);
+            all.into_iter().enumerate().map(|(at, t)| Thief { fidelity: t.fidelity + if at < part { 0.029 } else { 0.08 }, ..t }).collect()
+        };
+        assert_eq!(Correction::fit(&follows(30)), Some(Correction::default()));
+        assert_ne!(Correction::fit(&follows(29)), Some(Correction::default()));
     }
 
     #[test]

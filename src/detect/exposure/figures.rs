@@ -1,7 +1,8 @@
 //! Prints what the meter costs, and how near it comes to thieves; decides nothing.
 //! `cargo test --lib -- --ignored --nocapture --test-threads 1 exposure::figures`
 //!
-//! For the second, `tests/exposure/thieves.py FOLDER` makes transcripts and trains thieves on them; `PORTCULLIS_TRANSCRIPTS` is FOLDER.
+//! For the second, `tests/exposure/thieves.py FOLDER` makes transcripts and trains thieves on them; `PORTCULLIS_TRANSCRIPTS` is FOLDER. With
+//! `PORTCULLIS_OWN_THIEVES` the owner's own thieves are trained as well, as calibration would.
 
 use std::fs;
 use std::hint::black_box;
@@ -11,6 +12,7 @@ use std::time::Instant;
 use super::correction::{ABOVE, Correction, Thief};
 use super::holdout::{FEATURES, Features, Holdout};
 use super::meter::{Answer, Meter};
+use super::thief;
 
 #[test]
 #[ignore = "measures, decides nothing"]
@@ -68,7 +70,8 @@ struct Point {
     attack: String,
     answers: String,
     thief: Thief,
-    /// Measured as the meter stood at this number of rows.
+    /// What the owner's own thief had of the same transcript, where calibration would make it up.
+    own: Option<Thief>,
     made_up: bool,
 }
 
@@ -88,19 +91,23 @@ fn how_near_the_meter_comes_to_thieves() {
         let holdout = Holdout::new(sketches(&folder.join(format!("{world}.holdout"))).into_iter().zip(labels), classes as u32).unwrap();
         let rows: usize = rows.parse().unwrap();
         let mut meter = Box::new(Meter::new());
-        for (features, row) in queries.iter().zip(probabilities.chunks_exact(classes)).take(rows) {
-            let row: Vec<f64> = row.iter().map(|p| f64::from(*p)).collect();
+        let told: Vec<Vec<f64>> = probabilities.chunks_exact(classes).map(|row| row.iter().map(|p| f64::from(*p)).collect()).collect();
+        let answer = |row| {
+            let row: &Vec<f64> = row;
             let best = row.iter().enumerate().fold(0, |best, (at, p)| if *p > row[best] { at } else { best });
-            let answer = if answers == "label" { Answer::Label(best as u32) } else { Answer::Probabilities(&row) };
-            meter.learn(&holdout, features, answer);
-        }
+            if answers == "label" { Answer::Label(best as u32) } else { Answer::Probabilities(row) }
+        };
+        let transcript = || queries.iter().zip(&told).take(rows).map(|(features, row)| (features, answer(row)));
+        transcript().for_each(|(features, answer)| meter.learn(&holdout, features, answer));
         let measured = meter.evaluate(&holdout, &Correction::default()).measured;
         let thief = Thief { measured, rows: rows as u32, fidelity: fidelity.parse().unwrap() };
         lines.push(format!(
             "{world:8} {attack:10} {answers:6} {rows:5} thief {fidelity} meter {measured:.3} {:+.3}",
             measured - thief.fidelity
         ));
-        points.push(Point { world: world.into(), attack: attack.into(), answers: answers.into(), thief, made_up: made_up == "1" });
+        let own = made_up == "1" && std::env::var_os("PORTCULLIS_OWN_THIEVES").is_some();
+        let own = own.then(|| Thief { fidelity: thief::fidelity(&holdout, transcript()).max(measured), ..thief });
+        points.push(Point { world: world.into(), attack: attack.into(), answers: answers.into(), thief, own, made_up: made_up == "1" });
     }
     lines.iter().for_each(|line| println!("{line}"));
     let mut worlds: Vec<&str> = points.iter().map(|point| point.world.as_str()).collect();
@@ -126,6 +133,17 @@ fn how_near_the_meter_comes_to_thieves() {
             println!("{world:8} {curve:?}");
             told("corrected", &curve, &|_| true);
             told("corrected, unseen attacks", &curve, &|point| !point.made_up);
+        }
+        let own: Vec<Thief> = of_world().filter_map(|point| point.own).collect();
+        if let Some(curve) = Correction::fit(&own) {
+            let gap = |point: &Point| point.own.map(|own| f64::from(own.fidelity - point.thief.fidelity).abs());
+            let gaps: Vec<f64> = of_world().filter_map(gap).collect();
+            println!(
+                "{world:8} own thieves within 0.05 {:.3} {curve:?}",
+                gaps.iter().filter(|gap| **gap <= 0.05).count() as f64 / gaps.len() as f64
+            );
+            told("corrected by own thieves", &curve, &|_| true);
+            told("corrected by own, unseen", &curve, &|point| !point.made_up);
         }
         let mut attacks: Vec<&str> = of_world().map(|point| point.attack.as_str()).collect();
         attacks.sort_unstable();

@@ -40,6 +40,10 @@ const FIRST_EVALUATION: u32 = 16;
 const DISCRIMINANT_RIDGES: [f64; 2] = [0.1, 1.0];
 const EQUATION_RIDGES: [f64; 3] = [1e-3, 1e-2, 1e-1];
 
+/// Queries whose features vary more than so much lie far outside honest inputs: how frequent a class is among them is their sender's doing,
+/// and says nothing of the holdout.
+const FAR_OUT: f64 = 4.0;
+
 /// Below it, a probability says no more than that it is small.
 const LEAST_PROBABILITY: f64 = 1e-6;
 
@@ -227,7 +231,7 @@ fn nearer(a: u16, b: u16) -> u16 {
 }
 
 /// The class of an answer, and the centred logarithms of its probabilities by slot.
-fn understood(holdout: &Holdout, answer: Answer<'_>, logarithms: &mut [f32]) -> Option<u32> {
+pub(super) fn understood(holdout: &Holdout, answer: Answer<'_>, logarithms: &mut [f32]) -> Option<u32> {
     let slots = logarithms.len();
     match answer {
         Answer::Label(class) => {
@@ -315,6 +319,7 @@ impl Moments {
             }
         }
         stiffen(&mut within, ridge);
+        let spread = (0..FEATURES).map(|place| self.covariance[place * FEATURES + place]).sum::<f64>() / FEATURES as f64;
         let mut weights: Vec<f64> = self.classes.iter().flat_map(|(_, class)| class.iter().copied()).collect();
         solve(&mut within, FEATURES, &mut weights, self.classes.len())?;
         let offsets = self.classes.iter().zip(weights.chunks_exact(FEATURES)).map(|((count, class), weights)| {
@@ -322,7 +327,7 @@ impl Moments {
                 return f64::NEG_INFINITY;
             }
             let half: f64 = class.iter().zip(weights).map(|(x, w)| x * w).sum::<f64>() / 2.0;
-            (count / self.rows).ln() - half
+            if spread > FAR_OUT { -half } else { (count / self.rows).ln() - half }
         });
         Some(Student::new(&weights, offsets))
     }

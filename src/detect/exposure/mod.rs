@@ -9,6 +9,7 @@ pub mod correction;
 pub mod holdout;
 pub mod meter;
 mod moments;
+pub mod thief;
 
 #[cfg(test)]
 mod figures;
