@@ -1,8 +1,8 @@
 //! Priced answers: work that a caller does before he is answered, more of it the more of the model he has had.
 //!
-//! A challenge is a line of text that this process signed; nothing of it is kept until it comes back. The work is memory-hard
-//! (Argon2id, RFC 9106, over 1 MiB in one pass), so that graphics cards are not a thousand times cheaper than the gateway's processor; holding
-//! it against the challenge is one such pass, well below a millisecond and a half.
+//! A challenge is a line of text that this process signed; nothing of it is kept until it comes back. The work is memory-hard (Argon2id,
+//! RFC 9106, over 1 MiB in one pass), so that graphics cards are not a thousand times cheaper than the gateway's processor; holding it
+//! against the challenge is one such pass, well below a millisecond and a half.
 //!
 //! # On the wire
 //!

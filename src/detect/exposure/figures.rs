@@ -1,8 +1,8 @@
 //! Prints what the meter costs, and how near it comes to thieves; decides nothing.
 //! `cargo test --lib -- --ignored --nocapture --test-threads 1 exposure::figures`
 //!
-//! For the second, `tests/exposure/thieves.py FOLDER` makes transcripts and trains thieves on them; `PORTCULLIS_TRANSCRIPTS` is FOLDER. With
-//! `PORTCULLIS_OWN_THIEVES` the owner's own thieves are trained as well, as calibration would.
+//! For the second, `tests/exposure/thieves.py FOLDER` makes transcripts and trains thieves on them; `PORTCULLIS_TRANSCRIPTS` is FOLDER.
+//! With `PORTCULLIS_OWN_THIEVES` the owner's own thieves are trained as well, as calibration would.
 
 use std::fs;
 use std::hint::black_box;

@@ -1,8 +1,8 @@
 //! A thief of the owner's own, for calibration: a network trained on a transcript as often as it takes.
 //!
 //! 64 features, 64 rectified units, the classes; Adam (Kingma and Ba 2015, <https://arxiv.org/abs/1412.6980>) over batches of 16, on the
-//! cross-entropy of labels or the squared error of the centred logarithms of probabilities. It takes a few tenths of a second, which is why callers have a
-//! [meter](super::meter) and only made-up transcripts a thief.
+//! cross-entropy of labels or the squared error of the centred logarithms of probabilities. It takes a few tenths of a second, which is why
+//! callers have a [meter](super::meter) and only made-up transcripts a thief.
 //!
 //! Equal transcripts train equal thieves.
 

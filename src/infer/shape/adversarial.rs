@@ -6,8 +6,9 @@
 //! costs nothing to one who looks at labels, and is no answer to theft.
 //!
 //! The paper finds the logits by a hundred steps of Adam, with an eye on calibration. With the margin m in an interval of length I, whose
-//! middle is A, the target is t = 2A − m; raising the best logit and lowering the next by (t − m)/2 each meets it. What that does to confidence is
-//! bounded by the interval: the odds of the best against the next move by a factor of e at most, which is why it is shorter than the paper's.
+//! middle is A, the target is t = 2A − m; raising the best logit and lowering the next by (t − m)/2 each meets it. What that does to
+//! confidence is bounded by the interval: the odds of the best against the next move by a factor of e at most, which is why it is shorter
+//! than the paper's.
 
 use super::row::{crown, normalize};
 

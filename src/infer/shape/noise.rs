@@ -2,12 +2,12 @@
 //! <https://arxiv.org/abs/2310.08571>).
 //!
 //! A caller with one task stays in a corner of the space; one who copies the encoder must see all of it. The standard deviation is
-//! λ(e^(ln(α/λ)·c/β) − 1) at a coverage of c per cent: nothing to speak of up to a half, 0.8 at 80 per cent, against numbers of a mean square
-//! of 1.
+//! λ(e^(ln(α/λ)·c/β) − 1) at a coverage of c per cent: nothing to speak of up to a half, 0.8 at 80 per cent, against numbers of a mean
+//! square of 1.
 //!
-//! It is drawn from the seed and the embedding itself, so that asking again gives the same noise and nothing averages out. The embedding is taken to six
-//! bits of its numbers' mean size for that, since the last bits of a sum differ between batches; an embedding on the edge of two such
-//! cells can still get one of two noises.
+//! It is drawn from the seed and the embedding itself, so that asking again gives the same noise and nothing averages out. The embedding is
+//! taken to six bits of its numbers' mean size for that, since the last bits of a sum differ between batches; an embedding on the edge of
+//! two such cells can still get one of two noises.
 
 use std::f64::consts::TAU;
 

@@ -1,15 +1,15 @@
 //! Few answers in the place of many: the quantiser of ModelGuard-S (Tang et al. 2024), without its memory.
 //!
-//! ModelGuard's ordered incremental quantisation keeps a list of answers for each best class and gives the first that lies within
-//! ε (in ℓ₁) of the true one, or adds the true one to the list. What is given then depends on who asked what before: the list has to be bounded, it begins
-//! anew with the process, it differs between replicas, and one caller's queries choose the answers of another, who can see them
-//! in it. So the list here is one that exists beforehand: the points of grids in the simplex, from coarse to fine, in
-//! order. The first whose point lies within ε is given, never the nearest. It takes no memory, equal rows get
-//! equal answers for as long as the seed stays, asking again tells nothing, and rows that differ in their last bits, as those of different batches do, fall
-//! on the same point unless one lies on the edge of a cell.
+//! ModelGuard's ordered incremental quantisation keeps a list of answers for each best class and gives the first that lies within ε (in ℓ₁)
+//! of the true one, or adds the true one to the list. What is given then depends on who asked what before: the list has to be bounded, it
+//! begins anew with the process, it differs between replicas, and one caller's queries choose the answers of another, who can see them in
+//! it. So the list here is one that exists beforehand: the points of grids in the simplex, from coarse to fine, in order. The first whose
+//! point lies within ε is given, never the nearest. It takes no memory, equal rows get equal answers for as long as the seed stays, asking
+//! again tells nothing, and rows that differ in their last bits, as those of different batches do, fall on the same point unless one lies
+//! on the edge of a cell.
 //!
-//! The edges are secret: within a step of the grid, each class rounds up from a place between 0.3 and 0.7 that the seed decides, so that nobody
-//! finds the cells but by asking. An exact zero stays one. ε is in ℓ₁, at most 2.
+//! The edges are secret: within a step of the grid, each class rounds up from a place between 0.3 and 0.7 that the seed decides, so that
+//! nobody finds the cells but by asking. An exact zero stays one. ε is in ℓ₁, at most 2.
 
 use aws_lc_rs::digest;
 

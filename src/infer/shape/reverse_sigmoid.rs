@@ -1,8 +1,8 @@
 //! Reverse sigmoid (Lee et al. 2018, <https://arxiv.org/abs/1806.00054>): y′ ∝ y − β(σ(γ·logit y) − ½).
 //!
-//! A number above a half comes out lower and one below it higher, and the map folds: unequal rows can give equal ones.
-//! There are attacks that undo it (D-DAE, partial Bayes), and none is needed by a thief who trains on labels. It is here because policies ask for it;
-//! the [quantiser](super::quantised) is the better choice.
+//! A number above a half comes out lower and one below it higher, and the map folds: unequal rows can give equal ones. There are attacks
+//! that undo it (D-DAE, partial Bayes), and none is needed by a thief who trains on labels. It is here because policies ask for it; the
+//! [quantiser](super::quantised) is the better choice.
 
 use crate::detect::response::Level;
 
