@@ -44,6 +44,9 @@ const EQUATION_RIDGES: [f64; 3] = [1e-3, 1e-2, 1e-1];
 /// and says nothing of the holdout.
 const FAR_OUT: f64 = 4.0;
 
+/// The holdout is a sample. What is told is the lower end of where the fidelity lies with 90 % confidence: so many standard errors below.
+const STANDARD_ERRORS: f32 = 1.28;
+
 /// Below it, a probability says no more than that it is small.
 const LEAST_PROBABILITY: f64 = 1e-6;
 
@@ -68,7 +71,7 @@ pub enum Answer<'a> {
 pub struct Estimate {
     /// The part of the holdout on which a copy would agree with the model, from 0 to 1, corrected.
     pub fidelity: f32,
-    /// The same as the best student had it.
+    /// The same as the best student had it, at the lower end of where it may lie.
     pub measured: f32,
     /// After so many rows.
     pub rows: u32,
@@ -203,7 +206,7 @@ impl Meter {
         self.best.fidelity = self.best.fidelity.max(other.best.fidelity);
     }
 
-    /// The best student's agreement with the model.
+    /// The best student's agreement with the model, less what chance may have added.
     fn measure(&self, holdout: &Holdout) -> f32 {
         let near = self.nearest.iter().take(holdout.len()).filter(|nearest| *nearest & RIGHT != 0).count();
         let mut best = near as f32 / NEAREST_ROWS.min(holdout.len()) as f32;
@@ -217,7 +220,8 @@ impl Meter {
                 best = best.max(moments.equations(ridge).map_or(0.0, |student| student.agreement(holdout)));
             }
         }
-        best
+        let error = (best * (1.0 - best) / holdout.len() as f32).sqrt();
+        (best - STANDARD_ERRORS * error).max(0.0)
     }
 }
 
