@@ -1,3 +1,4 @@
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -6,12 +7,18 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use http_body_util::BodyExt;
 use serde_json::{Value as Json, json};
 
+use super::open::Signed;
 use super::*;
 use crate::event::Reader;
 use crate::prove::Changed;
-use crate::prove::config::Mode;
+use crate::prove::config::{Config, Mode};
+use crate::prove::key::Key;
+use crate::prove::log::SEGMENT;
+use crate::prove::publisher::CHECKPOINT;
+use crate::prove::statement::Build;
 use crate::prove::statement::tests::trail;
 use crate::prove::verify::{Select, show, verify_dir, verify_statement};
+use crate::tlog::{Checkpoint, Note};
 use crate::trail::{End, Late, Usage};
 use crate::wire::body::Broken;
 
