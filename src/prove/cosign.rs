@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use super::archive::Archive;
 use super::ledger::{Ledger, OpenError};
 use super::publisher::{Published, retried};
 use super::tree::{Files, Tree};
@@ -63,6 +64,8 @@ impl std::error::Error for SetBack {}
 /// A tree of this log that a witness has cosigned.
 #[derive(Clone, Debug)]
 pub struct Known {
+    /// The log's name.
+    pub origin: Arc<str>,
     /// Which.
     pub witness: Arc<str>,
     /// What.
@@ -84,7 +87,7 @@ impl Witnesses {
         let (mut known, mut unasked) = (Vec::new(), Vec::new());
         for Latest { witness, seen } in self.latest().await {
             match seen {
-                Ok(seen) => known.extend(seen.map(|seen| Known { witness, seen })),
+                Ok(seen) => known.extend(seen.map(|seen| Known { origin: self.origin().into(), witness, seen })),
                 Err(failure) => unasked.push((witness, failure)),
             }
         }
@@ -101,6 +104,11 @@ pub(super) struct Cosigning {
 }
 
 impl Cosigning {
+    /// Of a log that has ended, and the last checkpoint of which a quorum has cosigned.
+    pub(super) fn over(last: Published) -> Self {
+        Self { newest: watch::channel(Arc::new(last)).1, tally: Arc::default() }
+    }
+
     pub(super) fn tally(&self) -> Tally {
         let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone();
         tally.size = self.newest.borrow().size;
@@ -111,19 +119,26 @@ impl Cosigning {
 impl Ledger {
     /// Has every checkpoint from now on cosigned, until the log is closed. To be called once.
     pub fn follow(&self, witnesses: Witnesses) {
+        self.0.archive.follow(witnesses);
+    }
+}
+
+impl Archive {
+    /// See [`Ledger::follow`]. Of a log that has ended the last checkpoint is cosigned, however long that takes.
+    pub(super) fn follow(&self, witnesses: Witnesses) {
         let none = Published { size: 0, below: 0, root: merkle::empty(), note: String::new(), signed_root: None };
         let (tell, newest) = watch::channel(Arc::new(none));
         let tally = Tally { failures: witnesses.names().map(|name| (name.into(), 0)).collect(), ..Tally::default() };
         let cosigning = Cosigning { newest, tally: Arc::new(Mutex::new(tally)) };
         let work = Work {
-            directory: self.0.files.directory().to_owned(),
-            files: self.0.files.clone(),
-            published: self.0.publisher.published().clone(),
+            directory: self.files.directory().to_owned(),
+            files: self.files.clone(),
+            published: self.published.clone(),
             witnesses,
             tell,
             tally: cosigning.tally.clone(),
         };
-        if self.0.cosigning.set(cosigning).is_ok() {
+        if self.cosigning.set(cosigning).is_ok() {
             tokio::spawn(work.run());
         }
     }
@@ -147,8 +162,11 @@ impl Work {
             let changed = self.published.changed();
             // Answers may wait for a checkpoint that no other follows: it is tried again when a witness may be asked again.
             let changed = if enough { changed.await } else { timeout(FIRST_PAUSE, changed).await.unwrap_or(Ok(())) };
-            if changed.is_err() {
-                return;
+            match changed {
+                Ok(()) => {}
+                Err(_) if enough => return,
+                // The log has ended, and its last checkpoint is without enough cosignatures still.
+                Err(_) => sleep(FIRST_PAUSE).await,
             }
         }
     }
@@ -197,6 +215,7 @@ fn replace(directory: &Path, bytes: &[u8]) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::event;
+    use crate::prove::archive::Shared;
     use crate::prove::config::Terms;
     use crate::prove::ledger::tests::{House, answer, config, house};
     use crate::prove::statement::Build;
@@ -213,9 +232,11 @@ mod tests {
         let House { folder, ledger, .. } = house;
         drop(ledger);
         let open = |size, root| {
-            let known = [Known { witness: "w.example".into(), seen: Seen { size, root } }];
+            let seen = Seen { size, root };
+            let known = [Known { origin: "gw.example/node1".into(), witness: "w.example".into(), seen }];
             let (events, _reader) = event::channel(8);
-            Ledger::open_after(&known, &config(), folder.path(), Build::default(), events, Box::new(|_| {})).map(drop)
+            let on_fatal: crate::prove::log::Fatal = Arc::new(|_| {});
+            Ledger::open_after(&known, &config(), folder.path(), Build::default(), events, on_fatal, Shared::default()).map(drop)
         };
         let there = || {
             let entries = show(&log, Select::All).unwrap().count();

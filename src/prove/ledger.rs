@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -12,34 +12,30 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use serde_json::Value as Json;
-use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use super::archive::{self, Archive, Shared};
 use super::census::{Census, Traffic};
 use super::change::Change;
 use super::config::{OnFailure, Terms};
 use super::cosign::{self, Cosigning};
-use super::disclosure::disclosure;
 use super::erasure::{EraseError, Erased, Erasure};
-use super::found::{Found, Included};
+use super::found::Found;
 use super::heartbeat::{self, Heart, Heartbeat, Life};
-use super::ids::Ids;
 use super::key::Vkey;
 use super::log::{self, Poisoned, Until, Wait, Wal};
-use super::publisher::{self, Publisher, retried};
+use super::publisher::{self, Publisher};
 use super::receipt::{CONTENT_DIGEST, Receipt, STATEMENT, State, content_digest, media_type, receipt_header, statement_header};
 use super::refusals::Refusals;
 use super::release::{Appended, Unkept};
-use super::salts::{self, Destroyed, Whose};
-use super::statement::{Kind, Sent, Signer, Statement, fresh_id, id_of};
+use super::salts::{self, Destroyed, Salts};
+use super::statement::{Kind, Sent, Signer, fresh_id};
 use super::stream::Proving;
-use super::tree::Files;
 use super::want::Want;
 use crate::clock::{Moment, month};
 use crate::digest::Digest;
 use crate::event::{Event, Events, Name};
 use crate::infer::{Answer, Payload};
-use crate::tlog::merkle;
 use crate::trail::{Content, Stop, Trail, Verdict, Who};
 use crate::wire::Body;
 
@@ -54,10 +50,6 @@ pub(super) const ROOM: usize = 32_768;
 pub(super) const REFUSAL_PATIENCE: Duration = Duration::from_millis(100);
 /// Bodies longer than this are hashed on a thread that may take its time.
 const HASHED_IN_PLACE: usize = 512 << 10;
-/// How long who asks for a proof waits for the checkpoint; one is made every tenth of a second.
-const INCLUSION_PATIENCE: Duration = Duration::from_secs(2);
-/// Look-ups at once.
-const FINDERS: usize = 2;
 
 /// Why an answer is not released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,20 +123,14 @@ pub(super) struct Inner {
     pub(super) signer: Arc<Signer>,
     pub(super) wal: Arc<Wal>,
     pub(super) publisher: Publisher,
-    /// Set once, where there are witnesses.
-    pub(super) cosigning: OnceLock<Cosigning>,
-    pub(super) files: Files,
-    /// Every public key that the log has or had.
-    vkeys: Vec<Vkey>,
-    pub(super) ids: Arc<Ids>,
+    /// What can be read of it, while it is written and after.
+    pub(super) archive: Arc<Archive>,
     slots: AtomicUsize,
     gaps: AtomicU64,
     gaps_told: AtomicU64,
     refusals: Mutex<Refusals>,
     pub(super) heart: Arc<Heart>,
-    finders: Arc<Semaphore>,
-    /// One erasure at a time.
-    eraser: Arc<Semaphore>,
+    shared: Shared,
     events: Events,
 }
 
@@ -206,7 +192,7 @@ impl Ledger {
     /// The same, and after them those that the log had before: the newest first.
     #[must_use]
     pub fn all_vkeys(&self) -> Vec<Vkey> {
-        self.0.vkeys.clone()
+        self.0.archive.vkeys.clone()
     }
 
     /// Whether an entry could be taken now, for `/readyz`.
@@ -373,45 +359,19 @@ impl Ledger {
     }
 
     /// The statement of this id, if it was made for this caller, or the caller `audits`; for any other caller, and for no such id, `None`.
-    ///
-    /// Reads one bundle and one tile of each level, on a thread that may block, two look-ups at once.
     pub async fn find(&self, id: Uuid, who: &Who, audits: bool) -> Option<Found> {
-        if id.get_version_num() != 7 {
-            return None;
-        }
-        let permit = self.0.finders.clone().acquire_owned().await.ok()?;
-        let inner = self.0.clone();
-        let found = tokio::task::spawn_blocking(move || {
-            // Held by the look-up itself: it goes on when nobody waits for it any more, and still counts then.
-            let _permit = permit;
-            inner.look_up(id)
-        });
-        let found = found.await.ok().flatten()?;
-        let for_them = audits || found.statement.made_for(who, &self.0.signer.salts);
-        for_them.then_some(found)
+        archive::find(&self.0.shared, vec![self.0.archive.clone()], id, who, audits).await.map(|(_, found)| found)
     }
 
     /// The same, once a checkpoint covers it: waits for that, two seconds at the most.
     pub async fn find_included(&self, id: Uuid, who: &Who, audits: bool) -> Option<Found> {
-        let found = self.find(id, who, audits).await?;
-        if found.included.is_some() {
-            return Some(found);
-        }
-        tokio::time::timeout(INCLUSION_PATIENCE, self.0.publisher.covers(found.statement.seq)).await.ok().filter(|covered| *covered)?;
-        self.find(id, who, audits).await.filter(|found| found.included.is_some())
+        archive::find_included(&self.0.shared, vec![self.0.archive.clone()], id, who, audits).await
     }
 
     /// The salts of this id's commitments, for whom [`Ledger::find`] gives its statement. `None` too where there is no commitment, and
     /// where the key is gone: who asks for what was erased hears what a stranger hears.
     pub async fn disclose(&self, id: Uuid, who: &Arc<Who>, audits: bool) -> Option<Json> {
-        let found = self.find(id, who, audits).await?;
-        let permit = self.0.finders.clone().acquire_owned().await.ok()?;
-        let (inner, who) = (self.0.clone(), who.clone());
-        let disclosed = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            disclosure(&found.statement, &who, &inner.signer.salts)
-        });
-        disclosed.await.ok().flatten()
+        archive::disclose(&self.0.shared, vec![self.0.archive.clone()], id, who, audits).await
     }
 
     /// Destroys a key, appends the entry that tells it, waits until that is synced, and overwrites what held the key.
@@ -421,18 +381,26 @@ impl Ledger {
     /// # Errors
     /// See [`EraseError`]. Of an unknown key, and of one whose month is not over, nothing is appended.
     pub async fn erase(&self, erasure: Erasure) -> Result<Erased, EraseError> {
-        let inner = self.0.clone();
-        let fault = |error| EraseError::Unfinished(io::Error::other(error));
+        let ledger = self.clone();
         let going = tokio::spawn(async move {
-            let _permit = inner.eraser.acquire().await.map_err(|_| EraseError::Unavailable)?;
-            let there = inner.clone();
-            let (erased, wait) = tokio::task::spawn_blocking(move || there.erase(&erasure)).await.map_err(fault)??;
-            wait.done().await.map_err(|Poisoned| EraseError::Untold)?;
-            let there = inner.clone();
-            let wiped = tokio::task::spawn_blocking(move || there.signer.salts.wipe()).await.map_err(fault)?;
-            wiped.map_err(EraseError::Unfinished).map(|()| erased)
+            let _permit = ledger.0.shared.eraser.acquire().await.map_err(|_| EraseError::Unavailable)?;
+            ledger.erase_in(Vec::new(), erasure).await
         });
-        going.await.map_err(fault)?
+        going.await.map_err(|error| EraseError::Unfinished(io::Error::other(error)))?
+    }
+
+    /// The same in the logs `others` too, of which this one tells: by who has the permit for it.
+    pub(super) async fn erase_in(&self, others: Vec<Arc<Archive>>, erasure: Erasure) -> Result<Erased, EraseError> {
+        let fault = |error| EraseError::Unfinished(io::Error::other(error));
+        let (inner, others) = (self.0.clone(), Arc::new(others));
+        let there = others.clone();
+        let (erased, wait) = tokio::task::spawn_blocking(move || inner.erase(&erasure, &there)).await.map_err(fault)??;
+        wait.done().await.map_err(|Poisoned| EraseError::Untold)?;
+        let inner = self.0.clone();
+        let wiped = tokio::task::spawn_blocking(move || {
+            others.iter().map(|other| &other.salts).chain([&inner.signer.salts]).try_for_each(|salts| salts.wipe())
+        });
+        wiped.await.map_err(fault)?.map_err(EraseError::Unfinished).map(|()| erased)
     }
 
     /// Writes down a change that no request made. It is laid ready and not waited for: entries stand in the order in which they came, so
@@ -447,7 +415,7 @@ impl Ledger {
     pub fn counters(&self) -> Counters {
         let log::Tally { entries, groups, waiting, syncs, sync_time, unpublished, poisoned, full } = self.0.wal.tally();
         let checkpoints = self.0.publisher.tally();
-        let witnesses = self.0.cosigning.get().map(Cosigning::tally);
+        let witnesses = self.0.archive.cosigning.get().map(Cosigning::tally);
         let (slots, gaps) = (self.0.slots.load(Ordering::Relaxed), self.0.gaps.load(Ordering::Relaxed));
         let suppressed = self.0.refusals().suppressed();
         let salts = self.0.signer.salts.tally();
@@ -521,36 +489,6 @@ impl Inner {
         self.publisher.close();
     }
 
-    /// The entry of this id, and how far it has come.
-    fn look_up(&self, id: Uuid) -> Option<Found> {
-        // A method or a media type that a caller wrote may mention the id too: only the statement of this id will do.
-        let of_id = |entry: &[u8]| Statement::read(entry).ok().filter(|statement| statement.id == id);
-        // First what is not published: it may be published meanwhile, and is found in the tree then.
-        for (seq, entry) in self.wal.unpublished() {
-            if id_of(&entry) == Some(id)
-                && let Some(statement) = of_id(&entry)
-            {
-                let state = if seq < self.wal.synced() { State::Durable } else { State::Promised };
-                return Some(Found { entry: Bytes::from_owner(entry), statement, state, included: None });
-            }
-        }
-        retried(self.publisher.published(), |published| {
-            let known = self.ids.find(id).ok()?.into_iter().filter(|index| *index < published.size);
-            known.into_iter().find_map(|index| {
-                let entry = self.files.entry(index, published.size).ok()?;
-                let statement = of_id(&entry)?;
-                // A proof under a cosigned checkpoint says more, also where that is not the newest.
-                let witnessed = self.cosigning.get().map(|cosigning| cosigning.newest.borrow().clone());
-                let witnessed = witnessed.filter(|witnessed| index < witnessed.size);
-                let state = if witnessed.is_some() { State::Witnessed } else { State::Included };
-                let under = witnessed.unwrap_or_else(|| published.clone());
-                let path = merkle::inclusion(index, under.size, &mut self.files.subtrees(under.size, published.size)).ok()?;
-                let included = Some(Included { index, path, published: under });
-                Some(Found { entry: entry.into(), statement, state, included })
-            })
-        })
-    }
-
     fn append(&self, kind: Kind, trail: &Trail, sent: &Sent<'_>, until: Until) -> Result<Appended, Poisoned> {
         self.signer.prepare(trail);
         // The monotonic clock since the arrival, so that the end is never before the beginning.
@@ -573,7 +511,8 @@ impl Inner {
         self.wal.append_counted(Until::Ready, |seq| self.heart.count(life, seq), told).map(|_| ())
     }
 
-    fn erase(&self, erasure: &Erasure) -> Result<(Erased, Wait), EraseError> {
+    /// Destroys the keys of one subject or month, in this log and in `others`, and tells how many they were.
+    fn erase(&self, erasure: &Erasure, others: &[Arc<Archive>]) -> Result<(Erased, Wait), EraseError> {
         if !self.wal.has_room() {
             return Err(EraseError::Unavailable);
         }
@@ -581,13 +520,35 @@ impl Inner {
         if let Some(month) = erasure.month().filter(|month| *month == this_month) {
             return Err(EraseError::OperatorNamedThisMonth(month));
         }
+        let mut gone: Option<(u64, Destroyed)> = None;
+        for other in others {
+            // Where a shard still ends requests, numbers from here on find the key gone.
+            let told = |of| Ok::<_, Poisoned>((other.wal.as_ref().map_or(0, |wal| wal.next().saturating_sub(1)), of));
+            match other.salts.erase(erasure.name(&other.salts), told) {
+                Ok(of) => gone = Some((gone.map_or(0, |(keys, _)| keys) + 1, of)),
+                Err(salts::Error::Unknown) => {}
+                Err(error) => return Err(self.erased_in_part(gone, error.into())),
+            }
+        }
+        let keys = gone.map_or(0, |(keys, _)| keys);
         let salts = &self.signer.salts;
-        let name = match erasure {
-            Erasure::Subject { tenant, caller } => salts.subject(tenant, caller),
-            Erasure::Epoch(month) => salts.month(Whose::Epoch, *month),
-            Erasure::Strangers(month) => salts.month(Whose::Strangers, *month),
-        };
-        salts.erase(name, |of| self.tell_erasure(1, of).map(|(erased, wait)| (erased.seq, (erased, wait)))).map_err(EraseError::from)
+        let told = |of| self.tell_erasure(keys + 1, of).map(|(erased, wait)| (erased.seq, (erased, wait)));
+        match (salts.erase(erasure.name(salts), told), gone) {
+            (Err(salts::Error::Unknown), Some((keys, of))) => self.tell_erasure(keys, of).map_err(|Poisoned| EraseError::Untold),
+            (Err(error), gone) => Err(self.erased_in_part(gone, error.into())),
+            (Ok(done), _) => Ok(done),
+        }
+    }
+
+    /// Tells of the keys that were destroyed before `error`: an erasure that is tried again would wipe what the next start tells them by.
+    fn erased_in_part(&self, gone: Option<(u64, Destroyed)>, error: EraseError) -> EraseError {
+        match gone {
+            None => error,
+            Some((keys, of)) => match self.tell_erasure(keys, of) {
+                Ok(_) => EraseError::Unfinished(io::Error::other(error)),
+                Err(Poisoned) => EraseError::Untold,
+            },
+        }
     }
 
     fn tell_erasure(&self, keys: u64, of: Destroyed) -> Result<(Erased, Wait), Poisoned> {
@@ -598,7 +559,7 @@ impl Inner {
     }
 
     /// What a process before this one destroyed and did not live to tell. It may have: an erasure is told twice rather than never.
-    fn finish_erasures(&self, untold: &[Destroyed]) -> io::Result<()> {
+    pub(super) fn finish_erasures(&self, salts: &Salts, untold: &[Destroyed]) -> io::Result<()> {
         for of in untold {
             let lost = |Poisoned| io::Error::other("the log does not take the entry about what was erased");
             let (erased, _) = self.tell_erasure(1, *of).map_err(lost)?;
@@ -610,7 +571,7 @@ impl Inner {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
-        if untold.is_empty() { Ok(()) } else { self.signer.salts.wipe() }
+        if untold.is_empty() { Ok(()) } else { salts.wipe() }
     }
 
     /// One entry for what has none of its own, if there was any since the last. Gives how it goes on being written, and what to take back

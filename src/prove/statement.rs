@@ -7,7 +7,7 @@
 //! | --- | --- | --- |
 //! | 1 | `v` | 1 |
 //! | 2 | `kind` | 1 inference · 2 deny · 3 error · 4 aborted · 5 model-load · 6 policy-change · 8 key-rotation · 9 erasure · 10 heartbeat (7 is kept for config-change) |
-//! | 3 | `node` | the last segment of the origin |
+//! | 3 | `node` | the last segment of the origin, before the label of a shard |
 //! | 4 | `seq` | the entry's number in this log, from 0, without gaps |
 //! | 5, 6 | `t0`, `t1` | when the request arrived, when this was signed; ns since 1970 |
 //! | 7 | `req` | `1` method · `2` route template · `3` media type · `4` length · `5` commit |
@@ -21,7 +21,7 @@
 //! | 15 | `build` | `1` sha256 of the program · `2` sha256 of its configuration |
 //! | 16 | `counts` | heartbeat, see below |
 //! | 17 | `endorses` | key-rotation: the statement key (Ed25519), endorsed by the signature of the log key |
-//! | 18 | `change` | model-load, policy-change: `1` outcome (loaded, swapped, refused, retired; accepted, refused, pruned) · `2` reason |
+//! | 18 | `change` | model-load, policy-change: `1` outcome (loaded, swapped, refused, retired; accepted, refused, pruned, ended) · `2` reason |
 //! | 19 | `rotation` | key-rotation, but for entry 0: `1` the log key from here on (Ed25519) · `2` its consent (`rotation.rs`) · `3` the log key before, which signs the entry · `4` resumed_after, as in `counts` |
 //! | 20 | `erasure` | erasure: `1` how many keys were destroyed · `2` of what (subject, epoch, strangers) · `3`, `4` from and to which month (YYYYMM), of epochs and strangers |
 //! | 21 | `checkpoint_key` | key-rotation: the log's second key for checkpoints (ML-DSA-44), endorsed likewise |
@@ -46,6 +46,7 @@
 //! A model-load names the model under `model` and, under `policy`, the policy in force after it. Of a model that was refused `sha256` is what
 //! the policy names, and there is no `assurance`. A policy-change has no `model`; of a policy that was refused `policy` is the one that stays.
 //! One with the outcome `pruned` says in `reason` before which index entries go, as `prove.keep` wants it, and names no policy.
+//! One with the outcome `ended` says in `reason` which shard of the log has ended, with how many entries and which root (hex), and names none.
 //!
 //! What is not known is left out. `len` and `commit` of an answer are of the bytes that were handed to the connection; of an aborted
 //! stream, of the prefix that was. The events are the blocks of a `text/event-stream`, their tree that of RFC 6962: what its leaves are is told
@@ -191,6 +192,11 @@ impl Signer {
         let endorsed = key.statement_public();
         let node = origin.rsplit('/').next().unwrap_or_default().to_owned();
         Self { key, node, kid: statement.kid(), log_kid: log.kid(), endorsed, origin, build, salts, previous: None }
+    }
+
+    /// With this name of the node, where it is not the origin's last segment.
+    pub(super) fn of_node(self, node: &str) -> Self {
+        Self { node: node.to_owned(), ..self }
     }
 
     /// With the key before it, which signs checkpoints along.

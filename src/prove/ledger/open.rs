@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use tokio::sync::Semaphore;
-
+use super::super::archive::{Archive, Shared};
 use super::super::census::Counting;
 use super::super::config::Config;
 use super::super::cosign::{Known, SetBack, WITNESSED_NEW};
@@ -25,13 +24,13 @@ use super::super::salts::{self, MAX_SUBJECTS, Salts};
 use super::super::statement::{Build, Signer, Statement};
 use super::super::tree::{NEW, Tree, TreeError};
 use super::super::witness::Witnesses;
-use super::{FINDERS, Inner, Ledger, tell_counts};
+use super::{Inner, Ledger, tell_counts};
 use crate::clock::Moment;
 use crate::event::Events;
 use crate::tlog::{Checkpoint, Note};
 
 /// Numbers left out after a restart in which entries may have been lost that callers hold statements of, so that no number means two.
-const SKIP: u64 = 1 << 20;
+pub(super) const SKIP: u64 = 1 << 20;
 /// The file of the log's public keys.
 pub(in crate::prove) const KEYS: &str = "keys.vkey";
 
@@ -60,6 +59,8 @@ pub enum OpenError {
     Forked(PathBuf, u64),
     /// A witness has seen more of the log, or another one.
     SetBack(SetBack),
+    /// The log in this folder is cut into shards, and the configuration says that it is not.
+    InShards(PathBuf),
     /// The file of public keys cannot be written.
     Io(PathBuf, io::Error),
 }
@@ -100,6 +101,13 @@ impl fmt::Display for OpenError {
                 path.display()
             ),
             Self::SetBack(error) => error.fmt(f),
+            Self::InShards(path) => {
+                write!(
+                    f,
+                    "{}: this log is cut into shards: set prove.shards = \"half-yearly\" as before, or name another directory",
+                    path.display()
+                )
+            }
             Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
         }
     }
@@ -128,20 +136,21 @@ impl Ledger {
     /// # Errors
     /// When the key, the folder or the file cannot be used, or the log is damaged, in use, or another key's.
     pub fn open(config: &Config, base: &Path, build: Build, events: Events, on_fatal: OnFatal) -> Result<(Self, Opened), OpenError> {
-        Self::open_after(&[], config, base, build, events, on_fatal)
+        Self::open_after(&[], config, base, build, events, on_fatal.into(), Shared::default())
     }
 
     /// The same, for a log that goes on from all that is `known` of it to witnesses: where it does not, nothing is written or signed.
     ///
     /// # Errors
     /// Those of [`Ledger::open`], and [`OpenError::SetBack`].
-    pub fn open_after(
+    pub(in crate::prove) fn open_after(
         known: &[Known],
         config: &Config,
         base: &Path,
         build: Build,
         events: Events,
-        on_fatal: OnFatal,
+        on_fatal: Fatal,
+        shared: Shared,
     ) -> Result<(Self, Opened), OpenError> {
         let (directory, key) = config.paths(base);
         let (key, Exposed(mut exposed)) = Key::from_file(&key).map_err(OpenError::Key)?;
@@ -153,7 +162,6 @@ impl Ledger {
         }
         make_folder(&directory).map_err(|error| OpenError::Io(directory.clone(), error))?;
         let origin: Arc<str> = config.origin.get_ref().as_str().into();
-        let on_fatal: Fatal = on_fatal.into();
         let io = |path: &Path| {
             let path = path.to_owned();
             move |error| OpenError::Io(path, error)
@@ -195,7 +203,7 @@ impl Ledger {
         apart.holds_for(&tree, &lock_path)?;
         here.holds_for(&tree, &newest)?;
         let signed_at = apart.1.max(here.1);
-        known.iter().try_for_each(|known| known.held_against(&tree))?;
+        known.iter().filter(|known| *known.origin == *origin).try_for_each(|known| known.held_against(&tree))?;
         let rotates = {
             let newest = [&here, &apart].into_iter().max_by_key(|signed| signed.size());
             let (covered, note) = newest.map_or((0, None), |signed| (signed.size(), signed.0.as_ref().map(|(note, _)| note)));
@@ -222,7 +230,8 @@ impl Ledger {
         let to_sync = salts.clone();
         wal.sync_first(move || to_sync.sync());
 
-        let (signer, wal) = (Arc::new(Signer::new(key, origin, build, salts).after(previous)), Arc::new(wal));
+        let signer = Signer::new(key, origin.clone(), build, salts.clone()).of_node(config.node()).after(previous);
+        let (signer, wal) = (Arc::new(signer), Arc::new(wal));
         let (files, ids) = (tree.files().clone(), tree.ids().clone());
         let now = Moment::now().unix_nanos();
         let mut resumed_after = None;
@@ -256,28 +265,35 @@ impl Ledger {
             write_keys(&directory, &listed).map_err(io(&directory.join(KEYS)))?;
         }
         let vkeys = listed.into_iter().filter(|key| key.name == *signer.origin).collect();
+        let archive = Archive {
+            origin,
+            files,
+            ids,
+            salts,
+            published: publisher.published().clone(),
+            cosigning: OnceLock::new(),
+            vkeys,
+            wal: Some(wal.clone()),
+            _held: None,
+        };
         let inner = Inner {
             signer,
             wal,
             publisher,
-            cosigning: OnceLock::new(),
-            files,
-            vkeys,
-            ids,
+            archive: Arc::new(archive),
             slots: AtomicUsize::new(0),
             gaps: AtomicU64::new(0),
             gaps_told: AtomicU64::new(0),
             refusals: Mutex::default(),
             heart,
-            finders: Arc::new(Semaphore::new(FINDERS)),
-            eraser: Arc::new(Semaphore::new(1)),
+            shared,
             events,
         };
         let begun = inner.count(Life::Began, resumed_after);
         begun.map_err(unwritten)?;
         // Before anybody is promised anything: were these lost, the next start would give the same numbers out again.
         inner.wal.goes_on().map_err(|error| OpenError::Io(directory.clone(), error))?;
-        inner.finish_erasures(&found.untold).map_err(|error| OpenError::Io(directory.join(salts::FILE), error))?;
+        inner.finish_erasures(&inner.signer.salts, &found.untold).map_err(|error| OpenError::Io(directory.join(salts::FILE), error))?;
         if found.by_previous {
             // Until the log is of the new key, the old one alone opens them.
             inner.signer.salts.reseal(inner.signer.key.sealing()).map_err(io(&directory.join(salts::FILE)))?;
