@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -20,6 +21,10 @@ use crate::tlog::merkle;
 pub(super) const WITNESSED: &str = "checkpoint.witnessed";
 /// What it is called until it is whole.
 pub(super) const WITNESSED_NEW: &str = "new.witnessed";
+
+/// How long a checkpoint may wait for enough cosignatures before answers that need them are refused at once. Witnesses that answer take
+/// milliseconds, and where a round brought not enough there are two more within this time.
+pub const UNWITNESSED: Duration = Duration::from_secs(3);
 
 /// What witnesses have done so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -101,12 +106,19 @@ pub(super) struct Cosigning {
     /// The newest that a quorum has cosigned.
     pub(super) newest: watch::Receiver<Arc<Published>>,
     tally: Arc<Mutex<Tally>>,
+    /// Since when the newest checkpoint waits for enough cosignatures, if it does.
+    waiting: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Cosigning {
     /// Of a log that has ended, and the last checkpoint of which a quorum has cosigned.
     pub(super) fn over(last: Published) -> Self {
-        Self { newest: watch::channel(Arc::new(last)).1, tally: Arc::default() }
+        Self { newest: watch::channel(Arc::new(last)).1, tally: Arc::default(), waiting: Arc::default() }
+    }
+
+    /// Whether at `now` there have not been enough cosignatures for so long that none are promised.
+    pub(super) fn is_stalled(&self, now: Instant) -> bool {
+        stalled(*self.waiting.lock().unwrap_or_else(PoisonError::into_inner), now)
     }
 
     pub(super) fn tally(&self) -> Tally {
@@ -129,7 +141,7 @@ impl Archive {
         let none = Published { size: 0, below: 0, root: merkle::empty(), note: String::new(), signed_root: None };
         let (tell, newest) = watch::channel(Arc::new(none));
         let tally = Tally { failures: witnesses.names().map(|name| (name.into(), 0)).collect(), ..Tally::default() };
-        let cosigning = Cosigning { newest, tally: Arc::new(Mutex::new(tally)) };
+        let cosigning = Cosigning { newest, tally: Arc::new(Mutex::new(tally)), waiting: Arc::default() };
         let work = Work {
             directory: self.files.directory().to_owned(),
             files: self.files.clone(),
@@ -137,6 +149,7 @@ impl Archive {
             witnesses,
             tell,
             tally: cosigning.tally.clone(),
+            waiting: cosigning.waiting.clone(),
         };
         if self.cosigning.set(cosigning).is_ok() {
             tokio::spawn(work.run());
@@ -151,6 +164,11 @@ struct Work {
     witnesses: Witnesses,
     tell: watch::Sender<Arc<Published>>,
     tally: Arc<Mutex<Tally>>,
+    waiting: Arc<Mutex<Option<Instant>>>,
+}
+
+fn stalled(waiting: Option<Instant>, now: Instant) -> bool {
+    waiting.is_some_and(|since| now.saturating_duration_since(since) > UNWITNESSED)
 }
 
 impl Work {
@@ -158,7 +176,13 @@ impl Work {
         // What stands already is cosigned first, and then whatever is newest.
         loop {
             let published = self.published.borrow_and_update().clone();
+            if published.size > 0 {
+                self.waits(Some(Instant::now()));
+            }
             let enough = published.size == 0 || self.cosign(&published).await;
+            if enough {
+                self.waits(None);
+            }
             let changed = self.published.changed();
             // Answers may wait for a checkpoint that no other follows: it is tried again when a witness may be asked again.
             let changed = if enough { changed.await } else { timeout(FIRST_PAUSE, changed).await.unwrap_or(Ok(())) };
@@ -169,6 +193,12 @@ impl Work {
                 Err(_) => sleep(FIRST_PAUSE).await,
             }
         }
+    }
+
+    /// Notes that a checkpoint waits, unless one did already, or that none does any more.
+    fn waits(&self, since: Option<Instant>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        *waiting = since.map(|now| waiting.unwrap_or(now));
     }
 
     /// Says whether enough have cosigned it.
@@ -216,10 +246,51 @@ mod tests {
     use super::*;
     use crate::event;
     use crate::prove::archive::Shared;
-    use crate::prove::config::Terms;
-    use crate::prove::ledger::tests::{House, answer, config, house};
+    use crate::prove::config::{Mode, OnFailure, Terms};
+    use crate::prove::ledger::Error;
+    use crate::prove::ledger::tests::{House, answer, config, house, want};
     use crate::prove::statement::Build;
     use crate::prove::verify::{Select, show};
+    use crate::prove::want::Want;
+
+    /// The log's witnesses have been silent for so long.
+    fn silent(house: &House, since: Duration) {
+        let newest = house.ledger.0.publisher.published().clone();
+        let waiting = Arc::new(Mutex::new(Instant::now().checked_sub(since)));
+        house.ledger.0.archive.cosigning.set(Cosigning { newest, tally: Arc::default(), waiting }).unwrap();
+    }
+
+    #[test]
+    fn a_checkpoint_may_wait_as_long_as_the_bound_says_and_not_longer() {
+        let since = Instant::now();
+        assert!(!stalled(None, since + 2 * UNWITNESSED));
+        assert!(!stalled(Some(since), since + UNWITNESSED));
+        assert!(stalled(Some(since), since + UNWITNESSED + Duration::from_nanos(1)));
+        assert!(!stalled(Some(since + UNWITNESSED), since), "a clock that goes back");
+    }
+
+    #[tokio::test]
+    async fn while_there_are_not_enough_witnesses_no_model_runs_for_an_answer_that_needs_them() {
+        let house = house();
+        silent(&house, UNWITNESSED + Duration::from_secs(1));
+        let terms = |mode, on_failure| Terms { mode, on_failure };
+        let reserve = |terms: &Terms, want| house.ledger.reserve(terms, want).map(drop);
+        assert_eq!(reserve(&terms(Mode::Witnessed, OnFailure::Refuse), Want::default()), Err(Error::Unavailable));
+        assert_eq!(house.ledger.counters().slots, 0, "nothing is kept of it");
+        // What needs none goes on, and so does what the policy says to serve all the same.
+        for mode in [Mode::Async, Mode::Durable, Mode::Included] {
+            assert_eq!(reserve(&terms(mode, OnFailure::Refuse), want(&[("provenance-want", "mode=witnessed")])), Ok(()));
+        }
+        assert_eq!(reserve(&terms(Mode::Witnessed, OnFailure::Serve), Want::default()), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn witnesses_that_were_silent_for_a_moment_are_waited_for() {
+        let house = house();
+        silent(&house, UNWITNESSED / 2);
+        let terms = Terms { mode: Mode::Witnessed, on_failure: OnFailure::Refuse };
+        assert!(house.ledger.reserve(&terms, Want::default()).is_ok());
+    }
 
     #[tokio::test]
     async fn of_a_log_that_a_witness_knows_more_of_or_another_one_nothing_is_written() {

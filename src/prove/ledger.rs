@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::archive::{self, Archive, Shared};
 use super::census::{Census, Traffic};
 use super::change::Change;
-use super::config::{OnFailure, Terms};
+use super::config::{Mode, OnFailure, Terms};
 use super::cosign::{self, Cosigning};
 use super::erasure::{EraseError, Erased, Erasure};
 use super::found::Found;
@@ -54,7 +54,8 @@ const HASHED_IN_PLACE: usize = 512 << 10;
 /// Why an answer is not released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// The log cannot take an entry: full, poisoned, or closing. `prove.unavailable`, 503, gRPC 14.
+    /// The log cannot take an entry (full, poisoned, or closing), or the witnesses that the policy demands are not enough.
+    /// `prove.unavailable`, 503, gRPC 14.
     Unavailable,
     /// `Provenance-Want` is not what it should be. `prove.want`, 400, gRPC 3.
     CallerSentBadWant,
@@ -205,9 +206,15 @@ impl Ledger {
     /// what the caller wants meet here.
     ///
     /// # Errors
-    /// When there is none and `terms` say to refuse. Where they say to serve, the slot has no room and a gap is counted.
+    /// When there is none and `terms` say to refuse. Where they say to serve, the slot has no room and a gap is counted. Also when they demand
+    /// witnesses, say to refuse, and there have not been enough of them for [`cosign::UNWITNESSED`].
     pub fn reserve(&self, terms: &Terms, want: Want) -> Result<Slot, Error> {
         let inner = self.0.clone();
+        let demands_witnesses = terms.mode == Mode::Witnessed && terms.on_failure == OnFailure::Refuse;
+        let cosigning = inner.archive.cosigning.get().filter(|_| demands_witnesses);
+        if cosigning.is_some_and(|cosigning| cosigning.is_stalled(Instant::now())) {
+            return Err(Error::Unavailable);
+        }
         let taken = inner.slots.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| (taken < ROOM).then_some(taken + 1));
         let mut slot = Slot { inner, terms: *terms, want, room: taken.is_ok() };
         if slot.room && slot.inner.wal.has_room() {

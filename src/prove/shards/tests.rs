@@ -343,7 +343,11 @@ fn copied(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for file in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
         let (path, new) = (file.path(), to.join(file.file_name()));
-        if path.is_dir() { copied(&path, &new) } else { drop(std::fs::copy(&path, &new).unwrap()) }
+        if path.is_dir() {
+            copied(&path, &new);
+        } else {
+            std::fs::copy(&path, &new).unwrap();
+        }
     }
 }
 
