@@ -1,7 +1,9 @@
 //! One statement: what was answered, to whom, by what; as a COSE_Sign1 (RFC 9052) that is itself the log's entry.
 //!
-//! Protected header: `1` alg (-8, EdDSA) · `3` content type · `4` kid ([`Vkey::kid`]) · `15` CWT claims (RFC 9597): `1` iss, the
-//! log's origin; `2` sub, `urn:portcullis:r:<uuid>`; `6` iat. The unprotected header is empty. The payload is a map with these keys:
+//! Protected header: `1` alg (-8, EdDSA) · `3` content type (60, `application/cbor` among the CoAP Content-Formats that RFC 9052 §3.1
+//! takes numbers from; entries of early versions have [`CONTENT_TYPE`], 51 bytes more in each) · `4` kid ([`Vkey::kid`]) · `15` CWT claims (RFC 9597): `1` iss, the
+//! log's origin; `2` sub, `urn:portcullis:r:<uuid>`, which tells what the CBOR is; `6` iat. The unprotected header is empty. The
+//! payload is a map with these keys:
 //!
 //! | key | name | content |
 //! | --- | --- | --- |
@@ -48,6 +50,9 @@
 //! One with the outcome `pruned` says in `reason` before which index entries go, as `prove.keep` wants it, and names no policy.
 //! One with the outcome `ended` says in `reason` which shard of the log has ended, with how many entries and which root (hex), and names none.
 //!
+//! A media type is a text, or where it has one its CoAP Content-Format (RFC 7252 §12.3): 42 `application/octet-stream`, 50
+//! `application/json`, 60 `application/cbor`.
+//!
 //! What is not known is left out. `len` and `commit` of an answer are of the bytes that were handed to the connection; of an aborted
 //! stream, of the prefix that was. The events are the blocks of a `text/event-stream`, their tree that of RFC 6962: what its leaves are is told
 //! in `events.rs`. A comment line that carries this very statement inside a stream's last event is in none of the four. `complete` of a whole answer says that all of it was handed over, not that it arrived.
@@ -77,8 +82,12 @@ use crate::tlog::tile::MAX_ENTRY;
 use crate::tlog::{Checkpoint, Note};
 use crate::trail::{Step, Stop, Trail, Usage, Verdict, Who};
 
-/// The payload's media type.
+/// The payload's media type in entries of early versions.
 pub const CONTENT_TYPE: &str = "application/vnd.portcullis.inference-statement+cbor";
+/// The payload's media type, as a CoAP Content-Format: CBOR. What the CBOR is, the claims tell.
+const CBOR: u64 = 60;
+/// Media types that statements write as their CoAP Content-Format, in 2 bytes.
+const FORMATS: [(u64, &str); 3] = [(42, "application/octet-stream"), (50, "application/json"), (CBOR, "application/cbor")];
 /// What stands before the id in `sub`.
 pub(super) const SUBJECT: &str = "urn:portcullis:r:";
 /// The longest text in a statement, in bytes; longer ones are cut, so that the entry's bound holds whatever a caller sends.
@@ -242,7 +251,7 @@ impl Signer {
         to.uint(7).map(2 + usize::from(media_type.is_some()) + usize::from(!limited) + usize::from(known.is_some()));
         to.uint(1).text(clip(trail.method.as_str())).uint(2).text(clip(&trail.route));
         if let Some(media_type) = media_type {
-            to.uint(3).text(clip(media_type));
+            content_type(to.uint(3), media_type);
         }
         if !limited {
             to.uint(4).uint(trail.request.length);
@@ -255,7 +264,7 @@ impl Signer {
         to.uint(8).map(5 + usize::from(sent.media_type.is_some()) + usize::from(sent.code.is_some()) + events);
         to.uint(1).uint(sent.status.into());
         if let Some(media_type) = sent.media_type {
-            to.uint(2).text(clip(media_type));
+            content_type(to.uint(2), media_type);
         }
         to.uint(3).uint(sent.length).uint(4).bytes(salting.commit(id, "response", &sent.digest).as_bytes());
         to.uint(5).bool(sent.complete).uint(6).uint(sent.length);
@@ -329,7 +338,7 @@ impl Signer {
         id.hyphenated().encode_lower(&mut subject[SUBJECT.len()..]);
         let subject = std::str::from_utf8(&subject).unwrap_or_default();
         let mut protected = Writer::with_room(192);
-        protected.map(4).uint(1).negative(7).uint(3).text(CONTENT_TYPE).uint(4).bytes(kid);
+        protected.map(4).uint(1).negative(7).uint(3).uint(CBOR).uint(4).bytes(kid);
         protected.uint(15).map(3).uint(1).text(&self.origin).uint(2).text(subject).uint(6).uint(t1 / 1_000_000_000);
         let protected = protected.done();
         let signature = sign(&to_be_signed(&protected, payload));
@@ -379,6 +388,14 @@ fn item(to: &mut Writer, step: &Step, verdict: Verdict, rule: Option<&str>) {
     if let Some(rule) = rule {
         to.text(clip(rule));
     }
+}
+
+/// Writes a media type in the shorter of its two forms.
+fn content_type(to: &mut Writer, media_type: &str) {
+    match FORMATS.iter().find(|(_, known)| *known == media_type) {
+        Some((format, _)) => to.uint(*format),
+        None => to.text(clip(media_type)),
+    };
 }
 
 pub(super) fn clip(text: &str) -> &str {
@@ -452,8 +469,9 @@ impl Statement {
         }
         let Some(Value::Map(header)) = canonical(&protected) else { return Err(no("the protected header is not deterministic CBOR")) };
         let Some(Value::Map(fields)) = canonical(&payload) else { return Err(no("the payload is not deterministic CBOR")) };
-        let (Some(-8), Some(CONTENT_TYPE), Some(Value::Bytes(kid)), Some(Value::Map(claims)), 4) =
-            (integer(&header, 1), text(&header, 3), field(&header, 4), field(&header, 15), header.len())
+        let is_cbor = unsigned(&header, 3) == Some(CBOR) || text(&header, 3) == Some(CONTENT_TYPE);
+        let (Some(-8), true, Some(Value::Bytes(kid)), Some(Value::Map(claims)), 4) =
+            (integer(&header, 1), is_cbor, field(&header, 4), field(&header, 15), header.len())
         else {
             return Err(no("the protected header has other fields"));
         };
@@ -553,6 +571,7 @@ impl Statement {
             let value = match number {
                 2 => json!(self.kind.as_str()),
                 12 => trail_view(value),
+                7 | 8 => with_media_type(named(value, inner)),
                 _ => named(value, inner),
             };
             view.insert(name, value);
@@ -608,6 +627,15 @@ fn named(value: &Value, names: &[&str]) -> Json {
         ),
         _ => Json::Null,
     }
+}
+
+/// The view of a request or an answer, whose media type may be a number.
+fn with_media_type(mut view: Json) -> Json {
+    let format = view["content_type"].as_u64().and_then(|number| FORMATS.iter().find(|(format, _)| *format == number));
+    if let Some((_, media_type)) = format {
+        view["content_type"] = json!(media_type);
+    }
+    view
 }
 
 fn trail_view(value: &Value) -> Json {
