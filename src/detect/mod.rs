@@ -117,6 +117,8 @@ pub struct Config {
     pub precision: precision::Config,
     /// What is done about a caller whose rows are odd.
     pub ladder: watch::Config,
+    /// How much of the model one caller may learn.
+    pub exposure: watch::Exposing,
 }
 
 /// The families that weigh a model's requests, those that are off left out.
@@ -146,7 +148,7 @@ impl Config {
         let families = families.into_iter().map(|(mode, family)| (mode.unwrap_or(self.mode), family));
         let calibration = calibration.filter(|_| self.mode != Mode::Off);
         let uncalibrated = contract.is_some() && calibration.is_none() && self.mode == Mode::Enforce;
-        let watch = calibration.and_then(|text| self.ladder.compile(text, contract, self.mode == Mode::Enforce, mistakes));
+        let watch = calibration.and_then(|text| self.ladder.compile(&self.exposure, text, contract, self.mode == Mode::Enforce, mistakes));
         Terms { families: families.filter(|(mode, _)| *mode != Mode::Off).collect(), watch: watch.map(Arc::new), uncalibrated }
     }
 }

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use toml::Spanned;
 
 use super::Care;
+use super::exposure::bits::Told as Tells;
+use super::exposure::meter::Answer;
 use super::response::{Response, Seed, Shaping};
 use crate::budget::gate::locked;
 use crate::check::Contract;
@@ -27,6 +29,7 @@ mod calibrate;
 mod crowd;
 mod families;
 mod ladder;
+mod loss;
 mod near;
 mod noise;
 mod rows;
@@ -35,13 +38,15 @@ mod state;
 mod wealth;
 
 pub use ladder::Step;
+pub use loss::{Config as Exposing, Exposure};
 
 use bounds::Calibration;
 use crowd::{Counted, Crowd};
 use families::{Family, Reach};
 use ladder::{Ladder, Rungs, Taken};
+use loss::{Budgets, Loss};
 use noise::Noise;
-use rows::{Rows, Told};
+use rows::{Rows, Scores, Told};
 use state::{Alarm, State};
 use wealth::Wealth;
 
@@ -128,6 +133,7 @@ pub struct Watch {
     enforced: bool,
     calibration: Calibration,
     rungs: Rungs,
+    budgets: Budgets,
     crowd: Crowd,
     /// Of the calibration's file: what was learned in another space is nothing in this.
     digest: Digest,
@@ -137,11 +143,13 @@ impl Config {
     /// Turns a calibration and the table into a watch; what is wrong is added to `mistakes`.
     pub(super) fn compile(
         &self,
+        exposing: &Exposing,
         calibration: &str,
         contract: Option<&Contract>,
         enforced: bool,
         mistakes: &mut Vec<Mistake>,
     ) -> Option<Watch> {
+        let budgets = exposing.compile(mistakes);
         let read =
             Calibration::read(calibration.as_bytes()).map_err(|error| mistakes.push(Mistake::of_file(format!("the calibration: {error}"))));
         let calibration_of = Digest::of(calibration.as_bytes());
@@ -158,7 +166,7 @@ impl Config {
         }
         let calm = self.calm.as_ref().map_or(CALM, |calm| calm.get_ref().0);
         let rungs = Rungs { most: self.most.unwrap_or(Step::Degrade), price: false, delay: DELAY, calm };
-        Some(Watch { enforced, calibration, rungs, crowd: Crowd::default(), digest: calibration_of })
+        Some(Watch { enforced, calibration, rungs, budgets, crowd: Crowd::default(), digest: calibration_of })
     }
 }
 
@@ -175,6 +183,7 @@ pub struct Pupil {
     state: State,
     ladder: Ladder,
     counted: Counted,
+    loss: Loss,
     /// The calibration that it was learned under.
     under: Digest,
     /// Requests, since it was throttled.
@@ -264,42 +273,102 @@ pub struct Lesson {
 }
 
 impl Lesson {
-    /// Learns from what the model said, before anything is withheld of it.
-    pub fn learn(self, said: &[Tensor]) {
+    /// Learns from what the model said, before anything is withheld of it, and from what of it the caller was told. Tells how much of the
+    /// model the caller may have by now.
+    pub fn learn(self, said: &[Tensor], told_of_it: &[Tensor]) -> Option<Exposure> {
         let rows = Rows::of(&self.inputs);
         let calibration = &self.watch.calibration;
         if rows.width != calibration.width() {
-            return;
+            return None;
         }
         let told = Told::of(said, rows.iter().len());
         let mut alarms: Vec<(u64, Alarm, Step)> = Vec::new();
-        {
+        let scores = Scores::of(told_of_it, told.len());
+        let mut spent = None;
+        let exposure = {
             let mut pupil = locked(&self.pupil.pupil);
             if pupil.under != self.watch.digest {
-                *pupil = Pupil { under: self.watch.digest, state: State::default(), ..*pupil };
+                *pupil = Pupil { under: self.watch.digest, ladder: pupil.ladder, throttled: pupil.throttled, ..Pupil::default() };
             }
             for ((row, told), number) in rows.iter().zip(&told).zip(self.first..) {
                 let point = calibration.space.point(row);
+                let repeats = pupil.state.repeats;
                 for alarm in pupil.state.learn(calibration, &point, told, |_, _| {}) {
                     self.climb(&mut pupil, &alarm, number);
                     alarms.push((number, alarm, self.watch.step_of(&pupil)));
                 }
+                if pupil.state.repeats == repeats {
+                    self.lose(&mut pupil, &point, told, scores.as_ref(), number);
+                }
+                if pupil.loss.overspends(&self.watch.budgets) {
+                    let wait = self.wait(number);
+                    if self.watch.enforced {
+                        pupil.ladder.spend(Step::Degrade, number, wait, &self.watch.rungs, self.at.mono);
+                    }
+                    spent = Some((number, self.watch.step_of(&pupil)));
+                }
             }
             // Honest callers are of the crowd as well.
             self.watch.crowd.discovers(&mut pupil.counted, Wealth::default());
+            pupil.loss.exposure()
+        };
+        if let Some((row, step)) = spent {
+            self.tell_spent(row, exposure, step);
         }
         alarms.into_iter().for_each(|(row, alarm, step)| self.tell(row, &alarm, step));
+        Some(exposure)
+    }
+
+    /// Counts what a row told of the model.
+    fn lose(&self, pupil: &mut Pupil, point: &space::Point, told: &Told, scores: Option<&Scores>, number: u64) {
+        let Some(owned) = &self.watch.calibration.owned else { return };
+        let row = scores.and_then(|scores| Some((scores, scores.iter().nth(usize::try_from(number - self.first).ok()?)?)));
+        let (tells, values) = match row {
+            Some((scores, row)) => (loss::tells(scores, row), row),
+            None => (Tells::Label { classes: told.classes.max(2) }, &[][..]),
+        };
+        let probabilities: Vec<f64> = values.iter().map(|value| f64::from(*value)).collect();
+        let answer = match (tells, told.label) {
+            (Tells::Probabilities { .. }, _) => Answer::Probabilities(&probabilities),
+            (_, Some(label)) => Answer::Label(label),
+            (_, None) => return,
+        };
+        pupil.loss.learn(owned, point, &tells, answer);
+    }
+
+    /// Rows to wait before a step holds, from what only the gateway knows.
+    fn wait(&self, row: u64) -> u64 {
+        let Rungs { delay: [least, most], .. } = self.watch.rungs;
+        let parts = [&self.watch.calibration.bounds.space.seed[..], self.receipt.as_bytes(), &row.to_le_bytes()];
+        least + Noise::new(&Digest::of(&parts.concat()).0, "delay").next() % (most - least + 1)
+    }
+
+    fn tell_spent(&self, row: u64, exposure: Exposure, step: Step) {
+        let mut event = Event::new(Name::DetectAlarm, self.at.wall)
+            .with("family", "exposure")
+            .with("query", row)
+            .with("evidence", json!({ "fidelity": exposure.fidelity, "bits": exposure.bits, "rows": exposure.rows }))
+            .with("step", step.as_str())
+            .with("atlas", json!(["AML.T0024.002"]))
+            .with("owasp", json!(["ML05:2023"]))
+            .with("advice", "the caller has had as much of the model as its budget allows; raise the budget if that is the bargain");
+        event.rule = Some("exposure".into());
+        self.events.tell(self.about(event));
+    }
+
+    fn about(&self, mut event: Event) -> Event {
+        event.caller = Some(self.who.caller.clone());
+        event.tenant = Some(self.who.tenant.clone());
+        event.model.clone_from(&self.model);
+        event.receipt = Some(self.receipt);
+        event
     }
 
     fn climb(&self, pupil: &mut Pupil, alarm: &Alarm, row: u64) {
         if !self.watch.enforced {
             return;
         }
-        let Rungs { delay: [least, most], .. } = self.watch.rungs;
-        // From what only the gateway knows.
-        let bytes = [self.receipt.as_bytes().as_slice(), &row.to_le_bytes()].concat();
-        let seed = Digest::of(&[&self.watch.calibration.bounds.space.seed[..], &bytes].concat());
-        let wait = least + Noise::new(&seed.0, "delay").next() % (most - least + 1);
+        let wait = self.wait(row);
         // Past a lower limit goes only what holds among all callers of the model.
         let richest = pupil.state.richest.iter().map(|wealth| wealth.0).fold(0.0, f32::max);
         let discovered = self.watch.crowd.discovers(&mut pupil.counted, Wealth(richest));
@@ -329,11 +398,7 @@ impl Lesson {
             .with("atlas", Value::from_iter(atlas.iter().copied()))
             .with("owasp", Value::from_iter(owasp.iter().copied()))
             .with("advice", *advice);
-        event.caller = Some(self.who.caller.clone());
-        event.tenant = Some(self.who.tenant.clone());
-        event.model.clone_from(&self.model);
         event.rule = Some((*name).into());
-        event.receipt = Some(self.receipt);
-        self.events.tell(event);
+        self.events.tell(self.about(event));
     }
 }

@@ -29,7 +29,7 @@ pub(super) async fn from_model(
     let usage = settled(model, &tensors, inputs, &mut call)?;
     trail.usage = usage;
     if let Some(lesson) = call.lesson.take() {
-        lesson.learn(&tensors);
+        lesson.learn(&tensors, &tensors);
     }
     let given = copied.as_ref().map(|_| tensors.clone());
     terms.shape.tensors(&mut tensors, call.care);

@@ -5,6 +5,7 @@
 
 use super::bounds::{Bounds, Calibration, Clusters, Error as Unfit, Evidence, FORMAT, Outlier};
 use super::families::{self, COUNT, Sums, outlier, window};
+use super::loss::Kept;
 use super::near::distance;
 use super::noise::Noise;
 use super::rows::Told;
@@ -106,6 +107,8 @@ pub(crate) fn calibrate(model: &str, rate: f32, seed: [u8; 32], recording: &Reco
         return Err(Error::OperatorRecordedTheOdd(alarms, callers, allowed));
     }
     let (mut bounds, trimmed) = fit(model, rate, &space, &all)?;
+    let firsts = picked(&all);
+    bounds.holdout = Kept::of(&firsts.iter().map(|(_, point, told)| (*point, *told)).collect::<Vec<_>>(), &seed);
     let rows = recording.iter().map(Vec::len).sum();
     bounds.rests_on = Evidence { callers, rows, alarms, at_most: at_most(alarms, callers, 0.05), trimmed };
     Ok(bounds)
@@ -161,6 +164,7 @@ pub(super) fn fit(model: &str, rate: f32, space: &Space, callers: &[Points<'_>])
         clusters: Clusters { flip: 8 },
         window: Vec::new(),
         coverage: Vec::new(),
+        holdout: None,
         bets,
     };
     (bounds.window, bounds.coverage) = windows(space, &bounds, callers);

@@ -111,7 +111,7 @@ impl State {
         told: &Told,
         mut heard: impl FnMut(usize, Signal),
     ) -> Vec<Alarm> {
-        let Calibration { bounds, space, bets } = calibration;
+        let Calibration { bounds, space, bets, .. } = calibration;
         self.rows += 1;
         let low = told.margin.is_some_and(|margin| margin < bounds.low_margin);
         let seen = match (&mut self.close, usize::try_from(self.rows - 1)) {
