@@ -63,6 +63,7 @@ pub mod demo;
 pub mod disk;
 pub mod erase;
 pub mod error;
+pub mod exposure;
 pub mod keys;
 pub mod life;
 pub mod logs;

@@ -21,7 +21,7 @@ use crate::budget::Budget;
 use crate::cli::No;
 use crate::clock::Moment;
 use crate::config::{self, Engines, Loaded, Made, Snapshot};
-use crate::detect::Detector;
+use crate::detect::{self, Detector};
 use crate::infer::Inference;
 use crate::infer::shadow::Outcome;
 use crate::mistake::Mistake;
@@ -342,6 +342,19 @@ impl Sources for Operators {
 
     fn metrics(&self) -> String {
         self.0.recorder.metrics().render()
+    }
+
+    fn exposure(&self) -> String {
+        let mut exposed = self.0.detector.exposed();
+        exposed.sort_by(|a, b| {
+            b.exposure.fidelity.total_cmp(&a.exposure.fidelity).then_with(|| (&a.caller, &a.model).cmp(&(&b.caller, &b.model)))
+        });
+        let told = |exposed: &detect::Exposed| {
+            let detect::watch::Exposure { fidelity, bits, rows } = exposed.exposure;
+            let step = exposed.step.as_str();
+            serde_json::json!({ "caller": exposed.caller, "model": exposed.model, "fidelity": fidelity, "bits": bits, "rows": rows, "step": step })
+        };
+        serde_json::Value::from_iter(exposed.iter().map(told)).to_string()
     }
 
     async fn log(&self, path: &str) -> Option<LogFile> {

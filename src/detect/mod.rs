@@ -27,7 +27,7 @@ pub mod price;
 pub mod response;
 pub mod watch;
 
-use watch::{Lesson, Manner, Pupil, Watch};
+use watch::{Exposure, Lesson, Manner, Pupil, Step, Watch};
 
 /// The most decimals that anything is rounded to: more than a 64-bit number tells.
 pub(crate) const MOST_DECIMALS: u8 = 15;
@@ -254,6 +254,20 @@ impl Detector {
         Self { known: Gate::new(most), nameless: "".into(), origin: now }
     }
 
+    /// What every caller may have learned of each model it asked, as of now; those with nothing left out.
+    #[must_use]
+    pub fn exposed(&self) -> Vec<Exposed> {
+        let mut all = Vec::new();
+        self.known.each(|(caller, model), known| {
+            let pupil = locked(&known.pupil);
+            let (exposure, step) = (pupil.exposure(), pupil.step());
+            if exposure.rows > 0 || step > Step::Observe {
+                all.push(Exposed { caller: caller.clone(), model: model.clone(), step, exposure });
+            }
+        });
+        all
+    }
+
     /// Weighs an input. What a family finds is told as `detect.alarm`; in shadow it leaves a shadowed step on the trail and nothing else.
     /// The step with which the stop passes or refuses is the pipeline's to write.
     ///
@@ -365,6 +379,19 @@ fn rows(request: &Request) -> u64 {
         }
         None => 1,
     }
+}
+
+/// How a caller of a model stands.
+#[derive(Clone, Debug)]
+pub struct Exposed {
+    /// The caller.
+    pub caller: Arc<str>,
+    /// The model.
+    pub model: Arc<str>,
+    /// The step of the ladder.
+    pub step: Step,
+    /// How much of the model it may have.
+    pub exposure: Exposure,
 }
 
 /// What is known of a caller of a model.

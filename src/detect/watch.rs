@@ -191,6 +191,14 @@ pub struct Pupil {
 }
 
 impl Pupil {
+    pub(super) fn exposure(&self) -> Exposure {
+        self.loss.exposure()
+    }
+
+    pub(super) fn step(&self) -> Step {
+        self.ladder.step()
+    }
+
     /// Whether a new one would not be the same: some family won, or the ladder was climbed.
     pub(super) fn has_evidence(&self) -> bool {
         self.ladder.step() > Step::Observe || self.state.wealth.iter().any(|wealth| wealth.0 > EVIDENCE)

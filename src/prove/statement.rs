@@ -27,6 +27,7 @@
 //! | 19 | `rotation` | key-rotation, but for entry 0: `1` the log key from here on (Ed25519) · `2` its consent (`rotation.rs`) · `3` the log key before, which signs the entry · `4` resumed_after, as in `counts` |
 //! | 20 | `erasure` | erasure: `1` how many keys were destroyed · `2` of what (subject, epoch, strangers) · `3`, `4` from and to which month (YYYYMM), of epochs and strangers |
 //! | 21 | `checkpoint_key` | key-rotation: the log's second key for checkpoints (ML-DSA-44), endorsed likewise |
+//! | 22 | `exposure` | how much of the model the caller may have learned with this answer, in tenths, rounded down; where it is metered |
 //!
 //! The `counts` of a heartbeat, of its process and since that began where nothing else is said:
 //!
@@ -240,6 +241,7 @@ impl Signer {
         let mut to = Writer::with_room(512);
         let usage = sent.usage.or(trail.usage);
         let optional = usize::from(trail.which.is_some()) + usize::from(trail.who.is_some()) + usize::from(usage.is_some());
+        let optional = optional + usize::from(trail.exposure.is_some());
         to.map(11 + optional + usize::from(self.has_build()));
         self.begin(&mut to, kind, seq, trail.arrived.unix_nanos(), t1);
 
@@ -288,6 +290,10 @@ impl Signer {
             to.uint(14).map(2).uint(1).uint(usage.input).uint(2).uint(usage.output);
         }
         self.end(&mut to);
+        if let Some(exposure) = trail.exposure {
+            // The cast is of a number from 0 to 10.
+            to.uint(22).uint((exposure.clamp(0.0, 1.0) * 10.0) as u64);
+        }
         self.seal(id, t1, &to.done(), false)
     }
 
@@ -582,7 +588,7 @@ impl Statement {
 }
 
 /// The payload's names by number, and the names inside.
-const FIELDS: [(&str, &[&str]); 22] = [
+const FIELDS: [(&str, &[&str]); 23] = [
     ("", &[]),
     ("v", &[]),
     ("kind", &[]),
@@ -605,6 +611,7 @@ const FIELDS: [(&str, &[&str]); 22] = [
     ("rotation", &["log_key", "consent", "before", "resumed_after"]),
     ("erasure", &["keys", "of", "from", "to"]),
     ("checkpoint_key", &[]),
+    ("exposure", &[]),
 ];
 
 fn named(value: &Value, names: &[&str]) -> Json {
