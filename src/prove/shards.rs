@@ -166,7 +166,7 @@ impl Shards {
             // An older one than the last was closed by whoever began the last.
             let there = labels(&config.paths(base).0).unwrap_or_default();
             let label = Some(due(&there, now));
-            written = there.iter().copied().filter(|there| *there != label).next_back().into_iter().chain([label]).collect();
+            written = there.iter().copied().rfind(|there| *there != label).into_iter().chain([label]).collect();
         }
         for label in written {
             if let Some(witnesses) = Witnesses::resolve(&config.of_shard(label), base)? {
