@@ -269,7 +269,7 @@ fn bets_of(bounds: &mut Bounds, callers: &[Points<'_>]) -> Result<usize, Unfit> 
         let overall = (odd + 0.5) / (count + 1.0);
         let of_caller = |heard: &[(f32, f32); COUNT]| (heard[at].0 + CAUTION * overall) / (heard[at].1 + CAUTION);
         let rates = sorted(heard.iter().map(of_caller));
-        let rate = quantile(&rates, 0.99).max(overall).max(0.002);
+        let rate = quantile(&rates, 1.0 - 2.0 * f64::from(bounds.rate)).max(overall).max(family.honest);
         // Whoever is odd half of the time says nothing: nothing is betted on.
         let rate = if rate > 0.5 { 1.0 } else { rate };
         bounds.bets.insert(family.name.to_owned(), Bet { rate, alarm: (COUNT as f32 / bounds.rate).ln() });

@@ -54,6 +54,8 @@ pub(super) struct Family {
     pub(super) owasp: &'static [&'static str],
     /// How far its word carries.
     pub(super) reach: Reach,
+    /// What the mean of an honest caller's signal may be, whatever a recording says: other callers than those in it are honest too.
+    pub(super) honest: f32,
     /// What a person may do next.
     pub(super) advice: &'static str,
     /// How odd a row is; `None` where the family has no opinion of it.

@@ -66,7 +66,7 @@ pub(super) struct Kept {
     classes: u32,
     labels: Vec<u32>,
     /// 64 a row.
-    z: Vec<f32>,
+    rows: Vec<f32>,
     /// Slope, growth and offset of the meter's correction.
     correction: [f64; 3],
 }
@@ -80,7 +80,7 @@ pub(super) struct Owned {
 
 impl Kept {
     pub(super) fn ready(&self) -> Option<Owned> {
-        let rows = self.z.as_chunks::<Z>().0.iter().map(Features::of).zip(self.labels.iter().copied());
+        let rows = self.rows.as_chunks::<Z>().0.iter().map(Features::of).zip(self.labels.iter().copied());
         let [slope, growth, offset] = self.correction;
         Some(Owned { holdout: Holdout::new(rows, self.classes).ok()?, correction: Correction { slope, growth, offset } })
     }
@@ -104,7 +104,7 @@ impl Kept {
         let mut kept = Self {
             classes,
             labels: owned.iter().map(|(_, label)| *label).collect(),
-            z: owned.iter().flat_map(|(point, _)| point.z).collect(),
+            rows: owned.iter().flat_map(|(point, _)| point.turned).collect(),
             correction: [1.0, 0.0, 0.0],
         };
         let Owned { holdout, .. } = kept.ready()?;
@@ -115,7 +115,7 @@ impl Kept {
                 let mut meter = Meter::new();
                 for _ in 0..rows {
                     let (point, label) = others[(noise.next() % others.len() as u64) as usize];
-                    let features = Features::of(&point.z);
+                    let features = Features::of(&point.turned);
                     meter.learn(&holdout, &features, Answer::Label(label));
                     transcript.push((features, label));
                 }
@@ -160,7 +160,7 @@ impl Loss {
         self.rows += 1;
         self.ledger.charge(*told, 1);
         let meter = self.meter.get_or_insert_default();
-        meter.learn(&owned.holdout, &Features::of(&point.z), answer);
+        meter.learn(&owned.holdout, &Features::of(&point.turned), answer);
         if meter.is_due() {
             meter.evaluate(&owned.holdout, &owned.correction);
         }

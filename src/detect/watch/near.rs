@@ -51,7 +51,7 @@ pub(super) struct Cluster {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Near {
     items: Vec<Item>,
-    clusters: [Cluster; CLUSTERS],
+    clusters: Vec<Cluster>,
 }
 
 /// How an input differs from the nearest before it.
@@ -90,6 +90,8 @@ pub(super) struct Seen {
     pub(super) flipped: bool,
     /// The cosine of the last two changes, where it can be told.
     pub(super) line: Option<f32>,
+    /// One before it differs in a coordinate or two, by however much.
+    pub(super) swept: bool,
     /// There is an input before it at all.
     pub(super) follows: bool,
 }
@@ -102,7 +104,8 @@ impl Near {
         if self.items.iter().any(|item| item.digest == point.digest) {
             return Seen { repeat: true, ..Seen::default() };
         }
-        let mut seen = Seen { follows: !self.items.is_empty(), ..Seen::default() };
+        let swept = self.items.iter().any(|item| differ_in_few(&item.sample[..kept], &point.sample[..kept]));
+        let mut seen = Seen { follows: !self.items.is_empty(), swept, ..Seen::default() };
         let nearest = self.within(point, kept, kin.max(radius));
         let near = nearest.filter(|(_, distance)| *distance <= radius);
         seen.line = self.line(point, kept, near.map(|(place, _)| place));
@@ -180,16 +183,21 @@ impl Near {
 
     /// A new cluster that begins with the input at `place`; the smallest of those that are not of late makes room.
     fn found(&mut self, place: usize) -> u8 {
-        let newest = self.clusters.iter().map(|cluster| cluster.query).max().unwrap_or_default();
-        // Of the clusters the one is dropped that is small and old: both count alike.
-        let worth = |cluster: &Cluster| (u64::from(cluster.size) * 16).saturating_sub(newest.saturating_sub(cluster.query));
-        let at = (0..CLUSTERS).min_by_key(|at| worth(&self.clusters[*at])).unwrap_or_default();
-        let at = at as u8;
-        self.items.iter_mut().filter(|item| item.cluster == Some(at)).for_each(|item| item.cluster = None);
-        self.items[place].cluster = Some(at);
-        self.clusters[usize::from(at)] =
-            Cluster { size: 1, flips: 0, last: [place as u8; 2], step: (0, 0.0), query: self.items[place].query };
-        at
+        let cluster = Cluster { size: 1, flips: 0, last: [place as u8; 2], step: (0, 0.0), query: self.items[place].query };
+        let at = if self.clusters.len() < CLUSTERS {
+            self.clusters.push(cluster);
+            self.clusters.len() - 1
+        } else {
+            let newest = self.clusters.iter().map(|cluster| cluster.query).max().unwrap_or_default();
+            // The one is dropped that is small and old: both count alike.
+            let worth = |cluster: &Cluster| (u64::from(cluster.size) * 16).saturating_sub(newest.saturating_sub(cluster.query));
+            let at = (0..CLUSTERS).min_by_key(|at| worth(&self.clusters[*at])).unwrap_or_default();
+            self.items.iter_mut().filter(|item| item.cluster == Some(at as u8)).for_each(|item| item.cluster = None);
+            self.clusters[at] = cluster;
+            at
+        };
+        self.items[place].cluster = Some(at as u8);
+        at as u8
     }
 
     /// A place for a new input: the oldest that is not one of the last two of a cluster, so that a caller does not make the gateway forget
@@ -203,6 +211,17 @@ impl Near {
         let oldest = (0..RING).filter(|place| !kept(*place)).min_by_key(|place| self.items[*place].query);
         oldest.unwrap_or_default()
     }
+}
+
+fn differ_in_few(a: &[i16], b: &[i16]) -> bool {
+    let mut differing = 0;
+    for (a, b) in a.iter().zip(b) {
+        differing += usize::from(a != b);
+        if differing > FEW {
+            return false;
+        }
+    }
+    true
 }
 
 fn square(a: &[i16], b: &[i16]) -> f32 {
@@ -255,9 +274,9 @@ fn cosine(before: &[i16], last: &[i16], now: &[i16]) -> Option<f32> {
 }
 
 impl Seen {
-    /// The first of its kind: neither asked before nor near what was.
+    /// The first of its kind: neither asked before, nor near what was, nor that with a coordinate or two set to something else.
     pub(super) fn is_first(&self) -> bool {
-        !self.repeat && self.change.is_none()
+        !self.repeat && self.change.is_none() && !self.swept
     }
 
     /// The changes that led here lie on one line.

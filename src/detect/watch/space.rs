@@ -23,6 +23,9 @@ pub(super) const STEPS: f32 = 2048.0;
 /// Past so many standard deviations a coordinate is as odd as can be.
 const CLIP: f32 = 24.0;
 
+/// Numbers of an input that are held against the grid.
+const LOOKED_AT: usize = 256;
+
 /// The part of inputs that must lie on a grid before it is one.
 const ON_A_GRID: f64 = 0.2;
 
@@ -65,6 +68,8 @@ pub(crate) struct Space {
     phases: Vec<f32>,
     planes: Vec<f32>,
     key: [u64; 2],
+    /// A rotation of as many numbers as inputs have, row by row, and one over their common deviation.
+    turn: Option<(Vec<f32>, f32)>,
 }
 
 /// One way of adding all coordinates up in 64 bins.
@@ -89,6 +94,9 @@ pub(crate) struct Point {
     pub(super) rough: f32,
     /// The part of its coordinates that are off the grid or out of range.
     pub(super) off: f32,
+    /// What copies are learned from: the input itself in one scale, turned by a secret rotation, where it has no more than 64 numbers; the
+    /// projection where it has more.
+    pub(super) turned: [f32; Z],
 }
 
 impl Space {
@@ -109,8 +117,9 @@ impl Space {
         let phases = (0..PHI).map(|_| noise.uniform() * std::f32::consts::TAU).collect();
         let planes = (0..BUCKET_BITS * Z).map(|_| noise.normal()).collect();
         let inverse = fitted.scale.iter().map(|scale| 1.0 / scale).collect();
+        let turn = (width <= Z).then(|| (rotation(&fitted.seed, width), common(&fitted.scale)));
         let (passes, at, key) = (passes(&fitted.seed, width), coordinates(&fitted.seed, width), key(&fitted.seed));
-        Some(Self { passes, inverse, at, waves, phases, planes, key, fitted })
+        Some(Self { turn, passes, inverse, at, waves, phases, planes, key, fitted })
     }
 
     /// Fits a space to rows of one width, at least two.
@@ -202,7 +211,17 @@ impl Space {
         for (kept, at) in sample.iter_mut().zip(&self.at) {
             *kept = (white[*at as usize] * STEPS) as i16;
         }
+        let turned = match &self.turn {
+            Some((rotation, inverse)) => {
+                let centered: Vec<f32> = row.iter().zip(&self.fitted.mean).map(|(number, mean)| (number - mean) * inverse).collect();
+                let mut turned = [0.0; Z];
+                turned.iter_mut().zip(rotation.chunks_exact(row.len())).for_each(|(number, weights)| *number = dot(weights, &centered));
+                turned
+            }
+            None => z,
+        };
         Point {
+            turned,
             digest: self.digest(row),
             z,
             sample,
@@ -217,8 +236,9 @@ impl Space {
         let mut phi = [0.0; PHI];
         let size = (2.0 / PHI as f32).sqrt();
         for ((phi, weights), phase) in phi.iter_mut().zip(self.waves.chunks_exact(Z)).zip(&self.phases) {
-            *phi = size * (dot(weights, z) + phase).cos();
+            *phi = dot(weights, z) + phase;
         }
+        phi.iter_mut().for_each(|phi| *phi = size * cosine(*phi));
         phi
     }
 
@@ -246,8 +266,10 @@ impl Space {
     fn off(&self, row: &[f32]) -> f32 {
         let [low, high] = self.fitted.range;
         let out = row.iter().filter(|number| **number < low || **number > high).count();
-        let off = self.fitted.grid.map_or(0, |grid| row.iter().filter(|number| !on(**number, grid)).count());
-        out.max(off) as f32 / row.len() as f32
+        // Whether inputs are on a grid is seen on a part of them.
+        let step = row.len().div_ceil(LOOKED_AT);
+        let off = self.fitted.grid.map_or(0, |grid| row.iter().step_by(step).filter(|number| !on(**number, grid)).count());
+        (out as f32 / row.len() as f32).max((off * step) as f32 / row.len() as f32)
     }
 }
 
@@ -264,6 +286,34 @@ impl Pass {
             add(&mut sums[..], &run[first..], &signs[first..]);
         }
     }
+}
+
+/// One over the deviation that all coordinates have in common.
+fn common(scale: &[f32]) -> f32 {
+    let mean = scale.iter().map(|scale| scale * scale).sum::<f32>() / scale.len() as f32;
+    1.0 / mean.sqrt().max(f32::MIN_POSITIVE)
+}
+
+/// A random rotation (Gram and Schmidt over normal numbers), row by row.
+fn rotation(seed: &[u8; 32], width: usize) -> Vec<f32> {
+    let mut noise = Noise::new(seed, "rotation");
+    let mut rows: Vec<Vec<f64>> = Vec::with_capacity(width);
+    while rows.len() < width {
+        let mut row: Vec<f64> = (0..width).map(|_| f64::from(noise.normal())).collect();
+        // Twice, for what rounding left of it.
+        for _ in 0..2 {
+            for other in &rows {
+                let along: f64 = row.iter().zip(other).map(|(a, b)| a * b).sum();
+                row.iter_mut().zip(other).for_each(|(a, b)| *a -= along * b);
+            }
+        }
+        let length = row.iter().map(|number| number * number).sum::<f64>().sqrt();
+        if length > 1e-6 {
+            row.iter_mut().for_each(|number| *number /= length);
+            rows.push(row);
+        }
+    }
+    rows.into_iter().flatten().map(|number| number as f32).collect()
 }
 
 /// Narrow inputs are added up more than once, since a bin holds few of their coordinates.
@@ -316,6 +366,16 @@ fn grid<'a>(rows: impl Iterator<Item = &'a [f32]> + Clone) -> Option<f32> {
 fn on(number: f32, grid: f32) -> bool {
     let steps = f64::from(number) / f64::from(grid);
     (steps - steps.round()).abs() <= 1e-3 + steps.abs() * 1e-6
+}
+
+/// The cosine to within 1e-3, as fast as the features need it (a polynomial in the square of the fraction of a turn).
+fn cosine(angle: f32) -> f32 {
+    /// Adding and taking it away again leaves a whole number.
+    const WHOLE: f32 = 12_582_912.0;
+    let turns = angle * (1.0 / std::f32::consts::TAU);
+    let fraction = turns - ((turns + WHOLE) - WHOLE);
+    let square = fraction * fraction;
+    1.0 + square * (-19.739_2 + square * (64.939_39 + square * (-85.456_8 + square * (60.244_6 + square * -26.426_3))))
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -372,4 +432,84 @@ fn median_distance(points: &[[f32; Z]]) -> f32 {
     let mut distances: Vec<f32> = points.array_windows::<2>().map(|pair| apart(&pair[0], &pair[1])).filter(|apart| *apart > 0.0).collect();
     distances.sort_by(f32::total_cmp);
     distances.get(distances.len() / 2).copied().unwrap_or(1.0).max(1e-3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(count: usize, width: usize) -> Vec<Vec<f32>> {
+        let mut noise = Noise::new(&[5; 32], "rows");
+        (0..count).map(|_| (0..width).map(|_| (noise.uniform() * 17.0).floor()).collect()).collect()
+    }
+
+    fn space(width: usize) -> (Space, Vec<Vec<f32>>) {
+        let rows = rows(400, width);
+        (Space::fit([9; 32], rows.iter().map(|row| &row[..])).unwrap(), rows)
+    }
+
+    #[test]
+    fn the_fast_cosine_is_one() {
+        for step in -4_000..4_000 {
+            let angle = step as f32 * 0.01;
+            assert!((cosine(angle) - angle.cos()).abs() < 2e-3, "{angle}: {} {}", cosine(angle), angle.cos());
+        }
+    }
+
+    #[test]
+    fn honest_inputs_are_white_in_their_space() {
+        let (space, rows) = space(64);
+        let points: Vec<Point> = rows.iter().map(|row| space.point(row)).collect();
+        for at in 0..Z {
+            let mean = points.iter().map(|point| point.z[at]).sum::<f32>() / 400.0;
+            let square = points.iter().map(|point| point.z[at] * point.z[at]).sum::<f32>() / 400.0;
+            assert!(mean.abs() < 0.01 && (0.3..1.1).contains(&square), "{at}: {mean} {square}");
+        }
+    }
+
+    #[test]
+    fn a_turned_input_keeps_its_distances() {
+        let (space, rows) = space(20);
+        let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt();
+        let (a, b) = (space.point(&rows[0]), space.point(&rows[1]));
+        let times = apart(&rows[0], &rows[1]) / apart(&a.turned, &b.turned);
+        let (c, d) = (space.point(&rows[2]), space.point(&rows[3]));
+        assert!((apart(&rows[2], &rows[3]) / apart(&c.turned, &d.turned) - times).abs() < 1e-2);
+        assert!(a.turned[20..].iter().all(|number| *number == 0.0));
+    }
+
+    #[test]
+    fn a_space_follows_from_what_is_kept_of_it_and_another_seed_makes_another() {
+        let (space, rows) = space(64);
+        let again = Space::new(space.fitted().clone()).unwrap();
+        let (one, other) = (space.point(&rows[0]), again.point(&rows[0]));
+        assert_eq!((one.digest, one.z, one.sample), (other.digest, other.z, other.sample));
+        let secret = Space::fit([8; 32], rows.iter().map(|row| &row[..])).unwrap().point(&rows[0]);
+        assert_ne!((one.digest, one.sample), (secret.digest, secret.sample));
+    }
+
+    #[test]
+    fn whole_numbers_are_a_grid_and_what_is_off_it_or_out_of_range_is_told() {
+        let (space, rows) = space(64);
+        assert_eq!(space.fitted().grid, Some(1.0));
+        assert_eq!(space.point(&rows[0]).off, 0.0);
+        let mut row = rows[0].clone();
+        (row[0], row[1]) = (0.5, 99.0);
+        assert_eq!(space.point(&row).off, 2.0 / 64.0);
+    }
+
+    #[test]
+    fn parts_that_do_not_fit_are_no_space() {
+        let (space, _) = space(8);
+        let whole = space.fitted();
+        let broken = [
+            Fitted { scale: vec![1.0; 7], ..whole.clone() },
+            Fitted { scale: vec![0.0; 8], ..whole.clone() },
+            Fitted { mean: vec![f32::NAN; 8], ..whole.clone() },
+            Fitted { center: Vec::new(), ..whole.clone() },
+            Fitted { whiten: vec![0.0; 9], ..whole.clone() },
+            Fitted { bandwidths: [0.0; 4], ..whole.clone() },
+        ];
+        assert!(broken.into_iter().all(|fitted| Space::new(fitted).is_none()));
+    }
 }

@@ -2,13 +2,13 @@
 
 use super::bounds::Calibration;
 use super::families::{self, COUNT, Occasion, Own, Signal, Sums};
-use super::near::{Near, Seen};
+use super::near::Near;
 use super::rows::Told;
 use super::space::{BUCKETS, Point, SAMPLE, STEPS, Z};
 use super::wealth::Wealth;
 
-/// Rows of which nothing but their digests is kept: whoever asks no more than that is not watched closely.
-const AT_FIRST: usize = 3;
+/// Rows up to which no more is kept of a caller than they are.
+const AT_FIRST: u64 = 3;
 
 /// Rows to which a caller's own mean is half believed.
 const FEW: f32 = 5.0;
@@ -29,20 +29,25 @@ pub(super) struct State {
     pub(super) richest: [Wealth; COUNT],
     /// Those of the families that have alarmed since they were last listened to.
     pub(super) alarmed: [bool; COUNT],
-    /// The digests of its first rows.
-    first: [u64; AT_FIRST],
-    /// Where the caller has been.
-    buckets: [u64; BUCKETS / 64],
+    /// What it asked last.
+    near: Near,
     /// What is kept of those who are watched closely.
     close: Option<Box<Close>>,
 }
 
 /// What is kept of a caller that is watched closely.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Close {
-    near: Near,
     sums: Sums,
     mean: Mean,
+    /// Where it has been.
+    buckets: [u64; BUCKETS / 64],
+}
+
+impl Default for Close {
+    fn default() -> Self {
+        Self { sums: Sums::default(), mean: Mean::default(), buckets: [0; BUCKETS / 64] }
+    }
 }
 
 /// What a caller's rows have in common.
@@ -94,8 +99,7 @@ impl Default for State {
             wealth: [Wealth::default(); COUNT],
             richest: [Wealth::default(); COUNT],
             alarmed: [false; COUNT],
-            first: [0; AT_FIRST],
-            buckets: [0; BUCKETS / 64],
+            near: Near::default(),
             close: None,
         }
     }
@@ -114,14 +118,10 @@ impl State {
         let Calibration { bounds, space, bets, .. } = calibration;
         self.rows += 1;
         let low = told.margin.is_some_and(|margin| margin < bounds.low_margin);
-        let seen = match (&mut self.close, usize::try_from(self.rows - 1)) {
-            (None, Ok(row)) if row < AT_FIRST => {
-                let repeat = self.first.contains(&point.digest);
-                self.first[row] = point.digest;
-                Seen { repeat, follows: row > 0, ..Seen::default() }
-            }
-            (close, _) => close.get_or_insert_default().near.look(space, point, told, low, bounds.radius, self.rows),
-        };
+        let seen = self.near.look(space, point, told, low, bounds.radius, self.rows);
+        if self.rows > AT_FIRST && self.close.is_none() {
+            self.close = Some(Box::default());
+        }
         if seen.repeat {
             self.repeats += 1;
             return Vec::new();
@@ -130,11 +130,11 @@ impl State {
         if seen.is_first() {
             let phi = space.features(&point.z);
             kernel = phi.iter().zip(&bounds.mean_phi).map(|(phi, mean)| phi * mean).sum();
-            let bucket = space.bucket(&point.z);
-            let (word, bit) = (&mut self.buckets[bucket / 64], 1 << (bucket % 64));
-            let new = u32::from(*word & bit == 0);
-            *word |= bit;
             if let Some(close) = &mut self.close {
+                let bucket = space.bucket(&point.z);
+                let (word, bit) = (&mut close.buckets[bucket / 64], 1 << (bucket % 64));
+                let new = u32::from(*word & bit == 0);
+                *word |= bit;
                 close.sums.add(&phi, new);
             }
         }

@@ -8,6 +8,7 @@ pub(super) const FAMILY: Family = Family {
     atlas: &["AML.T0043.001", "AML.T0024.002"],
     owasp: &["ML01:2023", "ML05:2023"],
     reach: Reach::Act,
+    honest: 0.03,
     advice: "look at the caller's last inputs in order; a search for a boundary walks along lines",
     weigh,
 };

@@ -9,6 +9,7 @@ pub(super) const FAMILY: Family = Family {
     atlas: &["AML.T0024.002"],
     owasp: &["ML05:2023"],
     reach: Reach::Alert,
+    honest: 0.25,
     advice: "compare how widely the caller asks with what it needs the model for",
     weigh,
 };

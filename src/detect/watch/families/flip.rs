@@ -10,6 +10,7 @@ pub(super) const FAMILY: Family = Family {
     atlas: &["AML.T0043.001", "AML.T0015", "AML.T0024.000"],
     owasp: &["ML01:2023", "ML04:2023"],
     reach: Reach::Act,
+    honest: 0.1,
     advice: "look for one input of the caller in many variants; what it is changed into is what the attack wants",
     weigh,
 };

@@ -30,6 +30,7 @@ pub(super) const FAMILY: Family = Family {
     atlas: &["AML.T0043.001", "AML.T0024.002"],
     owasp: &["ML01:2023", "ML05:2023"],
     reach: Reach::Act,
+    honest: 0.03,
     advice: "take the caller's inputs apart pairwise: differences of one size are made by a program that probes the model",
     weigh,
 };

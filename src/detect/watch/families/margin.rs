@@ -8,11 +8,14 @@ pub(super) const FAMILY: Family = Family {
     atlas: &["AML.T0024.002", "AML.T0043.001"],
     owasp: &["ML05:2023"],
     reach: Reach::Act,
+    honest: 0.1,
     advice: "compare with the caller's purpose: hard cases by trade are a reason to calibrate with its traffic",
     weigh,
 };
 
 fn weigh(occasion: &Occasion<'_>) -> Option<Signal> {
     let margin = occasion.told.margin?;
-    occasion.seen.is_first().then(|| Signal::when(occasion.low(), "margin", margin)).flatten()
+    // One object that is hard to tell is one word, from whatever side it is seen.
+    let new = occasion.seen.is_first() && occasion.seen.kin.is_none();
+    new.then(|| Signal::when(occasion.low(), "margin", margin)).flatten()
 }

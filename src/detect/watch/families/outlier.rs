@@ -10,6 +10,7 @@ pub(super) const FAMILY: Family = Family {
     atlas: &["AML.T0024.002", "AML.T0043.002"],
     owasp: &["ML05:2023"],
     reach: Reach::Alert,
+    honest: 0.06,
     advice: "compare the caller's inputs with what the model is for; when its data have drifted, record and calibrate anew",
     weigh,
 };

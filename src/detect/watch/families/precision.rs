@@ -11,6 +11,7 @@ pub(super) const FAMILY: Family = Family {
     atlas: &["AML.T0024.002", "AML.T0043.001"],
     owasp: &["ML05:2023", "ML01:2023"],
     reach: Reach::Act,
+    honest: 0.02,
     advice: "hold the input to its grid and range in the model's file: [detect.precision] and check.range",
     weigh,
 };

@@ -4,16 +4,22 @@
 
 use super::{Family, Occasion, Reach, Signal};
 
+/// Steps of the inputs' own grid up to which a change is no step.
+const COARSE: f32 = 1.5;
+
 pub(super) const FAMILY: Family = Family {
     name: "sparse",
     atlas: &["AML.T0043.001", "AML.T0024.002"],
     owasp: &["ML01:2023", "ML05:2023"],
     reach: Reach::Alert,
+    honest: 0.2,
     advice: "ask the caller whether an explainer or a what-if tool runs; give it parameters.explain instead, which is metered",
     weigh,
 };
 
 fn weigh(occasion: &Occasion<'_>) -> Option<Signal> {
-    let cluster = occasion.seen.cluster?;
-    Signal::when(occasion.seen.stepped, "cluster", cluster.size as f32)
+    let (cluster, change) = (occasion.seen.cluster?, occasion.seen.change?);
+    // A pixel that flickers is of the inputs' own grid.
+    let flicker = occasion.bounds.space.grid.is_some_and(|grid| change.size <= grid * COARSE);
+    Signal::when(occasion.seen.stepped && !flicker, "cluster", cluster.size as f32)
 }

@@ -8,6 +8,7 @@ pub(super) const FAMILY: Family = Family {
     atlas: &["AML.T0024.002", "AML.T0005.001"],
     owasp: &["ML05:2023"],
     reach: Reach::Alert,
+    honest: 0.25,
     advice: "the caller's inputs as a whole are of another kind; when its data have drifted, record and calibrate anew",
     weigh,
 };
