@@ -20,6 +20,7 @@ use crate::event::{Event, Events, Name};
 use crate::mistake::Mistake;
 use crate::trail::{Stop, Trail, Verdict, Who};
 
+pub mod distinct;
 pub mod parameters;
 pub mod precision;
 
