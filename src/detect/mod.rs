@@ -21,8 +21,10 @@ use crate::mistake::Mistake;
 use crate::trail::{Stop, Trail, Verdict, Who};
 
 pub mod distinct;
+pub mod language;
 pub mod parameters;
 pub mod precision;
+pub mod text;
 
 /// The most decimals that anything is rounded to: more than a 64-bit number tells.
 pub(crate) const MOST_DECIMALS: u8 = 15;
