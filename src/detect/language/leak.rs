@@ -145,16 +145,15 @@ impl Stream {
             let Self { plain, base64, decoded, trackers, leak, .. } = self;
             plain.push(c, |gram| {
                 for (text, trackers) in guarded.texts.iter().zip(&mut *trackers) {
-                    trackers[0].see(text, text.find(&gram), leak, Form::Plain);
-                    let [a, b, c, d] = gram;
-                    trackers[1].see(text, text.find(&[d, c, b, a]), leak, Form::Reversed);
-                    trackers[2].see(text, text.find(&gram.map(decode::rot13)), leak, Form::Rot13);
+                    trackers[0].see(text, text.find(gram.plain), leak, Form::Plain);
+                    trackers[1].see(text, text.find(gram.reversed), leak, Form::Reversed);
+                    trackers[2].see(text, text.find(gram.turned), leak, Form::Rot13);
                 }
             });
             base64.push(c, |c| {
                 decoded.push(c, |gram| {
                     for (text, trackers) in guarded.texts.iter().zip(&mut *trackers) {
-                        trackers[3].see(text, text.find(&gram), leak, Form::Base64);
+                        trackers[3].see(text, text.find(gram.plain), leak, Form::Base64);
                     }
                 });
             });

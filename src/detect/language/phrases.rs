@@ -6,7 +6,7 @@
 
 use std::sync::LazyLock;
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 
 use crate::detect::text::words::words;
 
@@ -224,6 +224,8 @@ static MATCHER: LazyLock<(AhoCorasick, Vec<Asks>)> = LazyLock::new(|| {
     #[expect(clippy::expect_used, reason = "the list is a constant, and a test builds it")]
     let matcher = AhoCorasick::builder()
         .match_kind(MatchKind::LeftmostLongest)
+        // A megabyte or two of table, once, for a step of a nanosecond.
+        .kind(Some(AhoCorasickKind::DFA))
         .build(PHRASES.iter().flat_map(|(_, phrases)| phrases.iter()))
         .expect("a list of two hundred phrases can be built");
     (matcher, asks)
@@ -284,19 +286,26 @@ pub fn found(prompt: &str) -> Found {
 
 /// Small letters and single spaces.
 fn folded(text: &str) -> String {
-    let mut folded = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            c if c.is_ascii_whitespace() => {
-                if !folded.ends_with(' ') {
-                    folded.push(' ');
-                }
-            }
-            c if c.is_ascii() => folded.push(c.to_ascii_lowercase()),
-            c => folded.extend(c.to_lowercase()),
+    let mut folded = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(wide) = rest.bytes().position(|byte| !byte.is_ascii()) {
+        fold(&rest.as_bytes()[..wide], &mut folded);
+        let mut chars = rest[wide..].chars();
+        let small = chars.next().into_iter().flat_map(char::to_lowercase);
+        small.for_each(|c| folded.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()));
+        rest = chars.as_str();
+    }
+    fold(rest.as_bytes(), &mut folded);
+    String::from_utf8(folded).unwrap_or_default()
+}
+
+fn fold(ascii: &[u8], folded: &mut Vec<u8>) {
+    for byte in ascii {
+        let byte = if byte.is_ascii_whitespace() { b' ' } else { byte.to_ascii_lowercase() };
+        if byte != b' ' || folded.last() != Some(&b' ') {
+            folded.push(byte);
         }
     }
-    folded
 }
 
 /// Whether the same one to four words stand [`REPEATS`] times in a row.

@@ -83,16 +83,24 @@ impl Key {
         fold(u64::from(gram) ^ self.grams[0], self.grams[1])
     }
 
-    /// A hash of a word as it is given.
+    /// A hash of bytes as they are given.
     pub(in crate::detect) fn word(&self, word: &[u8]) -> u64 {
-        let mut hash = self.words[0] ^ word.len() as u64;
-        let (chunks, rest) = word.as_chunks::<8>();
+        self.bytes(word, 0)
+    }
+
+    /// The same for a word of ASCII letters and digits, with its capitals taken for small letters: the bit by which they differ is set in every digit.
+    pub(in crate::detect) fn folded(&self, word: &[u8]) -> u64 {
+        self.bytes(word, 0x2020_2020_2020_2020)
+    }
+
+    fn bytes(&self, bytes: &[u8], set: u64) -> u64 {
+        let mut hash = self.words[0] ^ bytes.len() as u64;
+        let (chunks, rest) = bytes.as_chunks::<8>();
         for chunk in chunks {
-            hash = fold(hash ^ u64::from_le_bytes(*chunk), self.words[1]);
+            hash = fold(hash ^ (u64::from_le_bytes(*chunk) | set), self.words[1]);
         }
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        self.order(fold(hash ^ u64::from_le_bytes(last), self.words[1]))
+        let last = rest.iter().fold(0, |last, byte| last << 8 | u64::from(*byte));
+        self.order(fold(hash ^ (last | set), self.words[1]))
     }
 
     /// A hash of hashes in their order.

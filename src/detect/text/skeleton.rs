@@ -108,35 +108,57 @@ const QUOTES: [(char, char); 8] =
     [('"', '"'), ('\u{201c}', '\u{201d}'), ('\u{201e}', '\u{201c}'), ('«', '»'), ('‹', '›'), ('「', '」'), ('『', '』'), ('《', '》')];
 
 fn blank(text: &str, blanked: &mut String) {
-    let mut rest = text;
-    let mut plain = 0;
-    while let Some(c) = rest[plain..].chars().next() {
-        let at = &rest[plain..];
+    let bytes = text.as_bytes();
+    // What is copied begins at `plain`; what is looked at is at `at`, which lies between characters.
+    let (mut plain, mut at) = (0, 0);
+    while let Some(more) = bytes[at..].iter().position(|byte| OPENS[usize::from(*byte)]) {
+        at += more;
+        let rest = &text[at..];
+        let Some(c) = rest.chars().next() else { break };
         let hidden = match c {
-            '0'..='9' => Some((at.bytes().take_while(|byte| matches!(byte, b'0'..=b'9' | b'.' | b',' | b'_')).count(), NUMBER)),
+            '0'..='9' => Some((rest.bytes().take_while(|byte| matches!(byte, b'0'..=b'9' | b'.' | b',' | b'_')).count(), NUMBER)),
             '`' => {
-                let fence = at.bytes().take_while(|byte| *byte == b'`').count();
-                between(at, &at[..fence], &at[..fence]).map(|length| (length, CODE))
+                let fence = rest.bytes().take_while(|byte| *byte == b'`').count();
+                between(rest, &rest[..fence], &rest[..fence]).map(|length| (length, CODE))
             }
-            '\'' if !rest[..plain].ends_with(char::is_alphanumeric) => single(at).map(|length| (length, QUOTED)),
-            '"' | '\u{80}'.. => QUOTES
+            '\'' if !text[plain..at].ends_with(char::is_alphanumeric) => single(rest).map(|length| (length, QUOTED)),
+            '\'' => None,
+            c => QUOTES
                 .iter()
                 .filter(|(open, _)| *open == c)
-                .find_map(|(open, close)| between(at, open.encode_utf8(&mut [0; 4]), close.encode_utf8(&mut [0; 4])))
+                .find_map(|(open, close)| between(rest, open.encode_utf8(&mut [0; 4]), close.encode_utf8(&mut [0; 4])))
                 .map(|length| (length, QUOTED)),
-            _ => None,
         };
-        if let Some((length, mark)) = hidden {
-            blanked.push_str(&rest[..plain]);
-            blanked.push_str(mark);
-            rest = &rest[plain + length..];
-            plain = 0;
-        } else {
-            plain += c.len_utf8();
+        match hidden {
+            Some((length, mark)) => {
+                blanked.push_str(&text[plain..at]);
+                blanked.push_str(mark);
+                at += length;
+                plain = at;
+            }
+            None => at += c.len_utf8(),
         }
     }
-    blanked.push_str(rest);
+    blanked.push_str(&text[plain..]);
 }
+
+/// The first bytes of what may open something.
+static OPENS: [bool; 256] = {
+    let mut opens = [false; 256];
+    let mut digit = b'0';
+    while digit <= b'9' {
+        opens[digit as usize] = true;
+        digit += 1;
+    }
+    opens[b'`' as usize] = true;
+    opens[b'\'' as usize] = true;
+    let mut at = 0;
+    while at < QUOTES.len() {
+        opens[QUOTES[at].0.encode_utf8(&mut [0; 4]).as_bytes()[0] as usize] = true;
+        at += 1;
+    }
+    opens
+};
 
 /// The length of what opens here, up to and with what closes it, if it does within [`QUOTED_MAX`].
 fn between(text: &str, open: &str, close: &str) -> Option<usize> {

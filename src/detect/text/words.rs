@@ -24,28 +24,30 @@ impl<'a> Iterator for Words<'a> {
         let mut start = 0;
         // Most of most texts is ASCII, and is not decoded.
         let first = loop {
-            let byte = *bytes.get(start)?;
-            if byte.is_ascii() {
-                if byte.is_ascii_alphanumeric() {
-                    break byte as char;
-                }
-                start += 1;
-                continue;
+            match IS[usize::from(*bytes.get(start)?)] {
+                Is::Word => break bytes[start] as char,
+                Is::Between => start += 1,
+                Is::Wide => match self.rest[start..].chars().next()? {
+                    wide if wide.is_alphanumeric() => break wide,
+                    wide => start += wide.len_utf8(),
+                },
             }
-            let wide = self.rest[start..].chars().next()?;
-            if wide.is_alphanumeric() {
-                break wide;
-            }
-            start += wide.len_utf8();
         };
         let mut end = start + first.len_utf8();
         if !stands_alone(first) {
             while let Some(byte) = bytes.get(end) {
-                let next = if byte.is_ascii() { *byte as char } else { self.rest[end..].chars().next()? };
-                if !next.is_alphanumeric() || stands_alone(next) || end + next.len_utf8() - start > MOST_BYTES {
+                let length = match IS[usize::from(*byte)] {
+                    Is::Word => 1,
+                    Is::Between => break,
+                    Is::Wide => match self.rest[end..].chars().next()? {
+                        wide if wide.is_alphanumeric() && !stands_alone(wide) => wide.len_utf8(),
+                        _ => break,
+                    },
+                };
+                if end + length - start > MOST_BYTES {
                     break;
                 }
-                end += next.len_utf8();
+                end += length;
             }
         }
         let word = &self.rest[start..end];
@@ -54,6 +56,31 @@ impl<'a> Iterator for Words<'a> {
     }
 }
 
+/// What a byte is in a text.
+#[derive(Clone, Copy)]
+enum Is {
+    /// A letter or a digit of ASCII.
+    Word,
+    /// Anything else of ASCII.
+    Between,
+    /// A part of another character.
+    Wide,
+}
+
+static IS: [Is; 256] = {
+    let mut is = [Is::Between; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        if byte >= 128 {
+            is[byte] = Is::Wide;
+        } else if (byte as u8).is_ascii_alphanumeric() {
+            is[byte] = Is::Word;
+        }
+        byte += 1;
+    }
+    is
+};
+
 /// Characters of the scripts of Chinese and Japanese.
 pub(in crate::detect) fn stands_alone(c: char) -> bool {
     matches!(u32::from(c), 0x3040..=0x30ff | 0x3400..=0x9fff | 0xf900..=0xfaff | 0x2_0000..=0x3_ffff)
@@ -61,14 +88,7 @@ pub(in crate::detect) fn stands_alone(c: char) -> bool {
 
 /// The keyed hash of a word, the same for its capitals.
 pub(in crate::detect) fn hash(key: &Key, word: &str) -> u64 {
-    let mut folded = [0; MOST_BYTES];
-    let bytes = word.as_bytes();
-    if let Some(folded) = folded.get_mut(..bytes.len()).filter(|_| word.is_ascii()) {
-        folded.copy_from_slice(bytes);
-        folded.make_ascii_lowercase();
-        return key.word(folded);
-    }
-    key.word(word.to_lowercase().as_bytes())
+    if word.is_ascii() { key.folded(word.as_bytes()) } else { key.word(word.to_lowercase().as_bytes()) }
 }
 
 #[cfg(test)]
@@ -98,5 +118,8 @@ mod tests {
         assert_eq!(hash(&key, "Hello"), hash(&key, "hELLO"));
         assert_eq!(hash(&key, "ПРИВЕТ"), hash(&key, "привет"));
         assert_ne!(hash(&key, "hello"), hash(&key, "hallo"));
+        let words = ["x1", "x2", "abcdefgh", "abcdefghi", "abcdefgh0", "Z", "0", "p", "P0", "l0l0l0l0"];
+        let hashes: std::collections::HashSet<_> = words.iter().map(|word| hash(&key, word)).collect();
+        assert_eq!(hashes.len(), words.len());
     }
 }

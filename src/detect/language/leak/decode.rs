@@ -1,18 +1,18 @@
 //! Answers as characters to compare: small letters and digits, turned letters, what base64 hides.
 
-use super::GRAM;
+use super::grams::Gram;
 
 /// Brings text to small letters and digits of any script, with one space for all that lies between two of them, and tells every four in a row.
 #[derive(Debug, Default)]
 pub(super) struct Letters {
-    last: [char; GRAM],
+    gram: Gram,
     count: usize,
     gap: bool,
 }
 
 impl Letters {
     /// Takes one more character.
-    pub(super) fn push(&mut self, c: char, mut gram: impl FnMut([char; GRAM])) {
+    pub(super) fn push(&mut self, c: char, mut gram: impl FnMut(Gram)) {
         if !c.is_alphanumeric() {
             self.gap = true;
             return;
@@ -27,21 +27,20 @@ impl Letters {
         }
     }
 
-    fn one(&mut self, c: char, gram: &mut impl FnMut([char; GRAM])) {
-        self.last.copy_within(1.., 0);
-        self.last[GRAM - 1] = c;
-        self.count = (self.count + 1).min(GRAM);
-        if self.count == GRAM {
-            gram(self.last);
+    fn one(&mut self, c: char, gram: &mut impl FnMut(Gram)) {
+        self.gram.push(c);
+        self.count = (self.count + 1).min(super::GRAM);
+        if self.count == super::GRAM {
+            gram(self.gram);
         }
     }
 }
 
 /// A small letter thirteen letters on.
-pub(super) fn rot13(c: char) -> char {
+pub(super) const fn rot13(c: char) -> char {
     match c {
-        'a'..='m' => char::from(c as u8 + 13),
-        'n'..='z' => char::from(c as u8 - 13),
+        'a'..='m' => (c as u8 + 13) as char,
+        'n'..='z' => (c as u8 - 13) as char,
         other => other,
     }
 }

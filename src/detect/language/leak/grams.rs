@@ -1,7 +1,26 @@
 //! The set of four characters in a row that instructions consist of.
 
-use super::decode::Letters;
-use super::{FEWEST_GRAMS, GRAM, MOST_GRAMS};
+use super::decode::{Letters, rot13};
+use super::{FEWEST_GRAMS, MOST_GRAMS};
+
+/// Four characters in a row, 16 bits of each: those beyond the basic plane that are alike in them are taken for one another.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Gram {
+    /// As they came, the last in the lowest bits.
+    pub(super) plain: u64,
+    /// Backwards.
+    pub(super) reversed: u64,
+    /// Turned by thirteen letters.
+    pub(super) turned: u64,
+}
+
+impl Gram {
+    pub(super) fn push(&mut self, c: char) {
+        self.plain = self.plain << 16 | u64::from(c as u16);
+        self.reversed = self.reversed >> 16 | u64::from(c as u16) << 48;
+        self.turned = self.turned << 16 | u64::from(rot13(c) as u16);
+    }
+}
 
 /// Different grams, numbered from 0. Open addressing over a table at most half full: 8 bytes a place.
 #[derive(Debug)]
@@ -23,7 +42,7 @@ impl Grams {
         for c in text.chars().take(4 * MOST_GRAMS) {
             letters.push(c, |gram| {
                 characters += 1;
-                grams.push(hash(&gram));
+                grams.push(hash(gram.plain));
             });
         }
         grams.sort_unstable();
@@ -39,7 +58,7 @@ impl Grams {
             letters.push(c, |gram| {
                 if usize::from(set.count) < most {
                     set.characters += 1;
-                    set.insert(hash(&gram));
+                    set.insert(hash(gram.plain));
                 }
             });
             if usize::from(set.count) == most {
@@ -60,7 +79,7 @@ impl Grams {
     }
 
     /// The number of a gram.
-    pub(super) fn find(&self, gram: &[char; GRAM]) -> Option<u16> {
+    pub(super) fn find(&self, gram: u64) -> Option<u16> {
         let (_, number) = self.places[self.place(hash(gram))];
         (number != FREE).then_some(number)
     }
@@ -84,7 +103,7 @@ impl Grams {
 }
 
 /// Two grams of one hash are taken for one, which one in four thousand millions is; whoever looks for such finds a false alarm about themselves.
-fn hash(gram: &[char; GRAM]) -> u32 {
-    let mixed = gram.iter().fold(0_u64, |hash, c| (hash ^ u64::from(u32::from(*c))).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23));
-    (mixed ^ mixed >> 32) as u32
+fn hash(gram: u64) -> u32 {
+    let product = u128::from(gram ^ 0x2545_f491_4f6c_dd1d) * 0x9e37_79b9_7f4a_7c15;
+    ((product >> 64) as u64 ^ product as u64) as u32
 }
