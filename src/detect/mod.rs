@@ -21,10 +21,14 @@ use crate::mistake::Mistake;
 use crate::trail::{Stop, Trail, Verdict, Who};
 
 pub mod distinct;
+pub mod exposure;
 pub mod language;
 pub mod parameters;
 pub mod precision;
+pub mod response;
 pub mod text;
+mod watch;
+
 
 /// The most decimals that anything is rounded to: more than a 64-bit number tells.
 pub(crate) const MOST_DECIMALS: u8 = 15;
@@ -39,6 +43,8 @@ pub struct Care {
     pub decimals: Option<u8>,
     /// Leave log-probabilities out.
     pub without_logprobs: bool,
+    /// What else is done to probabilities and embeddings.
+    pub response: response::Response,
 }
 
 impl Care {
@@ -46,7 +52,8 @@ impl Care {
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         let decimals = [self.decimals, other.decimals].into_iter().flatten().min();
-        Self { decimals, without_logprobs: self.without_logprobs || other.without_logprobs }
+        let without_logprobs = self.without_logprobs || other.without_logprobs;
+        Self { decimals, without_logprobs, response: self.response.and(other.response) }
     }
 }
 

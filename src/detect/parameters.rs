@@ -74,7 +74,7 @@ impl Family for Parameters {
             None
         };
         let without_logprobs = matches!(&finding, Some(Finding { act: Act::Degrade, .. }));
-        let care = Care { decimals: asked.logprobs.map(|_| self.decimals), without_logprobs };
+        let care = Care { decimals: asked.logprobs.map(|_| self.decimals), without_logprobs, ..Care::default() };
         Weighed { care, finding }
     }
 }
@@ -110,7 +110,7 @@ mod tests {
         let both = weighed(Some(0), 1);
         assert_eq!(rule(&both), Some("parameters.logprobs_with_logit_bias"));
         assert!(both.care.without_logprobs);
-        assert_eq!(weighed(Some(3), 0).care, Care { decimals: Some(2), without_logprobs: false });
+        assert_eq!(weighed(Some(3), 0).care, Care { decimals: Some(2), ..Care::default() });
         assert_eq!(weighed(None, 0).care, Care::default());
         let allowed = Config { logprobs_with_logit_bias: true, ..Config::default() }.compile(&mut Vec::new());
         let asked = Asked { logprobs: Some(1), logit_bias: 1, ..Asked::default() };

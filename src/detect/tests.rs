@@ -67,7 +67,7 @@ async fn in_shadow_an_alarm_is_told_and_the_answer_is_what_it_would_have_been() 
 #[tokio::test]
 async fn enforced_a_request_past_a_cap_is_refused_as_by_a_limit() {
     let mut case = Case::new("mode = \"enforce\"");
-    assert_eq!(case.ask(5, 0), Ok(Care { decimals: Some(2), without_logprobs: false }));
+    assert_eq!(case.ask(5, 0), Ok(Care { decimals: Some(2), ..Care::default() }));
     let error = case.ask(6, 0).unwrap_err();
     assert_eq!((error.code(), error.rule()), ("check.parameters", "parameters.top_logprobs"));
     assert!(case.trail.steps.is_empty());
@@ -132,9 +132,9 @@ fn a_dimension_beside_a_zero_neither_counts_rows_nor_overflows_the_count() {
 
 #[test]
 fn care_adds_up_to_the_greater() {
-    let coarse = Care { decimals: Some(1), without_logprobs: false };
-    let without = Care { decimals: Some(3), without_logprobs: true };
-    assert_eq!(coarse.and(without), Care { decimals: Some(1), without_logprobs: true });
+    let coarse = Care { decimals: Some(1), ..Care::default() };
+    let without = Care { decimals: Some(3), without_logprobs: true, ..Care::default() };
+    assert_eq!(coarse.and(without), Care { decimals: Some(1), without_logprobs: true, ..Care::default() });
     assert_eq!(Care::default().and(coarse), coarse);
 }
 

@@ -142,18 +142,18 @@ mod tests {
     #[tokio::test]
     async fn where_the_wait_runs_out_the_answer_leaves_with_what_was_reached() {
         let house = house();
-        let head = [("provenance-want".parse().unwrap(), "mode=durable".parse().unwrap())];
+        // A checkpoint is up to 100 ms away; a sync may be over before anybody looks.
+        let head = [("provenance-want".parse().unwrap(), "mode=included".parse().unwrap())];
         let late = Want::of_request(&head.into_iter().collect(), Instant::now() - Duration::from_secs(1)).unwrap();
-        for want in [want(&[("provenance-want", "mode=durable, wait=0")]), late] {
-            let mut promised = 0;
+        for want in [want(&[("provenance-want", "mode=included, wait=0")]), late] {
+            let mut early = 0;
             for _ in 0..20 {
                 let (from, receipt) = (Instant::now(), answer(&house, &Terms::default(), want).await);
                 assert!(from.elapsed() < Duration::from_secs(5), "neither for the bound of all waits nor past the request's own deadline");
-                promised += u32::from(receipt.state() == State::Promised);
-                assert!(matches!(receipt.state(), State::Promised | State::Durable), "{:?}", receipt.state());
+                early += u32::from(receipt.state() != State::Included);
             }
-            // A sync that happens to end in just that moment is possible, and not twenty of them.
-            assert!(promised > 0);
+            // A checkpoint that happens to be made in just that moment is possible, and not twenty of them.
+            assert!(early > 0);
         }
     }
 

@@ -86,9 +86,21 @@ fn a_tree_goes_on_from_any_entry_that_the_write_ahead_file_begins_with() {
         fs::create_dir_all(folder.path().join(name).parent().unwrap()).unwrap();
         fs::write(folder.path().join(name), bytes).unwrap();
     }
-    let tree = Tree::open(folder.path(), 65_600, &entries(65_600, 66_500)).unwrap();
+    let mut tree = Tree::open(folder.path(), 65_600, &entries(65_600, 66_500)).unwrap();
+    tree.sweep().unwrap();
     assert_eq!((tree.size(), tree.root()), (66_500, root(66_500)));
     assert_eq!(files(folder.path()), named(66_500));
+}
+
+#[test]
+fn what_an_older_checkpoint_covers_is_there_until_a_newer_one_is_published() {
+    let folder = tempfile::tempdir().unwrap();
+    Tree::open(folder.path(), 0, &entries(0, 1_152)).unwrap();
+    // A start finds that the write-ahead file has more than the last checkpoint covers, and may be killed before it makes another.
+    let mut tree = Tree::open(folder.path(), 0, &entries(0, 1_300)).unwrap();
+    assert!(named(1_152).is_subset(&files(folder.path())));
+    tree.sweep().unwrap();
+    assert_eq!(files(folder.path()), named(1_300));
 }
 
 #[test]

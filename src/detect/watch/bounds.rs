@@ -1,0 +1,150 @@
+//! What honest callers of a model do: a calibration, as it lies beside the model.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::families;
+use super::space::{Fitted, PHI, Space};
+use super::wealth::Bet;
+
+/// The format that is written, and the only one that is read.
+pub(crate) const FORMAT: u32 = 1;
+
+/// Bytes of a calibration at most.
+pub(crate) const MOST_BYTES: usize = 16 << 20;
+
+/// A calibration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Bounds {
+    /// [`FORMAT`].
+    pub(super) format: u32,
+    /// The model, by its name.
+    pub(super) model: String,
+    /// False alarms a caller and day, stated.
+    pub(super) rate: f32,
+    /// What it rests on.
+    pub(super) rests_on: Evidence,
+    /// Where inputs are compared.
+    pub(super) space: Fitted,
+    /// How near is near, and how near the nearest of strangers is, in standard deviations of a coordinate.
+    pub(super) radius: [f32; 2],
+    /// Margins below are low.
+    pub(super) low_margin: f32,
+    /// What is far.
+    pub(super) outlier: Outlier,
+    /// The mean of honest inputs' features.
+    pub(super) mean_phi: Vec<f32>,
+    /// How large honest clusters are.
+    pub(super) clusters: Clusters,
+    /// The most discrepancy of an honest caller at each size of the window.
+    pub(super) window: Vec<f32>,
+    /// The least and the most buckets of an honest caller at each size of the window.
+    pub(super) coverage: Vec<[f32; 2]>,
+    /// How each family bets, by its name.
+    pub(super) bets: BTreeMap<String, Bet>,
+}
+
+/// What a calibration rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Evidence {
+    /// Callers, each a caller-day.
+    pub(super) callers: usize,
+    /// Rows.
+    pub(super) rows: usize,
+    /// Callers that bounds from the others' traffic alarmed about.
+    pub(super) alarms: usize,
+    /// The least rate of false alarms that this rules out, with 95 % confidence (Clopper and Pearson, 1934).
+    pub(super) at_most: f64,
+    /// Callers that were left out as the oddest.
+    pub(super) trimmed: usize,
+}
+
+/// Beyond which honest inputs hardly lie.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Outlier {
+    pub(super) distance: f32,
+    pub(super) kernel: f32,
+    pub(super) energy: [f32; 2],
+    pub(super) rough: [f32; 2],
+}
+
+/// From which size on clusters are asked for a sign.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Clusters {
+    pub(super) flip: u32,
+}
+
+/// A calibration, ready to be used.
+#[derive(Debug)]
+pub(crate) struct Calibration {
+    pub(super) bounds: Bounds,
+    pub(super) space: Space,
+    /// In the order of [`families::ALL`].
+    pub(super) bets: [Bet; families::COUNT],
+}
+
+/// Why a file is no calibration.
+#[derive(Debug)]
+pub(crate) enum Error {
+    /// It is not JSON of this shape.
+    OperatorGaveNoCalibration(serde_json::Error),
+    /// It is of another format.
+    OperatorGaveAnotherFormat(u32),
+    /// Its parts do not fit together.
+    OperatorGaveUnfitParts(&'static str),
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::OperatorGaveNoCalibration(error) => write!(f, "it is no calibration: {error}"),
+            Self::OperatorGaveAnotherFormat(format) => write!(f, "it has the format {format}, and this program reads {FORMAT}: calibrate anew"),
+            Self::OperatorGaveUnfitParts(part) => write!(f, "its {part} do not fit: calibrate anew"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl Calibration {
+    /// Reads a calibration.
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, Error> {
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let Format { format } = serde_json::from_slice(bytes).map_err(Error::OperatorGaveNoCalibration)?;
+        if format != FORMAT {
+            return Err(Error::OperatorGaveAnotherFormat(format));
+        }
+        Self::of(serde_json::from_slice(bytes).map_err(Error::OperatorGaveNoCalibration)?)
+    }
+
+    pub(super) fn of(bounds: Bounds) -> Result<Self, Error> {
+        let space = Space::new(bounds.space.clone()).ok_or(Error::OperatorGaveUnfitParts("space's numbers"))?;
+        if bounds.mean_phi.len() != PHI || bounds.mean_phi.iter().any(|number| !number.is_finite()) {
+            return Err(Error::OperatorGaveUnfitParts("mean features"));
+        }
+        if bounds.clusters.flip == 0 || bounds.radius.iter().any(|radius| radius.is_nan() || *radius <= 0.0) {
+            return Err(Error::OperatorGaveUnfitParts("distances"));
+        }
+        let mut bets = [Bet { rate: 0.5, alarm: f32::INFINITY }; families::COUNT];
+        for (bet, family) in bets.iter_mut().zip(families::ALL) {
+            *bet = *bounds.bets.get(family.name).ok_or(Error::OperatorGaveUnfitParts("families"))?;
+            if !(0.0..=1.0).contains(&bet.rate) || bet.alarm.is_nan() || bet.alarm <= 0.0 {
+                return Err(Error::OperatorGaveUnfitParts("bets"));
+            }
+        }
+        Ok(Self { bounds, space, bets })
+    }
+
+    /// Numbers a row of the inputs that it was made from.
+    pub(crate) fn width(&self) -> usize {
+        self.space.width()
+    }
+}

@@ -1,0 +1,283 @@
+//! What a caller asked before that is like what is asked now: a ring of the last inputs, and clusters of those that lie close together.
+
+use super::rows::Told;
+use super::space::{Point, SAMPLE, STEPS, Space};
+
+/// Inputs that are remembered of a caller.
+const RING: usize = 128;
+
+/// Clusters that are remembered of a caller.
+const CLUSTERS: usize = 16;
+
+/// Coordinates after which a candidate that is too far already is let go.
+const GLANCE: usize = 8;
+
+/// Changes are the same size when they are within so much of their median.
+const SAME_SIZE: f32 = 0.05;
+
+/// Coordinates in which a step moves at most.
+const FEW: usize = 2;
+
+/// The cosine between two changes from which they lie on one line, either way.
+const ON_A_LINE: f32 = 0.97;
+
+/// One input that was asked.
+#[derive(Clone, Debug)]
+struct Item {
+    digest: u64,
+    sample: [i16; SAMPLE],
+    label: Option<u32>,
+    cluster: Option<u8>,
+    /// The query at which it came; 0 for a free place.
+    query: u64,
+}
+
+/// Inputs that lie close together, each near one before.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Cluster {
+    /// How many there are, repeats left out; 0 for a free place.
+    pub(super) size: u32,
+    /// Those of them with another label than their neighbour, or a low margin.
+    pub(super) flips: u32,
+    /// The last two, as places in the ring.
+    last: [u8; 2],
+    /// Where and by how much the last of them differed, where it was in a single coordinate or two.
+    step: (u64, f32),
+    /// When the last of them came.
+    query: u64,
+}
+
+/// A caller's inputs.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Near {
+    items: Vec<Item>,
+    clusters: [Cluster; CLUSTERS],
+}
+
+/// How an input differs from the nearest before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Change {
+    /// The root mean square over the kept coordinates, in standard deviations.
+    pub(super) distance: f32,
+    /// Coordinates that differ, of those kept.
+    pub(super) moved: usize,
+    /// The part of them whose difference is the same size.
+    pub(super) alike: f32,
+    /// The part of them whose difference is twice or half of that.
+    pub(super) doubled: f32,
+    /// Their median difference, in the input's units.
+    pub(super) size: f32,
+    /// The part of them that went against the others: at most one half.
+    pub(super) against: f32,
+    /// Which they are, of the first 64 kept.
+    places: u64,
+}
+
+/// How an input stands to those before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Seen {
+    /// It was asked before, exactly.
+    pub(super) repeat: bool,
+    /// Where one before it is near: how it differs.
+    pub(super) change: Option<Change>,
+    /// Where one before it is as near as the nearest of strangers: how it differs.
+    pub(super) kin: Option<Change>,
+    /// It differs in a coordinate or two, by as much as the one before it in its cluster did elsewhere.
+    pub(super) stepped: bool,
+    /// The cluster it fell into, as it stands now.
+    pub(super) cluster: Option<Cluster>,
+    /// Its label is another than its neighbour's.
+    pub(super) flipped: bool,
+    /// The cosine of the last two changes, where it can be told.
+    pub(super) line: Option<f32>,
+    /// There is an input before it at all.
+    pub(super) follows: bool,
+}
+
+impl Near {
+    /// Bytes that it takes.
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<Self>() + self.items.capacity() * size_of::<Item>()
+    }
+
+    /// The distance of the nearest input before, if any.
+    #[cfg(test)]
+    fn nearest(&self, point: &Point, kept: usize) -> Option<f32> {
+        self.items.iter().map(|item| distance(&item.sample[..kept], &point.sample[..kept])).min_by(f32::total_cmp)
+    }
+
+    /// Looks at an input, and remembers it. `radius` is how near is near, and how near is kin, in standard deviations; a low margin or a flip
+    /// counts for its cluster.
+    pub(super) fn look(&mut self, space: &Space, point: &Point, told: &Told, low: bool, [radius, kin]: [f32; 2], query: u64) -> Seen {
+        let kept = space.sampled().0;
+        if self.items.iter().any(|item| item.digest == point.digest) {
+            return Seen { repeat: true, ..Seen::default() };
+        }
+        let mut seen = Seen { follows: !self.items.is_empty(), ..Seen::default() };
+        let nearest = self.within(point, kept, kin.max(radius));
+        let near = nearest.filter(|(_, distance)| *distance <= radius);
+        seen.line = self.line(point, kept, near.map(|(place, _)| place));
+        let mut cluster = None;
+        if let Some((place, distance)) = nearest {
+            let item = &self.items[place];
+            seen.kin = Some(change(space, &item.sample, &point.sample, distance));
+            if near.is_some() {
+                seen.change = seen.kin;
+                seen.flipped = item.label.zip(told.label).is_some_and(|(before, now)| before != now);
+                let at = match item.cluster {
+                    Some(at) => at,
+                    None => self.found(place),
+                };
+                cluster = Some(at);
+            }
+        }
+        let place = self.place();
+        self.items[place] = Item { digest: point.digest, sample: point.sample, label: told.label, cluster, query };
+        if let Some(at) = cluster {
+            let cluster = &mut self.clusters[usize::from(at)];
+            cluster.size += 1;
+            cluster.flips += u32::from(seen.flipped || low);
+            cluster.last = [cluster.last[1], place as u8];
+            cluster.query = query;
+            let small = seen.change.filter(|change| change.moved <= FEW);
+            let step = small.map_or((0, 0.0), |change| (change.places, change.size));
+            let (places, size) = cluster.step;
+            seen.stepped = small.is_some() && step.0 != places && (step.1 - size).abs() <= size * SAME_SIZE;
+            cluster.step = step;
+            seen.cluster = Some(*cluster);
+        }
+        seen
+    }
+
+    fn within(&self, point: &Point, kept: usize, radius: f32) -> Option<(usize, f32)> {
+        let glance = kept.min(GLANCE);
+        // What is four times as far at a glance is hardly near as a whole.
+        let far = radius * radius * 16.0;
+        let mut best: Option<(usize, f32)> = None;
+        for (place, item) in self.items.iter().enumerate() {
+            if square(&item.sample[..glance], &point.sample[..glance]) / glance as f32 > far {
+                continue;
+            }
+            let distance = distance(&item.sample[..kept], &point.sample[..kept]);
+            if distance <= radius && best.is_none_or(|(_, least)| distance < least) {
+                best = Some((place, distance));
+            }
+        }
+        best
+    }
+
+    /// Coordinates in which a step moves at most.
+const FEW: usize = 2;
+
+/// The cosine between this change and the last one: within the cluster of the nearest, else between the last two inputs.
+    fn line(&self, point: &Point, kept: usize, nearest: Option<usize>) -> Option<f32> {
+        let cluster = nearest.and_then(|place| self.items[place].cluster).map(|at| &self.clusters[usize::from(at)]);
+        let [before, last] = match cluster {
+            Some(cluster) if cluster.size > 2 => cluster.last.map(usize::from),
+            _ => self.last_two()?,
+        };
+        cosine(&self.items[before].sample[..kept], &self.items[last].sample[..kept], &point.sample[..kept])
+    }
+
+    fn last_two(&self) -> Option<[usize; 2]> {
+        let (mut last, mut before) = (None::<usize>, None::<usize>);
+        for (place, item) in self.items.iter().enumerate() {
+            let query = |place: Option<usize>| place.map_or(0, |place| self.items[place].query);
+            if item.query > query(last) {
+                (before, last) = (last, Some(place));
+            } else if item.query > query(before) {
+                before = Some(place);
+            }
+        }
+        Some([before?, last?])
+    }
+
+    /// A new cluster that begins with the input at `place`; the smallest of those that are not of late makes room.
+    fn found(&mut self, place: usize) -> u8 {
+        let newest = self.clusters.iter().map(|cluster| cluster.query).max().unwrap_or_default();
+        // Of the clusters the one is dropped that is small and old: both count alike.
+        let worth = |cluster: &Cluster| (u64::from(cluster.size) * 16).saturating_sub(newest.saturating_sub(cluster.query));
+        let at = (0..CLUSTERS).min_by_key(|at| worth(&self.clusters[*at])).unwrap_or_default();
+        let at = at as u8;
+        self.items.iter_mut().filter(|item| item.cluster == Some(at)).for_each(|item| item.cluster = None);
+        self.items[place].cluster = Some(at);
+        self.clusters[usize::from(at)] =
+            Cluster { size: 1, flips: 0, last: [place as u8; 2], step: (0, 0.0), query: self.items[place].query };
+        at
+    }
+
+    /// A place for a new input: the oldest that is not one of the last two of a cluster, so that a caller does not make the gateway forget
+    /// a chain by asking for something else in between.
+    fn place(&mut self) -> usize {
+        if self.items.len() < RING {
+            self.items.push(Item { digest: 0, sample: [0; SAMPLE], label: None, cluster: None, query: 0 });
+            return self.items.len() - 1;
+        }
+        let kept = |place: usize| {
+            self.clusters.iter().any(|cluster| cluster.size > 1 && cluster.last.contains(&(place as u8)))
+        };
+        let oldest = (0..RING).filter(|place| !kept(*place)).min_by_key(|place| self.items[*place].query);
+        oldest.unwrap_or_default()
+    }
+}
+
+fn square(a: &[i16], b: &[i16]) -> f32 {
+    let mut sum = 0.0;
+    for (a, b) in a.iter().zip(b) {
+        let apart = (i32::from(*a) - i32::from(*b)) as f32;
+        sum += apart * apart;
+    }
+    sum / (STEPS * STEPS)
+}
+
+/// The root mean square of the differences of kept coordinates, in standard deviations.
+pub(super) fn distance(a: &[i16], b: &[i16]) -> f32 {
+    (square(a, b) / a.len().max(1) as f32).sqrt()
+}
+
+fn change(space: &Space, before: &[i16; SAMPLE], now: &[i16; SAMPLE], distance: f32) -> Change {
+    let kept = space.sampled().0;
+    let mut sizes = [0.0_f32; SAMPLE];
+    let (mut moved, mut up, mut places) = (0, 0, 0_u64);
+    for place in 0..kept {
+        let apart = i32::from(now[place]) - i32::from(before[place]);
+        if apart.abs() > 1 {
+            sizes[moved] = apart.abs() as f32 * space.unit(place);
+            (moved, up, places) = (moved + 1, up + usize::from(apart > 0), places | 1 << place);
+        }
+    }
+    let sizes = &mut sizes[..moved];
+    sizes.sort_unstable_by(f32::total_cmp);
+    let size = sizes.get(moved / 2).copied().unwrap_or_default();
+    let same = |times: f32| sizes.iter().filter(|other| (**other - size * times).abs() <= size * times * SAME_SIZE).count();
+    let (alike, doubled) = (same(1.0), same(2.0) + same(0.5));
+    let part = |count: usize| if moved == 0 { 0.0 } else { count as f32 / moved as f32 };
+    Change { distance, moved, alike: part(alike), doubled: part(doubled), size, against: part(up.min(moved - up)), places }
+}
+
+fn cosine(before: &[i16], last: &[i16], now: &[i16]) -> Option<f32> {
+    let (mut both, mut first, mut second, mut moved) = (0.0_f32, 0.0_f32, 0.0_f32, 0);
+    for ((before, last), now) in before.iter().zip(last).zip(now) {
+        let a = (i32::from(*last) - i32::from(*before)) as f32;
+        let b = (i32::from(*now) - i32::from(*last)) as f32;
+        both += a * b;
+        first += a * a;
+        second += b * b;
+        moved += u32::from(a.abs() > 1.0 && b.abs() > 1.0);
+    }
+    // Two or fewer coordinates on a line are a sweep of them.
+    let cosine = both / (first.sqrt() * second.sqrt()).max(f32::MIN_POSITIVE);
+    (moved > 2 && first > 0.0 && second > 0.0).then_some(cosine)
+}
+
+impl Seen {
+    /// The first of its kind: neither asked before nor near what was.
+    pub(super) fn is_first(&self) -> bool {
+        !self.repeat && self.change.is_none()
+    }
+
+    /// The changes that led here lie on one line.
+    pub(super) fn on_a_line(&self) -> bool {
+        self.line.is_some_and(|line| line.abs() >= ON_A_LINE)
+    }
+}

@@ -1,0 +1,367 @@
+//! The space in which inputs are compared: secret, and fitted to what honest callers of the model send.
+//!
+//! An input of any width becomes a [`Point`] of fixed size, from which it cannot be read back: 64 numbers of a keyed random projection
+//! (Achlioptas, 2003), whitened; 256 random Fourier features of them (Rahimi and Recht, 2007), whose inner products are a kernel; and
+//! up to 64 coordinates of the input, of which only the owner knows which they are.
+
+use serde::{Deserialize, Serialize};
+
+use super::noise::Noise;
+
+/// Numbers of the projection.
+pub(super) const Z: usize = 64;
+
+/// Random Fourier features.
+pub(super) const PHI: usize = 256;
+
+/// Secret coordinates at most.
+pub(super) const SAMPLE: usize = 64;
+
+/// Steps of one standard deviation in which secret coordinates are kept, and so how fine a change can be seen.
+pub(super) const STEPS: f32 = 2048.0;
+
+/// Past so many standard deviations a coordinate is as odd as can be.
+const CLIP: f32 = 24.0;
+
+/// The part of inputs that must lie on a grid before it is one.
+const ON_A_GRID: f64 = 0.2;
+
+/// Bits of the bucket in which a point lies.
+const BUCKET_BITS: usize = 12;
+
+/// Buckets.
+pub(super) const BUCKETS: usize = 1 << BUCKET_BITS;
+
+/// A space as it is kept in a calibration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Fitted {
+    /// What all that is secret is made from: 32 bytes.
+    pub(super) seed: [u8; 32],
+    /// The mean of each coordinate.
+    pub(super) mean: Vec<f32>,
+    /// The standard deviation of each, not below a floor.
+    pub(super) scale: Vec<f32>,
+    /// The mean of the projection.
+    pub(super) center: Vec<f32>,
+    /// The inverse of the lower Cholesky factor of the projection's covariance, row by row.
+    pub(super) whiten: Vec<f32>,
+    /// The kernel's four bandwidths.
+    pub(super) bandwidths: [f32; 4],
+    /// The grid on which inputs lie, where they do.
+    pub(super) grid: Option<f32>,
+    /// The least and the greatest number.
+    pub(super) range: [f32; 2],
+}
+
+/// A space, ready to be used.
+#[derive(Debug)]
+pub(crate) struct Space {
+    fitted: Fitted,
+    passes: Vec<Pass>,
+    inverse: Vec<f32>,
+    at: Vec<u32>,
+    waves: Vec<f32>,
+    phases: Vec<f32>,
+    planes: Vec<f32>,
+    key: [u64; 2],
+}
+
+/// One way of adding all coordinates up in 64 bins.
+#[derive(Debug)]
+struct Pass {
+    signs: Vec<f32>,
+    /// By how many bins each run of 64 coordinates is turned.
+    turns: Vec<u8>,
+}
+
+/// What is known of one input.
+#[derive(Clone, Debug)]
+pub(crate) struct Point {
+    /// Of the exact bytes.
+    pub(super) digest: u64,
+    pub(super) z: [f32; Z],
+    /// In steps of a standard deviation.
+    pub(super) sample: [i16; SAMPLE],
+    /// The mean square of its coordinates, in standard deviations.
+    pub(super) energy: f32,
+    /// The mean square of the difference of neighbouring coordinates beside that.
+    pub(super) rough: f32,
+    /// The part of its coordinates that are off the grid or out of range.
+    pub(super) off: f32,
+}
+
+impl Space {
+    /// A space that was fitted, if its parts fit together.
+    pub(super) fn new(fitted: Fitted) -> Option<Self> {
+        let width = fitted.mean.len();
+        let whole = width > 0 && fitted.scale.len() == width && fitted.center.len() == Z && fitted.whiten.len() == Z * Z;
+        let sane = |numbers: &[f32]| numbers.iter().all(|number| number.is_finite());
+        let sane = sane(&fitted.mean) && sane(&fitted.center) && sane(&fitted.whiten) && fitted.scale.iter().all(|scale| *scale > 0.0);
+        if !whole || !sane || fitted.bandwidths.iter().any(|width| width.is_nan() || *width <= 0.0) {
+            return None;
+        }
+        let mut noise = Noise::new(&fitted.seed, "waves");
+        let mut waves = vec![0.0; PHI * Z];
+        for (wave, row) in waves.chunks_exact_mut(Z).enumerate() {
+            row.iter_mut().for_each(|weight| *weight = noise.normal() / fitted.bandwidths[wave % 4]);
+        }
+        let phases = (0..PHI).map(|_| noise.uniform() * std::f32::consts::TAU).collect();
+        let planes = (0..BUCKET_BITS * Z).map(|_| noise.normal()).collect();
+        let inverse = fitted.scale.iter().map(|scale| 1.0 / scale).collect();
+        let (passes, at, key) = (passes(&fitted.seed, width), coordinates(&fitted.seed, width), key(&fitted.seed));
+        Some(Self { passes, inverse, at, waves, phases, planes, key, fitted })
+    }
+
+    /// Fits a space to rows of one width, at least two.
+    pub(super) fn fit<'a>(seed: [u8; 32], rows: impl Iterator<Item = &'a [f32]> + Clone) -> Option<Self> {
+        let width = rows.clone().next()?.len();
+        let count = rows.clone().count() as f64;
+        let mut sums = vec![(0.0_f64, 0.0_f64); width];
+        let mut range = [f32::INFINITY, f32::NEG_INFINITY];
+        for row in rows.clone() {
+            for (sum, number) in sums.iter_mut().zip(row) {
+                sum.0 += f64::from(*number);
+                sum.1 += f64::from(*number) * f64::from(*number);
+                range = [range[0].min(*number), range[1].max(*number)];
+            }
+        }
+        let mean: Vec<f32> = sums.iter().map(|sum| (sum.0 / count) as f32).collect();
+        let deviation = |sum: &(f64, f64)| (sum.1 / count - (sum.0 / count).powi(2)).max(0.0).sqrt() as f32;
+        let deviations: Vec<f32> = sums.iter().map(deviation).collect();
+        // A coordinate that never moves still has the size of its own numbers, or the least that the others have.
+        let mut moving: Vec<f32> = deviations.iter().copied().filter(|deviation| *deviation > 0.0).collect();
+        moving.sort_by(f32::total_cmp);
+        let floor = moving.get(moving.len() / 10).copied().unwrap_or(1.0).max(f32::MIN_POSITIVE);
+        let scale: Vec<f32> = deviations.iter().map(|deviation| if *deviation > 0.0 { *deviation } else { floor }).collect();
+        let uncentered = Fitted {
+            seed,
+            mean,
+            scale,
+            center: vec![0.0; Z],
+            whiten: (0..Z * Z).map(|at| if at % (Z + 1) == 0 { 1.0 } else { 0.0 }).collect(),
+            bandwidths: [1.0; 4],
+            grid: grid(rows.clone()),
+            range,
+        };
+        let mut space = Self::new(uncentered)?;
+        let projected: Vec<[f32; Z]> = rows.clone().map(|row| space.point(row).z).collect();
+        let (center, whiten) = whitening(&projected);
+        (space.fitted.center, space.fitted.whiten) = (center, whiten);
+        let mut fitted = space.fitted;
+        let space = Self::new(fitted.clone())?;
+        let whitened: Vec<[f32; Z]> = rows.take(512).map(|row| space.point(row).z).collect();
+        let median = median_distance(&whitened);
+        fitted.bandwidths = [0.5, 1.0, 2.0, 4.0].map(|times| times * median);
+        Self::new(fitted)
+    }
+
+    pub(super) fn fitted(&self) -> &Fitted {
+        &self.fitted
+    }
+
+    /// Numbers that an input has here.
+    pub(super) fn width(&self) -> usize {
+        self.fitted.mean.len()
+    }
+
+    /// How many coordinates are kept of an input, and whether they are all.
+    pub(super) fn sampled(&self) -> (usize, bool) {
+        (self.at.len(), self.at.len() == self.width())
+    }
+
+    /// A difference of kept coordinates in the input's own units.
+    pub(super) fn unit(&self, place: usize) -> f32 {
+        self.fitted.scale[self.at[place] as usize] / STEPS
+    }
+
+    /// The grid of inputs.
+    pub(super) fn grid(&self) -> Option<f32> {
+        self.fitted.grid
+    }
+
+    /// What is known of `row`, which has this space's width.
+    pub(super) fn point(&self, row: &[f32]) -> Point {
+        let (mut white, mut energy, mut rough) = (vec![0.0; row.len()], 0.0, 0.0);
+        let parts = white.iter_mut().zip(row).zip(self.fitted.mean.iter().zip(&self.inverse));
+        for ((white, number), (mean, inverse)) in parts {
+            *white = ((number - mean) * inverse).clamp(-CLIP, CLIP);
+            energy += *white * *white;
+        }
+        for pair in white.array_windows::<2>() {
+            rough += (pair[1] - pair[0]) * (pair[1] - pair[0]);
+        }
+        let mut summed = [0.0; Z];
+        for pass in &self.passes {
+            pass.add(&white, &mut summed);
+        }
+        let share = 1.0 / ((self.passes.len() * row.len()) as f32).sqrt();
+        for (summed, center) in summed.iter_mut().zip(&self.fitted.center) {
+            *summed = *summed * share - center;
+        }
+        let mut z = [0.0; Z];
+        for (place, (z, weights)) in z.iter_mut().zip(self.fitted.whiten.chunks_exact(Z)).enumerate() {
+            *z = dot(&weights[..=place], &summed[..=place]);
+        }
+        let mut sample = [0; SAMPLE];
+        for (kept, at) in sample.iter_mut().zip(&self.at) {
+            *kept = (white[*at as usize] * STEPS) as i16;
+        }
+        Point { digest: self.digest(row), z, sample, energy: energy / row.len() as f32, rough: rough / energy.max(1e-6), off: self.off(row) }
+    }
+
+    /// The random Fourier features of a point: their inner products are a Gaussian kernel, averaged over four bandwidths.
+    pub(super) fn features(&self, z: &[f32; Z]) -> [f32; PHI] {
+        let mut phi = [0.0; PHI];
+        let size = (2.0 / PHI as f32).sqrt();
+        for ((phi, weights), phase) in phi.iter_mut().zip(self.waves.chunks_exact(Z)).zip(&self.phases) {
+            *phi = size * (dot(weights, z) + phase).cos();
+        }
+        phi
+    }
+
+    /// The bucket of a point: on which side of 12 secret planes it lies.
+    pub(super) fn bucket(&self, z: &[f32; Z]) -> usize {
+        self.planes.chunks_exact(Z).fold(0, |bucket, plane| bucket << 1 | usize::from(dot(plane, z) > 0.0))
+    }
+
+    /// Folded multiplication under a secret key: equal inputs are found again, and nobody without the key makes two alike.
+    fn digest(&self, row: &[f32]) -> u64 {
+        let [mut state, key] = self.key;
+        let mut fold = |word: u64| {
+            let product = u128::from(state ^ word) * u128::from(key);
+            state = (product as u64 ^ (product >> 64) as u64).rotate_left(23);
+        };
+        let (pairs, rest) = row.as_chunks::<2>();
+        for [low, high] in pairs {
+            fold(u64::from(low.to_bits()) | u64::from(high.to_bits()) << 32);
+        }
+        rest.iter().for_each(|number| fold(u64::from(number.to_bits())));
+        fold(row.len() as u64);
+        state
+    }
+
+    fn off(&self, row: &[f32]) -> f32 {
+        let [low, high] = self.fitted.range;
+        let out = row.iter().filter(|number| **number < low || **number > high).count();
+        let off = self.fitted.grid.map_or(0, |grid| row.iter().filter(|number| !on(**number, grid)).count());
+        out.max(off) as f32 / row.len() as f32
+    }
+}
+
+impl Pass {
+    fn add(&self, white: &[f32], sums: &mut [f32; Z]) {
+        for ((run, signs), turn) in white.chunks(Z).zip(self.signs.chunks(Z)).zip(&self.turns) {
+            let first = (Z - usize::from(*turn)).min(run.len());
+            let add = |sums: &mut [f32], run: &[f32], signs: &[f32]| {
+                for ((sum, number), sign) in sums.iter_mut().zip(run).zip(signs) {
+                    *sum += number * sign;
+                }
+            };
+            add(&mut sums[usize::from(*turn)..], &run[..first], &signs[..first]);
+            add(&mut sums[..], &run[first..], &signs[first..]);
+        }
+    }
+}
+
+/// Narrow inputs are added up more than once, since a bin holds few of their coordinates.
+fn passes(seed: &[u8; 32], width: usize) -> Vec<Pass> {
+    let mut noise = Noise::new(seed, "passes");
+    let count = if width <= 256 { 8 } else if width <= 1024 { 3 } else { 1 };
+    let runs = width.div_ceil(Z);
+    let mut pass = |_| Pass {
+        signs: (0..width).map(|_| if noise.next() & 1 == 0 { 1.0 } else { -1.0 }).collect(),
+        turns: (0..runs).map(|_| (noise.next() % Z as u64) as u8).collect(),
+    };
+    (0..count).map(&mut pass).collect()
+}
+
+/// Which coordinates are kept.
+fn coordinates(seed: &[u8; 32], width: usize) -> Vec<u32> {
+    let mut noise = Noise::new(seed, "coordinates");
+    let mut all: Vec<u32> = (0..width as u32).collect();
+    let kept = width.min(SAMPLE);
+    for place in 0..kept {
+        let other = place + (noise.next() % (width - place) as u64) as usize;
+        all.swap(place, other);
+    }
+    all.truncate(kept);
+    all
+}
+
+fn key(seed: &[u8; 32]) -> [u64; 2] {
+    let mut noise = Noise::new(seed, "digest");
+    [noise.next(), noise.next() | 1]
+}
+
+/// The coarsest of a few grids on which a good part of the rows lie whole.
+fn grid<'a>(rows: impl Iterator<Item = &'a [f32]> + Clone) -> Option<f32> {
+    let count = rows.clone().count();
+    let steps = [1.0, 0.5, 0.25, 0.1, 1.0 / 16.0, 0.05, 0.01, 1.0 / 255.0, 0.001, 0.0001];
+    steps.into_iter().find(|grid| {
+        let whole = rows.clone().filter(|row| row.iter().all(|number| on(*number, *grid))).count();
+        whole as f64 >= ON_A_GRID * count as f64
+    })
+}
+
+/// Whether a number is on a grid, as far as 32 bits can tell.
+fn on(number: f32, grid: f32) -> bool {
+    let steps = f64::from(number) / f64::from(grid);
+    (steps - steps.round()).abs() <= 1e-3 + steps.abs() * 1e-6
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; 8];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..8 {
+            lanes[lane] += a[lane] * b[lane];
+        }
+    }
+    lanes.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+}
+
+/// The mean, and the inverse of the lower Cholesky factor of the covariance, which is kept away from being singular.
+fn whitening(points: &[[f32; Z]]) -> (Vec<f32>, Vec<f32>) {
+    let count = points.len() as f64;
+    let mut mean = [0.0_f64; Z];
+    for point in points {
+        mean.iter_mut().zip(point).for_each(|(sum, number)| *sum += f64::from(*number) / count);
+    }
+    let mut covariance = vec![0.0_f64; Z * Z];
+    for point in points {
+        let centered: Vec<f64> = point.iter().zip(&mean).map(|(number, mean)| f64::from(*number) - mean).collect();
+        for row in 0..Z {
+            for column in 0..=row {
+                covariance[row * Z + column] += centered[row] * centered[column] / count;
+            }
+        }
+    }
+    let trace: f64 = (0..Z).map(|at| covariance[at * (Z + 1)]).sum();
+    let ridge = (trace / Z as f64 * 0.01).max(1e-9);
+    (0..Z).for_each(|at| covariance[at * (Z + 1)] += ridge);
+    // In place: the lower factor, then its inverse.
+    for row in 0..Z {
+        for column in 0..=row {
+            let before: f64 = (0..column).map(|k| covariance[row * Z + k] * covariance[column * Z + k]).sum();
+            let rest = covariance[row * Z + column] - before;
+            covariance[row * Z + column] = if row == column { rest.max(1e-12).sqrt() } else { rest / covariance[column * (Z + 1)] };
+        }
+    }
+    let mut inverse = vec![0.0_f64; Z * Z];
+    for column in 0..Z {
+        for row in column..Z {
+            let before: f64 = (column..row).map(|k| covariance[row * Z + k] * inverse[k * Z + column]).sum();
+            let unit = if row == column { 1.0 } else { 0.0 };
+            inverse[row * Z + column] = (unit - before) / covariance[row * (Z + 1)];
+        }
+    }
+    (mean.iter().map(|mean| *mean as f32).collect(), inverse.iter().map(|number| *number as f32).collect())
+}
+
+fn median_distance(points: &[[f32; Z]]) -> f32 {
+    let apart = |a: &[f32; Z], b: &[f32; Z]| a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt();
+    let mut distances: Vec<f32> = points.array_windows::<2>().map(|pair| apart(&pair[0], &pair[1])).filter(|apart| *apart > 0.0).collect();
+    distances.sort_by(f32::total_cmp);
+    distances.get(distances.len() / 2).copied().unwrap_or(1.0).max(1e-3)
+}
