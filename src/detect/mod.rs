@@ -13,6 +13,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use toml::Spanned;
 
+use self::language::callers::{self, Callers};
+use self::language::guard::{self, Guard, Guards};
 use crate::budget::gate::{Gate, MOST_ENTRIES, State};
 use crate::check::{Contract, Input, Request};
 use crate::clock::Moment;
@@ -28,7 +30,6 @@ pub mod precision;
 pub mod response;
 pub mod text;
 mod watch;
-
 
 /// The most decimals that anything is rounded to: more than a 64-bit number tells.
 pub(crate) const MOST_DECIMALS: u8 = 15;
@@ -62,6 +63,7 @@ impl Care {
 pub struct Cleared {
     input: Input,
     care: Care,
+    guard: Option<Box<Guard>>,
 }
 
 impl Cleared {
@@ -80,6 +82,11 @@ impl Cleared {
     #[must_use]
     pub fn care(&self) -> Care {
         self.care
+    }
+
+    /// What watches the answer, where there is anything to watch for.
+    pub fn take_guard(&mut self) -> Option<Box<Guard>> {
+        self.guard.take()
     }
 
     /// Its parts.
@@ -112,15 +119,31 @@ pub struct Config {
     pub parameters: parameters::Config,
     /// How fine the numbers of tensors may be.
     pub precision: precision::Config,
+    /// Who computes logits by biases.
+    pub bias: callers::BiasConfig,
+    /// Who builds training sets.
+    pub distillation: callers::WindowConfig,
+    /// Who asks for what was learned by heart.
+    pub probing: callers::WindowConfig,
+    /// What comes out of instructions.
+    pub leak: guard::Config,
 }
 
 /// The families that weigh a model's requests, those that are off left out.
 #[derive(Clone, Debug, Default)]
 pub struct Terms {
     families: Arc<[(Mode, Box<dyn Family>)]>,
+    callers: callers::Rules,
+    guards: Option<Arc<Guards>>,
 }
 
 impl Config {
+    /// Whether the policy says of its own that answers of language models are read for what must not pass.
+    #[must_use]
+    pub fn withholds(&self) -> bool {
+        self.leak.mode == Some(Mode::Enforce)
+    }
+
     /// Turns the table into terms; what is wrong with it is added to `mistakes`.
     pub fn compile(&self, contract: Option<&Contract>, mistakes: &mut Vec<Mistake>) -> Terms {
         let families: [(Option<Mode>, Box<dyn Family>); 2] = [
@@ -128,7 +151,15 @@ impl Config {
             (self.precision.mode, Box::new(self.precision.compile(contract, mistakes))),
         ];
         let families = families.into_iter().map(|(mode, family)| (mode.unwrap_or(self.mode), family));
-        Terms { families: families.filter(|(mode, _)| *mode != Mode::Off).collect() }
+        let or = |mode: Option<Mode>| mode.unwrap_or(self.mode);
+        let callers = callers::Rules {
+            bias: or(self.bias.mode),
+            budget: self.bias.budget,
+            distillation: or(self.distillation.mode),
+            probing: or(self.probing.mode),
+        };
+        let guards = self.leak.compile(self.mode, mistakes).map(Arc::new);
+        Terms { families: families.filter(|(mode, _)| *mode != Mode::Off).collect(), callers, guards }
     }
 }
 
@@ -172,6 +203,8 @@ struct Finding {
 enum Act {
     /// The answer is shaped with the care that goes with the finding.
     Degrade,
+    /// It is told to people.
+    Tell,
     /// The request is refused for its parameters.
     RefuseParameters,
     /// The request is refused for the precision of its numbers.
@@ -211,6 +244,7 @@ impl Error {
 #[derive(Debug)]
 pub struct Detector {
     rows: Gate<(Arc<str>, Arc<str>), Rows>,
+    callers: Callers,
     nameless: Arc<str>,
     origin: Instant,
 }
@@ -226,7 +260,7 @@ impl Detector {
     /// The same for `most` pairs.
     #[must_use]
     pub fn with_capacity(most: usize, now: Instant) -> Self {
-        Self { rows: Gate::new(most), nameless: "".into(), origin: now }
+        Self { rows: Gate::new(most), callers: Callers::new(now), nameless: "".into(), origin: now }
     }
 
     /// Weighs an input. What a family finds is told as `detect.alarm`; in shadow it leaves a shadowed step on the trail and nothing else.
@@ -237,8 +271,13 @@ impl Detector {
     pub fn weigh(&self, input: Input, terms: &Terms, trail: &mut Trail, events: &Events, now: Moment) -> Result<Cleared, Error> {
         let grant = input.permit().grant();
         let who = &grant.caller().identity().who;
-        let care = self.judge(who, grant.which().map(|which| &which.name), input.request(), terms, trail, events, now)?;
-        Ok(Cleared { input, care })
+        let model = grant.which().map(|which| &which.name);
+        let care = self.judge(who, model, input.request(), terms, trail, events, now)?;
+        let guard = match (&terms.guards, input.request()) {
+            (Some(guards), Request::Language(asked)) => guards.guard(&asked.said, || alarm(who, model, trail, now), events),
+            _ => None,
+        };
+        Ok(Cleared { input, care, guard })
     }
 
     #[expect(clippy::too_many_arguments, reason = "they are the parts of the input that families may see, and where findings go")]
@@ -252,14 +291,19 @@ impl Detector {
         events: &Events,
         now: Moment,
     ) -> Result<Care, Error> {
-        if terms.families.is_empty() || matches!(request, Request::Nothing) {
+        if terms.families.is_empty() && terms.callers.are_off() || matches!(request, Request::Nothing) {
             return Ok(Care::default());
         }
         let query = self.count(who, model, rows(request), now.mono);
         let mut care = Care::default();
-        for (mode, family) in terms.families.iter() {
-            let weighed = family.weigh(request);
-            let enforced = *mode == Mode::Enforce;
+        let families = terms.families.iter().map(|(mode, family)| (*mode, family.name(), family.weigh(request)));
+        // Not before the families that keep no state: what they refuse teaches nothing of the caller.
+        let callers = std::iter::once_with(|| match request {
+            Request::Language(asked) => self.callers.weigh(who, model.unwrap_or(&self.nameless).clone(), asked, terms.callers, now),
+            _ => Vec::new(),
+        });
+        for (mode, family, weighed) in families.chain(callers.flatten()) {
+            let enforced = mode == Mode::Enforce;
             if enforced {
                 care = care.and(weighed.care);
             }
@@ -267,30 +311,27 @@ impl Detector {
             let step = match (enforced, finding.act) {
                 (false, _) => "observe",
                 (true, Act::Degrade) => "degrade",
+                (true, Act::Tell) => "alert",
                 (true, Act::RefuseParameters | Act::RefuseStep) => "refuse",
             };
-            let mut event = Event::new(Name::DetectAlarm, now.wall).with("family", family.name());
+            let mut event = alarm(who, model, trail, now).with("family", family);
             if let Some(query) = query {
                 event = event.with("query", query);
             }
             let evidence = finding.evidence.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
             event = event.with("evidence", Value::Object(evidence)).with("step", step);
-            event.caller = Some(who.caller.clone());
-            event.tenant = Some(who.tenant.clone());
-            event.model = model.cloned();
             event.rule = Some(finding.rule.into());
-            event.receipt = Some(trail.id);
             match (enforced, finding.act) {
                 (true, Act::RefuseParameters) => event.code = Some("check.parameters"),
                 (true, Act::RefuseStep) => event.code = Some("check.step"),
-                (true, Act::Degrade) => {}
+                (true, Act::Degrade | Act::Tell) => {}
                 (false, _) => trail.step(Stop::Detect, Verdict::Shadowed, event.rule.clone(), now.mono, now.mono),
             }
             events.tell(event);
             match (enforced, finding.act) {
                 (true, Act::RefuseParameters) => return Err(Error::CallerAskedForTooMuch(finding.rule)),
                 (true, Act::RefuseStep) => return Err(Error::CallerSentTooFine(finding.rule)),
-                (true, Act::Degrade) | (false, _) => {}
+                (true, Act::Degrade | Act::Tell) | (false, _) => {}
             }
         }
         Ok(care)
@@ -304,6 +345,16 @@ impl Detector {
         let before = entry.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| Some(count.saturating_add(rows)));
         Some(before.unwrap_or_else(|count| count).saturating_add(rows))
     }
+}
+
+/// An alarm about a request, without what it is about.
+fn alarm(who: &Who, model: Option<&Arc<str>>, trail: &Trail, now: Moment) -> Event {
+    let mut event = Event::new(Name::DetectAlarm, now.wall);
+    event.caller = Some(who.caller.clone());
+    event.tenant = Some(who.tenant.clone());
+    event.model = model.cloned();
+    event.receipt = Some(trail.id);
+    event
 }
 
 /// How many rows a request asks about: the longest first dimension of its tensors, else one. An explanation tells of the model what the rows

@@ -50,10 +50,10 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Whether a budget of distinct token ids is spent: a limit, whatever the weight.
+    /// Whether a budget of distinct token ids is passed: a limit, whatever the weight.
     #[must_use]
     pub fn has_spent(&self, budget: u64) -> bool {
-        self.tokens > budget as f64
+        self.tokens.round() > budget as f64
     }
 }
 
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn a_budget_is_spent_past_it_and_not_at_it() {
         let seen = |tokens| Seen { tokens, pairs: 0.0, maps: 0, weight: 0.0 };
-        assert!(!seen(5_000.0).has_spent(5_000));
+        assert!(!seen(5_000.4).has_spent(5_000));
         assert!(seen(5_001.0).has_spent(5_000));
     }
 }

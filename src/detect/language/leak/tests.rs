@@ -74,7 +74,7 @@ fn a_long_answer_in_the_language_of_the_instructions_contains_little_of_them() {
     let long = include_str!("../../../../docs/hardening.md").to_owned() + include_str!("../../../../README.md");
     assert!(long.len() > 20_000);
     let leak = pass(&long);
-    assert!(leak.containment < 0.1, "{leak:?}");
+    assert!(leak.containment < FLAG / 2.0, "{leak:?}");
     let useful = "Good evening! The pool opens at seven and closes at ten. I am afraid I cannot offer more than ten per cent off, but the duty manager can help you \
         with complaints. Would you like me to reserve a table at the restaurant for you and your guests?";
     assert!(pass(useful).containment < 0.25, "{:?}", pass(useful));
