@@ -152,7 +152,7 @@ impl Callers {
         let phrases = phrases::found(&asked.said.prompt);
         if rules.distillation != Mode::Off {
             let skeleton = Skeleton::of(&self.key, &asked.said.prompt);
-            let at = u64::try_from(now.unix_nanos() / 1_000_000).unwrap_or(0);
+            let at = now.unix_nanos() / 1_000_000;
             known.window.ask(&distillation::Prompt { skeleton: &skeleton, found: phrases, temperature: asked.said.temperature, at });
             let (caller, place) = (self.key.digest([who.caller.as_bytes()]), self.key.digest([model.as_bytes()]));
             let met = self.templates.meet(&skeleton.bands.map(|band| band ^ place), caller, now.unix_seconds());

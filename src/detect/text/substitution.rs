@@ -89,13 +89,13 @@ fn distance(one: &[u32], other: &[u32]) -> Option<usize> {
     const FAR: usize = EDITS + 1;
     // Cell c of row r stands for the first r of one and the first r + c - EDITS of the other.
     let mut row: [usize; BAND] = std::array::from_fn(|cell| cell.checked_sub(EDITS).unwrap_or(FAR).min(FAR));
-    for at in 0..one.len() {
+    for (at, token) in one.iter().enumerate() {
         let mut next = [FAR; BAND];
         for cell in 0..BAND {
             let Some(column) = (at + 1 + cell).checked_sub(EDITS).filter(|column| *column <= other.len()) else { continue };
             let left_out = row.get(cell + 1).copied().unwrap_or(FAR) + 1;
             let put_in = if cell > 0 { next[cell - 1] + 1 } else { FAR };
-            let changed = column.checked_sub(1).map_or(FAR, |before| row[cell] + usize::from(one[at] != other[before]));
+            let changed = column.checked_sub(1).map_or(FAR, |before| row[cell] + usize::from(*token != other[before]));
             next[cell] = left_out.min(put_in).min(changed).min(FAR);
         }
         row = next;
