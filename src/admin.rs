@@ -1,4 +1,4 @@
-//! The operator's listener: `/livez`, `/readyz`, `/metrics`, the provenance log's files under `/log/`, and `POST /v1/erasures`.
+//! The operator's listener: `/livez`, `/readyz`, `/metrics`, `/v1/exposure`, the provenance log's files under `/log/`, and `POST /v1/erasures`.
 //!
 //! It is not the data plane: it has its own port, its own caps, and no say in any request. Without an `[admin]` block
 //! it does not exist. Plain HTTP is served on loopback alone; elsewhere every operator shows a client certificate.
@@ -58,6 +58,8 @@ pub trait Sources: Send + Sync + 'static {
     fn metrics(&self) -> String;
     /// A file of the provenance log.
     fn log(&self, path: &str) -> impl Future<Output = Option<LogFile>> + Send;
+    /// What callers may have learned of models, as the JSON of `/v1/exposure`.
+    fn exposure(&self) -> String;
     /// Destroys a key, and tells it in the log.
     fn erase(&self, erasure: Erasure) -> impl Future<Output = Result<Erased, EraseError>> + Send;
 }
@@ -150,13 +152,18 @@ impl<S: Sources> Handler for Operator<S> {
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
                 response
             }
+            "/v1/exposure" => {
+                let mut response = text(StatusCode::OK, self.sources.exposure());
+                response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                response
+            }
             path if path.starts_with(served::PREFIX) || path == served::WELL_KNOWN => match self.sources.log(path).await {
                 Some(file) => of_log(file),
                 None => text(StatusCode::NOT_FOUND, "the log has no such file\n"),
             },
             _ => text(
                 StatusCode::NOT_FOUND,
-                "/livez, /readyz, /metrics, /log/checkpoint, /log/tile/…, /.well-known/portcullis-log.json, and POST /v1/erasures\n",
+                "/livez, /readyz, /metrics, /v1/exposure, /log/checkpoint, /log/tile/…, /.well-known/portcullis-log.json, and POST /v1/erasures\n",
             ),
         }
     }

@@ -9,7 +9,7 @@ use crate::clock::Moment;
 use crate::config::{self, Engines, Made};
 use crate::infer::model::worker::probe::{self, Attempt, Fate, Place};
 use crate::infer::model::{self, Isolation};
-use crate::{authorize, demo, erase, keys, logs, models, serve, witness};
+use crate::{authorize, calibrate, demo, erase, exposure, keys, logs, models, serve, witness};
 
 /// A hardened gateway for inference.
 #[derive(Debug, Parser)]
@@ -66,6 +66,12 @@ enum Verb {
     /// Be a witness of other logs: cosign their checkpoints, as long as each goes on from the one before.
     #[command(after_help = witness::EXAMPLE)]
     Witness(witness::Arguments),
+    /// Learn what honest callers of a model do, so that what is odd can be told.
+    #[command(after_help = calibrate::EXAMPLE)]
+    Calibrate(calibrate::Arguments),
+    /// How much of its models each caller of a running gateway may have learned.
+    #[command(after_help = exposure::EXAMPLE)]
+    Exposure(exposure::Arguments),
     /// Destroy the key of a caller's salts, of a month's pseudonyms, or of a month's strangers.
     #[command(after_help = erase::EXAMPLE)]
     Erase(erase::Arguments),
@@ -113,6 +119,8 @@ pub fn run() -> ExitCode {
         Verb::Walls { isolation, json } => walls(isolation, json),
         Verb::Log(verb) => logs::run(verb),
         Verb::Witness(arguments) => witness::run(arguments),
+        Verb::Calibrate(arguments) => calibrate::run(&arguments),
+        Verb::Exposure(arguments) => exposure::run(&arguments),
         Verb::Erase(arguments) => erase::run(&arguments),
         Verb::Health { admin } => health(admin),
     };

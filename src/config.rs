@@ -289,6 +289,8 @@ pub enum Engines {
     None,
     /// Whatever the models need.
     All,
+    /// The same, and no calibration is read: one that does not fit is not to keep another from being made.
+    Uncalibrated,
 }
 
 impl Terms {
@@ -422,7 +424,10 @@ impl Building<'_> {
                 continue;
             }
             let base = reading.dir.join("models");
-            let built = self.model(&file, parsed, digest, &base, reading.dir);
+            let beside = format!("{}.calibration.json", file.trim_end_matches(".toml"));
+            let wanted = !matches!(self.engines, Engines::Uncalibrated);
+            let calibration = if wanted && reading.dir.join(&beside).exists() { reading.text(&beside) } else { None };
+            let built = self.model(&file, parsed, digest, &base, reading.dir, calibration.as_deref());
             match reading.keep(&file, built) {
                 Some((model, stands)) => {
                     models.push(model);
@@ -460,6 +465,7 @@ impl Building<'_> {
         of_names.into_values().flatten().collect()
     }
 
+    #[expect(clippy::too_many_arguments, reason = "they are what a model's file stands among")]
     fn model(
         &mut self,
         path: &str,
@@ -467,6 +473,7 @@ impl Building<'_> {
         digest: Digest,
         base: &Path,
         root: &Path,
+        calibration: Option<&str>,
     ) -> Result<(Model<Terms>, Standing), Vec<Mistake>> {
         let mut mistakes = Vec::new();
         let name = file.name.get_ref().clone();
@@ -511,7 +518,7 @@ impl Building<'_> {
             check.explain(explain, around, &mut mistakes);
         }
         let budget = file.budget.compile(&mut mistakes);
-        let detect = file.detect.compile(contract.as_ref(), &mut mistakes);
+        let detect = file.detect.compile(calibration, contract.as_ref(), &mut mistakes);
         mistakes.extend(file.answer.mistakes());
         if file.prove.mode == prove::Mode::Witnessed && !self.witnesses {
             mistakes.push(Mistake::of_file("prove.mode = \"witnessed\" needs witnesses: [[prove.witness]] in gateway.toml"));
@@ -656,7 +663,7 @@ impl Building<'_> {
         };
         let backend = match self.engines {
             Engines::None => Backend::Nothing,
-            Engines::All => Backend::Upstream(upstream),
+            Engines::All | Engines::Uncalibrated => Backend::Upstream(upstream),
         };
         Ok(Built { backend, serves, which: Arc::new(which), contract: None })
     }

@@ -5,7 +5,7 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{ArgGroup, Args};
 use serde_json::{Value as Json, json};
@@ -14,7 +14,7 @@ use crate::admin::erasures::{HEADER, PATH, is_month};
 use crate::cli::No;
 use crate::config;
 use crate::outbound::Origin;
-use crate::prove::{Build, Erasure, Ledger, salts};
+use crate::prove::{Build, Erasure, Shards, folders, salts};
 
 /// The example of the command's help.
 pub const EXAMPLE: &str = "Examples:\n  portcullis erase --tenant acme --caller api_key:batch-job --admin http://127.0.0.1:9443\n  \
@@ -96,7 +96,8 @@ fn here(policies: &Path, erasure: Erasure) -> Result<Json, String> {
         .ok_or_else(|| format!("{}: gateway.toml cannot be used; `portcullis check` says why", policies.display()))?;
     let (directory, _) = gateway.prove.paths(policies);
     // A log that is not there would be begun.
-    if !directory.join(salts::FILE).exists() {
+    let logs = folders(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    if !logs.iter().any(|log| log.join(salts::FILE).exists()) {
         return Err(format!("{}: no log with keys to erase", directory.display()));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
@@ -105,10 +106,10 @@ fn here(policies: &Path, erasure: Erasure) -> Result<Json, String> {
         eprintln!("portcullis: the provenance log cannot be written ({why}); stopping");
         std::process::abort();
     });
-    let opened = Ledger::open(&gateway.prove, policies, Build::of_this_program(), events, on_fatal);
-    let (ledger, _) = opened.map_err(|error| format!("{error}; of a gateway that runs ask with --admin"))?;
-    let erased = runtime.block_on(ledger.erase(erasure));
-    ledger.close();
+    let opened = Shards::open(SystemTime::now(), &[], &gateway.prove, policies, Build::of_this_program(), events, on_fatal);
+    let (shards, _) = opened.map_err(|error| format!("{error}; of a gateway that runs ask with --admin"))?;
+    let erased = runtime.block_on(shards.erase(erasure));
+    shards.close();
     erased.map(|erased| erased.json()).map_err(|error| error.to_string())
 }
 

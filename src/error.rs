@@ -291,5 +291,9 @@ fn detect(error: &detect::Error) -> Told {
     match error {
         detect::Error::CallerAskedForTooMuch(rule) => bad(error.code(), "The parameters ask for more than this model tells.").rule(*rule),
         detect::Error::CallerSentTooFine(rule) => bad(error.code(), "The numbers are finer than this model takes.").rule(*rule),
+        // The pipeline says it in the words of the budget, with the headers of one.
+        detect::Error::CallerAsksTooOften => {
+            Told::new(error.code(), StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted, "Too many requests for now.").rule(error.rule())
+        }
     }
 }

@@ -19,6 +19,10 @@ pub enum Name {
     AuthorizeShadowed,
     /// A detector decided that something is wrong.
     DetectAlarm,
+    /// A caller was moved on the ladder of what is done about it, up or down.
+    DetectMoved,
+    /// A caller gets labels alone until it was calm for long.
+    CallerQuarantined,
     /// A model was verified and is ready.
     ModelLoaded,
     /// A model was not loaded.
@@ -46,6 +50,8 @@ impl Name {
             Self::AuthenticateFailed => "authenticate.failed",
             Self::AuthorizeShadowed => "authorize.shadowed",
             Self::DetectAlarm => "detect.alarm",
+            Self::DetectMoved => "detect.moved",
+            Self::CallerQuarantined => "caller.quarantined",
             Self::ModelLoaded => "model.loaded",
             Self::ModelRefused => "model.refused",
             Self::ModelRetired => "model.retired",

@@ -10,7 +10,7 @@ use crate::event::{self, Event, Name};
 use crate::infer::Backend;
 use crate::infer::model::Model;
 use crate::pipeline::House;
-use crate::prove::{Build, Change, Changed, Ledger};
+use crate::prove::{Build, Change, Changed, Shards};
 use crate::trail::Which;
 
 /// How many refused models one load of the policies tells of; a folder can hold any number.
@@ -39,7 +39,7 @@ impl House {
     pub fn tell_turn(&self, turn: &Turn, policy: Digest) {
         let Turn { model, changed } = turn;
         let which = model.which();
-        self.ledger.tell(&Change { changed: *changed, which: Some(&which), reason: None, policy: Some(policy) });
+        self.shards.current().tell(&Change { changed: *changed, which: Some(&which), reason: None, policy: Some(policy) });
         let name = if *changed == Changed::Retired { Name::ModelRetired } else { Name::ModelLoaded };
         let mut event = Event::new(name, SystemTime::now());
         event.model = Some(which.name.clone());
@@ -81,7 +81,7 @@ impl House {
     /// Tells that a model was not loaded, and the policy before it stays in force.
     pub fn tell_refused(&self, refusal: &Refusal) {
         let policy = self.policy.load().digest;
-        self.ledger.tell(&of_refusal(refusal, Some(policy)));
+        self.shards.current().tell(&of_refusal(refusal, Some(policy)));
         let mut event = Event::new(Name::ModelRefused, SystemTime::now());
         event.model = Some(refusal.which.name.clone());
         self.events.tell(event.with("version", &*refusal.which.version).with("why", &*refusal.why));
@@ -111,10 +111,11 @@ pub fn refused_at_start(policies: &Path, refused: &[Refusal]) {
     let (events, _reader) = event::channel(1);
     let failed =
         |why: &dyn std::fmt::Display| eprintln!("portcullis: warning: what was refused does not stand in the provenance log: {why}");
-    match Ledger::open(&gateway.prove, policies, Build::of_this_program(), events, Box::new(|_| {})) {
-        Ok((ledger, _)) => {
+    match Shards::open(SystemTime::now(), &[], &gateway.prove, policies, Build::of_this_program(), events, Box::new(|_| {})) {
+        Ok((shards, _)) => {
+            let ledger = shards.current();
             refused.iter().for_each(|refusal| ledger.tell(&of_refusal(refusal, None)));
-            ledger.close();
+            shards.close();
             if let Some(why) = ledger.failure() {
                 failed(&why);
             }

@@ -13,12 +13,12 @@ use uuid::Uuid;
 
 use crate::cli::No;
 use crate::clock::from_rfc3339;
-use crate::prove::Found;
 use crate::prove::entries::Entries;
-use crate::prove::key::Vkey;
+use crate::prove::key::{Kind, Vkey};
 use crate::prove::reconcile::{MAX_METRICS, Metrics, Reconciled, reconcile};
 use crate::prove::statement::Statement;
 use crate::prove::verify::{Report, Select, show as statements, verify_dir};
+use crate::prove::{Found, Label, NoProof, folders};
 use finding::{NotAFinding, finding};
 
 /// The most entries that `tail` begins with.
@@ -31,7 +31,7 @@ const MAX_LINE: u64 = 64 << 10;
 /// What to do with a log.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Verify every entry of a log folder.
+    /// Verify every entry of a log folder; of a log in shards, of each of them.
     #[command(after_help = "Examples:\n  portcullis log verify data/log --key \"$(sed -n 1p data/log/keys.vkey)\"\n  \
                       curl -s 127.0.0.1:9443/metrics | portcullis log verify data/log --reconcile -")]
     Verify {
@@ -174,29 +174,77 @@ fn at(dir: &Path) -> impl Fn(io::Error) -> No {
     move |error| No::because(format!("{}: {error}", dir.display()))
 }
 
+/// The folders of a log's shards, the oldest first; of a log that is in one, its own.
+fn shards(dir: &Path) -> Result<Vec<PathBuf>, No> {
+    let found = folders(dir).map_err(at(dir))?;
+    // One without a checkpoint is told by whoever reads it.
+    Ok(if found.is_empty() { vec![dir.to_owned()] } else { found })
+}
+
+/// The label of a shard's folder.
+fn label_of(shard: &Path) -> Option<Label> {
+    shard.file_name()?.to_str()?.parse().ok()
+}
+
 fn verify(dir: &Path, keys: &[String], metrics: Option<&Path>, json: bool) -> Result<(), No> {
     let keys: Result<Vec<Vkey>, No> = keys.iter().map(|key| key.parse().map_err(No::because)).collect();
     let keys = keys?;
     // Read first: what the log has beyond it was appended since.
     let metrics = metrics.map(read_metrics).transpose()?;
-    let report = verify_dir(dir, (!keys.is_empty()).then_some(&keys)).map_err(at(dir))?;
-    let counts = Entries::of_live(dir).and_then(|entries| reconcile(entries, metrics.as_ref()));
-    let counts = counts.unwrap_or_else(|error| Reconciled { problems: vec![error.to_string()], ..Reconciled::default() });
-    if json {
-        println!("{}", verified(&report, &counts));
-    } else {
-        let told = report.problems.iter().map(|problem| ("", problem)).chain(counts.problems.iter().map(|problem| ("counts: ", problem)));
-        told.for_each(|(part, problem)| println!("{part}{problem}"));
-        counts.notes.iter().for_each(|note| println!("note: {note}"));
-        println!("{}", report.summary());
-        let verdict = if counts.ok { "agree" } else { "do not agree" };
-        let with = if metrics.is_some() { " and the metrics" } else { "" };
-        println!(
-            "the counts of {} heartbeats{with} {verdict} with the entries; {} entries follow the last heartbeat",
-            counts.heartbeats, counts.uncounted
-        );
+    let shards = shards(dir)?;
+    let (mut ok, mut told) = (true, serde_json::Map::new());
+    for (at_shard, shard) in shards.iter().enumerate() {
+        let alone = shard == dir && shards.len() == 1;
+        let keys: Vec<Vkey> = if alone { keys.clone() } else { keys.iter().map(|key| of_shard(key, label_of(shard))).collect() };
+        let report = verify_dir(shard, (!keys.is_empty()).then_some(&keys)).map_err(at(shard))?;
+        // The metrics are of the shard that is written.
+        let metrics = metrics.as_ref().filter(|_| at_shard + 1 == shards.len());
+        let counts = Entries::of_live(shard).and_then(|entries| reconcile(entries, metrics));
+        let counts = counts.unwrap_or_else(|error| Reconciled { problems: vec![error.to_string()], ..Reconciled::default() });
+        ok &= report.ok && counts.ok;
+        match (json, alone) {
+            (true, true) => println!("{}", verified(&report, &counts)),
+            (true, false) => {
+                let name = label_of(shard).map_or_else(|| ".".to_owned(), |label| label.to_string());
+                told.insert(name, verified(&report, &counts));
+            }
+            (false, _) => {
+                let shard = if alone { String::new() } else { format!("{}: ", shard.display()) };
+                tell_verified(&shard, &report, &counts, metrics.is_some());
+            }
+        }
     }
-    if report.ok && counts.ok { Ok(()) } else { Err(No(Vec::new())) }
+    if json && !told.is_empty() {
+        println!("{}", serde_json::json!({ "ok": ok, "shards": told }));
+    }
+    if ok { Ok(()) } else { Err(No(Vec::new())) }
+}
+
+/// A log key under the name of another shard of the same log: who trusts it in one trusts it in all of them.
+fn of_shard(key: &Vkey, label: Option<Label>) -> Vkey {
+    if key.kind() != Kind::Log {
+        return key.clone();
+    }
+    let log = match key.name.rsplit_once('/') {
+        Some((log, last)) if last.parse::<Label>().is_ok() => log,
+        _ => &*key.name,
+    };
+    let name = label.map_or_else(|| log.to_owned(), |label| format!("{log}/{label}"));
+    Vkey { name, key: key.key.clone() }
+}
+
+/// For people; `shard` stands before each line.
+fn tell_verified(shard: &str, report: &Report, counts: &Reconciled, with_metrics: bool) {
+    let told = report.problems.iter().map(|problem| ("", problem)).chain(counts.problems.iter().map(|problem| ("counts: ", problem)));
+    told.for_each(|(part, problem)| println!("{shard}{part}{problem}"));
+    counts.notes.iter().for_each(|note| println!("{shard}note: {note}"));
+    println!("{shard}{}", report.summary());
+    let verdict = if counts.ok { "agree" } else { "do not agree" };
+    let with = if with_metrics { " and the metrics" } else { "" };
+    println!(
+        "{shard}the counts of {} heartbeats{with} {verdict} with the entries; {} entries follow the last heartbeat",
+        counts.heartbeats, counts.uncounted
+    );
 }
 
 fn verified(report: &Report, counts: &Reconciled) -> serde_json::Value {
@@ -224,7 +272,16 @@ fn line(seq: u64, entry: &[u8]) -> io::Result<String> {
 fn proof(arguments: &ProofArgs) -> Result<(), No> {
     let Which { id, seq, index } = arguments.which;
     let select = id.map(Select::Id).or(seq.map(Select::Seq)).or(index.map(Select::Index)).unwrap_or(Select::All);
-    let found = Found::in_folder(&arguments.dir, select).map_err(No::because)?;
+    let mut shards = shards(&arguments.dir)?;
+    if id.is_none() && shards.len() > 1 {
+        let dir = arguments.dir.display();
+        return Err(No::because(format!("{dir}: each shard has its own numbers: name one of the folders in it")));
+    }
+    let mut found = Err(NoProof::NoSuchEntry);
+    while let (Some(shard), Err(NoProof::NoSuchEntry)) = (shards.pop(), &found) {
+        found = Found::in_folder(&shard, select);
+    }
+    let found = found.map_err(No::because)?;
     let bytes = match arguments.form {
         Form::Json => Some(format!("{}\n", found.json()).into_bytes()),
         Form::Cose => found.receipt(),
@@ -235,7 +292,10 @@ fn proof(arguments: &ProofArgs) -> Result<(), No> {
     io::stdout().write_all(&bytes).map_err(No::because)
 }
 
+/// Of a log in shards, the newest of them.
 fn tail(dir: &Path, lines: u64, follow: bool) -> Result<(), No> {
+    let shards = shards(dir)?;
+    let dir = shards.last().map_or(dir, PathBuf::as_path);
     let (last, mut entries) = Entries::last(dir, usize::try_from(lines).unwrap_or(0)).map_err(at(dir))?;
     if (last.len() as u64) < lines {
         tell_pruned(dir)?;
@@ -269,12 +329,31 @@ fn tail(dir: &Path, lines: u64, follow: bool) -> Result<(), No> {
 }
 
 fn export(arguments: &ExportArgs) -> Result<(), No> {
-    let dir = &arguments.dir;
     let one = arguments.id.is_some() || arguments.seq.is_some();
-    if !one {
-        tell_pruned(dir)?;
-    }
     let mut out = io::BufWriter::new(io::stdout().lock());
+    let (mut found, shards) = (false, shards(&arguments.dir)?);
+    for dir in &shards {
+        if !one {
+            tell_pruned(dir)?;
+        }
+        match export_shard(dir, arguments, &mut out)? {
+            Some(more) => found |= more,
+            None => return Ok(()),
+        }
+    }
+    if let Some(path) = &arguments.security_log {
+        findings(path, arguments, &mut out)?;
+    }
+    // A closed pipe, as below.
+    let _ = out.flush();
+    match shards.last() {
+        Some(dir) if !found && one => Err(no_such_entry(dir)),
+        _ => Ok(()),
+    }
+}
+
+/// Says whether there was anything; nothing when nobody reads any more.
+fn export_shard(dir: &Path, arguments: &ExportArgs, out: &mut impl Write) -> Result<Option<bool>, No> {
     let mut found = false;
     for entry in Entries::of_live(dir).map_err(at(dir))? {
         let (seq, entry) = entry.map_err(at(dir))?;
@@ -290,16 +369,12 @@ fn export(arguments: &ExportArgs) -> Result<(), No> {
         found = true;
         let view = statement.view();
         let line = if arguments.format == Format::Ocsf { ocsf::event(&view, &entry) } else { view };
+        // A reader that has seen enough closes the pipe, which is not a failure.
         if writeln!(out, "{line}").is_err() {
-            return Ok(());
+            return Ok(None);
         }
     }
-    if let Some(path) = &arguments.security_log {
-        findings(path, arguments, &mut out)?;
-    }
-    // A closed pipe, as above.
-    let _ = out.flush();
-    if !found && one { Err(no_such_entry(dir)) } else { Ok(()) }
+    Ok(Some(found))
 }
 
 impl ExportArgs {
@@ -344,7 +419,6 @@ fn findings(path: &Path, arguments: &ExportArgs, out: &mut impl Write) -> Result
 }
 
 fn show(dir: &Path, which: Option<&str>) -> Result<(), No> {
-    let told = at(dir);
     let select = match which {
         None => Select::All,
         Some(text) => match (text.parse(), text.parse()) {
@@ -353,19 +427,26 @@ fn show(dir: &Path, which: Option<&str>) -> Result<(), No> {
             _ => return Err(No::because(format!("{text:?} is neither a receipt's id nor an entry's number"))),
         },
     };
-    if which.is_none() {
-        tell_pruned(dir)?;
-    }
     let mut shown = 0;
     let mut out = io::stdout().lock();
-    for entry in statements(dir, select).map_err(&told)? {
-        shown += 1;
-        // A reader that has seen enough closes the pipe, which is not a failure.
-        if writeln!(out, "{}", entry.map_err(&told)?).is_err() {
-            return Ok(());
+    let shards = shards(dir)?;
+    for dir in &shards {
+        if which.is_none() {
+            tell_pruned(dir)?;
+        }
+        let told = at(dir);
+        for entry in statements(dir, select).map_err(&told)? {
+            shown += 1;
+            // A reader that has seen enough closes the pipe, which is not a failure.
+            if writeln!(out, "{}", entry.map_err(&told)?).is_err() {
+                return Ok(());
+            }
         }
     }
-    if shown == 0 && which.is_some() { Err(no_such_entry(dir)) } else { Ok(()) }
+    match shards.last() {
+        Some(dir) if shown == 0 && which.is_some() => Err(no_such_entry(dir)),
+        _ => Ok(()),
+    }
 }
 
 /// Why an entry is not there: it never was, or it may have been pruned.

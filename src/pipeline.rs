@@ -17,11 +17,11 @@ use crate::authorize::{Action, ReceiptForm};
 use crate::budget::{Ask, Budget};
 use crate::check;
 use crate::config::Snapshot;
-use crate::detect::Detector;
+use crate::detect::{self, Detector};
 use crate::error::Refusal;
 use crate::event::{Event, Events, Name};
 use crate::infer::{Answer, Backend, Found, Inference, Receipts};
-use crate::prove::{Ledger, Receipt, Slot, Want};
+use crate::prove::{Ledger, Receipt, Shards, Slot, Want};
 use crate::record::{Answered, Recorder};
 use crate::trail::{Stop, Trail, Verdict, Who};
 use crate::wire::dialect::{self, Dialect};
@@ -39,7 +39,7 @@ pub struct House {
     /// Who answers.
     pub inference: Inference,
     /// The provenance log.
-    pub ledger: Ledger,
+    pub shards: Shards,
     /// Metrics, traces, the security log.
     pub recorder: Recorder,
     /// Where stops tell of events.
@@ -80,7 +80,7 @@ impl Walk {
 
 impl House {
     /// The nine stops. Each takes what the one before it made, so that none can be left out.
-    async fn walk(&self, policy: &Snapshot, peer: Peer, walk: &mut Walk) -> Result<(Answer, Slot), Refusal> {
+    async fn walk(&self, ledger: &Ledger, policy: &Snapshot, peer: Peer, walk: &mut Walk) -> Result<(Answer, Slot), Refusal> {
         let arrived = peer.arrived();
         // Read before the head is stripped of it; whether it is any good is told to those alone who may ask for an answer.
         let want = Want::of_request(peer.headers(), peer.deadline());
@@ -108,12 +108,16 @@ impl House {
         let input = walk.past(Stop::Check, input, |refusal| refusal)?;
         let standing = input.permit().headers();
 
+        let spent = input.permit().spent();
         let cleared = self.detector.weigh(input, &terms.detect, &mut walk.trail, &self.events, arrived);
-        let cleared = walk.past(Stop::Detect, cleared, Refusal::Detect)?;
+        let cleared = walk.past(Stop::Detect, cleared, |error| match error {
+            detect::Error::CallerAsksTooOften => Refusal::Budget(spent),
+            error => Refusal::Detect(error),
+        })?;
 
-        let slot = want.and_then(|want| self.ledger.reserve(&terms.prove, want)).map_err(Refusal::Prove)?;
+        let slot = want.and_then(|want| ledger.reserve(&terms.prove, want)).map_err(Refusal::Prove)?;
         if !matches!(terms.infer.backend, Backend::Nothing) {
-            self.ledger.forward();
+            ledger.forward();
         }
         let answer = self.inference.answer(cleared, &terms.infer, self, &mut walk.trail).await;
         let mut answer = walk.past(Stop::Infer, answer, Refusal::Infer)?;
@@ -122,7 +126,9 @@ impl House {
     }
 
     async fn request(&self, peer: Peer) -> Response<Body> {
-        let accepted = self.ledger.accept();
+        // The shard of the log in which it begins is the one in which it ends.
+        let ledger = self.shards.current();
+        let accepted = ledger.accept();
         let policy = self.policy.load_full();
         let dialect = Dialect::of(peer.uri().path(), peer.headers().get(header::CONTENT_TYPE));
         let (arrived, deadline) = (peer.arrived(), peer.deadline());
@@ -132,7 +138,7 @@ impl House {
         walk.past(Stop::Accept, Ok::<(), Refusal>(()), |refusal| refusal).unwrap_or(());
 
         // The way is a large future: in its box it is moved once, and not with each of those around it, down to the connection's.
-        let way = Box::pin(self.walk(&policy, peer, &mut walk));
+        let way = Box::pin(self.walk(&ledger, &policy, peer, &mut walk));
         let walking = AssertUnwindSafe(tokio::time::timeout_at(deadline.into(), way)).catch_unwind();
         let walked = match walking.await {
             Ok(Ok(walked)) => walked,
@@ -140,11 +146,11 @@ impl House {
             Err(_) => Err(Refusal::Fault(walk.at)),
         };
         let receipt = match walked {
-            Ok((answer, slot)) => match self.ledger.prove(slot, answer, walk.trail).await {
+            Ok((answer, slot)) => match ledger.prove(slot, answer, walk.trail).await {
                 Ok(receipt) => (receipt, None),
-                Err(not_proved) => self.refuse(Refusal::Prove(not_proved.error), not_proved.trail, dialect).await,
+                Err(not_proved) => self.refuse(&ledger, Refusal::Prove(not_proved.error), not_proved.trail, dialect).await,
             },
-            Err(refusal) => self.refuse(refusal, walk.trail, dialect).await,
+            Err(refusal) => self.refuse(&ledger, refusal, walk.trail, dialect).await,
         };
         accepted.over();
         let (status, headers, body, trail, late) = receipt.0.into_parts();
@@ -153,7 +159,7 @@ impl House {
     }
 
     /// A refusal in the caller's dialect, with its receipt.
-    async fn refuse(&self, refusal: Refusal, mut trail: Trail, dialect: Dialect) -> (Receipt, Option<&'static str>) {
+    async fn refuse(&self, ledger: &Ledger, refusal: Refusal, mut trail: Trail, dialect: Dialect) -> (Receipt, Option<&'static str>) {
         let told = refusal.told();
         // Where the clock or the log refused, the last stop is one that passed, and its own rule stays.
         if let Some(step) = trail.steps.last_mut().filter(|step| step.verdict == Verdict::Refused) {
@@ -171,7 +177,7 @@ impl House {
         headers.extend(told.headers);
         // gRPC tells its status in the headers of an answer without a body; HTTP's own says only that it was gRPC.
         let status = if dialect == Dialect::Grpc { StatusCode::OK } else { told.status };
-        (self.ledger.refuse(trail, told.code, status, headers, body).await, Some(told.code))
+        (ledger.refuse(trail, told.code, status, headers, body).await, Some(told.code))
     }
 
     /// Tells that rules in shadow would have decided otherwise.
@@ -209,12 +215,12 @@ impl Receipts for House {
     fn find<'a>(&'a self, id: Uuid, form: ReceiptForm, who: &'a Arc<Who>, audits: bool) -> Found<'a> {
         Box::pin(async move {
             match form {
-                ReceiptForm::Json => Some(self.ledger.find(id, who, audits).await?.json().to_string().into()),
-                ReceiptForm::Statement => Some(self.ledger.find(id, who, audits).await?.statement().clone()),
-                ReceiptForm::Cose => self.ledger.find_included(id, who, audits).await?.receipt().map(Bytes::from),
-                ReceiptForm::Scitt => self.ledger.find_included(id, who, audits).await?.transparent().map(Bytes::from),
-                ReceiptForm::TlogProof => self.ledger.find_included(id, who, audits).await?.tlog_proof().map(Bytes::from),
-                ReceiptForm::Disclosure => Some(self.ledger.disclose(id, who, audits).await?.to_string().into()),
+                ReceiptForm::Json => Some(self.shards.find(id, who, audits).await?.json().to_string().into()),
+                ReceiptForm::Statement => Some(self.shards.find(id, who, audits).await?.statement().clone()),
+                ReceiptForm::Cose => self.shards.find_included(id, who, audits).await?.receipt().map(Bytes::from),
+                ReceiptForm::Scitt => self.shards.find_included(id, who, audits).await?.transparent().map(Bytes::from),
+                ReceiptForm::TlogProof => self.shards.find_included(id, who, audits).await?.tlog_proof().map(Bytes::from),
+                ReceiptForm::Disclosure => Some(self.shards.disclose(id, who, audits).await?.to_string().into()),
             }
         })
     }

@@ -94,7 +94,7 @@ async fn accept(
     tls(&gateway)?;
     made.tend();
     let digest = snapshot.digest;
-    house.ledger.tell(&Change { changed: Changed::Accepted, which: None, reason: None, policy: Some(digest) });
+    house.shards.current().tell(&Change { changed: Changed::Accepted, which: None, reason: None, policy: Some(digest) });
     let (gone, come): (Vec<_>, Vec<_>) = turns.iter().partition(|turn| turn.changed == Changed::Retired);
     // What answers next stands in the log before its first answer does; what does not answer any more, after its last way was taken.
     come.into_iter().for_each(|turn| house.tell_turn(turn, digest));
@@ -113,7 +113,7 @@ fn refuse(house: &House, mistakes: &[String]) {
     house.events.tell(Event::new(Name::PolicyRefused, SystemTime::now()).with("mistakes", serde_json::json!(told)));
     // A mistake may quote what the file holds, and what the provenance log holds it holds for ever: so it has their number alone.
     let (reason, stays) = (format!("{} mistake(s)", mistakes.len()), house.policy.load().digest);
-    house.ledger.tell(&Change { changed: Changed::Refused, which: None, reason: Some(&reason), policy: Some(stays) });
+    house.shards.current().tell(&Change { changed: Changed::Refused, which: None, reason: Some(&reason), policy: Some(stays) });
 }
 
 /// What files look like from outside: names, times, lengths and identities.

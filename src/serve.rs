@@ -21,14 +21,14 @@ use crate::budget::Budget;
 use crate::cli::No;
 use crate::clock::Moment;
 use crate::config::{self, Engines, Loaded, Made, Snapshot};
-use crate::detect::Detector;
+use crate::detect::{self, Detector};
 use crate::infer::Inference;
 use crate::infer::shadow::Outcome;
 use crate::mistake::Mistake;
 use crate::outbound::{self, Alpn, ClientTls};
 use crate::pipeline::{Gate, House};
 use crate::prove::served::LogFile;
-use crate::prove::{Build, EraseError, Erased, Erasure, Ledger, Witnesses};
+use crate::prove::{Build, EraseError, Erased, Erasure, Shards};
 use crate::record::metrics::Kind;
 use crate::record::names::metric;
 use crate::record::{Recorder, Served};
@@ -75,18 +75,24 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     for warning in snapshot.authenticator.warnings() {
         eprintln!("portcullis: warning: {}", located(&policies, std::slice::from_ref(warning)).concat());
     }
+    for model in snapshot.authorizer.models().iter().filter(|model| model.terms.detect.is_uncalibrated()) {
+        let name = &model.which.name;
+        eprintln!(
+            "portcullis: warning: model {name}: its callers are not watched, as if detect.mode were \"shadow\": nobody told what honest ones do; \
+             portcullis calibrate --policies {} --model {name} --recording FILE",
+            policies.display()
+        );
+    }
     let accept = within_descriptors(Accept::new(&gateway.accept, &policies).map_err(told)?);
     let recorder = Recorder::new(&gateway.record, &policies).map_err(told)?;
     let events = recorder.events();
-    let witnesses = Witnesses::resolve(&gateway.prove, &policies).map_err(|mistakes| No(located(&policies, &mistakes)))?;
-    let (known, unasked) = match &witnesses {
-        Some(witnesses) => witnesses.known().await,
-        None => Default::default(),
-    };
+    let now = Moment::now().wall;
+    let (known, unasked) = Shards::known(&gateway.prove, &policies, now).await.map_err(told)?;
     for (witness, failure) in unasked {
         eprintln!("portcullis: warning: the witness {witness} could not be asked what it has seen: it {failure}");
     }
-    let (ledger, opened) = Ledger::open_after(
+    let (shards, opened) = Shards::open(
+        now,
         &known,
         &gateway.prove,
         &policies,
@@ -112,9 +118,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
         let what = if opened.recovered.unsynced_lost { "never synced" } else { "never acknowledged" };
         eprintln!("portcullis: the provenance log had a torn end; {} bytes that were {what} were cut", opened.recovered.cut_bytes);
     }
-    if let Some(witnesses) = witnesses {
-        ledger.follow(witnesses);
-    }
+    shards.follow().map_err(told)?;
     let tls = accept.tls().cloned();
     if tls.is_none() {
         eprintln!("portcullis: warning: tls = \"off\": plain HTTP, on loopback alone");
@@ -124,7 +128,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
         budget: Budget::default(),
         detector: Detector::new(Moment::now().mono),
         inference: Inference::default(),
-        ledger,
+        shards,
         recorder,
         events,
         stale: AtomicBool::new(false),
@@ -176,6 +180,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     let reloading = tokio::spawn(reload::watch(house.clone(), policies.clone(), made, keeping, seen, changed_tls));
     let watching = tokio::spawn(disk::watch(house.clone(), watched));
     let tending = tokio::spawn(life::watch(house.clone()));
+    let rolling = tokio::spawn(roll_over(house.shards.clone()));
     let operators = admin.map(|admin| tokio::spawn(admin::serve_admin(admin, Arc::new(Operators(house.clone())), until(stopped.clone()))));
     let interrupted = interrupted();
     tokio::spawn(async move {
@@ -189,6 +194,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     reloading.abort();
     watching.abort();
     tending.abort();
+    rolling.abort();
     if drained.cut > 0 {
         eprintln!("portcullis: {} request(s) were still running after {:?} and were cut", drained.cut, gateway.accept.drain.0);
     }
@@ -196,10 +202,32 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
         let _ = operators.await;
     }
     let closing = house.clone();
-    let _ = tokio::task::spawn_blocking(move || closing.ledger.close()).await;
+    let _ = tokio::task::spawn_blocking(move || closing.shards.close()).await;
     house.recorder.finish(LAST_WORDS).await;
     eprintln!("portcullis: stopped; {} request(s) cut", drained.cut);
     Ok(())
+}
+
+/// How often it is looked whether the log's half-year is over.
+const ROLL_EVERY: Duration = Duration::from_secs(1);
+/// How long after a shard of the log that did not open it is tried again.
+const ROLL_AGAIN: Duration = Duration::from_secs(60);
+
+/// Goes on in the next shard of the log when its time has come, until the task is dropped.
+async fn roll_over(shards: Shards) {
+    loop {
+        tokio::time::sleep(ROLL_EVERY).await;
+        match shards.roll_over(Moment::now().wall).await {
+            Ok(None) => {}
+            Ok(Some(label)) => eprintln!("portcullis: the provenance log goes on in its shard {label}"),
+            Err(why) => {
+                eprintln!(
+                    "portcullis: warning: the next shard of the provenance log does not open, and it goes on in the one before: {why}"
+                );
+                tokio::time::sleep(ROLL_AGAIN).await;
+            }
+        }
+    }
 }
 
 /// Descriptors that callers' connections leave to the log, the policies, upstreams and operators: a quarter of all, but
@@ -297,7 +325,7 @@ struct Operators(Arc<House>);
 impl Sources for Operators {
     fn ready(&self) -> Ready {
         let house = &self.0;
-        if !house.ledger.has_room() {
+        if !house.shards.current().has_room() {
             return Ready::No(vec!["the provenance log takes no entries".to_owned()]);
         }
         let now = Moment::now();
@@ -316,12 +344,25 @@ impl Sources for Operators {
         self.0.recorder.metrics().render()
     }
 
+    fn exposure(&self) -> String {
+        let mut exposed = self.0.detector.exposed();
+        exposed.sort_by(|a, b| {
+            b.exposure.fidelity.total_cmp(&a.exposure.fidelity).then_with(|| (&a.caller, &a.model).cmp(&(&b.caller, &b.model)))
+        });
+        let told = |exposed: &detect::Exposed| {
+            let detect::watch::Exposure { fidelity, bits, rows } = exposed.exposure;
+            let step = exposed.step.as_str();
+            serde_json::json!({ "caller": exposed.caller, "model": exposed.model, "fidelity": fidelity, "bits": bits, "rows": rows, "step": step })
+        };
+        serde_json::Value::from_iter(exposed.iter().map(told)).to_string()
+    }
+
     async fn log(&self, path: &str) -> Option<LogFile> {
-        self.0.ledger.serve(path).await
+        self.0.shards.serve(path).await
     }
 
     async fn erase(&self, erasure: Erasure) -> Result<Erased, EraseError> {
-        self.0.ledger.erase(erasure).await
+        self.0.shards.erase(erasure).await
     }
 }
 
@@ -347,38 +388,38 @@ fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>, disks: &
         "portcullis_log_entries",
         "Entries of the provenance log",
         Kind::Counter,
-        watched(|house| house.ledger.counters().entries as f64),
+        watched(|house| house.shards.current().counters().entries as f64),
     );
     metrics.watch(
         "portcullis_log_queue_depth",
         "Entries that wait to be written",
         Kind::Gauge,
-        watched(|house| house.ledger.counters().waiting as f64),
+        watched(|house| house.shards.current().counters().waiting as f64),
     );
     metrics.watch(
         "portcullis_log_syncs",
         "Syncs of the provenance log",
         Kind::Counter,
-        watched(|house| house.ledger.counters().syncs as f64),
+        watched(|house| house.shards.current().counters().syncs as f64),
     );
     metrics.watch(
         "portcullis_log_sync_seconds",
         "Time that syncs took",
         Kind::Counter,
-        watched(|house| house.ledger.counters().sync_time.as_secs_f64()),
+        watched(|house| house.shards.current().counters().sync_time.as_secs_f64()),
     );
     observe_log(house);
     metrics.watch(
         "portcullis_salt_subjects",
         "Callers with a key for the salts of what they send and get",
         Kind::Gauge,
-        watched(|house| house.ledger.counters().salts.subjects as f64),
+        watched(|house| house.shards.current().counters().salts.subjects as f64),
     );
     metrics.watch(
         "portcullis_salt_unkept",
         "Entries whose commitments nobody can open: past the cap of callers with a key, or with a disk that took none",
         Kind::Counter,
-        watched(|house| house.ledger.counters().salts.unkept as f64),
+        watched(|house| house.shards.current().counters().salts.unkept as f64),
     );
     metrics.watch("portcullis_budget_callers", "Callers whose budget is kept", Kind::Gauge, watched(|house| house.budget.callers() as f64));
     let weak = Arc::downgrade(house);
@@ -398,27 +439,27 @@ fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>, disks: &
 /// this order: the entries first, and then what is never behind them.
 fn observe_log(house: &Arc<House>) {
     type Read = fn(&House, &mut crate::record::metrics::Observe<'_>);
-    let began: Read = |house, observe| observe(&[], house.ledger.census().began as f64);
+    let began: Read = |house, observe| observe(&[], house.shards.current().census().began as f64);
     let statements: Read = |house, observe| {
-        house.ledger.census().kinds().for_each(|(kind, count)| observe(&[("kind", kind.as_str())], count as f64));
+        house.shards.current().census().kinds().for_each(|(kind, count)| observe(&[("kind", kind.as_str())], count as f64));
     };
-    let bytes: Read = |house, observe| observe(&[], house.ledger.census().bytes as f64);
-    let forwarded: Read = |house, observe| observe(&[], house.ledger.counters().traffic.forwarded as f64);
-    let accepted: Read = |house, observe| observe(&[], house.ledger.counters().traffic.accepted as f64);
+    let bytes: Read = |house, observe| observe(&[], house.shards.current().census().bytes as f64);
+    let forwarded: Read = |house, observe| observe(&[], house.shards.current().counters().traffic.forwarded as f64);
+    let accepted: Read = |house, observe| observe(&[], house.shards.current().counters().traffic.accepted as f64);
     let suppressed: Read = |house, observe| {
-        house.ledger.counters().suppressed.iter().for_each(|(code, count)| observe(&[("code", code)], *count as f64));
+        house.shards.current().counters().suppressed.iter().for_each(|(code, count)| observe(&[("code", code)], *count as f64));
     };
-    let gaps: Read = |house, observe| observe(&[], house.ledger.counters().gaps as f64);
-    let size: Read = |house, observe| observe(&[], house.ledger.counters().checkpoints.size as f64);
-    let checkpoints: Read = |house, observe| observe(&[], house.ledger.counters().checkpoints.checkpoints as f64);
-    let failures: Read = |house, observe| observe(&[], house.ledger.counters().checkpoints.failures as f64);
-    let unpruned: Read = |house, observe| observe(&[], house.ledger.counters().checkpoints.unpruned as f64);
-    let full: Read = |house, observe| observe(&[], f64::from(house.ledger.counters().full));
+    let gaps: Read = |house, observe| observe(&[], house.shards.current().counters().gaps as f64);
+    let size: Read = |house, observe| observe(&[], house.shards.current().counters().checkpoints.size as f64);
+    let checkpoints: Read = |house, observe| observe(&[], house.shards.current().counters().checkpoints.checkpoints as f64);
+    let failures: Read = |house, observe| observe(&[], house.shards.current().counters().checkpoints.failures as f64);
+    let unpruned: Read = |house, observe| observe(&[], house.shards.current().counters().checkpoints.unpruned as f64);
+    let full: Read = |house, observe| observe(&[], f64::from(house.shards.current().counters().full));
     let witnessed: Read = |house, observe| {
-        house.ledger.counters().witnesses.iter().for_each(|witnesses| observe(&[], witnesses.size as f64));
+        house.shards.current().counters().witnesses.iter().for_each(|witnesses| observe(&[], witnesses.size as f64));
     };
     let unwitnessed: Read = |house, observe| {
-        let failures = house.ledger.counters().witnesses.map(|witnesses| witnesses.failures).unwrap_or_default();
+        let failures = house.shards.current().counters().witnesses.map(|witnesses| witnesses.failures).unwrap_or_default();
         failures.iter().for_each(|(witness, count)| observe(&[("witness", witness)], *count as f64));
     };
     for (of, kind, read) in [

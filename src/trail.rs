@@ -207,6 +207,8 @@ pub struct Trail {
     pub request: Content,
     /// Tokens, once known.
     pub usage: Option<Usage>,
+    /// The part of the model that the caller may have learned by now, from 0 to 1, where it is metered.
+    pub exposure: Option<f32>,
     /// The trace it belongs to.
     pub trace: Trace,
     /// The rules of the access policy that permitted it.
@@ -237,6 +239,7 @@ impl Trail {
             policy,
             request: Content::default(),
             usage: None,
+            exposure: None,
             trace,
             rules: None,
             shadowed: None,

@@ -67,6 +67,13 @@ impl<K: Hash + Eq, S: State> Gate<K, S> {
         Some(state)
     }
 
+    /// Looks at every entry, one shard at a time.
+    pub(crate) fn each(&self, mut look: impl FnMut(&K, &S)) {
+        for shard in &self.shards {
+            locked(shard).entries.iter().for_each(|(key, state)| look(key, state));
+        }
+    }
+
     /// How many entries there are.
     pub(crate) fn len(&self) -> usize {
         self.shards.iter().map(|shard| locked(shard).entries.len()).sum()

@@ -107,6 +107,14 @@ impl Permit {
         self.hold.standing.headers()
     }
 
+    /// The refusal of a caller whose requests are spent, although this one's are not: what a later stop says that lets it ask less often.
+    #[must_use]
+    pub fn spent(&self) -> Error {
+        let mut standing = Box::new(self.hold.standing.clone());
+        standing.left[0] = standing.left[0].map(|_| (0, whole_seconds(SOON)));
+        Error::CallerSpentRequests(Refused { retry_after: SOON, rule: "ladder", standing })
+    }
+
     /// The grant, and what is held. The hold travels inside the answer's body until its last byte.
     #[must_use]
     pub fn into_parts(self) -> (Grant, Hold) {

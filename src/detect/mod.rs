@@ -5,8 +5,8 @@
 //! Signals come in families, one file each. A family weighs a request and says what it finds; whether that is acted upon is the
 //! policy's mode, which is applied here, once for all families.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -15,7 +15,7 @@ use toml::Spanned;
 
 use self::language::callers::{self, Callers};
 use self::language::guard::{self, Guard, Guards};
-use crate::budget::gate::{Gate, MOST_ENTRIES, State};
+use crate::budget::gate::{Gate, MOST_ENTRIES, State, locked};
 use crate::check::{Contract, Input, Request};
 use crate::clock::Moment;
 use crate::event::{Event, Events, Name};
@@ -27,15 +27,21 @@ pub mod exposure;
 pub mod language;
 pub mod parameters;
 pub mod precision;
+pub mod price;
 pub mod response;
 pub mod text;
-mod watch;
+pub mod watch;
+
+use watch::{Exposure, Lesson, Manner, Pupil, Step, Watch};
 
 /// The most decimals that anything is rounded to: more than a 64-bit number tells.
 pub(crate) const MOST_DECIMALS: u8 = 15;
 
 /// A pair of caller and model that has not been heard of for so long may be forgotten, when there is need of room; its count then begins anew.
 const FORGET_AFTER: Duration = Duration::from_secs(3_600);
+
+/// The same for one with evidence against it.
+const FORGET_EVIDENCE_AFTER: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 /// How an answer is to be shaped before it leaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,6 +70,7 @@ pub struct Cleared {
     input: Input,
     care: Care,
     guard: Option<Box<Guard>>,
+    lesson: Option<Lesson>,
 }
 
 impl Cleared {
@@ -89,10 +96,10 @@ impl Cleared {
         self.guard.take()
     }
 
-    /// Its parts.
+    /// Its parts; with them what is to be learned of its answer.
     #[must_use]
-    pub fn into_parts(self) -> (Input, Care) {
-        (self.input, self.care)
+    pub fn into_parts(self) -> (Input, Care, Option<Lesson>) {
+        (self.input, self.care, self.lesson)
     }
 }
 
@@ -127,14 +134,29 @@ pub struct Config {
     pub probing: callers::WindowConfig,
     /// What comes out of instructions.
     pub leak: guard::Config,
+    /// What is done about a caller whose rows are odd.
+    pub ladder: watch::Config,
+    /// How much of the model one caller may learn.
+    pub exposure: watch::Exposing,
 }
 
 /// The families that weigh a model's requests, those that are off left out.
 #[derive(Clone, Debug, Default)]
 pub struct Terms {
     families: Arc<[(Mode, Box<dyn Family>)]>,
+    watch: Option<Arc<Watch>>,
+    /// What callers ask is to be acted upon, and nobody knows what honest ones do.
+    uncalibrated: bool,
     callers: callers::Rules,
     guards: Option<Arc<Guards>>,
+}
+
+impl Terms {
+    /// Whether what callers ask is to be acted upon and cannot be, for want of a calibration.
+    #[must_use]
+    pub fn is_uncalibrated(&self) -> bool {
+        self.uncalibrated
+    }
 }
 
 impl Config {
@@ -144,8 +166,8 @@ impl Config {
         self.leak.mode == Some(Mode::Enforce)
     }
 
-    /// Turns the table into terms; what is wrong with it is added to `mistakes`.
-    pub fn compile(&self, contract: Option<&Contract>, mistakes: &mut Vec<Mistake>) -> Terms {
+    /// Turns the table and the calibration beside the model into terms; what is wrong with them is added to `mistakes`.
+    pub fn compile(&self, calibration: Option<&str>, contract: Option<&Contract>, mistakes: &mut Vec<Mistake>) -> Terms {
         let families: [(Option<Mode>, Box<dyn Family>); 2] = [
             (self.parameters.mode, Box::new(self.parameters.compile(mistakes))),
             (self.precision.mode, Box::new(self.precision.compile(contract, mistakes))),
@@ -159,7 +181,11 @@ impl Config {
             probing: or(self.probing.mode),
         };
         let guards = self.leak.compile(self.mode, mistakes).map(Arc::new);
-        Terms { families: families.filter(|(mode, _)| *mode != Mode::Off).collect(), callers, guards }
+        let calibration = calibration.filter(|_| self.mode != Mode::Off);
+        let uncalibrated = contract.is_some() && calibration.is_none() && self.mode == Mode::Enforce;
+        let watch = calibration.and_then(|text| self.ladder.compile(&self.exposure, text, contract, self.mode == Mode::Enforce, mistakes));
+        let families = families.filter(|(mode, _)| *mode != Mode::Off).collect();
+        Terms { families, watch: watch.map(Arc::new), uncalibrated, callers, guards }
     }
 }
 
@@ -219,6 +245,8 @@ pub enum Error {
     CallerAskedForTooMuch(&'static str),
     /// Numbers off the grid of an input; `check.step`, 400. The rule is for the log.
     CallerSentTooFine(&'static str),
+    /// The caller is throttled or blocked; `budget.requests`, 429, as for any caller who asks too often.
+    CallerAsksTooOften,
 }
 
 impl Error {
@@ -228,6 +256,7 @@ impl Error {
         match self {
             Self::CallerAskedForTooMuch(_) => "check.parameters",
             Self::CallerSentTooFine(_) => "check.step",
+            Self::CallerAsksTooOften => "budget.requests",
         }
     }
 
@@ -236,6 +265,7 @@ impl Error {
     pub const fn rule(self) -> &'static str {
         match self {
             Self::CallerAskedForTooMuch(rule) | Self::CallerSentTooFine(rule) => rule,
+            Self::CallerAsksTooOften => "ladder",
         }
     }
 }
@@ -243,7 +273,7 @@ impl Error {
 /// What is remembered of callers. One for the process.
 #[derive(Debug)]
 pub struct Detector {
-    rows: Gate<(Arc<str>, Arc<str>), Rows>,
+    known: Gate<(Arc<str>, Arc<str>), Known>,
     callers: Callers,
     nameless: Arc<str>,
     origin: Instant,
@@ -260,7 +290,21 @@ impl Detector {
     /// The same for `most` pairs.
     #[must_use]
     pub fn with_capacity(most: usize, now: Instant) -> Self {
-        Self { rows: Gate::new(most), callers: Callers::new(now), nameless: "".into(), origin: now }
+        Self { known: Gate::new(most), callers: Callers::new(now), nameless: "".into(), origin: now }
+    }
+
+    /// What every caller may have learned of each model it asked, as of now; those with nothing left out.
+    #[must_use]
+    pub fn exposed(&self) -> Vec<Exposed> {
+        let mut all = Vec::new();
+        self.known.each(|(caller, model), known| {
+            let pupil = locked(&known.pupil);
+            let (exposure, step) = (pupil.exposure(), pupil.step());
+            if exposure.rows > 0 || step > Step::Observe {
+                all.push(Exposed { caller: caller.clone(), model: model.clone(), step, exposure });
+            }
+        });
+        all
     }
 
     /// Weighs an input. What a family finds is told as `detect.alarm`; in shadow it leaves a shadowed step on the trail and nothing else.
@@ -272,29 +316,30 @@ impl Detector {
         let grant = input.permit().grant();
         let who = &grant.caller().identity().who;
         let model = grant.which().map(|which| &which.name);
-        let care = self.judge(who, model, input.request(), terms, trail, events, now)?;
+        let (care, lesson) = self.judge(who, model, input.request(), terms, trail, events, now)?;
         let guard = match (&terms.guards, input.request()) {
             (Some(guards), Request::Language(asked)) => guards.guard(&asked.said, || alarm(who, model, trail, now), events),
             _ => None,
         };
-        Ok(Cleared { input, care, guard })
+        Ok(Cleared { input, care, lesson, guard })
     }
 
     #[expect(clippy::too_many_arguments, reason = "they are the parts of the input that families may see, and where findings go")]
     fn judge(
         &self,
-        who: &Who,
+        who: &Arc<Who>,
         model: Option<&Arc<str>>,
         request: &Request,
         terms: &Terms,
         trail: &mut Trail,
         events: &Events,
         now: Moment,
-    ) -> Result<Care, Error> {
-        if terms.families.is_empty() && terms.callers.are_off() || matches!(request, Request::Nothing) {
-            return Ok(Care::default());
+    ) -> Result<(Care, Option<Lesson>), Error> {
+        if terms.families.is_empty() && terms.watch.is_none() && terms.callers.are_off() || matches!(request, Request::Nothing) {
+            return Ok((Care::default(), None));
         }
-        let query = self.count(who, model, rows(request), now.mono);
+        let rows = rows(request);
+        let (known, query) = self.count(who, model, rows, now.mono).unzip();
         let mut care = Care::default();
         let families = terms.families.iter().map(|(mode, family)| (*mode, family.name(), family.weigh(request)));
         // Not before the families that keep no state: what they refuse teaches nothing of the caller.
@@ -334,16 +379,35 @@ impl Detector {
                 (true, Act::Degrade | Act::Tell) | (false, _) => {}
             }
         }
-        Ok(care)
+        let (Some(watch), Some(known), Some(query)) = (&terms.watch, known, query) else { return Ok((care, None)) };
+        let first = query.saturating_sub(rows) + 1;
+        let (manner, moved) = watch.manner(&known.pupil, first, now.mono);
+        if let Some((from, to)) = moved {
+            watch::tell_moved(who, model, trail.id, (from, to), events, now);
+        }
+        let Manner::With(more) = manner else { return Err(Error::CallerAsksTooOften) };
+        let lesson = request.tensors().map(|request| Lesson {
+            watch: watch.clone(),
+            pupil: known,
+            inputs: request.inputs.clone(),
+            first,
+            who: who.clone(),
+            model: model.cloned(),
+            receipt: trail.id,
+            events: events.clone(),
+            at: now,
+        });
+        Ok((care.and(more), lesson))
     }
 
     /// Counts `rows` more, and tells the number of the last of them: a request is judged when all of its rows are known.
-    fn count(&self, who: &Who, model: Option<&Arc<str>>, rows: u64, now: Instant) -> Option<u64> {
+    fn count(&self, who: &Who, model: Option<&Arc<str>>, rows: u64, now: Instant) -> Option<(Arc<Known>, u64)> {
         let name = model.unwrap_or(&self.nameless).clone();
-        let entry = self.rows.entry((who.caller.clone(), name), now, || Rows::new(self.origin))?;
+        let entry = self.known.entry((who.caller.clone(), name), now, || Known::new(self.origin))?;
         entry.seen.fetch_max(now.saturating_duration_since(self.origin).as_secs(), Ordering::Relaxed);
         let before = entry.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| Some(count.saturating_add(rows)));
-        Some(before.unwrap_or_else(|count| count).saturating_add(rows))
+        let count = before.unwrap_or_else(|count| count).saturating_add(rows);
+        Some((entry, count))
     }
 }
 
@@ -373,25 +437,43 @@ fn rows(request: &Request) -> u64 {
     }
 }
 
-/// How many rows a caller has asked a model about.
+/// How a caller of a model stands.
+#[derive(Clone, Debug)]
+pub struct Exposed {
+    /// The caller.
+    pub caller: Arc<str>,
+    /// The model.
+    pub model: Arc<str>,
+    /// The step of the ladder.
+    pub step: Step,
+    /// How much of the model it may have.
+    pub exposure: Exposure,
+}
+
+/// What is known of a caller of a model.
 #[derive(Debug)]
-struct Rows {
+pub(crate) struct Known {
+    /// How many rows it has asked about.
     count: AtomicU64,
+    /// What was learned of it.
+    pupil: Mutex<Pupil>,
     /// Seconds since the origin.
     seen: AtomicU64,
     origin: Instant,
 }
 
-impl Rows {
+impl Known {
     fn new(origin: Instant) -> Self {
-        Self { count: AtomicU64::new(0), seen: AtomicU64::new(0), origin }
+        Self { count: AtomicU64::new(0), pupil: Mutex::default(), seen: AtomicU64::new(0), origin }
     }
 }
 
-impl State for Rows {
+impl State for Known {
     fn is_idle(&self, now: Instant) -> bool {
         let seen = self.origin + Duration::from_secs(self.seen.load(Ordering::Relaxed));
-        now.saturating_duration_since(seen) > FORGET_AFTER
+        let idle = now.saturating_duration_since(seen);
+        // Whoever left evidence does not lose it by being away for an hour.
+        idle > FORGET_AFTER && (idle > FORGET_EVIDENCE_AFTER || !locked(&self.pupil).has_evidence())
     }
 }
 

@@ -17,7 +17,7 @@ struct Case {
 impl Case {
     fn new(text: &str) -> Self {
         let mut mistakes = Vec::new();
-        let terms = toml::from_str::<Config>(text).unwrap().compile(None, &mut mistakes);
+        let terms = toml::from_str::<Config>(text).unwrap().compile(None, None, &mut mistakes);
         assert!(mistakes.is_empty(), "{mistakes:?}");
         let (events, reader) = channel(16);
         let now = Moment::now();
@@ -28,9 +28,10 @@ impl Case {
     }
 
     fn ask(&mut self, logprobs: u64, logit_bias: usize) -> Result<Care, Error> {
-        let who = Who { caller: "api_key:a".into(), tenant: "acme".into(), tier: "".into(), method: "api_key" };
+        let who = Arc::new(Who { caller: "api_key:a".into(), tenant: "acme".into(), tier: "".into(), method: "api_key" });
         let request = Request::Language(Asked { logprobs: Some(logprobs), logit_bias, ..Asked::default() });
-        self.detector.judge(&who, Some(&"chat".into()), &request, &self.terms, &mut self.trail, &self.events, self.now)
+        let judged = self.detector.judge(&who, Some(&"chat".into()), &request, &self.terms, &mut self.trail, &self.events, self.now);
+        judged.map(|(care, _)| care)
     }
 
     async fn alarms(self) -> Vec<Event> {
@@ -154,7 +155,7 @@ fn an_explanation_counts_as_the_rows_that_its_model_is_asked_about() {
 #[tokio::test]
 async fn biased_tokens_past_a_budget_are_refused_as_parameters_are() {
     let mut case = Case::new("mode = \"enforce\"\nbias = { budget = 4 }\nparameters = { mode = \"off\" }");
-    let who = Who { caller: "api_key:a".into(), tenant: "acme".into(), tier: "".into(), method: "api_key" };
+    let who = Arc::new(Who { caller: "api_key:a".into(), tenant: "acme".into(), tier: "".into(), method: "api_key" });
     let asked = |case: &mut Case, token: u32| {
         let said = crate::wire::Said { prompt: "hello".into(), bias: vec![(token.to_string(), 100.0)], ..crate::wire::Said::default() };
         let request = Request::Language(Asked { said: Box::new(said), ..Asked::default() });

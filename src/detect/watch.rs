@@ -1,11 +1,412 @@
 //! Watching what callers ask and are told: families of evidence, each bet on, in bounds that honest callers taught.
+//!
+//! [`Watch`] is what a model's policy says of it, [`Pupil`] what is known of one caller of one model, and [`Lesson`] what a request leaves to be
+//! learned once its answer is known.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use toml::Spanned;
+
+use super::Care;
+use super::exposure::bits::Told as Tells;
+use super::exposure::meter::Answer;
+use super::response::{Response, Seed, Shaping};
+use crate::budget::gate::locked;
+use crate::check::Contract;
+use crate::clock::Moment;
+use crate::digest::Digest;
+use crate::event::{Event, Events, Name};
+use crate::mistake::Mistake;
+use crate::trail::Who;
+use crate::unit::Span;
+use crate::wire::tensor::Tensor;
 
 mod bounds;
 mod calibrate;
+mod crowd;
 mod families;
+mod ladder;
+mod loss;
 mod near;
 mod noise;
 mod rows;
 mod space;
 mod state;
 mod wealth;
+
+pub use ladder::Step;
+pub use loss::{Config as Exposing, Exposure};
+
+use bounds::Calibration;
+use crowd::{Counted, Crowd};
+use families::{Family, Reach};
+use ladder::{Ladder, Rungs, Taken};
+use loss::{Budgets, Loss};
+use noise::Noise;
+use rows::{Rows, Scores, Told};
+use state::{Alarm, State};
+use wealth::Wealth;
+
+/// Rows after which a step comes, at least and at most: so many that nobody can tell which row it came for.
+const DELAY: [u64; 2] = [5, 60];
+
+/// After so long without evidence a caller is a step better off.
+const CALM: Duration = Duration::from_secs(24 * 3_600);
+
+/// The natural logarithm of the wealth from which on it is evidence that is not forgotten.
+const EVIDENCE: f32 = 2.0;
+
+/// Of so many requests of a caller that is throttled one is let through.
+const ONE_IN: u64 = 4;
+
+/// `[detect.ladder]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The last step that is taken; `degrade` where it is left out.
+    pub most: Option<Step>,
+    /// How long a caller must be without new evidence to be a step better off; 24 hours where it is left out.
+    pub calm: Option<Spanned<Span>>,
+}
+
+/// What honest callers asked and were told.
+#[derive(Debug, Default)]
+pub struct Recorded {
+    callers: calibrate::Recording,
+    numbers: usize,
+}
+
+impl Recorded {
+    /// Adds what one of the callers asked, and what it was told.
+    pub fn add(&mut self, caller: usize, inputs: &[Tensor], said: &[Tensor]) {
+        let rows = Rows::of(inputs);
+        let told = Told::of(said, rows.iter().len());
+        if self.callers.len() <= caller {
+            self.callers.resize_with(caller + 1, Vec::new);
+        }
+        self.numbers += rows.width * told.len();
+        self.callers[caller].extend(rows.iter().map(<[f32]>::to_vec).zip(told));
+    }
+
+    /// Numbers that are held.
+    #[must_use]
+    pub fn numbers(&self) -> usize {
+        self.numbers
+    }
+}
+
+/// A calibration that was made.
+#[derive(Debug)]
+pub struct Made {
+    /// The text of its file.
+    pub text: String,
+    /// Caller-days that it rests on.
+    pub callers: usize,
+    /// Their rows.
+    pub rows: usize,
+    /// False alarms about callers to which the bounds were not fitted.
+    pub alarms: usize,
+    /// The rate of false alarms a caller-day that they rule out, with 95 % confidence.
+    pub at_most: f64,
+}
+
+/// Learns from what honest callers asked.
+///
+/// # Errors
+/// When the evidence does not suffice, and how much is missing.
+pub fn calibrate(model: &str, rate: f32, recorded: Recorded) -> Result<Made, impl std::fmt::Display> {
+    let mut seed = [0; 32];
+    aws_lc_rs::rand::fill(&mut seed).map_err(|_| calibrate::Error::NoRandomness)?;
+    let bounds = calibrate::calibrate(model, rate, seed, &recorded.callers)?;
+    let bounds::Evidence { callers, rows, alarms, at_most, .. } = bounds.rests_on;
+    let text = serde_json::to_string(&bounds).map_err(|_| calibrate::Error::NoRandomness)?;
+    Ok::<_, calibrate::Error>(Made { text, callers, rows, alarms, at_most })
+}
+
+/// What a model's policy says of those who ask it.
+#[derive(Debug)]
+pub struct Watch {
+    /// Whether the ladder is climbed, or only told of.
+    enforced: bool,
+    calibration: Calibration,
+    rungs: Rungs,
+    budgets: Budgets,
+    crowd: Crowd,
+    /// Of the calibration's file: what was learned in another space is nothing in this.
+    digest: Digest,
+}
+
+impl Config {
+    /// Turns a calibration and the table into a watch; what is wrong is added to `mistakes`.
+    pub(super) fn compile(
+        &self,
+        exposing: &Exposing,
+        calibration: &str,
+        contract: Option<&Contract>,
+        enforced: bool,
+        mistakes: &mut Vec<Mistake>,
+    ) -> Option<Watch> {
+        let budgets = exposing.compile(mistakes);
+        let read =
+            Calibration::read(calibration.as_bytes()).map_err(|error| mistakes.push(Mistake::of_file(format!("the calibration: {error}"))));
+        let calibration_of = Digest::of(calibration.as_bytes());
+        let calibration = read.ok()?;
+        let width = contract.and_then(width);
+        if width.is_some_and(|width| width != calibration.width()) {
+            let (has, was) = (width.unwrap_or_default(), calibration.width());
+            mistakes
+                .push(Mistake::of_file(format!("the model takes {has} numbers a row, and its calibration is of {was}: calibrate anew")));
+        }
+        if self.calm.as_ref().is_some_and(|calm| calm.get_ref().0.is_zero()) {
+            let span = self.calm.as_ref().map_or(0..0, Spanned::span);
+            mistakes.push(Mistake::at(span, "calm is longer than no time"));
+        }
+        let calm = self.calm.as_ref().map_or(CALM, |calm| calm.get_ref().0);
+        let rungs = Rungs { most: self.most.unwrap_or(Step::Degrade), price: false, delay: DELAY, calm };
+        Some(Watch { enforced, calibration, rungs, budgets, crowd: Crowd::default(), digest: calibration_of })
+    }
+}
+
+/// Numbers a row of a model's inputs, where they are all known.
+fn width(contract: &Contract) -> Option<usize> {
+    let of_input =
+        |shape: &[Option<u64>]| shape.iter().skip(1).map(|dimension| usize::try_from((*dimension)?).ok()).product::<Option<usize>>();
+    contract.inputs.iter().map(|input| of_input(&input.shape)).sum()
+}
+
+/// What is known of one caller of one model.
+#[derive(Debug, Default)]
+pub struct Pupil {
+    state: State,
+    ladder: Ladder,
+    counted: Counted,
+    loss: Loss,
+    /// The calibration that it was learned under.
+    under: Digest,
+    /// Requests, since it was throttled.
+    throttled: u64,
+}
+
+impl Pupil {
+    pub(super) fn exposure(&self) -> Exposure {
+        self.loss.exposure()
+    }
+
+    pub(super) fn step(&self) -> Step {
+        self.ladder.step()
+    }
+
+    /// Whether a new one would not be the same: some family won, or the ladder was climbed.
+    pub(super) fn has_evidence(&self) -> bool {
+        self.ladder.step() > Step::Observe || self.state.wealth.iter().any(|wealth| wealth.0 > EVIDENCE)
+    }
+}
+
+/// Tells that a caller was moved on the ladder.
+pub(super) fn tell_moved(who: &Who, model: Option<&Arc<str>>, receipt: uuid::Uuid, (from, to): (Step, Step), events: &Events, now: Moment) {
+    let name = if to == Step::Quarantine { Name::CallerQuarantined } else { Name::DetectMoved };
+    let mut event = Event::new(name, now.wall).with("from", from.as_str()).with("step", to.as_str());
+    event.caller = Some(who.caller.clone());
+    event.tenant = Some(who.tenant.clone());
+    event.model = model.cloned();
+    event.receipt = Some(receipt);
+    events.tell(event);
+}
+
+/// How a caller is to be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// With so much care.
+    With(Care),
+    /// Not now.
+    NotNow,
+}
+
+impl Watch {
+    /// How a caller is to be answered whose next row is `row`.
+    pub(super) fn manner(&self, pupil: &Mutex<Pupil>, row: u64, now: Instant) -> (Manner, Option<(Step, Step)>) {
+        if !self.enforced {
+            return (Manner::With(Care::default()), None);
+        }
+        let mut pupil = locked(pupil);
+        let (step, from) = pupil.ladder.at(row, &self.rungs, now);
+        let moved = from.map(|from| (from, step));
+        let manner = match step {
+            Step::Observe | Step::Alert => Manner::With(Care::default()),
+            Step::Block => Manner::NotNow,
+            Step::Throttle | Step::Degrade | Step::Price | Step::Quarantine => {
+                pupil.throttled += 1;
+                if step == Step::Throttle && !pupil.throttled.is_multiple_of(ONE_IN) {
+                    Manner::NotNow
+                } else {
+                    Manner::With(self.care(step))
+                }
+            }
+        };
+        (manner, moved)
+    }
+
+    fn care(&self, step: Step) -> Care {
+        let shaping = match step {
+            Step::Degrade | Step::Price | Step::Quarantine | Step::Block => Shaping::LabelOnly,
+            Step::Observe | Step::Alert | Step::Throttle => Shaping::AsIs,
+        };
+        let mut noise = Noise::new(&self.calibration.bounds.space.seed, step.as_str());
+        let seed = u128::from(noise.next()) << 64 | u128::from(noise.next());
+        let response = Response { shaping, seed: Seed::from_secret(seed.to_le_bytes()), ..Response::default() };
+        Care { response, ..Care::default() }
+    }
+
+    fn step_of(&self, pupil: &Pupil) -> Step {
+        if self.enforced { pupil.ladder.step() } else { Step::Observe }
+    }
+}
+
+/// What a request leaves to be learned once its answer is known.
+#[derive(Debug)]
+pub struct Lesson {
+    pub(super) watch: Arc<Watch>,
+    pub(super) pupil: Arc<super::Known>,
+    pub(super) inputs: Vec<Tensor>,
+    /// The number of its first row.
+    pub(super) first: u64,
+    pub(super) who: Arc<Who>,
+    pub(super) model: Option<Arc<str>>,
+    pub(super) receipt: uuid::Uuid,
+    pub(super) events: Events,
+    pub(super) at: Moment,
+}
+
+impl Lesson {
+    /// Learns from what the model said, before anything is withheld of it, and from what of it the caller was told. Tells how much of the
+    /// model the caller may have by now.
+    pub fn learn(self, said: &[Tensor], told_of_it: &[Tensor]) -> Option<Exposure> {
+        let rows = Rows::of(&self.inputs);
+        let calibration = &self.watch.calibration;
+        if rows.width != calibration.width() {
+            return None;
+        }
+        let told = Told::of(said, rows.iter().len());
+        let mut alarms: Vec<(u64, Alarm, Step)> = Vec::new();
+        let scores = Scores::of(told_of_it, told.len());
+        let mut spent = None;
+        let exposure = {
+            let mut pupil = locked(&self.pupil.pupil);
+            if pupil.under != self.watch.digest {
+                *pupil = Pupil { under: self.watch.digest, ladder: pupil.ladder, throttled: pupil.throttled, ..Pupil::default() };
+            }
+            for ((row, told), number) in rows.iter().zip(&told).zip(self.first..) {
+                let point = calibration.space.point(row);
+                let repeats = pupil.state.repeats;
+                for alarm in pupil.state.learn(calibration, &point, told, |_, _| {}) {
+                    self.climb(&mut pupil, &alarm, number);
+                    alarms.push((number, alarm, self.watch.step_of(&pupil)));
+                }
+                if pupil.state.repeats == repeats {
+                    self.lose(&mut pupil, &point, told, scores.as_ref(), number);
+                }
+                if pupil.loss.overspends(&self.watch.budgets) {
+                    let wait = self.wait(number);
+                    if self.watch.enforced {
+                        pupil.ladder.spend(Step::Degrade, number, wait, &self.watch.rungs, self.at.mono);
+                    }
+                    spent = Some((number, self.watch.step_of(&pupil)));
+                }
+            }
+            // Honest callers are of the crowd as well.
+            self.watch.crowd.discovers(&mut pupil.counted, Wealth::default());
+            pupil.loss.exposure()
+        };
+        if let Some((row, step)) = spent {
+            self.tell_spent(row, exposure, step);
+        }
+        alarms.into_iter().for_each(|(row, alarm, step)| self.tell(row, &alarm, step));
+        Some(exposure)
+    }
+
+    /// Counts what a row told of the model.
+    fn lose(&self, pupil: &mut Pupil, point: &space::Point, told: &Told, scores: Option<&Scores>, number: u64) {
+        let Some(owned) = &self.watch.calibration.owned else { return };
+        let row = scores.and_then(|scores| Some((scores, scores.iter().nth(usize::try_from(number - self.first).ok()?)?)));
+        let (tells, values) = match row {
+            Some((scores, row)) => (loss::tells(scores, row), row),
+            None => (Tells::Label { classes: told.classes.max(2) }, &[][..]),
+        };
+        let probabilities: Vec<f64> = values.iter().map(|value| f64::from(*value)).collect();
+        let answer = match (tells, told.label) {
+            (Tells::Probabilities { .. }, _) => Answer::Probabilities(&probabilities),
+            (_, Some(label)) => Answer::Label(label),
+            (_, None) => return,
+        };
+        pupil.loss.learn(owned, point, &tells, answer);
+    }
+
+    /// Rows to wait before a step holds, from what only the gateway knows.
+    fn wait(&self, row: u64) -> u64 {
+        let Rungs { delay: [least, most], .. } = self.watch.rungs;
+        let parts = [&self.watch.calibration.bounds.space.seed[..], self.receipt.as_bytes(), &row.to_le_bytes()];
+        least + Noise::new(&Digest::of(&parts.concat()).0, "delay").next() % (most - least + 1)
+    }
+
+    fn tell_spent(&self, row: u64, exposure: Exposure, step: Step) {
+        let mut event = Event::new(Name::DetectAlarm, self.at.wall)
+            .with("family", "exposure")
+            .with("query", row)
+            .with("evidence", json!({ "fidelity": exposure.fidelity, "bits": exposure.bits, "rows": exposure.rows }))
+            .with("step", step.as_str())
+            .with("atlas", json!(["AML.T0024.002"]))
+            .with("owasp", json!(["ML05:2023"]))
+            .with("advice", "the caller has had as much of the model as its budget allows; raise the budget if that is the bargain");
+        event.rule = Some("exposure".into());
+        self.events.tell(self.about(event));
+    }
+
+    fn about(&self, mut event: Event) -> Event {
+        event.caller = Some(self.who.caller.clone());
+        event.tenant = Some(self.who.tenant.clone());
+        event.model.clone_from(&self.model);
+        event.receipt = Some(self.receipt);
+        event
+    }
+
+    fn climb(&self, pupil: &mut Pupil, alarm: &Alarm, row: u64) {
+        if !self.watch.enforced {
+            return;
+        }
+        let wait = self.wait(row);
+        // Past a lower limit goes only what holds among all callers of the model.
+        let richest = pupil.state.richest.iter().map(|wealth| wealth.0).fold(0.0, f32::max);
+        let discovered = self.watch.crowd.discovers(&mut pupil.counted, Wealth(richest));
+        let rungs =
+            Rungs { most: if discovered { self.watch.rungs.most } else { self.watch.rungs.most.min(Step::Throttle) }, ..self.watch.rungs };
+        let may_act = families::ALL[alarm.family].reach == Reach::Act;
+        if let Taken::Moves(_) = pupil.ladder.take(alarm.family as u8, may_act, row, wait, &rungs, self.at.mono) {
+            // Its word is spent, and those that waited for another's may speak again.
+            for family in 0..families::COUNT {
+                if family == alarm.family || pupil.state.alarmed[family] {
+                    pupil.state.listen(family);
+                }
+            }
+        }
+    }
+
+    fn tell(&self, row: u64, alarm: &Alarm, step: Step) {
+        let Family { name, atlas, owasp, advice, .. } = families::ALL[alarm.family];
+        let (key, number) = alarm.signal.evidence;
+        let rate = self.watch.calibration.bounds.rate;
+        let evidence = json!({ key: number, "wealth": alarm.wealth.0.exp(), "rate": rate, "rows": row });
+        let mut event = Event::new(Name::DetectAlarm, self.at.wall)
+            .with("family", *name)
+            .with("query", row)
+            .with("evidence", evidence)
+            .with("step", step.as_str())
+            .with("atlas", Value::from_iter(atlas.iter().copied()))
+            .with("owasp", Value::from_iter(owasp.iter().copied()))
+            .with("advice", *advice);
+        event.rule = Some((*name).into());
+        self.events.tell(self.about(event));
+    }
+}

@@ -28,6 +28,9 @@ pub(super) async fn from_model(
     let mut tensors = run(model, request.inputs, &[], &mut call).await?;
     let usage = settled(model, &tensors, inputs, &mut call)?;
     trail.usage = usage;
+    if let Some(lesson) = call.lesson.take() {
+        lesson.learn(&tensors, &tensors);
+    }
     let given = copied.as_ref().map(|_| tensors.clone());
     terms.shape.tensors(&mut tensors, call.care);
     let mut vectors = embeddings::embedded(&tensors, inputs).ok_or(Error::UpstreamBroke("the model answered no vectors"))?;

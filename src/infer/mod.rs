@@ -30,6 +30,7 @@ use crate::authorize::{OipAsks, ReceiptForm, Route};
 use crate::budget::Hold;
 use crate::check::Request;
 use crate::detect::language::guard::Guard;
+use crate::detect::watch::Lesson;
 use crate::detect::{Care, Cleared};
 use crate::trail::{Late, Trail, Who};
 use crate::wire::Body;
@@ -177,6 +178,8 @@ struct Call {
     request: Request,
     care: Care,
     guard: Option<Box<Guard>>,
+    /// What is to be learned of the answer.
+    lesson: Option<Lesson>,
     hold: Hold,
     deadline: Instant,
 }
@@ -188,7 +191,7 @@ impl Inference {
     /// See [`Error`].
     pub async fn answer(&self, mut cleared: Cleared, terms: &Terms, receipts: &dyn Receipts, trail: &mut Trail) -> Result<Answer, Error> {
         let guard = cleared.take_guard();
-        let (input, care) = cleared.into_parts();
+        let (input, care, lesson) = cleared.into_parts();
         let (permit, bytes, request) = input.into_parts();
         let (grant, hold) = permit.into_parts();
         let peer = grant.caller().peer();
@@ -206,6 +209,7 @@ impl Inference {
             request,
             care,
             guard,
+            lesson,
             hold,
             deadline: peer.deadline(),
         });

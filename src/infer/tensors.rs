@@ -64,7 +64,9 @@ pub(super) async fn from_model(
     let aside = hidden.and_then(|_| tensors.pop());
     // Compared is what the models say, before either is rounded or cut to its best classes.
     let given = copied.as_ref().map(|_| tensors.clone());
+    let lesson = call.lesson.take().map(|lesson| (lesson, tensors.clone()));
     terms.shape.tensors(&mut tensors, call.care);
+    trail.exposure = lesson.and_then(|(lesson, said)| lesson.learn(&said, &tensors)).map(|exposure| exposure.fidelity);
     if let (Some(explanation), Some(asked)) = (&explanation, asked) {
         let mut aside: Vec<Tensor> = aside.into_iter().collect();
         terms.shape.tensors(&mut aside, call.care);
@@ -252,7 +254,9 @@ pub(super) async fn from_upstream(
         return Err(Error::Unavailable("the route carries no tensors"));
     };
     let mut response = understood(&bytes, header_length, shape)?;
+    let lesson = call.lesson.take().map(|lesson| (lesson, response.outputs.clone()));
     if shape.leaves_tensors_alone(call.care) && response.model_name == *call.name {
+        trail.exposure = lesson.and_then(|(lesson, said)| lesson.learn(&said, &said)).map(|exposure| exposure.fidelity);
         let mut answer = whole(StatusCode::OK, if header_length.is_some() { OCTETS } else { JSON }, bytes, held(call));
         if let Some(length) = header_length {
             answer.headers.insert(HEADER_LENGTH, HeaderValue::from(length));
@@ -260,6 +264,7 @@ pub(super) async fn from_upstream(
         return Ok(answer);
     }
     shape.tensors(&mut response.outputs, call.care);
+    trail.exposure = lesson.and_then(|(lesson, said)| lesson.learn(&said, &response.outputs)).map(|exposure| exposure.fidelity);
     response.model_name = call.name.to_string();
     encoded(&response, &request, held(call))
 }

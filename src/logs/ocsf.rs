@@ -274,15 +274,15 @@ fn policy_change(view: &Json) -> Json {
     let severity = if refused { Severity::Medium } else { Severity::Informational };
     let class = Class { uid: 3004, category: 3, activity: 3, other: None, severity, profiles: &["record_integrity"] };
     let mut event = class.of(view);
-    let pruned = text(view, &["change", "outcome"]) == Some("pruned");
+    let of_log = matches!(text(view, &["change", "outcome"]), Some("pruned" | "ended"));
     let of = match text(view, &["kind"]) {
-        _ if pruned => "log",
+        _ if of_log => "log",
         Some("config-change") => "configuration",
         _ => "policy",
     };
     changed(&mut event, view, &format!("{of} {}", text(view, &["change", "outcome"]).unwrap_or("changed")));
     let mut entity = json!({ "type_id": 5, "type": "Policy", "name": format!("compiled {of}") });
-    if pruned {
+    if of_log {
         entity = json!({ "type_id": 99, "type": "Log", "name": "provenance log" });
     }
     if let Some(policy) = text(view, &["policy", "sha256"]) {

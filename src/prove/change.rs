@@ -20,6 +20,8 @@ pub enum Changed {
     Accepted,
     /// Entries that are older than they are to be kept go.
     Pruned,
+    /// A shard of the log has its last checkpoint.
+    Ended,
 }
 
 impl Changed {
@@ -33,6 +35,7 @@ impl Changed {
             Self::Retired => "retired",
             Self::Accepted => "accepted",
             Self::Pruned => "pruned",
+            Self::Ended => "ended",
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::label::{self, Label};
 use super::prune::SHORTEST;
 use super::witness::{self, WitnessConfig};
 use crate::mistake::Mistake;
@@ -29,6 +30,11 @@ pub struct Config {
     /// The file of the last checkpoint that was signed; `directory` with `.lock` after it unless given. It should lie where it is not
     /// restored together with the log.
     pub lock: Option<PathBuf>,
+    /// Where the log is cut; one log for ever unless given.
+    pub shards: Option<Sharding>,
+    /// Which shard it is: not written by anybody, see [`Config::of_shard`].
+    #[serde(skip)]
+    shard: Option<Label>,
     /// How long entries are kept at least; for ever unless given.
     pub keep: Option<Spanned<Span>>,
     /// Who cosigns its checkpoints.
@@ -38,6 +44,14 @@ pub struct Config {
     pub quorum: Option<Spanned<usize>>,
     /// A file that names them instead, and the quorum (C2SP tlog-policy).
     pub witness_policy: Option<Spanned<PathBuf>>,
+}
+
+/// Where a log is cut into shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sharding {
+    /// At the end of June and of December, in UTC.
+    HalfYearly,
 }
 
 impl Config {
@@ -51,12 +65,37 @@ impl Config {
         if let Some(keep) = self.keep.as_ref().filter(|keep| keep.get_ref().0 < SHORTEST) {
             mistakes.push(Mistake::at(keep.span(), "prove.keep must be one day or more, such as \"400d\""));
         }
-        if !origin.is_empty() && origin.len() <= MAX_ORIGIN && origin.bytes().all(plain) {
+        // A slash and the label come after it in the names of shards.
+        let longest = if self.shards.is_some() { MAX_ORIGIN - 1 - label::LENGTH } else { MAX_ORIGIN };
+        if !origin.is_empty() && origin.len() <= longest && origin.bytes().all(plain) {
             return mistakes;
         }
-        let what = "prove.origin must be 1 to 128 printable ASCII characters without spaces, `+`, `\"` and `\\`, such as \"gateway.example/portcullis/node1\"";
+        let what = "prove.origin must be 1 to 128 (with prove.shards 121) printable ASCII characters without spaces, `+`, `\"` and `\\`, such as \"gateway.example/portcullis/node1\"";
         mistakes.push(Mistake::at(self.origin.span(), what));
         mistakes
+    }
+
+    /// The log of one shard: its label is the last segment of the origin, the name of the folder, and the ending of the lock file. Without a
+    /// label it is the log that was there before there were shards.
+    #[must_use]
+    pub fn of_shard(&self, label: Option<Label>) -> Self {
+        let Some(label) = label else { return Self { shards: None, ..self.clone() } };
+        let lock = self.lock.clone().unwrap_or_else(|| self.directory.with_added_extension("lock"));
+        Self {
+            directory: self.directory.join(label.to_string()),
+            origin: Spanned::new(self.origin.span(), format!("{}/{label}", self.origin.get_ref())),
+            lock: Some(lock.with_added_extension(label.to_string())),
+            shards: None,
+            shard: Some(label),
+            ..self.clone()
+        }
+    }
+
+    /// The name of the node: the last segment of the origin, before the label of a shard.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        let mut segments = self.origin.get_ref().rsplit('/').skip(usize::from(self.shard.is_some()));
+        segments.next().unwrap_or_default()
     }
 
     /// The log's folder and the key's file, relative to the folder of the policies.
@@ -191,6 +230,36 @@ mod tests {
         };
         assert_eq!(["1d", "24h", "86400s", "400d"].map(mistakes), [0; 4]);
         assert_eq!(["86399s", "23h", "0s"].map(mistakes), [1; 3]);
+    }
+
+    #[test]
+    fn a_shard_is_a_log_of_its_own_of_the_same_node() {
+        let config = |more: &str| -> Config {
+            toml::from_str(&format!("directory = \"data/log\"\norigin = \"gw.example/node1\"\nkey = \"k\"\n{more}")).unwrap()
+        };
+        let base = Path::new("/policies");
+        for (more, lock) in [("", "/policies/data/log.lock.2026h2"), ("lock = \"/mnt/last\"", "/mnt/last.2026h2")] {
+            let whole = config(&format!("shards = \"half-yearly\"\n{more}"));
+            let shard = whole.of_shard(Some("2026h2".parse().unwrap()));
+            assert_eq!(shard.paths(base).0, Path::new("/policies/data/log/2026h2"));
+            assert_eq!((&**shard.origin.get_ref(), shard.node()), ("gw.example/node1/2026h2", "node1"));
+            assert_eq!(shard.lock_path(base), Path::new(lock));
+            assert_eq!(shard.key, whole.key);
+        }
+        let before = config("shards = \"half-yearly\"").of_shard(None);
+        assert_eq!((before.paths(base).0, before.lock_path(base)), ("/policies/data/log".into(), "/policies/data/log.lock".into()));
+        assert_eq!((&**before.origin.get_ref(), before.node()), ("gw.example/node1", "node1"));
+        assert!(toml::from_str::<Config>("directory = \"d\"\norigin = \"a\"\nkey = \"k\"\nshards = \"yearly\"").is_err());
+    }
+
+    #[test]
+    fn the_origin_of_a_shard_has_room_for_its_label() {
+        for (shards, longest) in [("", MAX_ORIGIN), ("shards = \"half-yearly\"", MAX_ORIGIN - 7)] {
+            for (length, mistakes) in [(longest, 0), (longest + 1, 1)] {
+                let text = format!("directory = \"d\"\norigin = '{}'\nkey = \"k\"\n{shards}", "a".repeat(length));
+                assert_eq!(toml::from_str::<Config>(&text).unwrap().mistakes().len(), mistakes, "{shards:?} {length}");
+            }
+        }
     }
 
     #[test]

@@ -4,10 +4,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use super::archive::Archive;
 use super::ledger::{Ledger, OpenError};
 use super::publisher::{Published, retried};
 use super::tree::{Files, Tree};
@@ -19,6 +21,10 @@ use crate::tlog::merkle;
 pub(super) const WITNESSED: &str = "checkpoint.witnessed";
 /// What it is called until it is whole.
 pub(super) const WITNESSED_NEW: &str = "new.witnessed";
+
+/// How long a checkpoint may wait for enough cosignatures before answers that need them are refused at once. Witnesses that answer take
+/// milliseconds, and where a round brought not enough there are two more within this time.
+pub const UNWITNESSED: Duration = Duration::from_secs(3);
 
 /// What witnesses have done so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,6 +69,8 @@ impl std::error::Error for SetBack {}
 /// A tree of this log that a witness has cosigned.
 #[derive(Clone, Debug)]
 pub struct Known {
+    /// The log's name.
+    pub origin: Arc<str>,
     /// Which.
     pub witness: Arc<str>,
     /// What.
@@ -84,7 +92,7 @@ impl Witnesses {
         let (mut known, mut unasked) = (Vec::new(), Vec::new());
         for Latest { witness, seen } in self.latest().await {
             match seen {
-                Ok(seen) => known.extend(seen.map(|seen| Known { witness, seen })),
+                Ok(seen) => known.extend(seen.map(|seen| Known { origin: self.origin().into(), witness, seen })),
                 Err(failure) => unasked.push((witness, failure)),
             }
         }
@@ -98,9 +106,21 @@ pub(super) struct Cosigning {
     /// The newest that a quorum has cosigned.
     pub(super) newest: watch::Receiver<Arc<Published>>,
     tally: Arc<Mutex<Tally>>,
+    /// Since when the newest checkpoint waits for enough cosignatures, if it does.
+    waiting: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Cosigning {
+    /// Of a log that has ended, and the last checkpoint of which a quorum has cosigned.
+    pub(super) fn over(last: Published) -> Self {
+        Self { newest: watch::channel(Arc::new(last)).1, tally: Arc::default(), waiting: Arc::default() }
+    }
+
+    /// Whether at `now` there have not been enough cosignatures for so long that none are promised.
+    pub(super) fn is_stalled(&self, now: Instant) -> bool {
+        stalled(*self.waiting.lock().unwrap_or_else(PoisonError::into_inner), now)
+    }
+
     pub(super) fn tally(&self) -> Tally {
         let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone();
         tally.size = self.newest.borrow().size;
@@ -111,19 +131,27 @@ impl Cosigning {
 impl Ledger {
     /// Has every checkpoint from now on cosigned, until the log is closed. To be called once.
     pub fn follow(&self, witnesses: Witnesses) {
+        self.0.archive.follow(witnesses);
+    }
+}
+
+impl Archive {
+    /// See [`Ledger::follow`]. Of a log that has ended the last checkpoint is cosigned, however long that takes.
+    pub(super) fn follow(&self, witnesses: Witnesses) {
         let none = Published { size: 0, below: 0, root: merkle::empty(), note: String::new(), signed_root: None };
         let (tell, newest) = watch::channel(Arc::new(none));
         let tally = Tally { failures: witnesses.names().map(|name| (name.into(), 0)).collect(), ..Tally::default() };
-        let cosigning = Cosigning { newest, tally: Arc::new(Mutex::new(tally)) };
+        let cosigning = Cosigning { newest, tally: Arc::new(Mutex::new(tally)), waiting: Arc::default() };
         let work = Work {
-            directory: self.0.files.directory().to_owned(),
-            files: self.0.files.clone(),
-            published: self.0.publisher.published().clone(),
+            directory: self.files.directory().to_owned(),
+            files: self.files.clone(),
+            published: self.published.clone(),
             witnesses,
             tell,
             tally: cosigning.tally.clone(),
+            waiting: cosigning.waiting.clone(),
         };
-        if self.0.cosigning.set(cosigning).is_ok() {
+        if self.cosigning.set(cosigning).is_ok() {
             tokio::spawn(work.run());
         }
     }
@@ -136,6 +164,11 @@ struct Work {
     witnesses: Witnesses,
     tell: watch::Sender<Arc<Published>>,
     tally: Arc<Mutex<Tally>>,
+    waiting: Arc<Mutex<Option<Instant>>>,
+}
+
+fn stalled(waiting: Option<Instant>, now: Instant) -> bool {
+    waiting.is_some_and(|since| now.saturating_duration_since(since) > UNWITNESSED)
 }
 
 impl Work {
@@ -143,14 +176,29 @@ impl Work {
         // What stands already is cosigned first, and then whatever is newest.
         loop {
             let published = self.published.borrow_and_update().clone();
+            if published.size > 0 {
+                self.waits(Some(Instant::now()));
+            }
             let enough = published.size == 0 || self.cosign(&published).await;
+            if enough {
+                self.waits(None);
+            }
             let changed = self.published.changed();
             // Answers may wait for a checkpoint that no other follows: it is tried again when a witness may be asked again.
             let changed = if enough { changed.await } else { timeout(FIRST_PAUSE, changed).await.unwrap_or(Ok(())) };
-            if changed.is_err() {
-                return;
+            match changed {
+                Ok(()) => {}
+                Err(_) if enough => return,
+                // The log has ended, and its last checkpoint is without enough cosignatures still.
+                Err(_) => sleep(FIRST_PAUSE).await,
             }
         }
+    }
+
+    /// Notes that a checkpoint waits, unless one did already, or that none does any more.
+    fn waits(&self, since: Option<Instant>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        *waiting = since.map(|now| waiting.unwrap_or(now));
     }
 
     /// Says whether enough have cosigned it.
@@ -197,10 +245,52 @@ fn replace(directory: &Path, bytes: &[u8]) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::event;
-    use crate::prove::config::Terms;
-    use crate::prove::ledger::tests::{House, answer, config, house};
+    use crate::prove::archive::Shared;
+    use crate::prove::config::{Mode, OnFailure, Terms};
+    use crate::prove::ledger::Error;
+    use crate::prove::ledger::tests::{House, answer, config, house, want};
     use crate::prove::statement::Build;
     use crate::prove::verify::{Select, show};
+    use crate::prove::want::Want;
+
+    /// The log's witnesses have been silent for so long.
+    fn silent(house: &House, since: Duration) {
+        let newest = house.ledger.0.publisher.published().clone();
+        let waiting = Arc::new(Mutex::new(Instant::now().checked_sub(since)));
+        house.ledger.0.archive.cosigning.set(Cosigning { newest, tally: Arc::default(), waiting }).unwrap();
+    }
+
+    #[test]
+    fn a_checkpoint_may_wait_as_long_as_the_bound_says_and_not_longer() {
+        let since = Instant::now();
+        assert!(!stalled(None, since + 2 * UNWITNESSED));
+        assert!(!stalled(Some(since), since + UNWITNESSED));
+        assert!(stalled(Some(since), since + UNWITNESSED + Duration::from_nanos(1)));
+        assert!(!stalled(Some(since + UNWITNESSED), since), "a clock that goes back");
+    }
+
+    #[tokio::test]
+    async fn while_there_are_not_enough_witnesses_no_model_runs_for_an_answer_that_needs_them() {
+        let house = house();
+        silent(&house, UNWITNESSED + Duration::from_secs(1));
+        let terms = |mode, on_failure| Terms { mode, on_failure };
+        let reserve = |terms: &Terms, want| house.ledger.reserve(terms, want).map(drop);
+        assert_eq!(reserve(&terms(Mode::Witnessed, OnFailure::Refuse), Want::default()), Err(Error::Unavailable));
+        assert_eq!(house.ledger.counters().slots, 0, "nothing is kept of it");
+        // What needs none goes on, and so does what the policy says to serve all the same.
+        for mode in [Mode::Async, Mode::Durable, Mode::Included] {
+            assert_eq!(reserve(&terms(mode, OnFailure::Refuse), want(&[("provenance-want", "mode=witnessed")])), Ok(()));
+        }
+        assert_eq!(reserve(&terms(Mode::Witnessed, OnFailure::Serve), Want::default()), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn witnesses_that_were_silent_for_a_moment_are_waited_for() {
+        let house = house();
+        silent(&house, UNWITNESSED / 2);
+        let terms = Terms { mode: Mode::Witnessed, on_failure: OnFailure::Refuse };
+        assert!(house.ledger.reserve(&terms, Want::default()).is_ok());
+    }
 
     #[tokio::test]
     async fn of_a_log_that_a_witness_knows_more_of_or_another_one_nothing_is_written() {
@@ -213,9 +303,11 @@ mod tests {
         let House { folder, ledger, .. } = house;
         drop(ledger);
         let open = |size, root| {
-            let known = [Known { witness: "w.example".into(), seen: Seen { size, root } }];
+            let seen = Seen { size, root };
+            let known = [Known { origin: "gw.example/node1".into(), witness: "w.example".into(), seen }];
             let (events, _reader) = event::channel(8);
-            Ledger::open_after(&known, &config(), folder.path(), Build::default(), events, Box::new(|_| {})).map(drop)
+            let on_fatal: crate::prove::log::Fatal = Arc::new(|_| {});
+            Ledger::open_after(&known, &config(), folder.path(), Build::default(), events, on_fatal, Shared::default()).map(drop)
         };
         let there = || {
             let entries = show(&log, Select::All).unwrap().count();

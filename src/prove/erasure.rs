@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::cbor::Writer;
 use super::log::Poisoned;
-use super::salts::{self, Destroyed, Whose};
+use super::salts::{self, Destroyed, Name, Salts, Whose};
 use super::statement::{Kind, Signer};
 
 /// What is to be destroyed.
@@ -34,6 +34,15 @@ impl Erasure {
         match self {
             Self::Subject { .. } => None,
             Self::Epoch(month) | Self::Strangers(month) => Some(*month),
+        }
+    }
+
+    /// The name of its key among these.
+    pub(super) fn name(&self, salts: &Salts) -> Name {
+        match self {
+            Self::Subject { tenant, caller } => salts.subject(tenant, caller),
+            Self::Epoch(month) => salts.month(Whose::Epoch, *month),
+            Self::Strangers(month) => salts.month(Whose::Strangers, *month),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use uuid::Uuid;
@@ -26,6 +27,8 @@ pub(super) struct Ids {
     file: File,
     /// Of each bundle, the earliest and the latest time in milliseconds since 1970.
     spans: RwLock<Vec<(u64, u64)>>,
+    /// Of so many entries the spans are read when they are first asked for.
+    unread: AtomicU64,
 }
 
 impl Ids {
@@ -51,7 +54,40 @@ impl Ids {
             }
             spans.push(span(&ids, None));
         }
-        Ok(Self { file, spans: RwLock::new(spans) })
+        Ok(Self { file, spans: RwLock::new(spans), unread: AtomicU64::new(0) })
+    }
+
+    /// Opens the file of a log that has ended with `size` entries. It is read when an id is first asked for.
+    ///
+    /// # Errors
+    /// Also when it is not the file of so many entries.
+    pub(super) fn ended(directory: &Path, size: u64) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(directory.join(FILE))?;
+        if file.metadata()?.len() != size * ID {
+            return Err(io::Error::other("not the ids of so many entries"));
+        }
+        Ok(Self { file, spans: RwLock::default(), unread: AtomicU64::new(size) })
+    }
+
+    /// Reads what [`Ids::ended`] left unread.
+    fn read(&self) -> io::Result<()> {
+        if self.unread.load(Ordering::Acquire) == 0 {
+            return Ok(());
+        }
+        let mut spans = self.spans.write().unwrap_or_else(PoisonError::into_inner);
+        let mut ids = vec![0; PIECE];
+        let (mut at, end, mut read) = (0, self.unread.load(Ordering::Acquire) * ID, Vec::new());
+        while at < end {
+            let piece = (end - at).min(PIECE as u64) as usize;
+            self.file.read_exact_at(&mut ids[..piece], at)?;
+            read.extend(ids[..piece].chunks((WIDTH * ID) as usize).map(|bundle| span(bundle, None)));
+            at += piece as u64;
+        }
+        if end > 0 {
+            *spans = read;
+            self.unread.store(0, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Adds the ids of entries from number `from` on; may be asked again for the same ones.
@@ -74,6 +110,7 @@ impl Ids {
 
     /// Overwrites the ids of a bundle that was pruned with zeros, where they are not zeros already.
     pub(super) fn forget(&self, bundle: u64) -> io::Result<()> {
+        self.read()?;
         let mut spans = self.spans.write().unwrap_or_else(PoisonError::into_inner);
         let Some(span) = usize::try_from(bundle).ok().and_then(|bundle| spans.get_mut(bundle)).filter(|span| **span != (0, 0)) else {
             return Ok(());
@@ -85,6 +122,7 @@ impl Ids {
 
     /// The numbers of the entries with this id, the oldest first.
     pub(super) fn find(&self, id: Uuid) -> io::Result<Vec<u64>> {
+        self.read()?;
         let time = time_of(id.as_bytes());
         let candidates: Vec<u64> = {
             let spans = self.spans.read().unwrap_or_else(PoisonError::into_inner);

@@ -1,11 +1,9 @@
 //! The open log, and what the pipeline asks of it.
 
 use std::fmt;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -14,42 +12,37 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use serde_json::Value as Json;
-use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::census::{Census, Counting, Traffic};
+use super::archive::{self, Archive, Shared};
+use super::census::{Census, Traffic};
 use super::change::Change;
-use super::config::{Config, OnFailure, Terms};
-use super::cosign::{self, Cosigning, Known, SetBack, WITNESSED_NEW};
-use super::disclosure::disclosure;
-use super::entries::Entries;
+use super::config::{Mode, OnFailure, Terms};
+use super::cosign::{self, Cosigning};
 use super::erasure::{EraseError, Erased, Erasure};
-use super::found::{Found, Included};
+use super::found::Found;
 use super::heartbeat::{self, Heart, Heartbeat, Life};
-use super::ids::Ids;
-use super::key::{Exposed, Key, KeyError, Vkey};
-use super::lock::LockFile;
-use super::log::{self, Fatal, OnFatal, Poisoned, Recovered, SEGMENT, Until, Wait, Wal};
-use super::prune::{NEW_ENTRY, Pruner};
-use super::publisher::{self, CHECKPOINT, Desk, Publisher, retried};
+use super::key::Vkey;
+use super::log::{self, Poisoned, Until, Wait, Wal};
+use super::publisher::{self, Publisher};
 use super::receipt::{CONTENT_DIGEST, Receipt, STATEMENT, State, content_digest, media_type, receipt_header, statement_header};
 use super::refusals::Refusals;
 use super::release::{Appended, Unkept};
-use super::rotation::{self, Vkeys, signer_of};
-use super::salts::{self, Destroyed, MAX_SUBJECTS, Salts, Whose};
-use super::statement::{Build, Kind, Sent, Signer, Statement, fresh_id, id_of};
+use super::salts::{self, Destroyed, Salts};
+use super::statement::{Kind, Sent, Signer, fresh_id};
 use super::stream::Proving;
-use super::tree::{Files, NEW, Tree, TreeError};
 use super::want::Want;
-use super::witness::Witnesses;
 use crate::clock::{Moment, month};
 use crate::digest::Digest;
 use crate::event::{Event, Events, Name};
 use crate::infer::{Answer, Payload};
-use crate::tlog::merkle;
-use crate::tlog::{Checkpoint, Note};
 use crate::trail::{Content, Stop, Trail, Verdict, Who};
 use crate::wire::Body;
+
+mod open;
+
+pub(super) use open::KEYS;
+pub use open::{OpenError, Opened};
 
 /// Slots that may be taken at once: answers that are being made, streamed or waited for.
 pub(super) const ROOM: usize = 32_768;
@@ -57,91 +50,12 @@ pub(super) const ROOM: usize = 32_768;
 pub(super) const REFUSAL_PATIENCE: Duration = Duration::from_millis(100);
 /// Bodies longer than this are hashed on a thread that may take its time.
 const HASHED_IN_PLACE: usize = 512 << 10;
-/// Numbers left out after a restart in which entries may have been lost that callers hold statements of, so that no number means two.
-const SKIP: u64 = 1 << 20;
-/// How long who asks for a proof waits for the checkpoint; one is made every tenth of a second.
-const INCLUSION_PATIENCE: Duration = Duration::from_secs(2);
-/// Look-ups at once.
-const FINDERS: usize = 2;
-/// The file of the log's public keys.
-pub(super) const KEYS: &str = "keys.vkey";
-
-/// Why the log does not open.
-#[derive(Debug)]
-pub enum OpenError {
-    /// The key file gives no key.
-    Key(KeyError),
-    /// The write-ahead file does not open.
-    Log(log::OpenError),
-    /// A tile is missing, or cannot be written.
-    Tree(TreeError),
-    /// The file of the salts' keys does not open.
-    Salts(salts::OpenError),
-    /// Another key holds the log, or it is of another origin.
-    AnotherKey(PathBuf),
-    /// The lock file cannot be used, for instance since its folder may not be written to.
-    LockFile(PathBuf, io::Error),
-    /// Another process has the lock file.
-    InUse(PathBuf),
-    /// The file holds no checkpoint of this log.
-    NotOurs(PathBuf),
-    /// The log has fewer entries than a checkpoint in this file covers: it was restored from an older copy, or lost what it had synced.
-    Behind(PathBuf, u64, u64),
-    /// The log has other entries than a checkpoint in this file covers.
-    Forked(PathBuf, u64),
-    /// A witness has seen more of the log, or another one.
-    SetBack(SetBack),
-    /// The file of public keys cannot be written.
-    Io(PathBuf, io::Error),
-}
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Key(error) => error.fmt(f),
-            Self::Log(error) => error.fmt(f),
-            Self::Salts(error) => error.fmt(f),
-            Self::AnotherKey(path) => {
-                write!(
-                    f,
-                    "{}: this log is of another key or origin; restore them, or name the key that it had until now as prove.previous_key to \
-                     go on with the new one, or begin a log in another directory",
-                    path.display()
-                )
-            }
-            Self::Tree(error) => error.fmt(f),
-            Self::LockFile(path, error) => {
-                write!(f, "{}: {error}; the lock file lies beside the log unless prove.lock names another place", path.display())
-            }
-            Self::InUse(path) => write!(f, "{}: another process has this lock file open", path.display()),
-            Self::NotOurs(path) => write!(
-                f,
-                "{}: this is no checkpoint of this log by its key; each log needs a lock file of its own (prove.lock)",
-                path.display()
-            ),
-            Self::Behind(path, covered, there) => write!(
-                f,
-                "{}: a checkpoint over {covered} entries was signed, and the log has {there}: it is an older copy. Restore the newest one; \
-                 where there is none, begin a log under another origin",
-                path.display()
-            ),
-            Self::Forked(path, covered) => write!(
-                f,
-                "{}: a checkpoint over {covered} entries was signed, and the log has others in their place; restore what was there",
-                path.display()
-            ),
-            Self::SetBack(error) => error.fmt(f),
-            Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
-        }
-    }
-}
-
-impl std::error::Error for OpenError {}
 
 /// Why an answer is not released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// The log cannot take an entry: full, poisoned, or closing. `prove.unavailable`, 503, gRPC 14.
+    /// The log cannot take an entry (full, poisoned, or closing), or the witnesses that the policy demands are not enough.
+    /// `prove.unavailable`, 503, gRPC 14.
     Unavailable,
     /// `Provenance-Want` is not what it should be. `prove.want`, 400, gRPC 3.
     CallerSentBadWant,
@@ -165,19 +79,6 @@ pub struct NotProved {
     pub error: Error,
     /// The trail that came with it.
     pub trail: Trail,
-}
-
-/// What was found when the ledger was opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Opened {
-    /// What the write-ahead file held.
-    pub recovered: Recovered,
-    /// Whether others than its owner may read the key file, or that of the key before; worth a warning.
-    pub key: Exposed,
-    /// The key before has handed the log over to this one.
-    pub rotated: bool,
-    /// The log has entries, and the file of the salts' keys was not there: nobody can open what was committed to before, nor ask for it.
-    pub salts_lost: bool,
 }
 
 /// What the log has done since it was opened.
@@ -223,20 +124,14 @@ pub(super) struct Inner {
     pub(super) signer: Arc<Signer>,
     pub(super) wal: Arc<Wal>,
     pub(super) publisher: Publisher,
-    /// Set once, where there are witnesses.
-    pub(super) cosigning: OnceLock<Cosigning>,
-    pub(super) files: Files,
-    /// Every public key that the log has or had.
-    vkeys: Vec<Vkey>,
-    pub(super) ids: Arc<Ids>,
+    /// What can be read of it, while it is written and after.
+    pub(super) archive: Arc<Archive>,
     slots: AtomicUsize,
     gaps: AtomicU64,
     gaps_told: AtomicU64,
     refusals: Mutex<Refusals>,
     pub(super) heart: Arc<Heart>,
-    finders: Arc<Semaphore>,
-    /// One erasure at a time.
-    eraser: Arc<Semaphore>,
+    shared: Shared,
     events: Events,
 }
 
@@ -288,176 +183,6 @@ impl std::fmt::Debug for Ledger {
 }
 
 impl Ledger {
-    /// Opens the log that `config` names, or begins it; paths are relative to `base`. Blocks while it reads the write-ahead file.
-    ///
-    /// `on_fatal` is called when a sync fails; it should end the process, since what the disk holds is not known any more.
-    ///
-    /// # Errors
-    /// When the key, the folder or the file cannot be used, or the log is damaged, in use, or another key's.
-    pub fn open(config: &Config, base: &Path, build: Build, events: Events, on_fatal: OnFatal) -> Result<(Self, Opened), OpenError> {
-        Self::open_after(&[], config, base, build, events, on_fatal)
-    }
-
-    /// The same, for a log that goes on from all that is `known` of it to witnesses: where it does not, nothing is written or signed.
-    ///
-    /// # Errors
-    /// Those of [`Ledger::open`], and [`OpenError::SetBack`].
-    pub fn open_after(
-        known: &[Known],
-        config: &Config,
-        base: &Path,
-        build: Build,
-        events: Events,
-        on_fatal: OnFatal,
-    ) -> Result<(Self, Opened), OpenError> {
-        let (directory, key) = config.paths(base);
-        let (key, Exposed(mut exposed)) = Key::from_file(&key).map_err(OpenError::Key)?;
-        let mut previous = None;
-        if let Some(path) = config.previous_path(base) {
-            let (before, Exposed(too)) = Key::from_file(&path).map_err(OpenError::Key)?;
-            exposed |= too;
-            previous = Some(before).filter(|before| before.log_vkey("") != key.log_vkey(""));
-        }
-        make_folder(&directory).map_err(|error| OpenError::Io(directory.clone(), error))?;
-        let origin: Arc<str> = config.origin.get_ref().as_str().into();
-        let on_fatal: Fatal = on_fatal.into();
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |error| OpenError::Io(path, error)
-        };
-        let (lock_path, newest) = (config.lock_path(base), directory.join(CHECKPOINT));
-        let mut candidates: Vec<Vkeys> = [&key].into_iter().chain(&previous).map(|key| key.vkeys(&origin)).collect();
-        // What cannot be read is told below, and nothing is cut on the strength of it.
-        let covered = || {
-            let signed = |path: &Path| Signed::read(&read_if_there(path).ok()?, path, &candidates).ok();
-            match (signed(&lock_path), signed(&newest)) {
-                (None, _) => u64::MAX,
-                (Some(lock), newest) => Signed::size(&lock).max(newest.as_ref().map_or(0, Signed::size)),
-            }
-        };
-        let (wal, mut recovered, entries) = Wal::open(&directory, SEGMENT, covered, on_fatal.clone()).map_err(OpenError::Log)?;
-        for left in [NEW, WITNESSED_NEW, NEW_ENTRY] {
-            let _ = std::fs::remove_file(directory.join(left));
-        }
-        let tree = Tree::open(&directory, recovered.first_index, &entries).map_err(OpenError::Tree)?;
-        // The write-ahead file may hold nothing but the beginning of a segment.
-        if tree.size() > 0 && recovered.last_seq.is_none() {
-            let last = tree.files().entry(tree.size() - 1, tree.size()).map_err(OpenError::Tree)?;
-            recovered.last_seq = Statement::read(&last).ok().map(|last| last.seq);
-        }
-        // A log that is begun had no key before.
-        let previous = previous.filter(|_| tree.size() > 0);
-        candidates.truncate(1 + usize::from(previous.is_some()));
-        let lock = LockFile::open(&lock_path).map_err(|error| OpenError::LockFile(lock_path.clone(), error))?;
-        let lock = lock.ok_or_else(|| OpenError::InUse(lock_path.clone()))?;
-        let here = Signed::read(&read_if_there(&newest).map_err(io(&newest))?, &newest, &candidates);
-        let (apart, here) = match (Signed::read(lock.last(), &lock_path, &candidates), here) {
-            (Ok(apart), Ok(here)) => (apart, here),
-            // Unlike the lock file it is not synced, and may hold anything after lost power; a new one is about to be written.
-            (Ok(apart), Err(_)) if apart.0.is_some() => (apart, Signed::default()),
-            (Err(_), Ok(_)) => return Err(OpenError::NotOurs(lock_path)),
-            (_, Err(OpenError::AnotherKey(_))) => return Err(OpenError::AnotherKey(directory)),
-            (_, Err(no_checkpoint)) => return Err(no_checkpoint),
-        };
-        apart.holds_for(&tree, &lock_path)?;
-        here.holds_for(&tree, &newest)?;
-        let signed_at = apart.1.max(here.1);
-        known.iter().try_for_each(|known| known.held_against(&tree))?;
-        let rotates = {
-            let newest = [&here, &apart].into_iter().max_by_key(|signed| signed.size());
-            let (covered, note) = newest.map_or((0, None), |signed| (signed.size(), signed.0.as_ref().map(|(note, _)| note)));
-            let holder = match covered.checked_sub(recovered.first_index) {
-                _ if tree.size() == 0 => Some(0),
-                Some(known) => rotation::holder(&candidates, note, entries.iter().skip(usize::try_from(known).unwrap_or(usize::MAX))),
-                // Both checkpoints were lost, and the write-ahead file has not all that followed.
-                None => {
-                    let all = Entries::of(&directory).map_err(io(&directory))?.filter_map(Result::ok);
-                    rotation::holder(&candidates, note, all.filter(|(index, _)| *index >= covered).map(|(_, entry)| entry))
-                }
-            };
-            holder.ok_or_else(|| OpenError::AnotherKey(directory.clone()))? > 0
-        };
-        let listed = keys_of(&directory, &candidates.concat(), Witnesses::keys_of(config, base));
-        if !rotates {
-            write_keys(&directory, &listed).map_err(io(&directory.join(KEYS)))?;
-        }
-
-        let next = recovered.last_seq.map_or(0, |last| last.saturating_add(1));
-        let before = previous.as_ref().map(|previous| &**previous.sealing());
-        let (salts, found) = Salts::open(&directory, key.sealing(), before, next, MAX_SUBJECTS).map_err(OpenError::Salts)?;
-        let salts = Arc::new(salts);
-        let to_sync = salts.clone();
-        wal.sync_first(move || to_sync.sync());
-
-        let (signer, wal) = (Arc::new(Signer::new(key, origin, build, salts).after(previous)), Arc::new(wal));
-        let (files, ids) = (tree.files().clone(), tree.ids().clone());
-        let now = Moment::now().unix_nanos();
-        let mut resumed_after = None;
-        match recovered.last_seq {
-            None => drop(wal.append_counted(Until::Ready, |_| (), |_, ()| signer.endorsement(now))),
-            Some(last) if recovered.cut_bytes > 0 || recovered.unsynced_lost => {
-                wal.skip_to(last + 1 + SKIP);
-                resumed_after = Some(last);
-            }
-            Some(last) => resumed_after = (wal.next() != last + 1).then_some(last),
-        }
-        let unwritten = |Poisoned| OpenError::Io(directory.clone(), io::Error::other("the first entry could not be written"));
-        if let Some(before) = signer.previous().filter(|_| rotates) {
-            let resumed_after = resumed_after.take();
-            let told = wal.append_counted(Until::Ready, |_| (), |seq, ()| signer.rotation(seq, now, before, resumed_after));
-            told.map(drop).map_err(unwritten)?;
-        }
-        let heart = Arc::new(Heart { signer: signer.clone(), counting: Counting::default(), opened: Moment::now() });
-        let pruner = config.keep.as_ref().map(|keep| Pruner {
-            files: files.clone(),
-            ids: ids.clone(),
-            wal: wal.clone(),
-            heart: heart.clone(),
-            keep: keep.get_ref().0,
-            witnessed: config.has_witnesses(),
-        });
-        let desk = Desk { directory: directory.clone(), wal: wal.clone(), tree, lock, heart: heart.clone(), signed_at, on_fatal, pruner };
-        let publisher = Publisher::start(desk, next).map_err(io(&directory))?;
-        if rotates {
-            // Before the entry that endorses them is in the log, nothing may name them.
-            write_keys(&directory, &listed).map_err(io(&directory.join(KEYS)))?;
-        }
-        let vkeys = listed.into_iter().filter(|key| key.name == *signer.origin).collect();
-        let inner = Inner {
-            signer,
-            wal,
-            publisher,
-            cosigning: OnceLock::new(),
-            files,
-            vkeys,
-            ids,
-            slots: AtomicUsize::new(0),
-            gaps: AtomicU64::new(0),
-            gaps_told: AtomicU64::new(0),
-            refusals: Mutex::default(),
-            heart,
-            finders: Arc::new(Semaphore::new(FINDERS)),
-            eraser: Arc::new(Semaphore::new(1)),
-            events,
-        };
-        let begun = inner.count(Life::Began, resumed_after);
-        begun.map_err(unwritten)?;
-        // Before anybody is promised anything: were these lost, the next start would give the same numbers out again.
-        inner.wal.goes_on().map_err(|error| OpenError::Io(directory.clone(), error))?;
-        inner.finish_erasures(&found.untold).map_err(|error| OpenError::Io(directory.join(salts::FILE), error))?;
-        if found.by_previous {
-            // Until the log is of the new key, the old one alone opens them.
-            inner.signer.salts.reseal(inner.signer.key.sealing()).map_err(io(&directory.join(salts::FILE)))?;
-        }
-        inner.publisher.prune();
-        let salts_lost = found.begun && recovered.last_seq.is_some();
-        let inner = Arc::new(inner);
-        let weak = Arc::downgrade(&inner);
-        let told = std::thread::Builder::new().name("prove-count".into()).spawn(move || tell_counts(&weak));
-        told.map_err(|error| OpenError::Io(directory, error))?;
-        Ok((Self(inner), Opened { recovered, key: Exposed(exposed), salts_lost, rotated: rotates }))
-    }
-
     /// The log's public keys from here on, as `keys.vkey` begins with them: the log key, the statement key, and the log's second key for
     /// checkpoints (ML-DSA-44).
     #[must_use]
@@ -468,7 +193,7 @@ impl Ledger {
     /// The same, and after them those that the log had before: the newest first.
     #[must_use]
     pub fn all_vkeys(&self) -> Vec<Vkey> {
-        self.0.vkeys.clone()
+        self.0.archive.vkeys.clone()
     }
 
     /// Whether an entry could be taken now, for `/readyz`.
@@ -481,9 +206,15 @@ impl Ledger {
     /// what the caller wants meet here.
     ///
     /// # Errors
-    /// When there is none and `terms` say to refuse. Where they say to serve, the slot has no room and a gap is counted.
+    /// When there is none and `terms` say to refuse. Where they say to serve, the slot has no room and a gap is counted. Also when they demand
+    /// witnesses, say to refuse, and there have not been enough of them for [`cosign::UNWITNESSED`].
     pub fn reserve(&self, terms: &Terms, want: Want) -> Result<Slot, Error> {
         let inner = self.0.clone();
+        let demands_witnesses = terms.mode == Mode::Witnessed && terms.on_failure == OnFailure::Refuse;
+        let cosigning = inner.archive.cosigning.get().filter(|_| demands_witnesses);
+        if cosigning.is_some_and(|cosigning| cosigning.is_stalled(Instant::now())) {
+            return Err(Error::Unavailable);
+        }
         let taken = inner.slots.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| (taken < ROOM).then_some(taken + 1));
         let mut slot = Slot { inner, terms: *terms, want, room: taken.is_ok() };
         if slot.room && slot.inner.wal.has_room() {
@@ -635,45 +366,19 @@ impl Ledger {
     }
 
     /// The statement of this id, if it was made for this caller, or the caller `audits`; for any other caller, and for no such id, `None`.
-    ///
-    /// Reads one bundle and one tile of each level, on a thread that may block, two look-ups at once.
     pub async fn find(&self, id: Uuid, who: &Who, audits: bool) -> Option<Found> {
-        if id.get_version_num() != 7 {
-            return None;
-        }
-        let permit = self.0.finders.clone().acquire_owned().await.ok()?;
-        let inner = self.0.clone();
-        let found = tokio::task::spawn_blocking(move || {
-            // Held by the look-up itself: it goes on when nobody waits for it any more, and still counts then.
-            let _permit = permit;
-            inner.look_up(id)
-        });
-        let found = found.await.ok().flatten()?;
-        let for_them = audits || found.statement.made_for(who, &self.0.signer.salts);
-        for_them.then_some(found)
+        archive::find(&self.0.shared, vec![self.0.archive.clone()], id, who, audits).await.map(|(_, found)| found)
     }
 
     /// The same, once a checkpoint covers it: waits for that, two seconds at the most.
     pub async fn find_included(&self, id: Uuid, who: &Who, audits: bool) -> Option<Found> {
-        let found = self.find(id, who, audits).await?;
-        if found.included.is_some() {
-            return Some(found);
-        }
-        tokio::time::timeout(INCLUSION_PATIENCE, self.0.publisher.covers(found.statement.seq)).await.ok().filter(|covered| *covered)?;
-        self.find(id, who, audits).await.filter(|found| found.included.is_some())
+        archive::find_included(&self.0.shared, vec![self.0.archive.clone()], id, who, audits).await
     }
 
     /// The salts of this id's commitments, for whom [`Ledger::find`] gives its statement. `None` too where there is no commitment, and
     /// where the key is gone: who asks for what was erased hears what a stranger hears.
     pub async fn disclose(&self, id: Uuid, who: &Arc<Who>, audits: bool) -> Option<Json> {
-        let found = self.find(id, who, audits).await?;
-        let permit = self.0.finders.clone().acquire_owned().await.ok()?;
-        let (inner, who) = (self.0.clone(), who.clone());
-        let disclosed = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            disclosure(&found.statement, &who, &inner.signer.salts)
-        });
-        disclosed.await.ok().flatten()
+        archive::disclose(&self.0.shared, vec![self.0.archive.clone()], id, who, audits).await
     }
 
     /// Destroys a key, appends the entry that tells it, waits until that is synced, and overwrites what held the key.
@@ -683,18 +388,26 @@ impl Ledger {
     /// # Errors
     /// See [`EraseError`]. Of an unknown key, and of one whose month is not over, nothing is appended.
     pub async fn erase(&self, erasure: Erasure) -> Result<Erased, EraseError> {
-        let inner = self.0.clone();
-        let fault = |error| EraseError::Unfinished(io::Error::other(error));
+        let ledger = self.clone();
         let going = tokio::spawn(async move {
-            let _permit = inner.eraser.acquire().await.map_err(|_| EraseError::Unavailable)?;
-            let there = inner.clone();
-            let (erased, wait) = tokio::task::spawn_blocking(move || there.erase(&erasure)).await.map_err(fault)??;
-            wait.done().await.map_err(|Poisoned| EraseError::Untold)?;
-            let there = inner.clone();
-            let wiped = tokio::task::spawn_blocking(move || there.signer.salts.wipe()).await.map_err(fault)?;
-            wiped.map_err(EraseError::Unfinished).map(|()| erased)
+            let _permit = ledger.0.shared.eraser.acquire().await.map_err(|_| EraseError::Unavailable)?;
+            ledger.erase_in(Vec::new(), erasure).await
         });
-        going.await.map_err(fault)?
+        going.await.map_err(|error| EraseError::Unfinished(io::Error::other(error)))?
+    }
+
+    /// The same in the logs `others` too, of which this one tells: by who has the permit for it.
+    pub(super) async fn erase_in(&self, others: Vec<Arc<Archive>>, erasure: Erasure) -> Result<Erased, EraseError> {
+        let fault = |error| EraseError::Unfinished(io::Error::other(error));
+        let (inner, others) = (self.0.clone(), Arc::new(others));
+        let there = others.clone();
+        let (erased, wait) = tokio::task::spawn_blocking(move || inner.erase(&erasure, &there)).await.map_err(fault)??;
+        wait.done().await.map_err(|Poisoned| EraseError::Untold)?;
+        let inner = self.0.clone();
+        let wiped = tokio::task::spawn_blocking(move || {
+            others.iter().map(|other| &other.salts).chain([&inner.signer.salts]).try_for_each(|salts| salts.wipe())
+        });
+        wiped.await.map_err(fault)?.map_err(EraseError::Unfinished).map(|()| erased)
     }
 
     /// Writes down a change that no request made. It is laid ready and not waited for: entries stand in the order in which they came, so
@@ -709,7 +422,7 @@ impl Ledger {
     pub fn counters(&self) -> Counters {
         let log::Tally { entries, groups, waiting, syncs, sync_time, unpublished, poisoned, full } = self.0.wal.tally();
         let checkpoints = self.0.publisher.tally();
-        let witnesses = self.0.cosigning.get().map(Cosigning::tally);
+        let witnesses = self.0.archive.cosigning.get().map(Cosigning::tally);
         let (slots, gaps) = (self.0.slots.load(Ordering::Relaxed), self.0.gaps.load(Ordering::Relaxed));
         let suppressed = self.0.refusals().suppressed();
         let salts = self.0.signer.salts.tally();
@@ -783,36 +496,6 @@ impl Inner {
         self.publisher.close();
     }
 
-    /// The entry of this id, and how far it has come.
-    fn look_up(&self, id: Uuid) -> Option<Found> {
-        // A method or a media type that a caller wrote may mention the id too: only the statement of this id will do.
-        let of_id = |entry: &[u8]| Statement::read(entry).ok().filter(|statement| statement.id == id);
-        // First what is not published: it may be published meanwhile, and is found in the tree then.
-        for (seq, entry) in self.wal.unpublished() {
-            if id_of(&entry) == Some(id)
-                && let Some(statement) = of_id(&entry)
-            {
-                let state = if seq < self.wal.synced() { State::Durable } else { State::Promised };
-                return Some(Found { entry: Bytes::from_owner(entry), statement, state, included: None });
-            }
-        }
-        retried(self.publisher.published(), |published| {
-            let known = self.ids.find(id).ok()?.into_iter().filter(|index| *index < published.size);
-            known.into_iter().find_map(|index| {
-                let entry = self.files.entry(index, published.size).ok()?;
-                let statement = of_id(&entry)?;
-                // A proof under a cosigned checkpoint says more, also where that is not the newest.
-                let witnessed = self.cosigning.get().map(|cosigning| cosigning.newest.borrow().clone());
-                let witnessed = witnessed.filter(|witnessed| index < witnessed.size);
-                let state = if witnessed.is_some() { State::Witnessed } else { State::Included };
-                let under = witnessed.unwrap_or_else(|| published.clone());
-                let path = merkle::inclusion(index, under.size, &mut self.files.subtrees(under.size, published.size)).ok()?;
-                let included = Some(Included { index, path, published: under });
-                Some(Found { entry: entry.into(), statement, state, included })
-            })
-        })
-    }
-
     fn append(&self, kind: Kind, trail: &Trail, sent: &Sent<'_>, until: Until) -> Result<Appended, Poisoned> {
         self.signer.prepare(trail);
         // The monotonic clock since the arrival, so that the end is never before the beginning.
@@ -835,7 +518,8 @@ impl Inner {
         self.wal.append_counted(Until::Ready, |seq| self.heart.count(life, seq), told).map(|_| ())
     }
 
-    fn erase(&self, erasure: &Erasure) -> Result<(Erased, Wait), EraseError> {
+    /// Destroys the keys of one subject or month, in this log and in `others`, and tells how many they were.
+    fn erase(&self, erasure: &Erasure, others: &[Arc<Archive>]) -> Result<(Erased, Wait), EraseError> {
         if !self.wal.has_room() {
             return Err(EraseError::Unavailable);
         }
@@ -843,13 +527,35 @@ impl Inner {
         if let Some(month) = erasure.month().filter(|month| *month == this_month) {
             return Err(EraseError::OperatorNamedThisMonth(month));
         }
+        let mut gone: Option<(u64, Destroyed)> = None;
+        for other in others {
+            // Where a shard still ends requests, numbers from here on find the key gone.
+            let told = |of| Ok::<_, Poisoned>((other.wal.as_ref().map_or(0, |wal| wal.next().saturating_sub(1)), of));
+            match other.salts.erase(erasure.name(&other.salts), told) {
+                Ok(of) => gone = Some((gone.map_or(0, |(keys, _)| keys) + 1, of)),
+                Err(salts::Error::Unknown) => {}
+                Err(error) => return Err(self.erased_in_part(gone, error.into())),
+            }
+        }
+        let keys = gone.map_or(0, |(keys, _)| keys);
         let salts = &self.signer.salts;
-        let name = match erasure {
-            Erasure::Subject { tenant, caller } => salts.subject(tenant, caller),
-            Erasure::Epoch(month) => salts.month(Whose::Epoch, *month),
-            Erasure::Strangers(month) => salts.month(Whose::Strangers, *month),
-        };
-        salts.erase(name, |of| self.tell_erasure(1, of).map(|(erased, wait)| (erased.seq, (erased, wait)))).map_err(EraseError::from)
+        let told = |of| self.tell_erasure(keys + 1, of).map(|(erased, wait)| (erased.seq, (erased, wait)));
+        match (salts.erase(erasure.name(salts), told), gone) {
+            (Err(salts::Error::Unknown), Some((keys, of))) => self.tell_erasure(keys, of).map_err(|Poisoned| EraseError::Untold),
+            (Err(error), gone) => Err(self.erased_in_part(gone, error.into())),
+            (Ok(done), _) => Ok(done),
+        }
+    }
+
+    /// Tells of the keys that were destroyed before `error`: an erasure that is tried again would wipe what the next start tells them by.
+    fn erased_in_part(&self, gone: Option<(u64, Destroyed)>, error: EraseError) -> EraseError {
+        match gone {
+            None => error,
+            Some((keys, of)) => match self.tell_erasure(keys, of) {
+                Ok(_) => EraseError::Unfinished(io::Error::other(error)),
+                Err(Poisoned) => EraseError::Untold,
+            },
+        }
     }
 
     fn tell_erasure(&self, keys: u64, of: Destroyed) -> Result<(Erased, Wait), Poisoned> {
@@ -860,7 +566,7 @@ impl Inner {
     }
 
     /// What a process before this one destroyed and did not live to tell. It may have: an erasure is told twice rather than never.
-    fn finish_erasures(&self, untold: &[Destroyed]) -> io::Result<()> {
+    pub(super) fn finish_erasures(&self, salts: &Salts, untold: &[Destroyed]) -> io::Result<()> {
         for of in untold {
             let lost = |Poisoned| io::Error::other("the log does not take the entry about what was erased");
             let (erased, _) = self.tell_erasure(1, *of).map_err(lost)?;
@@ -872,7 +578,7 @@ impl Inner {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
-        if untold.is_empty() { Ok(()) } else { self.signer.salts.wipe() }
+        if untold.is_empty() { Ok(()) } else { salts.wipe() }
     }
 
     /// One entry for what has none of its own, if there was any since the last. Gives how it goes on being written, and what to take back
@@ -959,89 +665,6 @@ async fn digest_of(bytes: &Bytes) -> Digest {
         }
     }
     Digest::of(bytes)
-}
-
-/// What is in a file, or nothing where there is none.
-fn read_if_there(path: &Path) -> io::Result<Vec<u8>> {
-    match std::fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        read => read,
-    }
-}
-
-/// The checkpoint in a file, and when it was signed; no checkpoint and no time in an empty file.
-#[derive(Default)]
-struct Signed(Option<(Note, Checkpoint)>, u64);
-
-impl Signed {
-    /// Reads `note`, which was in the file `path` and must be by one of `candidates`.
-    fn read(note: &[u8], path: &Path, candidates: &[Vkeys]) -> Result<Self, OpenError> {
-        if note.is_empty() {
-            return Ok(Self::default());
-        }
-        let no_checkpoint = || OpenError::NotOurs(path.to_owned());
-        let note = Note::parse(note).map_err(|_| no_checkpoint())?;
-        let checkpoint = Checkpoint::parse(note.text()).map_err(|_| no_checkpoint())?;
-        let ours = candidates.iter().any(|[log, ..]| log.name == checkpoint.origin) && signer_of(&note, candidates).is_some();
-        let opened = note.open(&candidates.concat()).ok().filter(|_| ours);
-        let opened = opened.ok_or_else(|| OpenError::AnotherKey(path.to_owned()))?;
-        let time = opened.verified.iter().filter_map(|line| line.time).max().unwrap_or(0);
-        Ok(Self(Some((note, checkpoint)), time))
-    }
-
-    /// How many entries it covers.
-    fn size(&self) -> u64 {
-        self.0.as_ref().map_or(0, |(_, checkpoint)| checkpoint.size)
-    }
-
-    /// Holds that the tree goes on from it.
-    fn holds_for(&self, tree: &Tree, path: &Path) -> Result<(), OpenError> {
-        let Some((_, checkpoint)) = &self.0 else { return Ok(()) };
-        if checkpoint.size > tree.size() {
-            return Err(OpenError::Behind(path.to_owned(), checkpoint.size, tree.size()));
-        }
-        let root = tree.files().root(checkpoint.size, tree.size()).map_err(OpenError::Tree)?;
-        if root == checkpoint.root { Ok(()) } else { Err(OpenError::Forked(path.to_owned(), checkpoint.size)) }
-    }
-}
-
-/// Makes a folder and those above it, where they are not there, so that lost power does not take them away again.
-fn make_folder(directory: &Path) -> io::Result<()> {
-    let missing = directory.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).count();
-    std::fs::create_dir_all(directory)?;
-    // A folder is new in the one above it.
-    let above = directory.ancestors().skip(1).take(missing.max(1));
-    above
-        .map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
-        .try_for_each(|above| std::fs::File::open(above)?.sync_all())
-}
-
-/// What `keys.vkey` is to say: `keys`, then the log's keys before them that it says already, then those of witnesses.
-fn keys_of(directory: &Path, keys: &[Vkey], witnesses: Vec<Vkey>) -> Vec<Vkey> {
-    let there = std::fs::read_to_string(directory.join(KEYS)).unwrap_or_default();
-    let mut listed = keys.to_vec();
-    for key in there.lines().filter_map(|line| line.parse::<Vkey>().ok()).filter(|key| key.name == keys[0].name) {
-        if !listed.contains(&key) {
-            listed.push(key);
-        }
-    }
-    listed.extend(witnesses);
-    listed
-}
-
-/// Writes the public keys where they are not there already.
-fn write_keys(directory: &Path, keys: &[Vkey]) -> io::Result<()> {
-    let text: String = keys.iter().map(|key| format!("{key}\n")).collect();
-    let path = directory.join(KEYS);
-    if std::fs::read_to_string(&path).is_ok_and(|there| there == text) {
-        return Ok(());
-    }
-    let new = directory.join(NEW);
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&new, &path)?;
-    std::fs::File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]

@@ -230,6 +230,22 @@ impl Wait {
     }
 }
 
+/// The locked file that keeps other processes from a log's folder, for as long as it is open.
+pub(super) fn hold(directory: &Path) -> Result<File, OpenError> {
+    let path = directory.join(LOCK);
+    let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let lock = lock.map_err(|error| OpenError::Io(path.clone(), error))?;
+    let asked = Instant::now();
+    while let Err(refused) = lock.try_lock() {
+        match refused {
+            std::fs::TryLockError::WouldBlock if asked.elapsed() < LOCK_PATIENCE => std::thread::sleep(LOCK_PATIENCE / 20),
+            std::fs::TryLockError::WouldBlock => return Err(OpenError::InUse(directory.into())),
+            std::fs::TryLockError::Error(error) => return Err(OpenError::Io(path, error)),
+        }
+    }
+    Ok(lock)
+}
+
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -248,17 +264,7 @@ impl Wal {
             let path = path.to_owned();
             move |error| OpenError::Io(path, error)
         };
-        let lock_path = directory.join(LOCK);
-        let lock =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&lock_path).map_err(io(&lock_path))?;
-        let asked = Instant::now();
-        while let Err(refused) = lock.try_lock() {
-            match refused {
-                std::fs::TryLockError::WouldBlock if asked.elapsed() < LOCK_PATIENCE => std::thread::sleep(LOCK_PATIENCE / 20),
-                std::fs::TryLockError::WouldBlock => return Err(OpenError::InUse(directory.into())),
-                std::fs::TryLockError::Error(error) => return Err(OpenError::Io(lock_path, error)),
-            }
-        }
+        let (lock_path, lock) = (directory.join(LOCK), hold(directory)?);
         let mut before = Vec::new();
         (&lock).take(256).read_to_end(&mut before).map_err(io(&lock_path))?;
         let lost = lost_since(&before, &boot());

@@ -3,6 +3,7 @@
 //! Its value is the [`Receipt`]: an answer or a refusal that carries its signed [statement], which the
 //! [write-ahead file](log) holds before the answer is released. It does not say that the answer arrived.
 
+mod archive;
 mod cbor;
 pub mod census;
 mod change;
@@ -18,6 +19,7 @@ mod found;
 pub mod heartbeat;
 mod ids;
 pub mod key;
+mod label;
 mod ledger;
 mod lock;
 pub mod log;
@@ -33,6 +35,7 @@ mod rotation;
 pub mod salts;
 mod segment;
 pub mod served;
+mod shards;
 pub mod statement;
 mod stream;
 pub mod tree;
@@ -41,12 +44,14 @@ mod want;
 pub mod witness;
 
 pub use change::{Change, Changed};
-pub use config::{Config, Mode, OnFailure, Terms, TermsConfig};
+pub use config::{Config, Mode, OnFailure, Sharding, Terms, TermsConfig};
 pub use erasure::{EraseError, Erased, Erasure};
 pub use found::{Found, NoProof};
 pub use key::Key;
+pub use label::Label;
 pub use ledger::{Accepted, Counters, Error, Ledger, NotProved, OpenError, Opened, Slot};
 pub use receipt::{Receipt, State};
+pub use shards::{NotRolled, Shards, folders};
 pub use statement::Build;
 pub use want::{MAX_WAIT, Want};
 pub use witness::Witnesses;

@@ -86,7 +86,7 @@ impl Slot {
             }
             Mode::Witnessed => {
                 // Without witnesses nothing more is reached than there is.
-                let Some(cosigning) = self.inner.cosigning.get() else { return Err(Poisoned) };
+                let Some(cosigning) = self.inner.archive.cosigning.get() else { return Err(Poisoned) };
                 let covered = cosigning.newest.clone().wait_for(|published| published.below > seq).await.is_ok();
                 if covered { Ok(State::Witnessed) } else { Err(Poisoned) }
             }

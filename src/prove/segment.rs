@@ -109,6 +109,19 @@ pub(super) fn numbers(directory: &Path) -> io::Result<Vec<u64>> {
     Ok(numbers)
 }
 
+/// Whether the last entry that the segments in a folder hold is the one before index `size`, with nothing behind it.
+pub(super) fn ends_with(directory: &Path, size: u64) -> io::Result<bool> {
+    let Some(last) = numbers(directory)?.pop() else { return Ok(false) };
+    let bytes = fs::read(path_of(directory, last))?;
+    let Some(first) = First::read(&bytes) else { return Ok(false) };
+    let (mut at, mut index) = (HEADER, first.index);
+    while let Some(record) = Record::read(&bytes[at..]) {
+        at += record.size();
+        index += 1;
+    }
+    Ok(at == bytes.len() && index == size)
+}
+
 /// Whether a sound record that could follow lies anywhere in `bytes`.
 pub(super) fn sound_after(bytes: &[u8], next: u64) -> bool {
     let plausible = next..next + (1 << 32);

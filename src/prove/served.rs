@@ -5,8 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::json;
 
+use super::archive::Archive;
 use super::ledger::Ledger;
-use super::publisher::{CHECKPOINT, CHECKPOINT_COSE, Published, retried};
+use super::publisher::{CHECKPOINT, CHECKPOINT_COSE, retried};
 use crate::tlog::PublicKey;
 use crate::tlog::tile::Tile;
 
@@ -27,7 +28,7 @@ pub struct LogFile {
 }
 
 impl LogFile {
-    fn fresh(media_type: &'static str, bytes: impl Into<Bytes>) -> Self {
+    pub(super) fn fresh(media_type: &'static str, bytes: impl Into<Bytes>) -> Self {
         Self { media_type, immutable: false, bytes: bytes.into() }
     }
 }
@@ -40,8 +41,14 @@ impl Ledger {
         if path == WELL_KNOWN {
             return Some(LogFile::fresh("application/json", self.description().to_string()));
         }
+        self.0.archive.serve(path.strip_prefix(PREFIX)?).await
+    }
+}
+
+impl Archive {
+    /// The file of this name, as [`Ledger::serve`] gives it.
+    pub(super) async fn serve(self: &Arc<Self>, name: &str) -> Option<LogFile> {
         let published = self.newest_for_others();
-        let name = path.strip_prefix(PREFIX)?;
         if name == CHECKPOINT {
             return (published.size > 0).then(|| LogFile::fresh("text/plain; charset=utf-8", published.note.clone()));
         }
@@ -49,22 +56,18 @@ impl Ledger {
             return Some(LogFile::fresh("application/cose; cose-type=\"cose-sign1\"", published.signed_root.as_ref()?.encode()));
         }
         let tile = Tile::parse(name)?;
-        let ledger = self.clone();
+        let archive = self.clone();
         let bytes = tokio::task::spawn_blocking(move || {
-            retried(ledger.0.publisher.published(), |published| ledger.0.files.read_grown(tile, published.size).ok())
+            retried(&archive.published, |published| archive.files.read_grown(tile, published.size).ok())
         });
         let bytes = bytes.await.ok().flatten()?;
         Some(LogFile { media_type: "application/octet-stream", immutable: true, bytes: bytes.into() })
     }
+}
 
-    /// The newest checkpoint, or where there are witnesses the newest that enough of them have cosigned, as soon as there is one.
-    fn newest_for_others(&self) -> Arc<Published> {
-        let witnessed = self.0.cosigning.get().map(|cosigning| cosigning.newest.borrow().clone());
-        witnessed.filter(|witnessed| witnessed.size > 0).unwrap_or_else(|| self.0.publisher.newest())
-    }
-
+impl Ledger {
     /// The log's name and keys, and where its files are.
-    fn description(&self) -> serde_json::Value {
+    pub(super) fn description(&self) -> serde_json::Value {
         let vkeys = self.all_vkeys();
         let cose: Vec<_> = vkeys
             .iter()
@@ -86,7 +89,7 @@ impl Ledger {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

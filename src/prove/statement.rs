@@ -1,13 +1,15 @@
 //! One statement: what was answered, to whom, by what; as a COSE_Sign1 (RFC 9052) that is itself the log's entry.
 //!
-//! Protected header: `1` alg (-8, EdDSA) · `3` content type · `4` kid ([`Vkey::kid`]) · `15` CWT claims (RFC 9597): `1` iss, the
-//! log's origin; `2` sub, `urn:portcullis:r:<uuid>`; `6` iat. The unprotected header is empty. The payload is a map with these keys:
+//! Protected header: `1` alg (-8, EdDSA) · `3` content type (60, `application/cbor` among the CoAP Content-Formats that RFC 9052 §3.1
+//! takes numbers from; entries of early versions have [`CONTENT_TYPE`], 51 bytes more in each) · `4` kid ([`Vkey::kid`]) · `15` CWT claims (RFC 9597): `1` iss, the
+//! log's origin; `2` sub, `urn:portcullis:r:<uuid>`, which tells what the CBOR is; `6` iat. The unprotected header is empty. The
+//! payload is a map with these keys:
 //!
 //! | key | name | content |
 //! | --- | --- | --- |
 //! | 1 | `v` | 1 |
 //! | 2 | `kind` | 1 inference · 2 deny · 3 error · 4 aborted · 5 model-load · 6 policy-change · 8 key-rotation · 9 erasure · 10 heartbeat (7 is kept for config-change) |
-//! | 3 | `node` | the last segment of the origin |
+//! | 3 | `node` | the last segment of the origin, before the label of a shard |
 //! | 4 | `seq` | the entry's number in this log, from 0, without gaps |
 //! | 5, 6 | `t0`, `t1` | when the request arrived, when this was signed; ns since 1970 |
 //! | 7 | `req` | `1` method · `2` route template · `3` media type · `4` length · `5` commit |
@@ -21,10 +23,11 @@
 //! | 15 | `build` | `1` sha256 of the program · `2` sha256 of its configuration |
 //! | 16 | `counts` | heartbeat, see below |
 //! | 17 | `endorses` | key-rotation: the statement key (Ed25519), endorsed by the signature of the log key |
-//! | 18 | `change` | model-load, policy-change: `1` outcome (loaded, swapped, refused, retired; accepted, refused, pruned) · `2` reason |
+//! | 18 | `change` | model-load, policy-change: `1` outcome (loaded, swapped, refused, retired; accepted, refused, pruned, ended) · `2` reason |
 //! | 19 | `rotation` | key-rotation, but for entry 0: `1` the log key from here on (Ed25519) · `2` its consent (`rotation.rs`) · `3` the log key before, which signs the entry · `4` resumed_after, as in `counts` |
 //! | 20 | `erasure` | erasure: `1` how many keys were destroyed · `2` of what (subject, epoch, strangers) · `3`, `4` from and to which month (YYYYMM), of epochs and strangers |
 //! | 21 | `checkpoint_key` | key-rotation: the log's second key for checkpoints (ML-DSA-44), endorsed likewise |
+//! | 22 | `exposure` | how much of the model the caller may have learned with this answer, in tenths, rounded down; where it is metered |
 //!
 //! The `counts` of a heartbeat, of its process and since that began where nothing else is said:
 //!
@@ -46,6 +49,10 @@
 //! A model-load names the model under `model` and, under `policy`, the policy in force after it. Of a model that was refused `sha256` is what
 //! the policy names, and there is no `assurance`. A policy-change has no `model`; of a policy that was refused `policy` is the one that stays.
 //! One with the outcome `pruned` says in `reason` before which index entries go, as `prove.keep` wants it, and names no policy.
+//! One with the outcome `ended` says in `reason` which shard of the log has ended, with how many entries and which root (hex), and names none.
+//!
+//! A media type is a text, or where it has one its CoAP Content-Format (RFC 7252 §12.3): 42 `application/octet-stream`, 50
+//! `application/json`, 60 `application/cbor`.
 //!
 //! What is not known is left out. `len` and `commit` of an answer are of the bytes that were handed to the connection; of an aborted
 //! stream, of the prefix that was. The events are the blocks of a `text/event-stream`, their tree that of RFC 6962: what its leaves are is told
@@ -76,8 +83,12 @@ use crate::tlog::tile::MAX_ENTRY;
 use crate::tlog::{Checkpoint, Note};
 use crate::trail::{Step, Stop, Trail, Usage, Verdict, Who};
 
-/// The payload's media type.
+/// The payload's media type in entries of early versions.
 pub const CONTENT_TYPE: &str = "application/vnd.portcullis.inference-statement+cbor";
+/// The payload's media type, as a CoAP Content-Format: CBOR. What the CBOR is, the claims tell.
+const CBOR: u64 = 60;
+/// Media types that statements write as their CoAP Content-Format, in 2 bytes.
+const FORMATS: [(u64, &str); 3] = [(42, "application/octet-stream"), (50, "application/json"), (CBOR, "application/cbor")];
 /// What stands before the id in `sub`.
 pub(super) const SUBJECT: &str = "urn:portcullis:r:";
 /// The longest text in a statement, in bytes; longer ones are cut, so that the entry's bound holds whatever a caller sends.
@@ -193,6 +204,11 @@ impl Signer {
         Self { key, node, kid: statement.kid(), log_kid: log.kid(), endorsed, origin, build, salts, previous: None }
     }
 
+    /// With this name of the node, where it is not the origin's last segment.
+    pub(super) fn of_node(self, node: &str) -> Self {
+        Self { node: node.to_owned(), ..self }
+    }
+
     /// With the key before it, which signs checkpoints along.
     pub(super) fn after(self, previous: Option<Key>) -> Self {
         Self { previous, ..self }
@@ -225,6 +241,7 @@ impl Signer {
         let mut to = Writer::with_room(512);
         let usage = sent.usage.or(trail.usage);
         let optional = usize::from(trail.which.is_some()) + usize::from(trail.who.is_some()) + usize::from(usage.is_some());
+        let optional = optional + usize::from(trail.exposure.is_some());
         to.map(11 + optional + usize::from(self.has_build()));
         self.begin(&mut to, kind, seq, trail.arrived.unix_nanos(), t1);
 
@@ -236,7 +253,7 @@ impl Signer {
         to.uint(7).map(2 + usize::from(media_type.is_some()) + usize::from(!limited) + usize::from(known.is_some()));
         to.uint(1).text(clip(trail.method.as_str())).uint(2).text(clip(&trail.route));
         if let Some(media_type) = media_type {
-            to.uint(3).text(clip(media_type));
+            content_type(to.uint(3), media_type);
         }
         if !limited {
             to.uint(4).uint(trail.request.length);
@@ -249,7 +266,7 @@ impl Signer {
         to.uint(8).map(5 + usize::from(sent.media_type.is_some()) + usize::from(sent.code.is_some()) + events);
         to.uint(1).uint(sent.status.into());
         if let Some(media_type) = sent.media_type {
-            to.uint(2).text(clip(media_type));
+            content_type(to.uint(2), media_type);
         }
         to.uint(3).uint(sent.length).uint(4).bytes(salting.commit(id, "response", &sent.digest).as_bytes());
         to.uint(5).bool(sent.complete).uint(6).uint(sent.length);
@@ -273,6 +290,10 @@ impl Signer {
             to.uint(14).map(2).uint(1).uint(usage.input).uint(2).uint(usage.output);
         }
         self.end(&mut to);
+        if let Some(exposure) = trail.exposure {
+            // The cast is of a number from 0 to 10.
+            to.uint(22).uint((exposure.clamp(0.0, 1.0) * 10.0) as u64);
+        }
         self.seal(id, t1, &to.done(), false)
     }
 
@@ -323,7 +344,7 @@ impl Signer {
         id.hyphenated().encode_lower(&mut subject[SUBJECT.len()..]);
         let subject = std::str::from_utf8(&subject).unwrap_or_default();
         let mut protected = Writer::with_room(192);
-        protected.map(4).uint(1).negative(7).uint(3).text(CONTENT_TYPE).uint(4).bytes(kid);
+        protected.map(4).uint(1).negative(7).uint(3).uint(CBOR).uint(4).bytes(kid);
         protected.uint(15).map(3).uint(1).text(&self.origin).uint(2).text(subject).uint(6).uint(t1 / 1_000_000_000);
         let protected = protected.done();
         let signature = sign(&to_be_signed(&protected, payload));
@@ -373,6 +394,14 @@ fn item(to: &mut Writer, step: &Step, verdict: Verdict, rule: Option<&str>) {
     if let Some(rule) = rule {
         to.text(clip(rule));
     }
+}
+
+/// Writes a media type in the shorter of its two forms.
+fn content_type(to: &mut Writer, media_type: &str) {
+    match FORMATS.iter().find(|(_, known)| *known == media_type) {
+        Some((format, _)) => to.uint(*format),
+        None => to.text(clip(media_type)),
+    };
 }
 
 pub(super) fn clip(text: &str) -> &str {
@@ -446,8 +475,9 @@ impl Statement {
         }
         let Some(Value::Map(header)) = canonical(&protected) else { return Err(no("the protected header is not deterministic CBOR")) };
         let Some(Value::Map(fields)) = canonical(&payload) else { return Err(no("the payload is not deterministic CBOR")) };
-        let (Some(-8), Some(CONTENT_TYPE), Some(Value::Bytes(kid)), Some(Value::Map(claims)), 4) =
-            (integer(&header, 1), text(&header, 3), field(&header, 4), field(&header, 15), header.len())
+        let is_cbor = unsigned(&header, 3) == Some(CBOR) || text(&header, 3) == Some(CONTENT_TYPE);
+        let (Some(-8), true, Some(Value::Bytes(kid)), Some(Value::Map(claims)), 4) =
+            (integer(&header, 1), is_cbor, field(&header, 4), field(&header, 15), header.len())
         else {
             return Err(no("the protected header has other fields"));
         };
@@ -547,6 +577,7 @@ impl Statement {
             let value = match number {
                 2 => json!(self.kind.as_str()),
                 12 => trail_view(value),
+                7 | 8 => with_media_type(named(value, inner)),
                 _ => named(value, inner),
             };
             view.insert(name, value);
@@ -557,7 +588,7 @@ impl Statement {
 }
 
 /// The payload's names by number, and the names inside.
-const FIELDS: [(&str, &[&str]); 22] = [
+const FIELDS: [(&str, &[&str]); 23] = [
     ("", &[]),
     ("v", &[]),
     ("kind", &[]),
@@ -580,6 +611,7 @@ const FIELDS: [(&str, &[&str]); 22] = [
     ("rotation", &["log_key", "consent", "before", "resumed_after"]),
     ("erasure", &["keys", "of", "from", "to"]),
     ("checkpoint_key", &[]),
+    ("exposure", &[]),
 ];
 
 fn named(value: &Value, names: &[&str]) -> Json {
@@ -602,6 +634,15 @@ fn named(value: &Value, names: &[&str]) -> Json {
         ),
         _ => Json::Null,
     }
+}
+
+/// The view of a request or an answer, whose media type may be a number.
+fn with_media_type(mut view: Json) -> Json {
+    let format = view["content_type"].as_u64().and_then(|number| FORMATS.iter().find(|(format, _)| *format == number));
+    if let Some((_, media_type)) = format {
+        view["content_type"] = json!(media_type);
+    }
+    view
 }
 
 fn trail_view(value: &Value) -> Json {

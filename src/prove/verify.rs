@@ -13,6 +13,7 @@ use super::cosign::{WITNESSED, WITNESSED_NEW};
 use super::entries::Entries;
 use super::ids;
 use super::key::{Kind as KeyKind, Vkey};
+use super::label::Label;
 use super::ledger::KEYS;
 use super::proof::SignedRoot;
 use super::prune::{NEW_ENTRY, kept_index};
@@ -586,6 +587,8 @@ fn strangers(directory: &Path, report: &mut Report) -> io::Result<()> {
         let kind = file.file_type()?;
         let known = name.to_str().is_some_and(|name| match name {
             "tile" => kind.is_dir(),
+            // The shards that came after this log was closed.
+            label if label.parse::<Label>().is_ok() => kind.is_dir(),
             name => {
                 kind.is_file()
                     && (files.contains(&name) || salts::is_file(name) || segment_number(name).is_some() || kept_index(name).is_some())

@@ -177,6 +177,12 @@ impl Witnesses {
         Self { origin: origin.into(), peers, quorum }
     }
 
+    /// The log that they are asked about.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
     /// Their names, in the order of the configuration.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.peers.iter().map(|(_, peer)| &*peer.name)

@@ -5,14 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::families;
+use super::loss::{Kept, Owned};
 use super::space::{Fitted, PHI, Space};
 use super::wealth::Bet;
 
 /// The format that is written, and the only one that is read.
 pub(crate) const FORMAT: u32 = 1;
-
-/// Bytes of a calibration at most.
-pub(crate) const MOST_BYTES: usize = 16 << 20;
 
 /// A calibration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,6 +40,8 @@ pub(crate) struct Bounds {
     pub(super) window: Vec<f32>,
     /// The least and the most buckets of an honest caller at each size of the window.
     pub(super) coverage: Vec<[f32; 2]>,
+    /// The owner's rows, on which copies are tried; none for a model without classes.
+    pub(super) holdout: Option<Kept>,
     /// How each family bets, by its name.
     pub(super) bets: BTreeMap<String, Bet>,
 }
@@ -84,6 +84,8 @@ pub(crate) struct Clusters {
 pub(crate) struct Calibration {
     pub(super) bounds: Bounds,
     pub(super) space: Space,
+    /// The owner's rows.
+    pub(super) owned: Option<Owned>,
     /// In the order of [`families::ALL`].
     pub(super) bets: [Bet; families::COUNT],
 }
@@ -103,7 +105,9 @@ impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::OperatorGaveNoCalibration(error) => write!(f, "it is no calibration: {error}"),
-            Self::OperatorGaveAnotherFormat(format) => write!(f, "it has the format {format}, and this program reads {FORMAT}: calibrate anew"),
+            Self::OperatorGaveAnotherFormat(format) => {
+                write!(f, "it has the format {format}, and this program reads {FORMAT}: calibrate anew")
+            }
             Self::OperatorGaveUnfitParts(part) => write!(f, "its {part} do not fit: calibrate anew"),
         }
     }
@@ -140,7 +144,11 @@ impl Calibration {
                 return Err(Error::OperatorGaveUnfitParts("bets"));
             }
         }
-        Ok(Self { bounds, space, bets })
+        let owned = match &bounds.holdout {
+            Some(kept) => Some(kept.ready().ok_or(Error::OperatorGaveUnfitParts("holdout"))?),
+            None => None,
+        };
+        Ok(Self { bounds, space, owned, bets })
     }
 
     /// Numbers a row of the inputs that it was made from.

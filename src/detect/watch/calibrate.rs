@@ -5,6 +5,7 @@
 
 use super::bounds::{Bounds, Calibration, Clusters, Error as Unfit, Evidence, FORMAT, Outlier};
 use super::families::{self, COUNT, Sums, outlier, window};
+use super::loss::Kept;
 use super::near::distance;
 use super::noise::Noise;
 use super::rows::Told;
@@ -47,6 +48,8 @@ pub(crate) enum Error {
     OperatorStatedNoRate,
     /// There were more false alarms than the rate explains: so many, of so many callers, and at most so many may be.
     OperatorRecordedTheOdd(usize, usize, usize),
+    /// The operating system gives no random numbers.
+    NoRandomness,
     /// The numbers are degenerate.
     OperatorRecordedNothing(Unfit),
 }
@@ -66,6 +69,7 @@ impl std::fmt::Display for Error {
                 "bounds from part of the callers alarm about {alarms} of {callers} others, and {allowed} are what the rate explains: record \
                  more callers of each kind, or take out those that are no honest callers"
             ),
+            Self::NoRandomness => f.write_str("the operating system gives no random numbers"),
             Self::OperatorRecordedNothing(unfit) => write!(f, "no bounds can be fitted: {unfit}"),
         }
     }
@@ -103,6 +107,8 @@ pub(crate) fn calibrate(model: &str, rate: f32, seed: [u8; 32], recording: &Reco
         return Err(Error::OperatorRecordedTheOdd(alarms, callers, allowed));
     }
     let (mut bounds, trimmed) = fit(model, rate, &space, &all)?;
+    let firsts = picked(&all);
+    bounds.holdout = Kept::of(&firsts.iter().map(|(_, point, told)| (*point, *told)).collect::<Vec<_>>(), &seed);
     let rows = recording.iter().map(Vec::len).sum();
     bounds.rests_on = Evidence { callers, rows, alarms, at_most: at_most(alarms, callers, 0.05), trimmed };
     Ok(bounds)
@@ -111,7 +117,8 @@ pub(crate) fn calibrate(model: &str, rate: f32, seed: [u8; 32], recording: &Reco
 /// The space of a recording, and its rows in it. It is fitted to all callers: a few thousand rows move it by little.
 pub(super) fn placed(seed: [u8; 32], recording: &Recording) -> Result<(Space, Vec<Vec<(Point, Told)>>), Error> {
     let each = (MOST_ROWS / recording.len().max(1)).max(2);
-    let rows = || recording.iter().flat_map(move |rows| rows.iter().step_by((rows.len() / each).max(1)).take(each)).map(|(row, _)| &row[..]);
+    let rows =
+        || recording.iter().flat_map(move |rows| rows.iter().step_by((rows.len() / each).max(1)).take(each)).map(|(row, _)| &row[..]);
     let space = Space::fit(seed, rows()).ok_or(Error::OperatorRecordedNothing(Unfit::OperatorGaveUnfitParts("numbers")))?;
     let points = recording.iter().map(|rows| rows.iter().map(|(row, told)| (space.point(row), *told)).collect()).collect();
     Ok((space, points))
@@ -157,6 +164,7 @@ pub(super) fn fit(model: &str, rate: f32, space: &Space, callers: &[Points<'_>])
         clusters: Clusters { flip: 8 },
         window: Vec::new(),
         coverage: Vec::new(),
+        holdout: None,
         bets,
     };
     (bounds.window, bounds.coverage) = windows(space, &bounds, callers);
@@ -199,8 +207,10 @@ fn radius(space: &Space, points: &[(usize, &Point)], noise: &mut Noise) -> ([f32
     let nearest = sorted(nearest.into_iter().filter(|apart| apart.is_finite()));
     // Between what is near by chance, and half of how far apart inputs are: the lesser.
     let radius = quantile(&nearest, BY_CHANCE * 5.0).min(quantile(&nearest, 0.5) * 0.6).max(4.0 / super::space::STEPS);
-    let first = |at: &usize| *at == 0 || points[at - 1].0 != points[*at].0 || {
-        distance(&points[at - 1].1.sample[..kept], &points[*at].1.sample[..kept]) > radius
+    let first = |at: &usize| {
+        *at == 0 || points[at - 1].0 != points[*at].0 || {
+            distance(&points[at - 1].1.sample[..kept], &points[*at].1.sample[..kept]) > radius
+        }
     };
     ([radius, quantile(&nearest, 0.5).max(radius)], (0..points.len()).filter(first).collect())
 }

@@ -95,17 +95,6 @@ pub(super) struct Seen {
 }
 
 impl Near {
-    /// Bytes that it takes.
-    pub(super) fn bytes(&self) -> usize {
-        size_of::<Self>() + self.items.capacity() * size_of::<Item>()
-    }
-
-    /// The distance of the nearest input before, if any.
-    #[cfg(test)]
-    fn nearest(&self, point: &Point, kept: usize) -> Option<f32> {
-        self.items.iter().map(|item| distance(&item.sample[..kept], &point.sample[..kept])).min_by(f32::total_cmp)
-    }
-
     /// Looks at an input, and remembers it. `radius` is how near is near, and how near is kin, in standard deviations; a low margin or a flip
     /// counts for its cluster.
     pub(super) fn look(&mut self, space: &Space, point: &Point, told: &Told, low: bool, [radius, kin]: [f32; 2], query: u64) -> Seen {
@@ -166,10 +155,7 @@ impl Near {
         best
     }
 
-    /// Coordinates in which a step moves at most.
-const FEW: usize = 2;
-
-/// The cosine between this change and the last one: within the cluster of the nearest, else between the last two inputs.
+    /// The cosine between this change and the last one: within the cluster of the nearest, else between the last two inputs.
     fn line(&self, point: &Point, kept: usize, nearest: Option<usize>) -> Option<f32> {
         let cluster = nearest.and_then(|place| self.items[place].cluster).map(|at| &self.clusters[usize::from(at)]);
         let [before, last] = match cluster {
@@ -213,9 +199,7 @@ const FEW: usize = 2;
             self.items.push(Item { digest: 0, sample: [0; SAMPLE], label: None, cluster: None, query: 0 });
             return self.items.len() - 1;
         }
-        let kept = |place: usize| {
-            self.clusters.iter().any(|cluster| cluster.size > 1 && cluster.last.contains(&(place as u8)))
-        };
+        let kept = |place: usize| self.clusters.iter().any(|cluster| cluster.size > 1 && cluster.last.contains(&(place as u8)));
         let oldest = (0..RING).filter(|place| !kept(*place)).min_by_key(|place| self.items[*place].query);
         oldest.unwrap_or_default()
     }

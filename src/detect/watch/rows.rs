@@ -7,9 +7,6 @@ use crate::wire::tensor::{Datatype, Tensor};
 /// Numbers of a row that are looked at. A longer row is thinned to every n-th number, so that its cost stays bounded.
 pub(crate) const MOST_NUMBERS: usize = 1 << 16;
 
-/// Classes that are told apart; a model with more tells of its best so many.
-pub(super) const MOST_CLASSES: usize = 8;
-
 /// Rows of one batch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Rows {
@@ -74,6 +71,37 @@ fn numbers(tensor: &Tensor) -> Vec<f32> {
     numbers
 }
 
+fn is_floating(datatype: Datatype) -> bool {
+    matches!(datatype, Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64)
+}
+
+/// A score for each class, for each row.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Scores {
+    /// How many classes there are.
+    pub(super) classes: usize,
+    /// All scores, row by row.
+    pub(super) values: Vec<f32>,
+}
+
+impl Scores {
+    /// The first floating tensor with a row for each of `rows` and two classes or more.
+    pub(super) fn of(tensors: &[Tensor], rows: usize) -> Option<Self> {
+        let of_rows = |tensor: &&Tensor| tensor.shape.len() == 2 && tensor.shape[0] == rows as u64 && tensor.shape[1] > 1;
+        let scores = tensors.iter().filter(|tensor| is_floating(tensor.datatype)).find(of_rows)?;
+        Some(Self { classes: usize::try_from(scores.shape[1]).ok()?, values: numbers(scores) })
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &[f32]> {
+        self.values.chunks_exact(self.classes)
+    }
+
+    /// Whether a row is one of probabilities, as far as they were rounded.
+    pub(super) fn simplex(&self, row: &[f32]) -> bool {
+        (row.iter().sum::<f32>() - 1.0).abs() < 0.02 && row.iter().all(|score| *score >= 0.0)
+    }
+}
+
 /// What a row was told.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Told {
@@ -89,21 +117,17 @@ impl Told {
     /// What each of `rows` rows was told by the tensors of an answer. The first floating tensor with two classes or more is read as
     /// probabilities, or as logits where its rows are none; without one, the first tensor of whole numbers as labels.
     pub(crate) fn of(tensors: &[Tensor], rows: usize) -> Vec<Self> {
-        let floating = |datatype| matches!(datatype, Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64);
-        let of_rows = |tensor: &&Tensor| tensor.shape.len() == 2 && tensor.shape[0] == rows as u64;
-        let scores = tensors.iter().filter(|tensor| floating(tensor.datatype)).find(|tensor| of_rows(tensor) && tensor.shape[1] > 1);
-        if let Some(scores) = scores {
-            let classes = usize::try_from(scores.shape[1]).unwrap_or(1);
-            return numbers(scores).chunks_exact(classes).map(Self::of_scores).collect();
+        if let Some(scores) = Scores::of(tensors, rows) {
+            return scores.iter().map(|row| Self::of_scores(&scores, row)).collect();
         }
         let one_each = |tensor: &&Tensor| tensor.elements() == Some(rows) && tensor.datatype != Datatype::Bytes;
-        match tensors.iter().filter(one_each).find(|tensor| !floating(tensor.datatype)) {
+        match tensors.iter().filter(one_each).find(|tensor| !is_floating(tensor.datatype)) {
             Some(labels) => numbers(labels).iter().map(|label| Self { label: Some(*label as u32), margin: None, classes: 0 }).collect(),
             None => vec![Self::default(); rows],
         }
     }
 
-    fn of_scores(scores: &[f32]) -> Self {
+    fn of_scores(all: &Scores, scores: &[f32]) -> Self {
         let (mut label, mut best, mut second) = (0, f32::NEG_INFINITY, f32::NEG_INFINITY);
         for (class, score) in scores.iter().enumerate() {
             if *score > best {
@@ -112,9 +136,7 @@ impl Told {
                 second = *score;
             }
         }
-        let sum: f32 = scores.iter().sum();
-        let simplex = (sum - 1.0).abs() < 0.02 && scores.iter().all(|score| *score >= 0.0);
-        let margin = if simplex {
+        let margin = if all.simplex(scores) {
             best - second
         } else {
             // Of logits, as softmax makes them.

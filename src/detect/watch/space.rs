@@ -175,11 +175,6 @@ impl Space {
         self.fitted.scale[self.at[place] as usize] / STEPS
     }
 
-    /// The grid of inputs.
-    pub(super) fn grid(&self) -> Option<f32> {
-        self.fitted.grid
-    }
-
     /// What is known of `row`, which has this space's width.
     pub(super) fn point(&self, row: &[f32]) -> Point {
         let (mut white, mut energy, mut rough) = (vec![0.0; row.len()], 0.0, 0.0);
@@ -207,7 +202,14 @@ impl Space {
         for (kept, at) in sample.iter_mut().zip(&self.at) {
             *kept = (white[*at as usize] * STEPS) as i16;
         }
-        Point { digest: self.digest(row), z, sample, energy: energy / row.len() as f32, rough: rough / energy.max(1e-6), off: self.off(row) }
+        Point {
+            digest: self.digest(row),
+            z,
+            sample,
+            energy: energy / row.len() as f32,
+            rough: rough / energy.max(1e-6),
+            off: self.off(row),
+        }
     }
 
     /// The random Fourier features of a point: their inner products are a Gaussian kernel, averaged over four bandwidths.
@@ -267,7 +269,13 @@ impl Pass {
 /// Narrow inputs are added up more than once, since a bin holds few of their coordinates.
 fn passes(seed: &[u8; 32], width: usize) -> Vec<Pass> {
     let mut noise = Noise::new(seed, "passes");
-    let count = if width <= 256 { 8 } else if width <= 1024 { 3 } else { 1 };
+    let count = if width <= 256 {
+        8
+    } else if width <= 1024 {
+        3
+    } else {
+        1
+    };
     let runs = width.div_ceil(Z);
     let mut pass = |_| Pass {
         signs: (0..width).map(|_| if noise.next() & 1 == 0 { 1.0 } else { -1.0 }).collect(),

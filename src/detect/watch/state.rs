@@ -104,8 +104,14 @@ impl Default for State {
 impl State {
     /// Learns from a row and what it was told; tells which families come to an alarm with it. A family that has alarmed is silent until it is
     /// [listened to](Self::listen).
-    pub(super) fn learn(&mut self, calibration: &Calibration, point: &Point, told: &Told, mut heard: impl FnMut(usize, Signal)) -> Vec<Alarm> {
-        let Calibration { bounds, space, bets } = calibration;
+    pub(super) fn learn(
+        &mut self,
+        calibration: &Calibration,
+        point: &Point,
+        told: &Told,
+        mut heard: impl FnMut(usize, Signal),
+    ) -> Vec<Alarm> {
+        let Calibration { bounds, space, bets, .. } = calibration;
         self.rows += 1;
         let low = told.margin.is_some_and(|margin| margin < bounds.low_margin);
         let seen = match (&mut self.close, usize::try_from(self.rows - 1)) {
@@ -157,10 +163,5 @@ impl State {
     /// Lets a family begin anew, once its word has had its effect.
     pub(super) fn listen(&mut self, family: usize) {
         (self.wealth[family], self.alarmed[family]) = (Wealth::default(), false);
-    }
-
-    /// Bytes that are kept.
-    pub(super) fn bytes(&self) -> usize {
-        size_of::<Self>() + self.close.as_ref().map_or(0, |close| size_of::<Close>() + close.near.bytes())
     }
 }

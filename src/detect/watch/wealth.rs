@@ -45,12 +45,6 @@ impl Wealth {
     }
 }
 
-/// Whether a wealth is among the discoveries when the rate of false ones is kept at `rate` over `callers` callers, of whom `as_rich` have
-/// at least this much (e-BH: Wang and Ramdas, 2022, arXiv 2009.02824).
-pub(super) fn discovered(wealth: Wealth, as_rich: usize, callers: usize, rate: f32) -> bool {
-    wealth.0 >= (callers.max(1) as f32 / (as_rich.max(1) as f32 * rate)).ln()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,13 +88,5 @@ mod tests {
         assert_eq!(wealth.0, FLOOR);
         (0..1_000).for_each(|_| wealth = wealth.after(1.0, BET));
         assert_eq!(wealth.0, CEILING);
-    }
-
-    #[test]
-    fn among_more_callers_more_is_demanded() {
-        let wealth = Wealth(1_000_f32.ln());
-        assert!(discovered(wealth, 1, 100, 0.1));
-        assert!(!discovered(wealth, 1, 101, 0.1));
-        assert!(discovered(wealth, 2, 200, 0.1));
     }
 }

@@ -1,3 +1,4 @@
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -6,12 +7,17 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use http_body_util::BodyExt;
 use serde_json::{Value as Json, json};
 
+use super::open::{SKIP, Signed};
 use super::*;
 use crate::event::Reader;
 use crate::prove::Changed;
-use crate::prove::config::Mode;
+use crate::prove::archive::FINDERS;
+use crate::prove::config::{Config, Mode};
+use crate::prove::key::Key;
+use crate::prove::statement::Build;
 use crate::prove::statement::tests::trail;
 use crate::prove::verify::{Select, show, verify_dir, verify_statement};
+use crate::tlog::{Checkpoint, Note};
 use crate::trail::{End, Late, Usage};
 use crate::wire::body::Broken;
 
@@ -187,7 +193,7 @@ fn a_look_up_that_nobody_waits_for_any_more_still_counts() {
         for _ in 0..FINDERS {
             assert!(futures_util::FutureExt::now_or_never(house.ledger.find(id, &who, false)).is_none());
         }
-        assert_eq!(house.ledger.0.finders.available_permits(), 0);
+        assert_eq!(house.ledger.0.shared.finders.available_permits(), 0);
         drop(release);
         assert!(busy.await.unwrap());
         assert!(house.ledger.find(id, &who, false).await.is_some());

@@ -75,7 +75,7 @@ impl Log {
 
 fn pruner(ledger: &Ledger) -> Pruner {
     let inner = &ledger.0;
-    let (files, ids, wal, heart) = (inner.files.clone(), inner.ids.clone(), inner.wal.clone(), inner.heart.clone());
+    let (files, ids, wal, heart) = (inner.archive.files.clone(), inner.archive.ids.clone(), inner.wal.clone(), inner.heart.clone());
     Pruner { files, ids, wal, heart, keep: Duration::from_nanos(DAY), witnessed: false }
 }
 
@@ -163,14 +163,14 @@ async fn what_remains_is_proved_as_before_and_what_is_gone_is_said_to_be() {
     assert_eq!(ledger.serve("/log/tile/entries/001").await, None);
     assert!(ledger.serve("/log/tile/0/000").await.is_some() && ledger.serve("/log/tile/entries/002.p/1").await.is_some());
     let id = |index: usize| Statement::read(&all[index].1).unwrap().id;
-    assert!(ledger.0.ids.find(id(3)).unwrap().is_empty());
-    assert_eq!(ledger.0.ids.find(id(550)).unwrap(), [550]);
+    assert!(ledger.0.archive.ids.find(id(3)).unwrap().is_empty());
+    assert_eq!(ledger.0.archive.ids.find(id(550)).unwrap(), [550]);
     ledger.close();
     let size = ledger.0.publisher.newest().size;
     // Between any two sizes, those that ended among what is gone too.
-    let root = |size| ledger.0.files.root(size, ledger.0.publisher.newest().size).unwrap();
+    let root = |size| ledger.0.archive.files.root(size, ledger.0.publisher.newest().size).unwrap();
     for old in [1, 256, 300, 512, 513, 600] {
-        let proof = merkle::consistency(old, size, &mut ledger.0.files.subtrees(size, size)).unwrap();
+        let proof = merkle::consistency(old, size, &mut ledger.0.archive.files.subtrees(size, size)).unwrap();
         merkle::verify_consistency(old, size, &proof, &root(old), &root(size)).unwrap();
     }
     drop(ledger);
@@ -229,7 +229,7 @@ async fn a_pruned_log_opens_again_also_without_its_ids() {
         }
         let ledger = log.open();
         let last = Statement::read(&log.entries()[70].1).unwrap();
-        assert_eq!(ledger.0.ids.find(last.id).unwrap(), [582]);
+        assert_eq!(ledger.0.archive.ids.find(last.id).unwrap(), [582]);
         assert!(!prune(&ledger), "there is nothing more to remove");
         ledger.close();
         drop(ledger);

@@ -17,6 +17,7 @@ pub(super) const FAMILY: Family = Family {
 fn weigh(occasion: &Occasion<'_>) -> Option<Signal> {
     let cluster = occasion.seen.cluster?;
     // One object that is hard to tell is one word, however often it is asked about: clusters are asked whenever they have doubled.
-    let doubled = cluster.size.is_multiple_of(occasion.bounds.clusters.flip) && (cluster.size / occasion.bounds.clusters.flip).is_power_of_two();
+    let doubled =
+        cluster.size.is_multiple_of(occasion.bounds.clusters.flip) && (cluster.size / occasion.bounds.clusters.flip).is_power_of_two();
     doubled.then(|| Signal::when(cluster.flips * 4 > cluster.size, "cluster", cluster.size as f32)).flatten()
 }

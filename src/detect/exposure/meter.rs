@@ -1,0 +1,403 @@
+//! The meter: how good a copy of the model could be made of what a caller has been answered.
+//!
+//! It is the thief himself, as far as 11 KiB go. Three students learn from every row and its answer, and are tried on the owner's
+//! [holdout](super::holdout); the best counts, as it would for a thief:
+//!
+//! * linear discriminants with a shared covariance, from the sums of the features of each class: what a logistic regression or
+//!   support vectors find, in closed form;
+//! * least squares on the logarithms of the probabilities: it solves the equations of a model that is linear up to its softmax, and finds
+//!   the linear part of others;
+//! * the nearest neighbour: each row of the holdout keeps the distance of the nearest query so far, and whether its label was right.
+//!
+//! The first two need the second moments of the features and their sums with the answers; the third is exact. So nothing depends on the
+//! order of the queries, nothing has a learning rate, and the meters of a cohort add up to the meter of its union. Stochastic gradient
+//! descent on 256 random Fourier features was tried and dropped: in one pass it stays 0.1 to 0.5 below what a thief
+//! reaches who trains on the same answers as often as he likes.
+//!
+//! The estimate never falls: whoever sends rubbish between his queries leaves it out when he trains.
+//!
+//! It is a bound from below. A thief who knows the model's kind may do better, and one whose model bends more than 64 numbers can follow
+//! does; [`correction`](super::correction) learns by how much.
+
+use std::fmt;
+
+use super::correction::Correction;
+use super::holdout::{FEATURES, Features, Holdout, MOST_CLASSES, NEAREST_ROWS};
+use super::moments::{Sums, row_of_triangle, solve, throw};
+
+/// The features and a constant.
+const WIDTH: usize = FEATURES + 1;
+const TRIANGLE: usize = row_of_triangle(WIDTH, WIDTH);
+const PRODUCTS: usize = WIDTH * MOST_CLASSES;
+
+/// The most bytes of a meter.
+pub const MOST_BYTES: usize = 12 << 10;
+
+/// Rows after which a meter is evaluated for the first time.
+const FIRST_EVALUATION: u32 = 16;
+
+/// Ridges, as parts of the mean variance of the features. Few answers ask for large ones, exact answers for small ones; the best counts.
+const DISCRIMINANT_RIDGES: [f64; 2] = [0.1, 1.0];
+const EQUATION_RIDGES: [f64; 3] = [1e-3, 1e-2, 1e-1];
+
+/// Queries whose features vary more than so much lie far outside honest inputs: how frequent a class is among them is their sender's doing,
+/// and says nothing of the holdout.
+const FAR_OUT: f64 = 4.0;
+
+/// The holdout is a sample. What is told is the lower end of where the fidelity lies with 90 % confidence: so many standard errors below.
+const STANDARD_ERRORS: f32 = 1.28;
+
+/// Below it, a probability says no more than that it is small.
+const LEAST_PROBABILITY: f64 = 1e-6;
+
+/// What a label counts for among logarithms of probabilities: about the distance of the best from the mean in an answer that is sure.
+const SURE: f32 = 4.0;
+
+/// No query yet; as a distance it is infinite, and the label of no query is wrong.
+const NOTHING_NEAR: u16 = 0x7f80;
+const RIGHT: u16 = 0x8000;
+
+/// What was told of one row, after everything that shapes answers.
+#[derive(Clone, Copy, Debug)]
+pub enum Answer<'a> {
+    /// The best class.
+    Label(u32),
+    /// A probability for each class of the model.
+    Probabilities(&'a [f64]),
+}
+
+/// What the meter says.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Estimate {
+    /// The part of the holdout on which a copy would agree with the model, from 0 to 1, corrected.
+    pub fidelity: f32,
+    /// The same as the best student had it, at the lower end of where it may lie.
+    pub measured: f32,
+    /// After so many rows.
+    pub rows: u32,
+}
+
+/// What was learned from one caller's answers, or from a cohort's.
+#[derive(Clone)]
+pub struct Meter {
+    /// Of the features and a constant, the upper triangle of all products.
+    squares: Sums<TRIANGLE>,
+    /// For each class, the features summed, and the rows counted.
+    classes: Sums<PRODUCTS>,
+    /// For each class, the features times the centred logarithm of its probability.
+    logarithms: Sums<PRODUCTS>,
+    /// For each row of the holdout the distance of the nearest query, as the upper half of a float, its sign for a label that is right.
+    nearest: [u16; NEAREST_ROWS],
+    rows: u32,
+    /// Rows that were answered with probabilities.
+    told: u32,
+    evaluate_at: u32,
+    dice: u32,
+    best: Estimate,
+}
+
+impl fmt::Debug for Meter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Meter").field("rows", &self.rows).field("best", &self.best).finish_non_exhaustive()
+    }
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Meter {
+    /// One that has learned nothing.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            squares: Sums::ZERO,
+            classes: Sums::ZERO,
+            logarithms: Sums::ZERO,
+            nearest: [NOTHING_NEAR; NEAREST_ROWS],
+            rows: 0,
+            told: 0,
+            evaluate_at: FIRST_EVALUATION,
+            dice: 0x9E37_79B9,
+            best: Estimate { fidelity: 0.0, measured: 0.0, rows: 0 },
+        }
+    }
+
+    /// How many rows it has learned from.
+    #[must_use]
+    pub fn rows(&self) -> u32 {
+        self.rows
+    }
+
+    /// The last estimate: the highest of all so far.
+    #[must_use]
+    pub fn estimate(&self) -> Estimate {
+        self.best
+    }
+
+    /// Learns from one row. A repeat of a row that was answered alike before teaches a thief nothing and should be left out; nothing is
+    /// learned from an answer that is none (a class the model has not, probabilities that are not one for each class or not finite).
+    pub fn learn(&mut self, holdout: &Holdout, features: &Features, answer: Answer<'_>) {
+        let mut logarithms = [0.0_f32; MOST_CLASSES];
+        let width = holdout.width();
+        let Some(class) = understood(holdout, answer, &mut logarithms[..width]) else { return };
+        let mut row = [1.0_f32; WIDTH];
+        row[..FEATURES].copy_from_slice(features.numbers());
+        for place in 0..WIDTH {
+            let dice = throw(&mut self.dice);
+            self.squares.add(row_of_triangle(place, WIDTH), row[place], &row[place..], dice);
+        }
+        let dice = throw(&mut self.dice);
+        self.classes.add(usize::from(holdout.slot(class)) * WIDTH, 1.0, &row, dice);
+        for (slot, logarithm) in logarithms[..width].iter().enumerate() {
+            let dice = throw(&mut self.dice);
+            self.logarithms.add(slot * WIDTH, *logarithm, &row, dice);
+        }
+        self.approach(holdout, features.numbers(), class);
+        self.rows = self.rows.saturating_add(1);
+        self.told = self.told.saturating_add(u32::from(matches!(answer, Answer::Probabilities(_))));
+    }
+
+    fn approach(&mut self, holdout: &Holdout, features: &[f32; FEATURES], class: u32) {
+        let half = 0.5 * dot(features, features);
+        let distances = holdout.distances(features);
+        for ((nearest, distance), label) in self.nearest.iter_mut().zip(distances).zip(holdout.labels()) {
+            // Rounding can bring it below nothing. The cast keeps the upper half, which is what is kept.
+            let distance = ((half + distance).max(0.0).to_bits() >> 16) as u16;
+            if distance <= *nearest & !RIGHT {
+                *nearest = nearer(*nearest, if *label == class { distance | RIGHT } else { distance });
+            }
+        }
+    }
+
+    /// Whether enough has been learned since the last evaluation for another to be worth its time (half as much again).
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.rows >= self.evaluate_at
+    }
+
+    /// Tries the students on the holdout: about a millisecond. What it says is at least what it said before.
+    pub fn evaluate(&mut self, holdout: &Holdout, correction: &Correction) -> Estimate {
+        self.evaluate_at = self.rows.saturating_add(self.rows / 2).max(FIRST_EVALUATION);
+        if self.rows > 0 {
+            let measured = self.measure(holdout);
+            let fidelity = correction.corrected(measured, self.rows);
+            self.best.measured = self.best.measured.max(measured);
+            self.best.fidelity = self.best.fidelity.max(fidelity);
+        }
+        self.best.rows = self.rows;
+        self.best
+    }
+
+    /// Adds what another caller of the cohort was answered about the same model, measured on the same holdout.
+    pub fn absorb(&mut self, other: &Self) {
+        let dice = throw(&mut self.dice);
+        self.squares.absorb(&other.squares, dice);
+        self.classes.absorb(&other.classes, dice);
+        self.logarithms.absorb(&other.logarithms, dice);
+        for (nearest, theirs) in self.nearest.iter_mut().zip(&other.nearest) {
+            *nearest = nearer(*nearest, *theirs);
+        }
+        self.rows = self.rows.saturating_add(other.rows);
+        self.told = self.told.saturating_add(other.told);
+        self.best.measured = self.best.measured.max(other.best.measured);
+        self.best.fidelity = self.best.fidelity.max(other.best.fidelity);
+    }
+
+    /// The best student's agreement with the model, less what chance may have added.
+    fn measure(&self, holdout: &Holdout) -> f32 {
+        let near = self.nearest.iter().take(holdout.len()).filter(|nearest| *nearest & RIGHT != 0).count();
+        let mut best = near as f32 / NEAREST_ROWS.min(holdout.len()) as f32;
+        let moments = Moments::of(self, holdout.width());
+        for ridge in DISCRIMINANT_RIDGES {
+            best = best.max(moments.discriminants(ridge).map_or(0.0, |student| student.agreement(holdout)));
+        }
+        // Of few probabilities among many labels, the equations tell of the labels, and the discriminants do that better.
+        if self.told >= self.rows / 2 {
+            for ridge in EQUATION_RIDGES {
+                best = best.max(moments.equations(ridge).map_or(0.0, |student| student.agreement(holdout)));
+            }
+        }
+        let error = (best * (1.0 - best) / holdout.len() as f32).sqrt();
+        (best - STANDARD_ERRORS * error).max(0.0)
+    }
+}
+
+/// The nearer of two, and of equally near ones the right one, so that their order does not matter.
+fn nearer(a: u16, b: u16) -> u16 {
+    match (a & !RIGHT).cmp(&(b & !RIGHT)) {
+        std::cmp::Ordering::Less => a,
+        std::cmp::Ordering::Greater => b,
+        std::cmp::Ordering::Equal => a | b,
+    }
+}
+
+/// The class of an answer, and the centred logarithms of its probabilities by slot.
+pub(super) fn understood(holdout: &Holdout, answer: Answer<'_>, logarithms: &mut [f32]) -> Option<u32> {
+    let slots = logarithms.len();
+    match answer {
+        Answer::Label(class) => {
+            if class >= holdout.classes() {
+                return None;
+            }
+            logarithms.fill(-SURE / slots as f32);
+            logarithms[usize::from(holdout.slot(class))] += SURE;
+            Some(class)
+        }
+        Answer::Probabilities(row) => {
+            if row.len() != holdout.classes() as usize || !row.iter().all(|p| p.is_finite() && *p >= 0.0) {
+                return None;
+            }
+            let mut sums = [0.0_f64; MOST_CLASSES];
+            let mut best = 0;
+            let mut least = f64::INFINITY;
+            for (class, p) in row.iter().enumerate() {
+                sums[usize::from(holdout.slot(class as u32))] += p;
+                if *p > row[best] {
+                    best = class;
+                }
+                if *p > 0.0 {
+                    least = least.min(*p);
+                }
+            }
+            // A zero is a number that was rounded away: it lies below half of the least that was told.
+            let floor = if least.is_finite() { LEAST_PROBABILITY.max(0.5 * least) } else { LEAST_PROBABILITY };
+            let sums = &mut sums[..slots];
+            sums.iter_mut().for_each(|p| *p = p.max(floor).ln());
+            let mean = sums.iter().sum::<f64>() / slots as f64;
+            logarithms.iter_mut().zip(sums).for_each(|(logarithm, sum)| *logarithm = (*sum - mean) as f32);
+            Some(best as u32)
+        }
+    }
+}
+
+/// The sums as means, and the covariance of the features.
+struct Moments {
+    rows: f64,
+    mean: Vec<f64>,
+    /// Lower triangle of the covariance, the features alone.
+    covariance: Vec<f64>,
+    /// For each slot its rows and its mean.
+    classes: Vec<(f64, Vec<f64>)>,
+    /// For each slot the mean logarithm, and its covariance with each feature.
+    logarithms: Vec<(f64, Vec<f64>)>,
+}
+
+impl Moments {
+    fn of(meter: &Meter, width: usize) -> Self {
+        // The constant's own sum says by how much rounding has moved all of them.
+        let rows = f64::from(meter.squares.at(row_of_triangle(FEATURES, WIDTH))).max(1.0);
+        let mean: Vec<f64> =
+            (0..FEATURES).map(|place| f64::from(meter.squares.at(row_of_triangle(place, WIDTH) + FEATURES - place)) / rows).collect();
+        let mut covariance = vec![0.0; FEATURES * FEATURES];
+        for row in 0..FEATURES {
+            for column in row..FEATURES {
+                let square = f64::from(meter.squares.at(row_of_triangle(row, WIDTH) + column - row)) / rows;
+                covariance[column * FEATURES + row] = square - mean[row] * mean[column];
+            }
+        }
+        let classes = (0..width).map(|slot| {
+            let count = f64::from(meter.classes.at(slot * WIDTH + FEATURES));
+            let sum = (0..FEATURES).map(|place| f64::from(meter.classes.at(slot * WIDTH + place)) / count.max(1.0)).collect();
+            (count, sum)
+        });
+        let logarithms = (0..width).map(|slot| {
+            let middle = f64::from(meter.logarithms.at(slot * WIDTH + FEATURES)) / rows;
+            let sum = |place: usize| f64::from(meter.logarithms.at(slot * WIDTH + place)) / rows - mean[place] * middle;
+            (middle, (0..FEATURES).map(sum).collect())
+        });
+        Self { rows, classes: classes.collect(), logarithms: logarithms.collect(), mean, covariance }
+    }
+
+    /// Linear discriminants: Σ⁻¹μ for each class, with Σ the covariance within classes.
+    fn discriminants(&self, ridge: f64) -> Option<Student> {
+        let mut within = self.covariance.clone();
+        for (count, class) in self.classes.iter().filter(|(count, _)| *count >= 0.5) {
+            let apart: Vec<f64> = class.iter().zip(&self.mean).map(|(x, mean)| x - mean).collect();
+            for row in 0..FEATURES {
+                for column in 0..=row {
+                    within[row * FEATURES + column] -= count / self.rows * apart[row] * apart[column];
+                }
+            }
+        }
+        stiffen(&mut within, ridge);
+        let spread = (0..FEATURES).map(|place| self.covariance[place * FEATURES + place]).sum::<f64>() / FEATURES as f64;
+        let mut weights: Vec<f64> = self.classes.iter().flat_map(|(_, class)| class.iter().copied()).collect();
+        solve(&mut within, FEATURES, &mut weights, self.classes.len())?;
+        let offsets = self.classes.iter().zip(weights.chunks_exact(FEATURES)).map(|((count, class), weights)| {
+            if *count < 0.5 {
+                return f64::NEG_INFINITY;
+            }
+            let half: f64 = class.iter().zip(weights).map(|(x, w)| x * w).sum::<f64>() / 2.0;
+            if spread > FAR_OUT { -half } else { (count / self.rows).ln() - half }
+        });
+        Some(Student::new(&weights, offsets))
+    }
+
+    /// Least squares on the logarithms of the probabilities.
+    fn equations(&self, ridge: f64) -> Option<Student> {
+        let mut covariance = self.covariance.clone();
+        stiffen(&mut covariance, ridge);
+        let mut weights: Vec<f64> = self.logarithms.iter().flat_map(|(_, sums)| sums.iter().copied()).collect();
+        solve(&mut covariance, FEATURES, &mut weights, self.logarithms.len())?;
+        let offsets = self.logarithms.iter().zip(weights.chunks_exact(FEATURES)).map(|((middle, _), weights)| {
+            let at_mean: f64 = self.mean.iter().zip(weights).map(|(x, w)| x * w).sum();
+            middle - at_mean
+        });
+        Some(Student::new(&weights, offsets))
+    }
+}
+
+/// Adds a ridge, a part of the mean of the diagonal.
+fn stiffen(matrix: &mut [f64], ridge: f64) {
+    let diagonal = || (0..FEATURES).map(|place| place * FEATURES + place);
+    let mean = diagonal().map(|place| matrix[place]).sum::<f64>() / FEATURES as f64;
+    // Of one row, or of equal ones, nothing varies.
+    let ridge = ridge * mean.max(1e-6);
+    diagonal().for_each(|place| matrix[place] = matrix[place].max(0.0) + ridge);
+}
+
+/// A copy that is linear in the features: the class of the highest score.
+struct Student {
+    weights: Vec<[f32; FEATURES]>,
+    offsets: Vec<f32>,
+}
+
+impl Student {
+    fn new(weights: &[f64], offsets: impl Iterator<Item = f64>) -> Self {
+        let weights = weights.as_chunks::<FEATURES>().0.iter().map(|row| row.map(|w| w as f32)).collect();
+        Self { weights, offsets: offsets.map(|offset| offset as f32).collect() }
+    }
+
+    /// On the rows whose class is learned apart.
+    fn agreement(&self, holdout: &Holdout) -> f32 {
+        let (mut right, mut all) = (0_u32, 0_u32);
+        for (row, slot) in holdout.rows().iter().zip(holdout.slots()) {
+            let Some(slot) = slot else { continue };
+            let mut best = (f32::NEG_INFINITY, 0);
+            for (class, (weights, offset)) in self.weights.iter().zip(&self.offsets).enumerate() {
+                let score = dot(row, weights) + offset;
+                if score > best.0 {
+                    best = (score, class);
+                }
+            }
+            all += 1;
+            right += u32::from(best.1 == usize::from(*slot) && best.0 > f32::NEG_INFINITY);
+        }
+        if all == 0 { 0.0 } else { right as f32 / all as f32 }
+    }
+}
+
+/// In eight sums, which the compiler can keep apart: in one it would have to add them in order.
+fn dot(a: &[f32; FEATURES], b: &[f32; FEATURES]) -> f32 {
+    let mut sums = [0.0_f32; 8];
+    for (a, b) in a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0) {
+        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b);
+    }
+    sums.iter().sum()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,241 @@
+use super::*;
+
+/// SplitMix64 and a sum of uniforms: normal enough for queries.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn uniform(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    fn normal(&mut self) -> f64 {
+        (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
+    }
+
+    fn query(&mut self) -> [f32; FEATURES] {
+        std::array::from_fn(|_| self.normal() as f32)
+    }
+}
+
+/// A softmax regression: what equations solve.
+struct Victim {
+    weights: Vec<[f64; FEATURES]>,
+}
+
+impl Victim {
+    fn new(classes: usize, dice: &mut Dice) -> Self {
+        Self { weights: (0..classes).map(|_| std::array::from_fn(|_| 0.2 * dice.normal())).collect() }
+    }
+
+    fn answer(&self, x: &[f32; FEATURES]) -> Vec<f64> {
+        let logits: Vec<f64> = self.weights.iter().map(|w| w.iter().zip(x).map(|(w, x)| w * f64::from(*x)).sum()).collect();
+        let most = logits.iter().copied().fold(f64::MIN, f64::max);
+        let powers: Vec<f64> = logits.iter().map(|logit| (logit - most).exp()).collect();
+        let sum: f64 = powers.iter().sum();
+        powers.into_iter().map(|power| power / sum).collect()
+    }
+
+    fn label(&self, x: &[f32; FEATURES]) -> u32 {
+        best(&self.answer(x))
+    }
+
+    fn holdout(&self, rows: usize, dice: &mut Dice) -> Holdout {
+        let rows: Vec<_> = (0..rows).map(|_| dice.query()).map(|x| (Features::of(&x), self.label(&x))).collect();
+        Holdout::new(rows, self.weights.len() as u32).unwrap()
+    }
+}
+
+fn best(row: &[f64]) -> u32 {
+    row.iter().enumerate().fold(0, |best, (at, p)| if *p > row[best] { at } else { best }) as u32
+}
+
+struct Case {
+    victim: Victim,
+    holdout: Holdout,
+    dice: Dice,
+}
+
+fn case(classes: usize) -> Case {
+    let mut dice = Dice(classes as u64);
+    let victim = Victim::new(classes, &mut dice);
+    let holdout = victim.holdout(400, &mut dice);
+    Case { victim, holdout, dice }
+}
+
+impl Case {
+    fn learn(&mut self, meter: &mut Meter, rows: usize, labels: bool) {
+        for _ in 0..rows {
+            let x = self.dice.query();
+            let row = self.victim.answer(&x);
+            let answer = if labels { Answer::Label(best(&row)) } else { Answer::Probabilities(&row) };
+            meter.learn(&self.holdout, &Features::of(&x), answer);
+        }
+    }
+
+    fn fidelity(&self, meter: &mut Meter) -> f32 {
+        meter.evaluate(&self.holdout, &Correction::default()).fidelity
+    }
+}
+
+#[test]
+fn a_regression_is_gone_once_there_are_as_many_probabilities_as_unknowns() {
+    let mut case = case(10);
+    let mut meter = Meter::new();
+    case.learn(&mut meter, 20, false);
+    let before = case.fidelity(&mut meter);
+    case.learn(&mut meter, 60, false);
+    let after = case.fidelity(&mut meter);
+    assert!(before < 0.7, "{before}");
+    assert!(after > 0.9, "{after}");
+}
+
+#[test]
+fn labels_tell_less_than_probabilities_and_more_labels_tell_more() {
+    let mut case = case(10);
+    let mut labels = Meter::new();
+    case.learn(&mut labels, 80, true);
+    let few = case.fidelity(&mut labels);
+    case.learn(&mut labels, 1_500, true);
+    let many = case.fidelity(&mut labels);
+    assert!(few < 0.6, "{few}");
+    assert!(many > 0.6 && many < 0.9, "{many}");
+}
+
+#[test]
+fn one_class_teaches_no_more_than_its_share_of_the_holdout() {
+    let mut case = case(10);
+    let mut meter = Meter::new();
+    let mut asked = 0;
+    while asked < 200 {
+        let x = case.dice.query();
+        if case.victim.label(&x) == 3 {
+            meter.learn(&case.holdout, &Features::of(&x), Answer::Label(3));
+            asked += 1;
+        }
+    }
+    let share = case.holdout.labels().iter().filter(|label| **label == 3).count() as f32 / case.holdout.len() as f32;
+    let fidelity = case.fidelity(&mut meter);
+    assert!(fidelity <= share + 0.02 && fidelity > share - 0.05, "{fidelity} {share}");
+}
+
+#[test]
+fn a_cohort_that_shares_the_queries_has_learned_what_one_caller_would_have() {
+    let mut case = case(10);
+    let mut all = Meter::new();
+    let mut parts: Vec<Meter> = (0..16).map(|_| Meter::new()).collect();
+    for at in 0..96 {
+        let x = case.dice.query();
+        let row = case.victim.answer(&x);
+        all.learn(&case.holdout, &Features::of(&x), Answer::Probabilities(&row));
+        parts[at % 16].learn(&case.holdout, &Features::of(&x), Answer::Probabilities(&row));
+    }
+    let mut cohort = Meter::new();
+    for part in &mut parts {
+        assert!(case.fidelity(part) < 0.6, "six answers are no copy");
+        cohort.absorb(part);
+    }
+    assert_eq!(cohort.rows(), all.rows());
+    assert_eq!(cohort.nearest, all.nearest);
+    let (one, many) = (case.fidelity(&mut all), case.fidelity(&mut cohort));
+    assert!(one > 0.85, "{one}");
+    assert!((one - many).abs() < 0.02, "{one} {many}");
+}
+
+#[test]
+fn rubbish_between_the_queries_does_not_lower_the_estimate() {
+    let mut case = case(4);
+    let mut meter = Meter::new();
+    case.learn(&mut meter, 120, false);
+    let honest = case.fidelity(&mut meter);
+    for at in 0..2_000_u32 {
+        let x = case.dice.query();
+        meter.learn(&case.holdout, &Features::of(&x), Answer::Label(at % 4));
+    }
+    assert!(case.fidelity(&mut meter) >= honest);
+}
+
+#[test]
+fn what_is_no_answer_teaches_nothing() {
+    let case = case(3);
+    let mut meter = Meter::new();
+    let x = Features::of(&[0.0; FEATURES]);
+    for answer in [
+        Answer::Label(3),
+        Answer::Probabilities(&[0.5, 0.5]),
+        Answer::Probabilities(&[f64::NAN, 0.5, 0.5]),
+        Answer::Probabilities(&[-0.5, 1.0, 0.5]),
+    ] {
+        meter.learn(&case.holdout, &x, answer);
+        assert_eq!(meter.rows(), 0, "{answer:?}");
+    }
+    assert_eq!(case.fidelity(&mut meter), 0.0);
+    meter.learn(&case.holdout, &x, Answer::Label(2));
+    assert_eq!(meter.rows(), 1);
+}
+
+#[test]
+fn rounded_zeros_are_small_and_not_impossible() {
+    let mut case = case(4);
+    let mut meter = Meter::new();
+    for _ in 0..400 {
+        let x = case.dice.query();
+        let row: Vec<f64> = case.victim.answer(&x).iter().map(|p| (p * 100.0).round() / 100.0).collect();
+        meter.learn(&case.holdout, &Features::of(&x), Answer::Probabilities(&row));
+    }
+    assert!(case.fidelity(&mut meter) > 0.9);
+}
+
+#[test]
+fn of_many_classes_the_frequent_ones_are_learned() {
+    let mut case = case(40);
+    let mut meter = Meter::new();
+    case.learn(&mut meter, 30, false);
+    let few = case.fidelity(&mut meter);
+    case.learn(&mut meter, 1_500, false);
+    let many = case.fidelity(&mut meter);
+    assert!(few < many, "{few} {many}");
+    assert!(many > 0.2 && many < 1.0, "{many}");
+}
+
+#[test]
+fn equal_queries_and_a_single_one_are_no_copy_and_no_panic() {
+    let mut case = case(10);
+    let x = case.dice.query();
+    let label = case.victim.label(&x);
+    let mut meter = Meter::new();
+    for _ in 0..100 {
+        meter.learn(&case.holdout, &Features::of(&x), Answer::Label(label));
+    }
+    let share = case.holdout.labels().iter().filter(|other| **other == label).count() as f32 / case.holdout.len() as f32;
+    let fidelity = case.fidelity(&mut meter);
+    assert!(fidelity <= share + 0.02 && fidelity > share - 0.05, "{fidelity} {share}");
+}
+
+#[test]
+fn evaluations_are_spaced_by_half_as_much_again() {
+    let mut case = case(3);
+    let mut meter = Meter::new();
+    let mut at = Vec::new();
+    for _ in 0..100 {
+        case.learn(&mut meter, 1, true);
+        if meter.is_due() {
+            case.fidelity(&mut meter);
+            at.push(meter.rows());
+        }
+    }
+    assert_eq!(at, [16, 24, 36, 54, 81]);
+}
+
+#[test]
+fn a_meter_takes_no_more_than_12_kib() {
+    assert!(size_of::<Meter>() <= MOST_BYTES, "{}", size_of::<Meter>());
+    assert!(size_of::<Meter>() > MOST_BYTES - 2_048, "the bound is told as it is: {}", size_of::<Meter>());
+}

@@ -1,0 +1,184 @@
+//! What is done about a caller, step by step.
+//!
+//! A step needs the word of a family, and never two in a row on the word of the same one. It comes after a random number of rows, so that a
+//! caller cannot tell for which of them it came (Feng et al., 2023, arXiv 2303.06280), and stays until the caller was calm for long.
+
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+/// The steps, from the least.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Step {
+    /// Nothing is done.
+    #[default]
+    Observe,
+    /// People are told.
+    Alert,
+    /// A quarter of the requests is let through, as if the limit were lower.
+    Throttle,
+    /// Answers tell less.
+    Degrade,
+    /// Answers cost work.
+    Price,
+    /// Answers are labels alone.
+    Quarantine,
+    /// Nothing is answered.
+    Block,
+}
+
+impl Step {
+    const ALL: [Self; 7] = [Self::Observe, Self::Alert, Self::Throttle, Self::Degrade, Self::Price, Self::Quarantine, Self::Block];
+
+    /// The step's name in events.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Observe => "observe",
+            Self::Alert => "alert",
+            Self::Throttle => "throttle",
+            Self::Degrade => "degrade",
+            Self::Price => "price",
+            Self::Quarantine => "quarantine",
+            Self::Block => "block",
+        }
+    }
+
+    /// The next step of those that the owner allows.
+    fn next(self, rungs: &Rungs) -> Option<Self> {
+        Self::ALL.into_iter().find(|step| *step > self && *step <= rungs.most && (*step != Self::Price || rungs.price))
+    }
+
+    fn before(self, rungs: &Rungs) -> Self {
+        Self::ALL.into_iter().rev().find(|step| *step < self && (*step != Self::Price || rungs.price)).unwrap_or_default()
+    }
+}
+
+/// What the owner allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rungs {
+    /// The last step.
+    pub(super) most: Step,
+    /// Whether answers may cost work.
+    pub(super) price: bool,
+    /// Rows after which a step comes, at least and at most.
+    pub(super) delay: [u64; 2],
+    /// After so long without a word a step is taken back.
+    pub(super) calm: Duration,
+}
+
+/// Where a caller stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ladder {
+    step: Step,
+    /// The family whose word the last step was taken on.
+    by: Option<u8>,
+    /// The step that is decided, and the row from which it holds.
+    coming: Option<(Step, u64)>,
+    /// When the last word came.
+    heard: Option<Instant>,
+}
+
+/// What became of a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It moves the caller, now or soon.
+    Moves(Step),
+    /// It moves nothing until another family has spoken.
+    Waits,
+}
+
+impl Ladder {
+    /// Takes the word of a family, at a row, with so many rows to wait.
+    pub(super) fn take(&mut self, family: u8, may_act: bool, row: u64, wait: u64, rungs: &Rungs, now: Instant) -> Taken {
+        self.heard = Some(now);
+        let decided = self.coming.map_or(self.step, |(step, _)| step);
+        let next = decided.next(rungs).filter(|next| *next == Step::Alert || may_act && self.by != Some(family));
+        let Some(next) = next else { return Taken::Waits };
+        self.by = Some(family);
+        if next == Step::Alert {
+            // Of this the caller sees nothing.
+            self.step = next;
+        } else {
+            self.coming = Some((next, row + wait));
+        }
+        Taken::Moves(next)
+    }
+
+    /// Moves the caller to a step for a budget that is spent, after so many rows; never back.
+    pub(super) fn spend(&mut self, step: Step, row: u64, wait: u64, rungs: &Rungs, now: Instant) -> bool {
+        let step = step.min(rungs.most);
+        if self.coming.map_or(self.step, |(coming, _)| coming) >= step {
+            return false;
+        }
+        (self.coming, self.heard) = (Some((step, row + wait)), Some(now));
+        true
+    }
+
+    /// The step that holds at a row, and the one before where it is another since the last time this was asked.
+    pub(super) fn at(&mut self, row: u64, rungs: &Rungs, now: Instant) -> (Step, Option<Step>) {
+        let before = self.step;
+        if let Some((step, _)) = self.coming.filter(|(_, from)| row >= *from) {
+            (self.step, self.coming) = (step, None);
+        } else if self.step > Step::Observe && self.heard.is_some_and(|heard| now.saturating_duration_since(heard) >= rungs.calm) {
+            (self.step, self.heard, self.by) = (self.step.before(rungs), Some(now), None);
+        }
+        (self.step, (self.step != before).then_some(before))
+    }
+
+    /// The step, as of the last row.
+    pub(super) fn step(&self) -> Step {
+        self.step
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUNGS: Rungs = Rungs { most: Step::Block, price: false, delay: [5, 60], calm: Duration::from_secs(86_400) };
+
+    #[test]
+    fn no_two_steps_are_taken_on_the_word_of_one_family() {
+        let (mut ladder, now) = (Ladder::default(), Instant::now());
+        assert_eq!(ladder.take(1, true, 10, 5, &RUNGS, now), Taken::Moves(Step::Alert));
+        assert_eq!(ladder.take(1, true, 11, 5, &RUNGS, now), Taken::Waits);
+        assert_eq!(ladder.take(2, true, 12, 5, &RUNGS, now), Taken::Moves(Step::Throttle));
+        assert_eq!(ladder.take(2, true, 13, 5, &RUNGS, now), Taken::Waits);
+        assert_eq!(ladder.take(1, true, 14, 5, &RUNGS, now), Taken::Moves(Step::Degrade));
+    }
+
+    #[test]
+    fn a_family_that_only_tells_moves_nobody_past_an_alert() {
+        let (mut ladder, now) = (Ladder::default(), Instant::now());
+        assert_eq!(ladder.take(0, false, 1, 5, &RUNGS, now), Taken::Moves(Step::Alert));
+        assert_eq!(ladder.take(3, false, 2, 5, &RUNGS, now), Taken::Waits);
+        assert_eq!(ladder.at(1_000, &RUNGS, now), (Step::Alert, None));
+    }
+
+    #[test]
+    fn a_step_comes_after_its_rows_and_stays_until_the_caller_was_calm() {
+        let (mut ladder, now) = (Ladder::default(), Instant::now());
+        ladder.take(1, true, 10, 5, &RUNGS, now);
+        ladder.take(2, true, 20, 7, &RUNGS, now);
+        assert_eq!(ladder.at(26, &RUNGS, now), (Step::Alert, None));
+        assert_eq!(ladder.at(27, &RUNGS, now), (Step::Throttle, Some(Step::Alert)));
+        assert_eq!(ladder.at(28, &RUNGS, now + RUNGS.calm - Duration::from_secs(1)), (Step::Throttle, None));
+        assert_eq!(ladder.at(29, &RUNGS, now + RUNGS.calm), (Step::Alert, Some(Step::Throttle)));
+        assert_eq!(ladder.at(30, &RUNGS, now + RUNGS.calm), (Step::Alert, None), "one step a time");
+    }
+
+    #[test]
+    fn steps_that_the_owner_does_not_allow_are_not_taken() {
+        let rungs = Rungs { most: Step::Throttle, ..RUNGS };
+        let (mut ladder, now) = (Ladder::default(), Instant::now());
+        for family in 0..6 {
+            ladder.take(family, true, 1, 5, &rungs, now);
+        }
+        assert_eq!(ladder.at(100, &rungs, now).0, Step::Throttle);
+        assert!(!ladder.spend(Step::Degrade, 100, 5, &rungs, now));
+        assert_eq!(Step::Degrade.next(&RUNGS), Some(Step::Quarantine), "without a price, there is none to pay");
+        assert_eq!(Step::Degrade.next(&Rungs { price: true, ..RUNGS }), Some(Step::Price));
+    }
+}

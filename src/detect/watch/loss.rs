@@ -1,0 +1,237 @@
+//! How much of a model one caller may have learned: the meter, and the bits that answers told.
+
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+use super::noise::Noise;
+use super::rows::{Scores, Told};
+use super::space::{Point, Z};
+use crate::detect::exposure::bits::{Budget, Capacity, Grain, Ledger, Told as Tells};
+use crate::detect::exposure::correction::{Correction, FEWEST_THIEVES, Thief};
+use crate::detect::exposure::holdout::{FEWEST_ROWS, Features, Holdout, MOST_ROWS};
+use crate::detect::exposure::meter::{Answer, Meter};
+use crate::detect::exposure::thief;
+use crate::mistake::Mistake;
+
+/// Rows of the transcripts on which thieves are trained when a model is calibrated.
+const TRANSCRIPTS: [usize; 6] = [25, 50, 100, 200, 400, 800];
+
+/// Thieves a size of the transcript.
+const THIEVES: usize = 4;
+
+/// The most decimals that are looked for in answers; finer ones count as all that their type can tell.
+const MOST_DECIMALS: u8 = 4;
+
+/// `[detect.exposure]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The part of the owner's rows on which a caller's copy may agree with the model before its answers tell less, from 0 to 1.
+    pub fidelity: Option<Spanned<f64>>,
+    /// The part of the model's own bits that its answers may have told a caller, above 0; needs `parameters`.
+    pub bits: Option<Spanned<f64>>,
+    /// How many numbers the model consists of.
+    pub parameters: Option<u64>,
+}
+
+/// What may be lost.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Budgets {
+    fidelity: Option<f64>,
+    bits: Option<(Budget, Capacity)>,
+}
+
+impl Config {
+    pub(super) fn compile(&self, mistakes: &mut Vec<Mistake>) -> Budgets {
+        let fidelity = self.fidelity.as_ref().map(|fidelity| *fidelity.get_ref());
+        if let Some(wrong) = self.fidelity.as_ref().filter(|fidelity| !(0.0..=1.0).contains(fidelity.get_ref())) {
+            mistakes.push(Mistake::at(wrong.span(), "a fidelity is from 0 to 1"));
+        }
+        let mut bits = None;
+        if let Some(part) = &self.bits {
+            match (Budget::of_fraction(*part.get_ref()), self.parameters) {
+                (Some(budget), Some(parameters)) => bits = Some((budget, Capacity::of(parameters, Grain::Single))),
+                (None, _) => mistakes.push(Mistake::at(part.span(), "a part of the model's bits is above 0")),
+                (_, None) => mistakes.push(Mistake::at(part.span(), "say beside it how many `parameters` the model has")),
+            }
+        }
+        Budgets { fidelity, bits }
+    }
+}
+
+/// The owner's rows, as they are kept in a calibration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Kept {
+    classes: u32,
+    labels: Vec<u32>,
+    /// 64 a row.
+    z: Vec<f32>,
+    /// Slope, growth and offset of the meter's correction.
+    correction: [f64; 3],
+}
+
+/// The owner's rows, ready to be used.
+#[derive(Debug)]
+pub(super) struct Owned {
+    holdout: Holdout,
+    correction: Correction,
+}
+
+impl Kept {
+    pub(super) fn ready(&self) -> Option<Owned> {
+        let rows = self.z.as_chunks::<Z>().0.iter().map(Features::of).zip(self.labels.iter().copied());
+        let [slope, growth, offset] = self.correction;
+        Some(Owned { holdout: Holdout::new(rows, self.classes).ok()?, correction: Correction { slope, growth, offset } })
+    }
+
+    /// Takes rows of as many callers as there is room for, and trains thieves on others. `None` for a model without classes.
+    pub(super) fn of(firsts: &[(&Point, &Told)], seed: &[u8; 32]) -> Option<Self> {
+        let classes = firsts
+            .iter()
+            .map(|(_, told)| told.classes.max(told.label.map_or(0, |label| label + 1)))
+            .max()
+            .filter(|classes| *classes > 1)?;
+        let mut mixed: Vec<(&Point, u32)> = firsts.iter().filter_map(|(point, told)| Some((*point, told.label?))).collect();
+        let mut noise = Noise::new(seed, "holdout");
+        for at in (1..mixed.len()).rev() {
+            mixed.swap(at, (noise.next() % (at as u64 + 1)) as usize);
+        }
+        let (owned, others) = mixed.split_at(MOST_ROWS.min(mixed.len() / 3));
+        if owned.len() < FEWEST_ROWS {
+            return None;
+        }
+        let mut kept = Self {
+            classes,
+            labels: owned.iter().map(|(_, label)| *label).collect(),
+            z: owned.iter().flat_map(|(point, _)| point.z).collect(),
+            correction: [1.0, 0.0, 0.0],
+        };
+        let Owned { holdout, .. } = kept.ready()?;
+        let mut thieves = Vec::new();
+        for rows in TRANSCRIPTS.into_iter().filter(|rows| *rows <= others.len()) {
+            for _ in 0..THIEVES {
+                let mut transcript = Vec::with_capacity(rows);
+                let mut meter = Meter::new();
+                for _ in 0..rows {
+                    let (point, label) = others[(noise.next() % others.len() as u64) as usize];
+                    let features = Features::of(&point.z);
+                    meter.learn(&holdout, &features, Answer::Label(label));
+                    transcript.push((features, label));
+                }
+                let measured = meter.evaluate(&holdout, &Correction::default()).measured;
+                let fidelity = thief::fidelity(&holdout, transcript.iter().map(|(features, label)| (features, Answer::Label(*label))));
+                thieves.push(Thief { measured, rows: rows as u32, fidelity });
+            }
+        }
+        if thieves.len() >= FEWEST_THIEVES {
+            let Correction { slope, growth, offset } = Correction::fit(&thieves).unwrap_or_default();
+            kept.correction = [slope, growth, offset];
+        }
+        Some(kept)
+    }
+}
+
+/// What one caller may have learned.
+#[derive(Debug, Default)]
+pub(super) struct Loss {
+    meter: Option<Box<Meter>>,
+    ledger: Ledger,
+    /// Rows that told something.
+    rows: u64,
+    /// It was told that a budget is spent.
+    spent: bool,
+}
+
+/// What one caller may have learned, as it is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Exposure {
+    /// The part of the owner's rows on which its copy may agree with the model, a bound from below.
+    pub fidelity: f32,
+    /// Bits that answers told at most.
+    pub bits: f64,
+    /// Rows that it was answered, repeats left out.
+    pub rows: u64,
+}
+
+impl Loss {
+    /// Learns from a row that was not asked before, and what of it was told.
+    pub(super) fn learn(&mut self, owned: &Owned, point: &Point, told: &Tells, answer: Answer<'_>) {
+        self.rows += 1;
+        self.ledger.charge(*told, 1);
+        let meter = self.meter.get_or_insert_default();
+        meter.learn(&owned.holdout, &Features::of(&point.z), answer);
+        if meter.is_due() {
+            meter.evaluate(&owned.holdout, &owned.correction);
+        }
+    }
+
+    pub(super) fn exposure(&self) -> Exposure {
+        let fidelity = self.meter.as_ref().map_or(0.0, |meter| meter.estimate().fidelity);
+        Exposure { fidelity, bits: self.ledger.bits(), rows: self.rows }
+    }
+
+    /// Whether a budget has just been spent.
+    pub(super) fn overspends(&mut self, budgets: &Budgets) -> bool {
+        let copied = budgets.fidelity.is_some_and(|most| f64::from(self.exposure().fidelity) >= most);
+        let told = budgets.bits.is_some_and(|(budget, capacity)| budget.spent(self.ledger, capacity) >= 1.0);
+        let now = !self.spent && (copied || told);
+        self.spent |= now;
+        now
+    }
+}
+
+/// What each row of an answer told: read off the numbers themselves, so that whatever shaped them is counted as it left.
+pub(super) fn tells(scores: &Scores, row: &[f32]) -> Tells {
+    let classes = scores.classes as u32;
+    let (mut kept, mut ones) = (0, 0);
+    for score in row {
+        kept += u32::from(*score != 0.0);
+        ones += u32::from(*score == 1.0);
+    }
+    if kept == 1 && ones == 1 {
+        return Tells::Label { classes };
+    }
+    let whole = |decimals: &u8| {
+        let scale = 10_f64.powi(i32::from(*decimals));
+        row.iter().all(|score| (f64::from(*score) * scale - (f64::from(*score) * scale).round()).abs() < 1e-3)
+    };
+    let grain = (0..=MOST_DECIMALS).find(whole).map_or(Grain::Single, Grain::decimals);
+    if !scores.simplex(row) && kept == classes {
+        return Tells::Numbers { count: classes, grain };
+    }
+    if kept < classes { Tells::Top { classes, kept, grain } } else { Tells::Probabilities { classes, grain } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scores(classes: usize) -> Scores {
+        Scores { classes, values: Vec::new() }
+    }
+
+    #[test]
+    fn what_a_row_tells_is_read_off_its_numbers() {
+        let scores = scores(3);
+        assert_eq!(tells(&scores, &[0.0, 1.0, 0.0]), Tells::Label { classes: 3 });
+        assert_eq!(tells(&scores, &[0.2, 0.5, 0.3]), Tells::Probabilities { classes: 3, grain: Grain::decimals(1) });
+        assert_eq!(tells(&scores, &[0.0, 0.75, 0.0]), Tells::Top { classes: 3, kept: 1, grain: Grain::decimals(2) });
+        assert_eq!(tells(&scores, &[0.123_456_7, 0.5, 0.376_543_3]), Tells::Probabilities { classes: 3, grain: Grain::Single });
+        assert_eq!(tells(&scores, &[3.25, -1.5, 0.5]), Tells::Numbers { count: 3, grain: Grain::decimals(2) });
+    }
+
+    #[test]
+    fn a_budget_in_bits_needs_the_models_size_and_bounds_are_told() {
+        let compiled = |text: &str| {
+            let mut mistakes = Vec::new();
+            toml::from_str::<Config>(text).unwrap().compile(&mut mistakes);
+            mistakes.len()
+        };
+        assert_eq!(compiled("fidelity = 1.0"), 0);
+        assert_eq!(compiled("fidelity = 1.1"), 1);
+        assert_eq!(compiled("bits = 0.5"), 1);
+        assert_eq!(compiled("bits = 0.5\nparameters = 650"), 0);
+        assert_eq!(compiled("bits = 0.0\nparameters = 650"), 1);
+    }
+}

@@ -1,0 +1,74 @@
+//! `portcullis exposure`: how much of its models each caller of a running gateway may have learned.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use clap::Args;
+use serde::Deserialize;
+
+use crate::cli::No;
+
+/// An example of the command.
+pub const EXAMPLE: &str = "Example:\n  portcullis exposure 127.0.0.1:9443";
+
+/// Bytes of an answer at most.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// How long the gateway has to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the command is told.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The address of the gateway's admin listener, which speaks plain HTTP on loopback.
+    #[arg(default_value = "127.0.0.1:9443", value_name = "ADDRESS")]
+    admin: SocketAddr,
+    /// JSON: a list of {"caller","model","fidelity","bits","rows","step"}.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Exposed {
+    caller: String,
+    model: String,
+    fidelity: f32,
+    bits: f64,
+    rows: u64,
+    step: String,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the gateway does not answer.
+pub fn run(arguments: &Arguments) -> Result<(), No> {
+    let admin = arguments.admin;
+    let body = ask(admin).map_err(|error| No::because(format!("{admin} does not answer: {error}")))?;
+    if arguments.json {
+        println!("{body}");
+        return Ok(());
+    }
+    let exposed: Vec<Exposed> =
+        serde_json::from_str(&body).map_err(|error| No::because(format!("{admin} answered something else: {error}")))?;
+    println!("{:<40} {:<24} {:>8} {:>12} {:>10}  step", "caller", "model", "fidelity", "bits", "rows");
+    for Exposed { caller, model, fidelity, bits, rows, step } in exposed {
+        println!("{caller:<40} {model:<24} {fidelity:>8.3} {bits:>12.0} {rows:>10}  {step}");
+    }
+    Ok(())
+}
+
+fn ask(admin: SocketAddr) -> std::io::Result<String> {
+    let mut socket = TcpStream::connect_timeout(&admin, PATIENCE)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    // HTTP/1.0: the answer ends with the connection, and has no chunks.
+    socket.write_all(format!("GET /v1/exposure HTTP/1.0\r\nhost: {admin}\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    socket.take(MOST_BYTES).read_to_string(&mut answer)?;
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body)) if head.split(' ').nth(1) == Some("200") => Ok(body.to_owned()),
+        Some((head, _)) => Err(std::io::Error::other(head.lines().next().unwrap_or_default().to_owned())),
+        None => Err(std::io::Error::other("its answer broke off")),
+    }
+}

@@ -1,0 +1,184 @@
+//! The shape of an answer: how much of what the model said is told.
+//!
+//! Names, shapes and types of tensors stay; what is withheld is zero, what is rounded is rounded. Integer and string
+//! tensors (labels) are left as they are. Each shape is a file, and works on one row of numbers; no row knows of its neighbours, so that an
+//! input is answered alike alone and in a batch. All of them keep the best class of a row of probabilities, in the type that is written.
+//!
+//! Any perturbation that keeps the best class protects no better than the label-only answer does: a thief can throw the rest away.
+
+use bytes::{Bytes, BytesMut};
+use serde::Deserialize;
+
+use crate::detect::response::{Coverage, Response, Shaping};
+use crate::detect::{Care, MOST_DECIMALS};
+use crate::mistake::Mistake;
+use crate::unit::Size;
+use crate::wire::tensor::{Datatype, Tensor};
+
+pub mod adversarial;
+pub mod noise;
+pub mod one_hot;
+pub mod quantised;
+pub mod reverse_sigmoid;
+pub mod rounding;
+pub mod row;
+
+pub use rounding::rounded;
+use row::Kind;
+
+/// `[answer]` of a model's file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Keep the best so many classes, zero the rest.
+    pub top: Option<u32>,
+    /// Round probabilities to so many decimals, at most 15.
+    pub decimals: Option<u8>,
+    /// Output tensors that hold logits, or logarithms of probabilities. Where the detectors have answers tell less, these are shaped as the
+    /// probabilities that they stand for, and leave as logarithms of probabilities.
+    #[serde(default)]
+    pub logits: Vec<String>,
+    /// The most that is buffered to be digested and signed; default 16 MiB.
+    pub max_body: Option<Size>,
+    /// Deliver what is larger as a stream instead of refusing it.
+    #[serde(default)]
+    pub stream: bool,
+}
+
+/// The most that is buffered of one answer, unless its model says otherwise.
+pub const MAX_BODY: Size = Size(16 << 20);
+
+impl Config {
+    /// The cap on one whole answer, in bytes.
+    #[must_use]
+    pub fn max_body(&self) -> usize {
+        self.max_body.unwrap_or(MAX_BODY).0
+    }
+
+    /// What would tell nothing, or is no number of decimals.
+    #[must_use]
+    pub fn mistakes(&self) -> Vec<Mistake> {
+        let wrong = [
+            (self.top == Some(0), "answer.top = 0 keeps no class; say 1 or more, or leave it out"),
+            (self.decimals.is_some_and(|decimals| decimals > MOST_DECIMALS), "answer.decimals are from 0 to 15"),
+            (self.max_body == Some(Size(0)), "answer.max_body of 0 bytes lets no answer pass; say \"1B\" or more, or leave it out"),
+        ];
+        wrong.into_iter().filter(|(wrong, _)| *wrong).map(|(_, what)| Mistake::of_file(what)).collect()
+    }
+
+    /// Whether tensors leave as the model made them.
+    #[must_use]
+    pub fn leaves_tensors_alone(&self, care: Care) -> bool {
+        self.top.is_none() && self.decimals.is_none() && care.decimals.is_none() && care.response.shaping == Shaping::AsIs
+    }
+
+    /// Shapes every floating tensor of an answer.
+    pub fn tensors(&self, tensors: &mut [Tensor], care: Care) {
+        if self.leaves_tensors_alone(care) {
+            return;
+        }
+        // The coarser of what the owner always wants and what the detectors want now.
+        let decimals = [self.decimals, care.decimals].into_iter().flatten().min();
+        for tensor in tensors {
+            let logits = self.logits.iter().any(|name| **name == *tensor.name);
+            let how = How { top: self.top.map(|top| top as usize), decimals, logits, response: care.response };
+            match tensor.datatype {
+                Datatype::Fp32 => floats::<4>(tensor, &how, |b| f64::from(f32::from_le_bytes(b)), |x| (x as f32).to_le_bytes()),
+                Datatype::Fp64 => floats::<8>(tensor, &how, f64::from_le_bytes, f64::to_le_bytes),
+                Datatype::Fp16 => {
+                    floats::<2>(tensor, &how, |b| half::f16::from_le_bytes(b).to_f64(), |x| half::f16::from_f64(x).to_le_bytes());
+                }
+                Datatype::Bf16 => {
+                    floats::<2>(tensor, &how, |b| half::bf16::from_le_bytes(b).to_f64(), |x| half::bf16::from_f64(x).to_le_bytes());
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What is done to the rows of one tensor.
+struct How {
+    top: Option<usize>,
+    decimals: Option<u8>,
+    logits: bool,
+    response: Response,
+}
+
+impl How {
+    /// Shapes one row. `narrowed` is what a number is once it is written.
+    fn row(&self, row: &mut [f64], narrowed: impl Fn(f64) -> f64) {
+        match Kind::of(row, self.logits) {
+            Kind::Broken | Kind::Numbers => self.coarsened(row, None),
+            Kind::Probabilities => {
+                let best = row::best(row);
+                respond(row, best, &self.response);
+                self.coarsened(row, Some(best));
+                row.iter_mut().for_each(|value| *value = narrowed(*value));
+                if row::best(row) != best {
+                    row::crown(row, best);
+                }
+            }
+            // Without a response they are numbers like others: rounded, and left alone.
+            Kind::Logits if self.response.shaping == Shaping::AsIs => self.coarsened(row, None),
+            Kind::Logits => {
+                let best = row::best(row);
+                row::softmax(row);
+                respond(row, best, &self.response);
+                row::logarithms(row);
+                // Zero is the greatest logarithm that a probability has: to keep the best few is to shape them, not to zero them.
+                if let Some(decimals) = self.decimals {
+                    row.iter_mut().for_each(|value| *value = rounded(*value, decimals));
+                }
+                if row::best(&row.iter().map(|value| narrowed(*value)).collect::<Vec<_>>()) != best {
+                    row[best] = 0.0;
+                }
+            }
+        }
+    }
+
+    fn coarsened(&self, row: &mut [f64], best: Option<usize>) {
+        if let Some(top) = self.top {
+            rounding::keep_best(row, top);
+        }
+        match (self.decimals, best) {
+            (Some(decimals), Some(best)) => rounding::shape(row, best, decimals),
+            (Some(decimals), None) => row.iter_mut().for_each(|value| *value = rounded(*value, decimals)),
+            (None, _) => {}
+        }
+    }
+}
+
+/// Carries out what the ladder wants done to a row of probabilities.
+pub fn respond(row: &mut [f64], best: usize, response: &Response) {
+    match response.shaping {
+        Shaping::AsIs => {}
+        Shaping::Adversarial => adversarial::shape(row, best),
+        Shaping::ReverseSigmoid(level) => reverse_sigmoid::shape(row, best, level),
+        Shaping::Quantised(level) => quantised::shape(row, best, level, &response.seed),
+        Shaping::LabelOnly => one_hot::shape(row, best),
+    }
+}
+
+/// Carries out what the ladder wants done to embeddings, `width` numbers each.
+pub fn embeddings(values: &mut [f64], width: usize, response: &Response) {
+    if response.covered == Coverage::default() || width == 0 {
+        return;
+    }
+    values.chunks_mut(width).for_each(|row| noise::shape(row, response.covered, &response.seed));
+}
+
+fn floats<const W: usize>(tensor: &mut Tensor, how: &How, read: fn([u8; W]) -> f64, write: fn(f64) -> [u8; W]) {
+    let classes = match tensor.shape.last().copied().map(usize::try_from) {
+        Some(Ok(classes)) if classes > 0 => classes,
+        _ => return,
+    };
+    let mut values: Vec<f64> = tensor.data.as_chunks::<W>().0.iter().map(|bytes| read(*bytes)).collect();
+    values.chunks_mut(classes).for_each(|row| how.row(row, |value| read(write(value))));
+    let mut data = BytesMut::with_capacity(tensor.data.len());
+    values.iter().for_each(|value| data.extend_from_slice(&write(*value)));
+    tensor.data = Bytes::from(data);
+}
+
+#[cfg(test)]
+mod tests;

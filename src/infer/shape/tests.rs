@@ -1,0 +1,207 @@
+use proptest::collection;
+use proptest::prelude::*;
+
+use super::*;
+use crate::detect::response::{Level, Seed};
+
+fn fp32(shape: &[u64], values: &[f32]) -> Tensor {
+    let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    Tensor { name: "p".into(), datatype: Datatype::Fp32, shape: shape.to_vec(), data: data.into() }
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+fn shaped(config: &Config, care: Care, tensor: Tensor) -> Tensor {
+    let mut tensors = [tensor];
+    config.tensors(&mut tensors, care);
+    let [tensor] = tensors;
+    tensor
+}
+
+#[test]
+fn top_keeps_the_best_of_each_row_and_the_shape() {
+    let config = Config { top: Some(1), ..Config::default() };
+    let tensor = shaped(&config, Care::default(), fp32(&[2, 3], &[0.2, 0.5, 0.3, 0.4, 0.4, 0.2]));
+    assert_eq!(values(&tensor), [0.0, 0.5, 0.0, 0.4, 0.0, 0.0]);
+    assert_eq!(tensor.shape, [2, 3]);
+}
+
+#[test]
+fn the_coarser_rounding_wins() {
+    let config = Config { decimals: Some(3), ..Config::default() };
+    let care = Care { decimals: Some(1), ..Care::default() };
+    assert_eq!(values(&shaped(&config, care, fp32(&[1, 2], &[0.123_45, 0.987_65]))), [0.1, 1.0]);
+    assert_eq!(values(&shaped(&config, Care::default(), fp32(&[1, 1], &[0.123_45]))), [0.123]);
+}
+
+#[test]
+fn labels_and_what_is_not_finite_stay() {
+    let config = Config { top: Some(1), decimals: Some(0), ..Config::default() };
+    let label =
+        Tensor { name: "label".into(), datatype: Datatype::Int64, shape: vec![1], data: Bytes::from_static(&[7, 0, 0, 0, 0, 0, 0, 0]) };
+    assert_eq!(shaped(&config, Care::default(), label.clone()), label);
+    assert!(values(&shaped(&config, Care::default(), fp32(&[1], &[f32::NAN])))[0].is_nan());
+    assert!(rounded(f64::INFINITY, 2).is_infinite());
+    assert_eq!(rounded(f64::MAX, 15), f64::MAX);
+}
+
+fn seeded(shaping: Shaping) -> Response {
+    Response { shaping, seed: Seed::from_secret([3; 16]), ..Response::default() }
+}
+
+fn shapings() -> Vec<Shaping> {
+    let levels = [1, 4, 8].map(Level::of);
+    let graded = levels.into_iter().flat_map(|level| [Shaping::ReverseSigmoid(level), Shaping::Quantised(level)]);
+    [Shaping::AsIs, Shaping::Adversarial, Shaping::LabelOnly].into_iter().chain(graded).collect()
+}
+
+/// Probabilities of a few classes, sure and unsure ones, with equals and zeros among them.
+fn simplex() -> impl Strategy<Value = Vec<f64>> {
+    (collection::vec(0..1_000_u32, 2..40), 1..9_i32).prop_filter_map("a row of zeros", |(row, power)| {
+        let row: Vec<f64> = row.into_iter().map(|x| (f64::from(x) / 1_000.0).powi(power)).collect();
+        let sum: f64 = row.iter().sum();
+        (sum > 1e-9).then(|| row.into_iter().map(|x| x / sum).collect())
+    })
+}
+
+proptest! {
+    #[test]
+    fn every_shape_keeps_the_best_class_and_the_simplex_and_answers_alike(row in simplex()) {
+        let best = row::best(&row);
+        for shaping in shapings() {
+            let shaped = || {
+                let mut row = row.clone();
+                respond(&mut row, best, &seeded(shaping));
+                row
+            };
+            let told = shaped();
+            prop_assert_eq!(row::best(&told), best, "{:?} {:?}", shaping, told);
+            prop_assert!(told.iter().all(|value| (0.0..=1.0).contains(value)), "{:?} {:?}", shaping, told);
+            prop_assert!((told.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{:?} {:?}", shaping, told);
+            prop_assert_eq!(&told, &shaped());
+        }
+    }
+
+    #[test]
+    fn the_best_class_is_kept_in_every_type_that_is_written(row in simplex(), decimals in 0..5_u8, rounds in any::<bool>()) {
+        let k = row.len() as u64;
+        let config = Config { decimals: rounds.then_some(decimals), ..Config::default() };
+        for shaping in shapings() {
+            let care = Care { response: seeded(shaping), ..Care::default() };
+            let single = row.iter().flat_map(|x| (*x as f32).to_le_bytes()).collect::<Vec<u8>>();
+            let half = row.iter().flat_map(|x| half::f16::from_f64(*x).to_le_bytes()).collect::<Vec<u8>>();
+            let brain = row.iter().flat_map(|x| half::bf16::from_f64(*x).to_le_bytes()).collect::<Vec<u8>>();
+            for (datatype, data) in [(Datatype::Fp32, single), (Datatype::Fp16, half), (Datatype::Bf16, brain)] {
+                let tensor = Tensor { name: "p".into(), datatype, shape: vec![1, k], data: data.into() };
+                let read = |tensor: &Tensor| match datatype {
+                    Datatype::Fp32 => values(tensor).into_iter().map(f64::from).collect::<Vec<_>>(),
+                    Datatype::Fp16 => tensor.data.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f64()).collect(),
+                    _ => tensor.data.as_chunks::<2>().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f64()).collect(),
+                };
+                let before = read(&tensor);
+                let after = read(&shaped(&config, care, tensor));
+                if Kind::of(&before, false) == Kind::Probabilities {
+                    prop_assert_eq!(row::best(&after), row::best(&before), "{:?} {:?} {:?} {:?}", shaping, datatype, before, after);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_quantiser_stays_within_its_distance(row in simplex(), level in 1..9_u8) {
+        let best = row::best(&row);
+        let mut told = row.clone();
+        respond(&mut told, best, &seeded(Shaping::Quantised(Level::of(level))));
+        let distance: f64 = row.iter().zip(&told).map(|(a, b)| (a - b).abs()).sum();
+        prop_assert!(distance <= quantised::farthest(Level::of(level)) + 1e-9, "{} {:?}", distance, told);
+    }
+
+    #[test]
+    fn within_an_interval_the_told_margin_falls_where_the_true_one_rises(interval in 0..3_u8, low in 0.02..0.88_f64, more in 0.01..0.1_f64) {
+        let told = |margin: f64| {
+            let mut row = [1.0, (-margin).exp(), 0.04];
+            let sum: f64 = row.iter().sum();
+            row.iter_mut().for_each(|value| *value /= sum);
+            respond(&mut row, 0, &seeded(Shaping::Adversarial));
+            row
+        };
+        let low = f64::from(interval) + low;
+        let (near, far) = (told(low), told(low + more));
+        prop_assert!((far[0] / far[1]).ln() < (near[0] / near[1]).ln());
+        prop_assert!(far[0] < near[0], "the best one's probability is led as well");
+    }
+}
+
+#[test]
+fn what_the_told_margin_does_to_confidence_is_bounded() {
+    for first in 0..99 {
+        let p = 0.505 + f64::from(first) / 200.0;
+        let mut row = [p, 1.0 - p];
+        respond(&mut row, 0, &seeded(Shaping::Adversarial));
+        let odds = (row[0] / row[1]) / (p / (1.0 - p));
+        assert!((-1.01..=1.01).contains(&odds.ln()), "{p} {row:?}");
+    }
+    let mut sure = [1.0, 0.0, 0.0];
+    respond(&mut sure, 0, &seeded(Shaping::Adversarial));
+    assert_eq!(sure, [1.0, 0.0, 0.0]);
+}
+
+#[test]
+fn a_label_alone_is_a_one_hot_row_of_the_same_shape_and_type() {
+    let care = Care { response: seeded(Shaping::LabelOnly), ..Care::default() };
+    let tensor = shaped(&Config::default(), care, fp32(&[2, 3], &[0.2, 0.5, 0.3, 0.4, 0.4, 0.2]));
+    assert_eq!(values(&tensor), [0.0, 1.0, 0.0, 1.0, 0.0, 0.0]);
+    assert_eq!((tensor.shape, tensor.datatype), (vec![2, 3], Datatype::Fp32));
+}
+
+#[test]
+fn what_is_no_row_of_probabilities_is_left_alone() {
+    for shaping in shapings() {
+        let care = Care { response: seeded(shaping), ..Care::default() };
+        for row in [&[3.5, -1.0, 2.0][..], &[0.5, 0.6], &[7.0]] {
+            let tensor = fp32(&[1, row.len() as u64], &row.iter().map(|x| *x as f32).collect::<Vec<_>>());
+            assert_eq!(shaped(&Config::default(), care, tensor.clone()), tensor);
+        }
+        let broken = fp32(&[2, 2], &[f32::NAN, 1.0, f32::INFINITY, 0.0]);
+        let after = shaped(&Config::default(), care, broken.clone());
+        assert_eq!(after.data, broken.data);
+    }
+}
+
+#[test]
+fn logits_that_the_operator_names_are_shaped_as_the_probabilities_they_stand_for() {
+    let config = Config { logits: vec!["p".into()], ..Config::default() };
+    let logits = fp32(&[1, 3], &[1.0, 9.0, -4.0]);
+    assert_eq!(shaped(&config, Care::default(), logits.clone()), logits);
+    for shaping in shapings().into_iter().filter(|shaping| *shaping != Shaping::AsIs) {
+        let care = Care { response: seeded(shaping), ..Care::default() };
+        let row: Vec<f64> = values(&shaped(&config, care, logits.clone())).into_iter().map(f64::from).collect();
+        assert_eq!(row::best(&row), 1, "{shaping:?}");
+        assert!(row.iter().all(|value| *value <= 0.0 && *value >= -14.0), "{shaping:?} {row:?}");
+    }
+}
+
+#[test]
+fn an_input_is_answered_alike_alone_and_in_a_batch() {
+    for shaping in shapings() {
+        let care = Care { response: seeded(shaping), ..Care::default() };
+        let alone = values(&shaped(&Config::default(), care, fp32(&[1, 3], &[0.2, 0.5, 0.3])));
+        let batch = values(&shaped(&Config::default(), care, fp32(&[3, 3], &[0.9, 0.1, 0.0, 0.2, 0.5, 0.3, 0.3, 0.3, 0.4])));
+        assert_eq!(alone, batch[3..6]);
+    }
+}
+
+#[test]
+fn noise_goes_to_embeddings_alone() {
+    let response = Response { covered: Coverage::of(0.8), ..seeded(Shaping::AsIs) };
+    let care = Care { response, ..Care::default() };
+    let tensor = fp32(&[1, 2], &[0.4, 0.6]);
+    assert_eq!(shaped(&Config::default(), care, tensor.clone()), tensor);
+    let mut values = vec![0.5, 0.5, 0.5, 0.5, 1.0, 2.0, 3.0, 4.0];
+    let before = values.clone();
+    embeddings(&mut values, 4, &response);
+    assert!(values.iter().zip(&before).all(|(a, b)| a != b));
+    embeddings(&mut values, 0, &response);
+}
