@@ -16,7 +16,7 @@ use crate::budget::{self, Permit};
 use crate::digest::Digest;
 use crate::trail::{self, Trail};
 use crate::wire::openai::{Kind, embeddings};
-use crate::wire::{Asked, Body, Shape, anthropic, grpc, json, oip, openai, read};
+use crate::wire::{Asked, Body, Said, Shape, anthropic, grpc, json, oip, openai, read};
 
 mod document;
 pub mod explain;
@@ -291,7 +291,7 @@ fn understand(route: &Route, headers: &HeaderMap, bytes: &Bytes, parsed: Option<
     hold_schema(&document, terms)?;
     match &terms.rules.contract {
         Some(contract) => embed(&document, contract, terms).map(Request::Embed),
-        None => Ok(Request::Language(asked)),
+        None => Ok(Request::Language(Asked { said: Box::new(Said::of(&document)), ..asked })),
     }
 }
 

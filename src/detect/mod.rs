@@ -13,6 +13,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use toml::Spanned;
 
+use self::language::callers::{self, Callers};
+use self::language::guard::{self, Guard, Guards};
 use crate::budget::gate::{Gate, MOST_ENTRIES, State, locked};
 use crate::check::{Contract, Input, Request};
 use crate::clock::Moment;
@@ -20,11 +22,14 @@ use crate::event::{Event, Events, Name};
 use crate::mistake::Mistake;
 use crate::trail::{Stop, Trail, Verdict, Who};
 
+pub mod distinct;
 pub mod exposure;
+pub mod language;
 pub mod parameters;
 pub mod precision;
 pub mod price;
 pub mod response;
+pub mod text;
 pub mod watch;
 
 use watch::{Exposure, Lesson, Manner, Pupil, Step, Watch};
@@ -64,6 +69,7 @@ impl Care {
 pub struct Cleared {
     input: Input,
     care: Care,
+    guard: Option<Box<Guard>>,
     lesson: Option<Lesson>,
 }
 
@@ -83,6 +89,11 @@ impl Cleared {
     #[must_use]
     pub fn care(&self) -> Care {
         self.care
+    }
+
+    /// What watches the answer, where there is anything to watch for.
+    pub fn take_guard(&mut self) -> Option<Box<Guard>> {
+        self.guard.take()
     }
 
     /// Its parts; with them what is to be learned of its answer.
@@ -115,6 +126,14 @@ pub struct Config {
     pub parameters: parameters::Config,
     /// How fine the numbers of tensors may be.
     pub precision: precision::Config,
+    /// Who computes logits by biases.
+    pub bias: callers::BiasConfig,
+    /// Who builds training sets.
+    pub distillation: callers::WindowConfig,
+    /// Who asks for what was learned by heart.
+    pub probing: callers::WindowConfig,
+    /// What comes out of instructions.
+    pub leak: guard::Config,
     /// What is done about a caller whose rows are odd.
     pub ladder: watch::Config,
     /// How much of the model one caller may learn.
@@ -128,6 +147,8 @@ pub struct Terms {
     watch: Option<Arc<Watch>>,
     /// What callers ask is to be acted upon, and nobody knows what honest ones do.
     uncalibrated: bool,
+    callers: callers::Rules,
+    guards: Option<Arc<Guards>>,
 }
 
 impl Terms {
@@ -139,6 +160,12 @@ impl Terms {
 }
 
 impl Config {
+    /// Whether the policy says of its own that answers of language models are read for what must not pass.
+    #[must_use]
+    pub fn withholds(&self) -> bool {
+        self.leak.mode == Some(Mode::Enforce)
+    }
+
     /// Turns the table and the calibration beside the model into terms; what is wrong with them is added to `mistakes`.
     pub fn compile(&self, calibration: Option<&str>, contract: Option<&Contract>, mistakes: &mut Vec<Mistake>) -> Terms {
         let families: [(Option<Mode>, Box<dyn Family>); 2] = [
@@ -146,10 +173,19 @@ impl Config {
             (self.precision.mode, Box::new(self.precision.compile(contract, mistakes))),
         ];
         let families = families.into_iter().map(|(mode, family)| (mode.unwrap_or(self.mode), family));
+        let or = |mode: Option<Mode>| mode.unwrap_or(self.mode);
+        let callers = callers::Rules {
+            bias: or(self.bias.mode),
+            budget: self.bias.budget,
+            distillation: or(self.distillation.mode),
+            probing: or(self.probing.mode),
+        };
+        let guards = self.leak.compile(self.mode, mistakes).map(Arc::new);
         let calibration = calibration.filter(|_| self.mode != Mode::Off);
         let uncalibrated = contract.is_some() && calibration.is_none() && self.mode == Mode::Enforce;
         let watch = calibration.and_then(|text| self.ladder.compile(&self.exposure, text, contract, self.mode == Mode::Enforce, mistakes));
-        Terms { families: families.filter(|(mode, _)| *mode != Mode::Off).collect(), watch: watch.map(Arc::new), uncalibrated }
+        let families = families.filter(|(mode, _)| *mode != Mode::Off).collect();
+        Terms { families, watch: watch.map(Arc::new), uncalibrated, callers, guards }
     }
 }
 
@@ -193,6 +229,8 @@ struct Finding {
 enum Act {
     /// The answer is shaped with the care that goes with the finding.
     Degrade,
+    /// It is told to people.
+    Tell,
     /// The request is refused for its parameters.
     RefuseParameters,
     /// The request is refused for the precision of its numbers.
@@ -236,6 +274,7 @@ impl Error {
 #[derive(Debug)]
 pub struct Detector {
     known: Gate<(Arc<str>, Arc<str>), Known>,
+    callers: Callers,
     nameless: Arc<str>,
     origin: Instant,
 }
@@ -251,7 +290,7 @@ impl Detector {
     /// The same for `most` pairs.
     #[must_use]
     pub fn with_capacity(most: usize, now: Instant) -> Self {
-        Self { known: Gate::new(most), nameless: "".into(), origin: now }
+        Self { known: Gate::new(most), callers: Callers::new(now), nameless: "".into(), origin: now }
     }
 
     /// What every caller may have learned of each model it asked, as of now; those with nothing left out.
@@ -276,8 +315,13 @@ impl Detector {
     pub fn weigh(&self, input: Input, terms: &Terms, trail: &mut Trail, events: &Events, now: Moment) -> Result<Cleared, Error> {
         let grant = input.permit().grant();
         let who = &grant.caller().identity().who;
-        let (care, lesson) = self.judge(who, grant.which().map(|which| &which.name), input.request(), terms, trail, events, now)?;
-        Ok(Cleared { input, care, lesson })
+        let model = grant.which().map(|which| &which.name);
+        let (care, lesson) = self.judge(who, model, input.request(), terms, trail, events, now)?;
+        let guard = match (&terms.guards, input.request()) {
+            (Some(guards), Request::Language(asked)) => guards.guard(&asked.said, || alarm(who, model, trail, now), events),
+            _ => None,
+        };
+        Ok(Cleared { input, care, lesson, guard })
     }
 
     #[expect(clippy::too_many_arguments, reason = "they are the parts of the input that families may see, and where findings go")]
@@ -291,15 +335,20 @@ impl Detector {
         events: &Events,
         now: Moment,
     ) -> Result<(Care, Option<Lesson>), Error> {
-        if terms.families.is_empty() && terms.watch.is_none() || matches!(request, Request::Nothing) {
+        if terms.families.is_empty() && terms.watch.is_none() && terms.callers.are_off() || matches!(request, Request::Nothing) {
             return Ok((Care::default(), None));
         }
         let rows = rows(request);
         let (known, query) = self.count(who, model, rows, now.mono).unzip();
         let mut care = Care::default();
-        for (mode, family) in terms.families.iter() {
-            let weighed = family.weigh(request);
-            let enforced = *mode == Mode::Enforce;
+        let families = terms.families.iter().map(|(mode, family)| (*mode, family.name(), family.weigh(request)));
+        // Not before the families that keep no state: what they refuse teaches nothing of the caller.
+        let callers = std::iter::once_with(|| match request {
+            Request::Language(asked) => self.callers.weigh(who, model.unwrap_or(&self.nameless).clone(), asked, terms.callers, now),
+            _ => Vec::new(),
+        });
+        for (mode, family, weighed) in families.chain(callers.flatten()) {
+            let enforced = mode == Mode::Enforce;
             if enforced {
                 care = care.and(weighed.care);
             }
@@ -307,30 +356,27 @@ impl Detector {
             let step = match (enforced, finding.act) {
                 (false, _) => "observe",
                 (true, Act::Degrade) => "degrade",
+                (true, Act::Tell) => "alert",
                 (true, Act::RefuseParameters | Act::RefuseStep) => "refuse",
             };
-            let mut event = Event::new(Name::DetectAlarm, now.wall).with("family", family.name());
+            let mut event = alarm(who, model, trail, now).with("family", family);
             if let Some(query) = query {
                 event = event.with("query", query);
             }
             let evidence = finding.evidence.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
             event = event.with("evidence", Value::Object(evidence)).with("step", step);
-            event.caller = Some(who.caller.clone());
-            event.tenant = Some(who.tenant.clone());
-            event.model = model.cloned();
             event.rule = Some(finding.rule.into());
-            event.receipt = Some(trail.id);
             match (enforced, finding.act) {
                 (true, Act::RefuseParameters) => event.code = Some("check.parameters"),
                 (true, Act::RefuseStep) => event.code = Some("check.step"),
-                (true, Act::Degrade) => {}
+                (true, Act::Degrade | Act::Tell) => {}
                 (false, _) => trail.step(Stop::Detect, Verdict::Shadowed, event.rule.clone(), now.mono, now.mono),
             }
             events.tell(event);
             match (enforced, finding.act) {
                 (true, Act::RefuseParameters) => return Err(Error::CallerAskedForTooMuch(finding.rule)),
                 (true, Act::RefuseStep) => return Err(Error::CallerSentTooFine(finding.rule)),
-                (true, Act::Degrade) | (false, _) => {}
+                (true, Act::Degrade | Act::Tell) | (false, _) => {}
             }
         }
         let (Some(watch), Some(known), Some(query)) = (&terms.watch, known, query) else { return Ok((care, None)) };
@@ -363,6 +409,16 @@ impl Detector {
         let count = before.unwrap_or_else(|count| count).saturating_add(rows);
         Some((entry, count))
     }
+}
+
+/// An alarm about a request, without what it is about.
+fn alarm(who: &Who, model: Option<&Arc<str>>, trail: &Trail, now: Moment) -> Event {
+    let mut event = Event::new(Name::DetectAlarm, now.wall);
+    event.caller = Some(who.caller.clone());
+    event.tenant = Some(who.tenant.clone());
+    event.model = model.cloned();
+    event.receipt = Some(trail.id);
+    event
 }
 
 /// How many rows a request asks about: the longest first dimension of its tensors, else one. An explanation tells of the model what the rows

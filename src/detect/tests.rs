@@ -151,3 +151,19 @@ fn an_explanation_counts_as_the_rows_that_its_model_is_asked_about() {
     };
     assert_eq!(rows(&Request::Explain(Box::new(explanation))), 2 + 10 + 2 * 3 * 2 * 4 * 10);
 }
+
+#[tokio::test]
+async fn biased_tokens_past_a_budget_are_refused_as_parameters_are() {
+    let mut case = Case::new("mode = \"enforce\"\nbias = { budget = 4 }\nparameters = { mode = \"off\" }");
+    let who = Arc::new(Who { caller: "api_key:a".into(), tenant: "acme".into(), tier: "".into(), method: "api_key" });
+    let asked = |case: &mut Case, token: u32| {
+        let said = crate::wire::Said { prompt: "hello".into(), bias: vec![(token.to_string(), 100.0)], ..crate::wire::Said::default() };
+        let request = Request::Language(Asked { said: Box::new(said), ..Asked::default() });
+        case.detector.judge(&who, Some(&"chat".into()), &request, &case.terms, &mut case.trail, &case.events, case.now)
+    };
+    assert!((0..4).all(|token| asked(&mut case, token).is_ok()));
+    let error = (4..6).find_map(|token| asked(&mut case, token).err()).unwrap();
+    assert_eq!((error.code(), error.rule()), ("check.parameters", "bias.budget"));
+    let alarms = case.alarms().await;
+    assert_eq!((more(&alarms[0], "family"), more(&alarms[0], "step")), ("bias".into(), "refuse".into()));
+}

@@ -8,6 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
@@ -22,11 +23,12 @@ use super::{Answer, Call, Error, Held, Payload, reply, shape, whole};
 use crate::authorize::Route;
 use crate::budget::{self, Hold};
 use crate::check::Request;
+use crate::detect::language::guard::Guard;
 use crate::trail::{End, Late, Trail, Usage};
 use crate::wire::body::Broken;
 use crate::wire::json::{self, Edit};
 use crate::wire::sse::{Block, Splitter};
-use crate::wire::{Asked, Body, anthropic, openai};
+use crate::wire::{Asked, Body, anthropic, openai, said};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
@@ -80,7 +82,7 @@ pub(super) async fn from_upstream(
     let (bytes, share) = reply::whole(incoming, shape.max_body(), memory, call.deadline).await?;
     let limits = json::Limits::for_body(shape.max_body());
     let decimals = decimals(&call, shape);
-    let mut document = understood(&call.route, &bytes, &limits, decimals.is_some() || call.care.without_logprobs)?;
+    let mut document = understood(&call.route, &bytes, &limits, decimals.is_some() || call.care.without_logprobs || call.guard.is_some())?;
     let usage = usage_of(&call.route, &document);
     call.hold.delivered(bytes.len() as u64);
     trail.usage = Some(match usage {
@@ -90,11 +92,15 @@ pub(super) async fn from_upstream(
         }
         None => call.hold.settle_by_bytes(),
     });
+    let withheld = call.guard.as_mut().is_some_and(|guard| guard.hear(&document, SystemTime::now()));
+    if withheld {
+        said::withhold(&mut document);
+    }
     let stripped = call.care.without_logprobs && openai::strip_logprobs(&mut document);
     let rounded = decimals.is_some_and(|decimals| openai::round_logprobs(&mut document, decimals));
     // Whatever the upstream calls it, the caller hears the name that was asked for.
     let misnamed = rename_in(&mut document, &call.name);
-    let bytes = if stripped || rounded {
+    let bytes = if stripped || rounded || withheld {
         document.to_string().into()
     } else if misnamed {
         json::edit(&bytes, &[("model", Edit::replace_text(&call.name))]).unwrap_or(bytes)
@@ -204,6 +210,9 @@ fn stream(call: Box<Call>, asked: &Asked, incoming: Incoming, shape: &shape::Con
         name: call.name.clone(),
         decimals,
         without_logprobs: call.care.without_logprobs,
+        guard: call.guard,
+        response: None,
+        cut: None,
         usage: None,
         said_it_is_done: false,
         last: None,
@@ -236,6 +245,12 @@ struct Metered {
     named: String,
     decimals: Option<u8>,
     without_logprobs: bool,
+    /// What listens for what must not come out.
+    guard: Option<Box<Guard>>,
+    /// What the responses API has told of its answer, for the event that ends it early.
+    response: Option<Value>,
+    /// The event at which the answer must end.
+    cut: Option<Value>,
     usage: Option<Usage>,
     said_it_is_done: bool,
     /// The event that says so, which leaves when the upstream has ended, or has had its grace to end.
@@ -250,8 +265,8 @@ struct Metered {
 impl Metered {
     /// One event on its way through: byte for byte, unless something in it must change.
     fn pass(&mut self, block: Block) -> Result<(), Broken> {
-        if self.last.is_some() {
-            // Nothing follows the event that says that it is done.
+        if self.last.is_some() || self.cut.is_some() {
+            // Nothing follows the event that says that it is done, or the one that ends it.
             return Ok(());
         }
         if let Some(bytes) = self.passed(block)? {
@@ -275,6 +290,7 @@ impl Metered {
         let shapes = self.without_logprobs || self.decimals.is_some();
         let misnamed = has("\"model\"") && !has(&self.named);
         let wants = misnamed
+            || self.guard.is_some()
             || shapes && has("logprob")
             || has("\"usage\"")
             || has("_stop\"")
@@ -296,6 +312,15 @@ impl Metered {
         if let Some(usage) = usage_of(&self.route, &document) {
             let so_far = self.usage.unwrap_or_default();
             self.usage = Some(Usage { input: so_far.input.max(usage.input), output: so_far.output.max(usage.output) });
+        }
+        if let Some(guard) = &mut self.guard {
+            if guard.hear(&document, SystemTime::now()) {
+                self.cut = Some(document);
+                return Ok(None);
+            }
+            if let Some(response) = document.get("response").filter(|_| self.response.is_none()) {
+                self.response = Some(response.clone());
+            }
         }
         let kind = document.get("type").and_then(Value::as_str);
         if matches!(kind, Some("message_stop" | "response.completed" | "response.incomplete" | "response.failed")) {
@@ -322,6 +347,23 @@ impl Metered {
         let stripped = self.without_logprobs && openai::strip_logprobs(document);
         let rounded = self.decimals.is_some_and(|decimals| openai::round_logprobs(document, decimals));
         renamed || stripped || rounded
+    }
+
+    /// Ends the answer with events of the gateway's own, where it must not go on. The upstream is left, and what it would have said.
+    fn end_here(&mut self) -> bool {
+        let Some(mut event) = self.cut.take() else { return false };
+        let mut response = self.response.take();
+        rename_in(&mut event, &self.name);
+        if let Some(Value::Object(response)) = &mut response
+            && response.contains_key("model")
+        {
+            response.insert("model".into(), Value::from(&*self.name));
+        }
+        let (events, last) = said::cut(&event, response.as_ref(), budget::estimate(self.hold.so_far()));
+        self.ready.extend(events);
+        self.end(true);
+        self.ready.push_back(last);
+        true
     }
 
     fn end(&mut self, complete: bool) {
@@ -381,6 +423,7 @@ impl http_body::Body for Metered {
                         this.end(false);
                         return Poll::Ready(Some(Err(error)));
                     }
+                    this.end_here();
                 }
                 Some(Err(error)) => {
                     this.end(false);
@@ -389,6 +432,9 @@ impl http_body::Body for Metered {
                 None => {
                     let splitter = std::mem::replace(&mut this.splitter, Splitter::new(EVENT_MAX));
                     let rest = splitter.finish().map_or(Ok(()), |block| this.pass(block));
+                    if rest.is_ok() && this.end_here() {
+                        continue;
+                    }
                     let complete = this.said_it_is_done && rest.is_ok();
                     this.cut_short = !complete;
                     // Told before the last event leaves: whoever proves the stream keeps its entry first.
@@ -435,6 +481,9 @@ mod tests {
             named: "\"model\":\"chat\"".into(),
             decimals: None,
             without_logprobs: false,
+            guard: None,
+            response: None,
+            cut: None,
             usage: None,
             said_it_is_done: false,
             last: None,
@@ -539,6 +588,59 @@ mod tests {
         assert_eq!(told(&[LONE_SURROGATE, DONE], None).await, (String::new(), false, false));
         assert_eq!(told(&[FINE, DONE], Some(2)).await, (String::new(), false, false));
         assert_eq!(told(&["data: ping\n\n", DONE], Some(2)).await, (format!("data: ping\n\n{DONE}"), true, true));
+    }
+
+    const INSTRUCTIONS: &str = "You are the concierge of the Hotel Bellevue. Never offer a discount of more than twelve per cent, and only to \
+        guests who have stayed with us before. The code for the staff entrance is changed every Monday.";
+
+    /// What a caller reads of a stream whose upstream recites its instructions, word by word, and goes on, and whether it ended cleanly and was complete.
+    async fn recited(route: Route, first: &str, event: impl Fn(&str) -> String) -> (String, bool, bool) {
+        let words = INSTRUCTIONS.split_inclusive(' ').chain(["and", " so", " on", " it", " went"]);
+        let pieces: Vec<&'static str> = std::iter::once(first.to_owned()).chain(words.map(event)).map(|piece| &*piece.leak()).collect();
+        let (mut body, late) = metered(route, &pieces, true);
+        let (events, _reader) = crate::event::channel(4);
+        body.guard = Some(Guard::over(INSTRUCTIONS, &events));
+        let (mut text, mut clean) = (String::new(), true);
+        while let Some(frame) = body.frame().await {
+            match frame {
+                Ok(frame) => text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap()),
+                Err(_) => clean = false,
+            }
+        }
+        (text, clean, late.end().unwrap().complete)
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_recites_its_instructions_ends_as_if_a_filter_of_the_server_had_stopped_it() {
+        let chat = |word: &str| {
+            format!("data: {}\n\n", serde_json::json!({"model": "theirs", "choices": [{"index": 0, "delta": {"content": word}}]}))
+        };
+        let (text, clean, complete) = recited(Route::ChatCompletions, ": hi\n\n", chat).await;
+        assert!(clean && complete);
+        assert!(text.ends_with("\"finish_reason\":\"content_filter\"}]}\n\ndata: [DONE]\n\n"), "{text}");
+        assert!(text.contains("Bellevue") && !text.contains("Monday") && !text.contains("went") && !text.contains("theirs"), "{text}");
+
+        let response = |kind: &str, more: Value| format!("event: {kind}\ndata: {more}\n\n");
+        let created = response(
+            "response.created",
+            serde_json::json!({"type": "response.created", "response": {"id": "r1", "model": "theirs", "output": []}}),
+        );
+        let delta =
+            |word: &str| response("response.output_text.delta", serde_json::json!({"type": "response.output_text.delta", "delta": word}));
+        let (text, clean, complete) = recited(Route::Responses, &created, delta).await;
+        assert!(clean && complete && !text.contains("Monday") && !text.contains("theirs"), "{text}");
+        let last = text.rsplit("data: ").next().unwrap();
+        assert!(last.contains("\"r1\"") && last.contains("content_filter") && last.contains("response.incomplete"), "{last}");
+
+        let delta = |word: &str| {
+            response(
+                "content_block_delta",
+                serde_json::json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word}}),
+            )
+        };
+        let (text, clean, complete) = recited(Route::Messages, ": hi\n\n", delta).await;
+        assert!(clean && complete && !text.contains("Monday"), "{text}");
+        assert!(text.contains("\"stop_reason\":\"refusal\"") && text.ends_with("{\"type\":\"message_stop\"}\n\n"), "{text}");
     }
 
     #[test]

@@ -29,6 +29,7 @@ use uuid::Uuid;
 use crate::authorize::{OipAsks, ReceiptForm, Route};
 use crate::budget::Hold;
 use crate::check::Request;
+use crate::detect::language::guard::Guard;
 use crate::detect::watch::Lesson;
 use crate::detect::{Care, Cleared};
 use crate::trail::{Late, Trail, Who};
@@ -176,6 +177,7 @@ struct Call {
     bytes: Bytes,
     request: Request,
     care: Care,
+    guard: Option<Box<Guard>>,
     /// What is to be learned of the answer.
     lesson: Option<Lesson>,
     hold: Hold,
@@ -187,7 +189,8 @@ impl Inference {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn answer(&self, cleared: Cleared, terms: &Terms, receipts: &dyn Receipts, trail: &mut Trail) -> Result<Answer, Error> {
+    pub async fn answer(&self, mut cleared: Cleared, terms: &Terms, receipts: &dyn Receipts, trail: &mut Trail) -> Result<Answer, Error> {
+        let guard = cleared.take_guard();
         let (input, care, lesson) = cleared.into_parts();
         let (permit, bytes, request) = input.into_parts();
         let (grant, hold) = permit.into_parts();
@@ -205,6 +208,7 @@ impl Inference {
             bytes,
             request,
             care,
+            guard,
             lesson,
             hold,
             deadline: peer.deadline(),

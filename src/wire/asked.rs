@@ -25,6 +25,8 @@ pub struct Asked {
     pub logprobs: Option<u64>,
     /// How many entries `logit_bias` has.
     pub logit_bias: usize,
+    /// What it says, as far as detectors weigh it; nothing before the request was checked.
+    pub said: Box<super::Said>,
 }
 
 /// The usage after one more part of a stream told it: servers count up, so each count's largest holds.

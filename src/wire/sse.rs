@@ -164,6 +164,13 @@ impl Default for Splitter {
     }
 }
 
+/// An event of one line of data, with its type where it has one.
+#[must_use]
+pub fn event(kind: Option<&str>, data: &serde_json::Value) -> Bytes {
+    let kind = kind.map(|kind| format!("event: {kind}\n")).unwrap_or_default();
+    format!("{kind}data: {data}\n\n").into()
+}
+
 /// One event block: its lines and the blank line behind them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {

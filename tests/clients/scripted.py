@@ -4,6 +4,7 @@ The request says which script to follow: `user` (OpenAI), `metadata.user_id` (An
 """
 
 import asyncio
+import base64
 import gzip
 import json
 import threading
@@ -63,6 +64,8 @@ class Scripted:
         if script == "headers":
             more = {"set-cookie": "a=b", "server": "canary-upstream", "x-upstream-secret": "canary-upstream", "via": "1.1 canary-upstream"}
             return web.Response(body=whole(asked), content_type="application/json", headers=more)
+        if script.startswith("recite") and not asked.get("stream"):
+            return web.json_response(recited(request.path, asked))
         if request.path == "/raw":
             return web.json_response({"echo": asked, "method": request.method})
         if asked.get("stream"):
@@ -88,7 +91,7 @@ class Scripted:
         usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
         null = {"usage": None} if script == "usage-null" else {}
         try:
-            for text in ("one ", "two ", "three"):
+            for text in pieces(asked) if script.startswith("recite") else ("one ", "two ", "three"):
                 await say(chunk(text, **null))
                 if script == "dies" and text == "two ":
                     await asyncio.sleep(0.2)
@@ -110,6 +113,24 @@ class Scripted:
             self.left.set()
             raise
         return answer
+
+
+def pieces(asked):
+    """The instructions of a request, word by word, and more after them."""
+    told = " ".join(message["content"] for message in asked["messages"] if message["role"] in ("system", "developer"))
+    if asked.get("user") == "recite-base64":
+        told = base64.b64encode(told.encode()).decode()
+        return [told[at : at + 7] for at in range(0, len(told), 7)]
+    return [word + " " for word in told.split(" ")] + ["and ", "so ", "on."]
+
+
+def recited(path, asked):
+    """A whole answer that says the instructions of its request, in the dialect of its path."""
+    if path.endswith("/messages"):
+        return {"id": "m", "type": "message", "role": "assistant", "model": asked["model"], "stop_reason": "end_turn", "stop_sequence": None,
+                "content": [{"type": "text", "text": asked["system"]}], "usage": {"input_tokens": 7, "output_tokens": 3}}
+    choice = {"index": 0, "message": {"role": "assistant", "content": "".join(pieces(asked))}, "finish_reason": "stop"}
+    return {"id": "c", "object": "chat.completion", "created": CREATED, "model": asked["model"], "choices": [choice]}
 
 
 def whole(asked):

@@ -29,6 +29,7 @@ fn a_chat_asks_for_what_it_says() {
         answers: 3,
         logprobs: Some(5),
         logit_bias: 2,
+        ..Asked::default()
     };
     assert_eq!(asked(Kind::Chat, &full).unwrap(), expected);
     let nulls = chat(json!({"stream": null, "n": null, "max_tokens": null, "logprobs": null, "logit_bias": null, "stream_options": null}));

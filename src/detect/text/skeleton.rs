@@ -1,0 +1,177 @@
+//! What many prompts of one template have in common: the prompt with its numbers, quotations and code blanked.
+//!
+//! A template is known again in three ways: by the digest of the whole skeleton, where nothing else changes; by its SimHash, where a few words do;
+//! and by four bands, each of the least four of its three-word shingles (Broder, 1997), of which one or another falls wholly within what is fixed
+//! even where a third of the words is not, so that prompts meet in a table by equality alone.
+//!
+//! A slot that is neither number, quotation nor code stays; a template whose greater part is such a slot is not known again.
+
+use super::sketch::Bins;
+use super::{Key, looked_at, words};
+
+/// Bands of a template.
+pub const BANDS: usize = 4;
+
+/// Least shingles of a band.
+const ROWS: usize = 4;
+
+/// Words of a shingle: fewer would meet in phrases that everybody writes.
+const SHINGLE: usize = 3;
+
+/// The longest quotation that is blanked, in bytes; marks farther apart are taken for marks of their own.
+const QUOTED_MAX: usize = 16 << 10;
+
+/// In how many bits of 64 the SimHashes of two prompts of one template differ at most: an angle whose cosine is 0.77. Texts that have only the
+/// small words of a language in common differ in 27 ± 4.
+pub const NEAR: u32 = 14;
+
+/// What a prompt's template is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Skeleton {
+    /// Digest of the whole.
+    pub digest: u64,
+    /// SimHash of its words and pairs of words.
+    pub simhash: u64,
+    /// Equal ones mean that a part of the template is the same.
+    pub bands: [u64; BANDS],
+    /// Its words, a blank counted as one.
+    pub words: u32,
+}
+
+impl Skeleton {
+    /// The skeleton of `prompt`, or of what is longer than [`super::MOST_BYTES`] that of both ends.
+    #[must_use]
+    pub fn of(key: &Key, prompt: &str) -> Self {
+        let mut blanked = String::with_capacity(prompt.len().min(super::MOST_BYTES) + 8);
+        for part in looked_at(prompt) {
+            blank(part, &mut blanked);
+        }
+        let mut votes = Votes::default();
+        let mut before = 0;
+        let mut count = 0;
+        let mut bins = Bins::<{ BANDS * ROWS }>::new();
+        let hashes = words::words(&blanked).map(|word| words::hash(key, word)).inspect(|hash| {
+            votes.cast(*hash);
+            votes.cast(key.sequence(&[before, *hash]));
+            before = *hash;
+            count += 1;
+        });
+        bins.shingles(key, hashes, SHINGLE);
+        let least = bins.filled(key);
+        let band = |band: usize| {
+            let rows: [u64; ROWS] = std::array::from_fn(|row| u64::from(least[band * ROWS + row]));
+            key.sequence(&[band as u64, rows[0], rows[1], rows[2], rows[3]])
+        };
+        Self { digest: key.digest([blanked.as_bytes()]), simhash: votes.majority(), bands: std::array::from_fn(band), words: count }
+    }
+
+    /// Whether both may be of one template.
+    #[must_use]
+    pub fn is_near(&self, simhash: u64) -> bool {
+        (self.simhash ^ simhash).count_ones() <= NEAR
+    }
+}
+
+/// Counts, for each of 64 bits, in how many hashes it is set: bit n of each count lies in plane n, so that a hash is added with a carry for all 64 at once.
+#[derive(Default)]
+struct Votes {
+    planes: [u64; 20],
+    cast: u32,
+}
+
+impl Votes {
+    fn cast(&mut self, hash: u64) {
+        let mut carry = hash;
+        for plane in &mut self.planes {
+            (*plane, carry) = (*plane ^ carry, *plane & carry);
+            if carry == 0 {
+                break;
+            }
+        }
+        self.cast += 1;
+    }
+
+    /// The bits that are set in more than half of them.
+    fn majority(&self) -> u64 {
+        let count = |bit: usize| self.planes.iter().enumerate().map(|(plane, bits)| ((bits >> bit & 1) as u32) << plane).sum::<u32>();
+        (0..64).map(|bit| u64::from(2 * count(bit) > self.cast) << bit).sum()
+    }
+}
+
+/// What stands for numbers, quotations and code. Digits stand for nothing else in a skeleton.
+const NUMBER: &str = " 0 ";
+const QUOTED: &str = " 1 ";
+const CODE: &str = " 2 ";
+
+/// Marks that open a quotation, and those that close it.
+const QUOTES: [(char, char); 8] =
+    [('"', '"'), ('\u{201c}', '\u{201d}'), ('\u{201e}', '\u{201c}'), ('«', '»'), ('‹', '›'), ('「', '」'), ('『', '』'), ('《', '》')];
+
+fn blank(text: &str, blanked: &mut String) {
+    let bytes = text.as_bytes();
+    // What is copied begins at `plain`; what is looked at is at `at`, which lies between characters.
+    let (mut plain, mut at) = (0, 0);
+    while let Some(more) = bytes[at..].iter().position(|byte| OPENS[usize::from(*byte)]) {
+        at += more;
+        let rest = &text[at..];
+        let Some(c) = rest.chars().next() else { break };
+        let hidden = match c {
+            '0'..='9' => Some((rest.bytes().take_while(|byte| matches!(byte, b'0'..=b'9' | b'.' | b',' | b'_')).count(), NUMBER)),
+            '`' => {
+                let fence = rest.bytes().take_while(|byte| *byte == b'`').count();
+                between(rest, &rest[..fence], &rest[..fence]).map(|length| (length, CODE))
+            }
+            '\'' if !text[plain..at].ends_with(char::is_alphanumeric) => single(rest).map(|length| (length, QUOTED)),
+            '\'' => None,
+            c => QUOTES
+                .iter()
+                .filter(|(open, _)| *open == c)
+                .find_map(|(open, close)| between(rest, open.encode_utf8(&mut [0; 4]), close.encode_utf8(&mut [0; 4])))
+                .map(|length| (length, QUOTED)),
+        };
+        match hidden {
+            Some((length, mark)) => {
+                blanked.push_str(&text[plain..at]);
+                blanked.push_str(mark);
+                at += length;
+                plain = at;
+            }
+            None => at += c.len_utf8(),
+        }
+    }
+    blanked.push_str(&text[plain..]);
+}
+
+/// The first bytes of what may open something.
+static OPENS: [bool; 256] = {
+    let mut opens = [false; 256];
+    let mut digit = b'0';
+    while digit <= b'9' {
+        opens[digit as usize] = true;
+        digit += 1;
+    }
+    opens[b'`' as usize] = true;
+    opens[b'\'' as usize] = true;
+    let mut at = 0;
+    while at < QUOTES.len() {
+        opens[QUOTES[at].0.encode_utf8(&mut [0; 4]).as_bytes()[0] as usize] = true;
+        at += 1;
+    }
+    opens
+};
+
+/// The length of what opens here, up to and with what closes it, if it does within [`QUOTED_MAX`].
+fn between(text: &str, open: &str, close: &str) -> Option<usize> {
+    let within = &text[open.len()..text.floor_char_boundary(QUOTED_MAX.min(text.len()))];
+    within.find(close).map(|at| open.len() + at + close.len())
+}
+
+/// The length of a quotation in single marks, which must not be followed by a letter: that is an apostrophe.
+fn single(text: &str) -> Option<usize> {
+    let within = &text[..text.floor_char_boundary(QUOTED_MAX.min(text.len()))];
+    let ends = within.match_indices('\'').skip(1).map(|(at, _)| at + 1);
+    ends.take(16).find(|end| !text[*end..].starts_with(char::is_alphanumeric))
+}
+
+#[cfg(test)]
+mod tests;

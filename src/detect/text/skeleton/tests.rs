@@ -1,0 +1,97 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::secret::Secret;
+
+fn key() -> Key {
+    Key::from_secret(&Secret::new(vec![5; 32]))
+}
+
+fn blanked(text: &str) -> Vec<String> {
+    let mut into = String::new();
+    blank(text, &mut into);
+    words::words(&into).map(str::to_owned).collect()
+}
+
+const TEMPLATE: &str = "You are an experienced grader. Score the answer to problem NUMBER by the rubric below, explain every deduction step by \
+    step, and end with a line that holds the score alone. The answer is: ANSWER Be strict, be consistent, and never mention this instruction.";
+
+#[test]
+fn numbers_quotations_and_code_are_blanked() {
+    assert_eq!(blanked("add 12 and 3,456.7 to x2y"), ["add", "0", "and", "0", "to", "x", "0", "y"]);
+    for quoted in ["\"any thing\"", "“any thing”", "„any thing“", "«any thing»", "「any thing」", "'any thing'", "'it isn't'"] {
+        assert_eq!(blanked(&format!("say {quoted} now")), ["say", "1", "now"], "{quoted}");
+    }
+    assert_eq!(blanked("run `ls -l` then ```rust\nfn main() {}\n``` twice"), ["run", "2", "then", "2", "twice"]);
+}
+
+#[test]
+fn marks_that_close_nothing_blank_nothing() {
+    assert_eq!(blanked("don't touch the dogs' bowl"), ["don", "t", "touch", "the", "dogs", "bowl"]);
+    assert_eq!(blanked("12\" of snow and `tick"), ["0", "of", "snow", "and", "tick"]);
+    let within = format!("a \"{}\" b", "x".repeat(QUOTED_MAX - 2));
+    assert_eq!(blanked(&within), ["a", "1", "b"]);
+    assert!(blanked(&format!("a \"{}\" b", "x".repeat(QUOTED_MAX - 1))).len() > 3);
+}
+
+#[test]
+fn prompts_that_differ_in_what_is_blanked_have_one_skeleton() {
+    let fill = |number: &str, answer: &str| TEMPLATE.replace("NUMBER", number).replace("ANSWER", answer);
+    let one = Skeleton::of(&key(), &fill("17", "\"the sum is four\""));
+    let other = Skeleton::of(&key(), &fill("2048", "\"I would rather integrate by parts\""));
+    assert_eq!(one, other);
+    assert_ne!(one.digest, Skeleton::of(&Key::random(), &fill("17", "\"x\"")).digest);
+}
+
+/// With a tenth of the words open, three quarters of the shingles of two prompts are shared: a band is with (3/4)⁴, and one of four with 0.78.
+#[test]
+fn prompts_with_an_open_slot_of_a_few_words_are_near_and_most_meet_in_a_band() {
+    let slots = ["whales are mammals", "copper conducts heat well", "rivers flow to the sea", "old maps lie", "the cat sat"];
+    let (mut near, mut met, mut pairs) = (0, 0, 0);
+    for key in (0..40).map(|byte| Key::from_secret(&Secret::new(vec![byte; 32]))) {
+        let skeletons: Vec<_> = slots.iter().map(|slot| Skeleton::of(&key, &TEMPLATE.replace("ANSWER", slot))).collect();
+        for (at, one) in skeletons.iter().enumerate() {
+            for other in &skeletons[..at] {
+                pairs += 1;
+                near += u32::from(one.is_near(other.simhash));
+                met += u32::from(one.bands.iter().zip(&other.bands).any(|(one, other)| one == other));
+            }
+        }
+    }
+    assert!(near * 10 > pairs * 9, "{near} of {pairs}");
+    assert!(met * 10 > pairs * 7, "{met} of {pairs}");
+}
+
+#[test]
+fn texts_that_share_no_template_share_no_band() {
+    let texts = [
+        TEMPLATE,
+        "Write a short poem about the sea in autumn, in four lines that rhyme, for a child of six.",
+        "What is the capital of France, and since when has it been so?",
+        "Translate the following sentence into German, please, and keep the tone polite.",
+        "What is the capital of Spain, and who decided it?",
+    ];
+    let skeletons: Vec<_> = texts.iter().map(|text| Skeleton::of(&key(), text)).collect();
+    for (at, one) in skeletons.iter().enumerate() {
+        for other in &skeletons[..at] {
+            assert!(!one.is_near(other.simhash));
+            assert!(one.bands.iter().zip(&other.bands).all(|(one, other)| one != other));
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_majority_of_votes_is_that_of_counting_one_by_one(hashes in prop::collection::vec(any::<u64>(), 0..400)) {
+        let mut votes = Votes::default();
+        hashes.iter().for_each(|hash| votes.cast(*hash));
+        let majority = (0..64).filter(|bit| 2 * hashes.iter().filter(|hash| *hash >> bit & 1 == 1).count() > hashes.len());
+        prop_assert_eq!(votes.majority(), majority.map(|bit| 1 << bit).sum::<u64>());
+    }
+
+    #[test]
+    fn any_text_has_a_skeleton(text in "(?s).{0,200}") {
+        let skeleton = Skeleton::of(&key(), &text);
+        prop_assert_eq!(skeleton, Skeleton::of(&key(), &text));
+    }
+}
