@@ -1,0 +1,130 @@
+"""What thieves train, and how good the copy is.
+
+The toolbox needs a framework's classifier for the stolen copy. PyTorch's wheel brings gigabytes of CUDA along and TensorFlow's a quarter of a gigabyte, for a
+perceptron of one hidden layer; so the copy is that perceptron in numpy, as an estimator of the toolbox.
+"""
+
+import numpy as np
+from art.estimators import BaseEstimator, NeuralNetworkMixin
+from art.estimators.classification.classifier import ClassifierMixin
+from sklearn.linear_model import LogisticRegression
+
+HIDDEN = 64
+# At least so many steps of the optimiser, however few rows there are: a thief who has paid for rows trains long on them.
+STEPS = 600
+
+
+def softmax(z):
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+class Copy(ClassifierMixin, NeuralNetworkMixin, BaseEstimator):
+    """A perceptron of one hidden layer, Adam on the cross entropy with soft labels. Inputs are scaled by what the attacker knows of the columns."""
+
+    def __init__(self, victim, seed=0):
+        super().__init__(model=None, clip_values=(victim.low, victim.high), channels_first=True)
+        self.nb_classes, self.dim = victim.classes, victim.dim
+        self.middle, self.scale = (0.0, victim.high) if victim.shape else (victim.mean, victim.sd + 1e-9)
+        self.hwc = victim.shape
+        self.random = np.random.default_rng(seed)
+        self.weights = [self.random.normal(0, np.sqrt(2 / self.dim), (self.dim, HIDDEN)), np.zeros(HIDDEN),
+                        self.random.normal(0, np.sqrt(1 / HIDDEN), (HIDDEN, self.nb_classes)), np.zeros(self.nb_classes)]
+        self.first, self.second = ([np.zeros_like(w) for w in self.weights] for _ in range(2))
+        self.step = 0
+
+    input_shape = property(lambda self: (self.dim,))
+
+    def flat(self, x):
+        """Rows in the victim's order, from what the toolbox hands over."""
+        if x.ndim == 4:
+            x = np.moveaxis(x, 1, 3)
+        return (np.asarray(x, np.float64).reshape(len(x), -1) - self.middle) / self.scale
+
+    def fit(self, x, y, batch_size=32, nb_epochs=10, **_):
+        x, y = self.flat(x), np.asarray(y, np.float64)
+        if len(x) > 1:  # the bandit of KnockoffNets trains on one row at a time, and means it
+            nb_epochs = max(nb_epochs, -(-STEPS * batch_size // len(x)))
+        for _ in range(nb_epochs):
+            order = self.random.permutation(len(x))
+            for start in range(0, len(x), batch_size):
+                self.descend(x[order[start : start + batch_size]], y[order[start : start + batch_size]])
+        return self
+
+    def descend(self, x, y, rate=0.003, decay=1e-4):
+        w1, b1, w2, b2 = self.weights
+        hidden = np.maximum(x @ w1 + b1, 0)
+        error = (softmax(hidden @ w2 + b2) - y) / len(x)
+        back = (error @ w2.T) * (hidden > 0)
+        self.step += 1
+        for i, gradient in enumerate((x.T @ back + decay * w1, back.sum(axis=0), hidden.T @ error + decay * w2, error.sum(axis=0))):
+            self.first[i] += 0.1 * (gradient - self.first[i])
+            self.second[i] += 0.001 * (gradient**2 - self.second[i])
+            scaled = self.first[i] / (1 - 0.9**self.step) / (np.sqrt(self.second[i] / (1 - 0.999**self.step)) + 1e-8)
+            self.weights[i] -= rate * scaled
+
+    def predict(self, x, batch_size=128, **_):
+        w1, b1, w2, b2 = self.weights
+        return softmax(np.maximum(self.flat(x) @ w1 + b1, 0) @ w2 + b2).astype(np.float32)
+
+    def gradient(self, x, labels):
+        """Of the logit of each row's label, with respect to the row."""
+        w1, b1, w2, _ = self.weights
+        active = self.flat(x) @ w1 + b1 > 0
+        return ((w2[:, labels].T * active) @ w1.T) / self.scale
+
+    def compute_loss(self, *_, **__):
+        raise NotImplementedError
+
+    def get_activations(self, *_, **__):
+        raise NotImplementedError
+
+
+def steal(victim, rows, answers, seed=0):
+    """The better of two copies that a thief would make of what was answered; better on rows of the attacker's own, so without asking the victim more.
+
+    Also what a thief makes of answers without probabilities: one-hot answers train the same.
+    """
+    rows, answers = np.asarray(rows, np.float32), np.asarray(answers, np.float64)
+    copies = [Copy(victim, seed).fit(rows, answers).predict]
+    linear = logistic(victim, rows, answers)
+    return copies + ([linear] if linear else [])
+
+
+def logistic(victim, rows, answers):
+    """Least squares on the log-odds, exact where the victim is linear and its answers are; none where answers have no odds."""
+    floor = 1e-7
+    if (answers.max(axis=1) > 1 - floor).mean() > 0.9:
+        labels = answers.argmax(axis=1)
+        if len(np.unique(labels)) < 2:
+            return None
+        middle, scale = rows.mean(axis=0), rows.std(axis=0) + 1e-9
+        fitted = LogisticRegression(max_iter=300).fit((rows - middle) / scale, labels)
+
+        def from_labels(x):
+            made = np.zeros((len(x), victim.classes))
+            made[:, fitted.classes_] = fitted.predict_proba((x - middle) / scale)
+            return made
+        return from_labels
+    usable = (answers > floor).all(axis=1) & (answers < 1 - floor).all(axis=1)
+    if usable.sum() < 2:
+        usable[:] = True
+    odds = np.log(np.clip(answers, floor, 1))
+    odds = (odds - odds.mean(axis=1, keepdims=True))[usable]
+    middle, scale = rows.mean(axis=0), rows.std(axis=0) + 1e-9
+    design = np.concatenate([(rows[usable] - middle) / scale, np.ones((usable.sum(), 1))], 1)
+    solved = np.linalg.lstsq(design, odds, rcond=1e-9)[0]
+    return lambda x: softmax(np.concatenate([(np.asarray(x, np.float64) - middle) / scale, np.ones((len(x), 1))], 1) @ solved)
+
+
+def fidelity(victim, copy, rows=None):
+    """How often a copy and the model say the same of rows that neither thief nor training has seen."""
+    rows = victim.pools["holdout"][0] if rows is None else rows
+    return float((copy(rows).argmax(axis=1) == victim.predict(rows)[1]).mean())
+
+
+def best(victim, rows, answers, seed=0):
+    """The fidelity of the best copy to be had of these answers: the thief is given the benefit of choosing with the holdout."""
+    if len(rows) < 2:
+        return 1 / victim.classes
+    return max(fidelity(victim, copy) for copy in steal(victim, rows, answers, seed))
