@@ -6,7 +6,7 @@ VENV ?= .venv
 DATA := $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/portcullis
 MINILM_ONNX := $(DATA)/all-minilm-l6-v2-onnx/model.onnx
 
-.PHONY: demo test build runtime minilm minilm-onnx venv node bench peers kill-loop
+.PHONY: demo test build runtime minilm minilm-onnx venv node bench peers kill-loop attacks
 
 build:
 	$(CARGO) build --release --locked
@@ -54,6 +54,17 @@ test: runtime minilm-onnx venv node build
 KILLS ?= 10000
 kill-loop:
 	scripts/kill-loop $(KILLS)
+
+# Thieves, evaders and honest callers over HTTPS against the release binary, and the table of who was seen how soon; hours, or minutes with ARGS=--quick.
+ATTACKS := target/attacks
+$(ATTACKS)/.ready: tests/attacks/requirements.txt tests/attacks/constraints.txt
+	$(PYTHON) -m venv $(ATTACKS)
+	$(ATTACKS)/bin/pip install --quiet --disable-pip-version-check -r tests/attacks/requirements.txt
+	touch $@
+attacks: ARGS =
+attacks: runtime build $(ATTACKS)/.ready
+	OMP_NUM_THREADS=1 $(ATTACKS)/bin/pytest -q -W ignore tests/attacks
+	OMP_NUM_THREADS=1 $(ATTACKS)/bin/python -W ignore tests/attacks/run.py $(ARGS)
 
 # What single stops cost, and what the whole way adds for one caller.
 bench:

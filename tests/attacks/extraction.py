@@ -1,7 +1,8 @@
 """Thieves. Each takes an oracle and randomness, and asks until its queries are used up; what was answered is what it stole."""
 
 import numpy as np
-from art.attacks.extraction import CopycatCNN, KnockoffNets
+from art.attacks.extraction import CopycatCNN, FunctionallyEquivalentExtraction, KnockoffNets
+from art.estimators.classification import BlackBoxClassifierNeuralNetwork
 
 import victims
 from thief import Copy
@@ -30,7 +31,8 @@ def knockoff_adaptive(oracle, random):
     pool = victims.foreign(oracle.victim, random, 3 * oracle.budget)
     brightness = pool.mean(axis=1)
     kinds = np.digitize(brightness, np.quantile(brightness, np.linspace(0, 1, 11)[1:-1]))
-    toolbox(KnockoffNets, oracle, pool, kinds, sampling_strategy="adaptive", reward="all")
+    # Not "all": the toolbox then divides by a variance that is zero when the first answers are alike.
+    toolbox(KnockoffNets, oracle, pool, kinds, sampling_strategy="adaptive", reward=str(random.choice(["cert", "div", "loss"])))
 
 
 def toolbox(attack, oracle, pool, labels=None, **more):
@@ -109,5 +111,13 @@ def equation_solving(oracle, random):
         in_batches(oracle, np.concatenate([base[None], moved[random.permutation(victim.dim)]]))
 
 
+def functionally_equivalent(oracle, _):
+    """The weights themselves (Jagielski 2020, 1909.01838), from where ReLUs bend along a line through the whole space: far out of any range that a contract allows."""
+    oracle.clipped = False
+    classifier = BlackBoxClassifierNeuralNetwork(lambda x: np.log(oracle.ask(x) + 1e-30), (oracle.victim.dim,), oracle.victim.classes, channels_first=True)
+    with np.errstate(all="ignore"):
+        FunctionallyEquivalentExtraction(classifier, num_neurons=32).extract(oracle.victim.natural(np.random.default_rng(0), "attack", 100))
+
+
 ATTACKS = {attack.__name__: attack for attack in (
-    copycat, copycat_natural, knockoff_random, knockoff_adaptive, gaussian, uniform, jacobian, line_search, equation_solving)}
+    copycat, copycat_natural, knockoff_random, knockoff_adaptive, gaussian, uniform, jacobian, line_search, equation_solving, functionally_equivalent)}

@@ -30,7 +30,7 @@ class Oracle:
 
     def __init__(self, victim, budget, batch=1, remember=False):
         self.victim, self.budget, self.batch, self.remember = victim, budget, batch, remember
-        self.rows, self.answers, self.known = [], [], {}
+        self.rows, self.answers, self.known, self.clipped = [], [], {}, True
 
     asked = property(lambda self: len(self.rows))
 
@@ -38,7 +38,9 @@ class Oracle:
         raise NotImplementedError
 
     def ask(self, rows):
-        rows = self.victim.clip(np.asarray(rows).reshape(len(rows), -1))
+        rows = np.asarray(rows, np.float32).reshape(len(rows), -1)
+        if self.clipped:
+            rows = self.victim.clip(rows)
         answers = np.zeros((len(rows), self.victim.classes), np.float32)
         new = [i for i, row in enumerate(rows) if not (self.remember and row.tobytes() in self.known)]
         for start in range(0, len(new), self.batch):

@@ -81,7 +81,7 @@ def main():
     if asked.what == "benign":
         record_benign(victim, recording, asked.pool, asked.callers, asked.rows, asked.seed)
     else:
-        record_attacks(victim, recording, asked.attack or attacks.applicable(victim), asked.runs, asked.queries, asked.seed)
+        record_attacks(victim, recording, asked.attack or [name for name in attacks.applicable(victim) if name not in attacks.OUT_OF_RANGE], asked.runs, asked.queries, asked.seed)
     recording.close()
     print(f"{asked.out}: {recording.lines} requests, {recording.count} rows", file=sys.stderr)
 

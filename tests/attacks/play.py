@@ -1,0 +1,81 @@
+"""What one process of the harness does: a benign crowd, or one attack, over HTTPS. Takes and gives plain values, so that it can run in a process of its own."""
+
+import time
+import warnings
+import zlib
+
+import numpy as np
+
+import attacks
+import benign
+import evasion
+import logits
+import thief
+import victims
+from gateway import Connection, Https, probabilities
+from oracle import request
+
+
+def victim(name):
+    warnings.filterwarnings("ignore")
+    return victims.ALL[name]()
+
+
+def crowd(name, model, url, ca, seed, pool, count, rows, part, keys, until):
+    """Benign callers `part` of so many, all awake at once and in turn; what became of each, beside what the model itself says."""
+    model_itself, connection = victim(name), Connection(url, ca)
+    everyone = list(benign.callers(model_itself, seed, pool, count, rows))[part.start : part.stop]
+    told = {caller: {"kind": kind, "rows": 0, "refused": 0, "changed": 0, "error": 0.0, "worst": 0.0} for caller, kind, _ in everyone}
+    random, active, took = np.random.default_rng([seed, 7, part.start]), list(everyone), []
+    while active and time.time() < until:
+        i = int(random.integers(len(active)))
+        caller, _, requests = active[i]
+        sent = next(requests, None)
+        if sent is None:
+            active.pop(i)
+            continue
+        body = request(sent)
+        begun = time.perf_counter()
+        status, _, answer = connection.post(f"/v2/models/{model}/infer", body, keys[caller])
+        took.append(time.perf_counter() - begun)
+        mine = told[caller]
+        mine["rows"] += len(sent)
+        if status != 200:
+            mine["refused"] += len(sent)
+            continue
+        answered, labels = probabilities(answer)
+        expected, right = model_itself.predict(model_itself.clip(sent))
+        mine["changed"] += int((np.array(labels) != right).sum())
+        error = np.abs(answered - expected).max(axis=1)
+        mine["error"] += float(error.sum())
+        mine["worst"] = max(mine["worst"], float(error.max()))
+    for caller, _, _ in active:
+        told.pop(caller)  # cut off by the clock: not a whole day
+    return told, took
+
+
+def attack(name, victim_name, model, url, ca, seed, queries, batch, remember, keys):
+    """One attack to its end: what was asked and answered, by which key, and what it came to."""
+    model_itself, begun = victim(victim_name), time.time()
+    oracle = Https(model_itself, queries, batch, remember, url, ca, model, keys)
+    found, ended = attacks.run(name, oracle, seed)
+    succeeded = [evasion.successful(model_itself, row, made) for row, made in found]
+    rows, answers = np.array(oracle.rows, np.float32), np.array(oracle.answers, np.float32)
+    return {"rows": rows, "answers": answers, "owners": oracle.owners, "ended": ended, "bases": len(found), "successes": sum(succeeded),
+            "refusals": oracle.refusals, "seconds": time.time() - begun}
+
+
+def fidelity(victim_name, rows, answers, until=None, label_only=False):
+    """How good a copy these answers make, up to a row; and of their labels alone."""
+    model_itself = victim(victim_name)
+    rows, answers = rows[:until], answers[:until]
+    if label_only and len(answers):
+        answers = np.eye(model_itself.classes, dtype=np.float32)[answers.argmax(axis=1)]
+    return thief.best(model_itself, rows, answers, zlib.crc32(victim_name.encode()))
+
+
+def chat(name, model, url, ca, key, budget, seed):
+    """One attack on the language model."""
+    talk = logits.Chat(url, ca, model, key, budget)
+    matrix, ended = logits.run(name, talk, seed)
+    return {"asked": talk.asked, "logits": int(matrix.size), "width": logits.width(matrix), "ended": ended, "refusals": talk.refusals}
