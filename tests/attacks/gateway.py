@@ -111,17 +111,17 @@ def probabilities(body):
 
 
 class Https(Oracle):
-    """Asks a gateway, with one key or with several in turn; remembers which key asked each row."""
+    """Asks a gateway, with one key or with several in turn; remembers which key asked each row. Of several, one that is refused is given up and the others go on."""
 
     def __init__(self, victim, budget, batch, remember, url, ca, model, keys, patience=PATIENCE):
         super().__init__(victim, budget, batch, remember)
-        self.connection, self.path, self.keys, self.turn = Connection(url, ca), f"/v2/models/{model}/infer", keys, 0
+        self.connection, self.path, self.keys, self.turn = Connection(url, ca), f"/v2/models/{model}/infer", dict(enumerate(keys)), 0
         self.owners, self.refusals, self.patience = [], {}, patience
 
     def send(self, rows):
-        key = self.turn % len(self.keys)
-        self.turn += 1
         while True:
+            key = list(self.keys)[self.turn % len(self.keys)]
+            self.turn += 1
             status, headers, body = self.connection.post(self.path, request(rows), self.keys[key])
             if status == 200:
                 self.owners += [key] * len(rows)
@@ -131,7 +131,10 @@ class Https(Oracle):
             if sum(self.refusals.values()) > STUBBORN * self.budget:
                 raise Spent
             wait = float(headers.get("Retry-After", 60))
-            if status != 429 or wait > self.patience:
+            if status == 429 and wait <= self.patience:
+                self.patience -= wait
+                time.sleep(wait)
+            elif len(self.keys) > 1:
+                del self.keys[key]
+            else:
                 raise Refused(status, code)
-            self.patience -= wait
-            time.sleep(wait)

@@ -11,19 +11,22 @@ import benign
 import evasion
 import logits
 import thief
-import victims
 from gateway import Connection, Https, probabilities
 from oracle import request
 
 
-def victim(name):
+# The models under attack, by name: made once and handed to every process, as one of them takes a while to train.
+VICTIMS = {}
+
+
+def begin(made):
     warnings.filterwarnings("ignore")
-    return victims.ALL[name]()
+    VICTIMS.update({victim.name: victim for victim in made})
 
 
 def crowd(name, model, url, ca, seed, pool, count, rows, part, keys, until):
     """Benign callers `part` of so many, all awake at once and in turn; what became of each, beside what the model itself says."""
-    model_itself, connection = victim(name), Connection(url, ca)
+    model_itself, connection = VICTIMS[name], Connection(url, ca)
     everyone = list(benign.callers(model_itself, seed, pool, count, rows))[part.start : part.stop]
     told = {caller: {"kind": kind, "rows": 0, "refused": 0, "changed": 0, "error": 0.0, "worst": 0.0} for caller, kind, _ in everyone}
     random, active, took = np.random.default_rng([seed, 7, part.start]), list(everyone), []
@@ -56,7 +59,7 @@ def crowd(name, model, url, ca, seed, pool, count, rows, part, keys, until):
 
 def attack(name, victim_name, model, url, ca, seed, queries, batch, remember, keys):
     """One attack to its end: what was asked and answered, by which key, and what it came to."""
-    model_itself, begun = victim(victim_name), time.time()
+    model_itself, begun = VICTIMS[victim_name], time.time()
     oracle = Https(model_itself, queries, batch, remember, url, ca, model, keys)
     found, ended = attacks.run(name, oracle, seed)
     succeeded = [evasion.successful(model_itself, row, made) for row, made in found]
@@ -67,7 +70,7 @@ def attack(name, victim_name, model, url, ca, seed, queries, batch, remember, ke
 
 def fidelity(victim_name, rows, answers, until=None, label_only=False):
     """How good a copy these answers make, up to a row; and of their labels alone."""
-    model_itself = victim(victim_name)
+    model_itself = VICTIMS[victim_name]
     rows, answers = rows[:until], answers[:until]
     if label_only and len(answers):
         answers = np.eye(model_itself.classes, dtype=np.float32)[answers.argmax(axis=1)]

@@ -23,7 +23,7 @@ from oracle import Direct, Recording, response
 BATCH = 32
 # So many keys take turns in runs whose kind ends in `_keys_N`.
 ROTATIONS = (4, 16, 64)
-ROTATED = ("hop_skip_jump", "jacobian", "gaussian", "copycat_natural")
+ROTATED = ("hop_skip_jump", "jacobian", "gaussian", "copycat_natural", "oars_hop_skip_jump")
 
 
 def record_benign(victim, recording, pool, callers, rows, seed):

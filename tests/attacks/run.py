@@ -43,6 +43,8 @@ SIZES = {
     "full": {"victims": ["digits", "table", "images"], "fpr": 1e-3, "calibrate": 3000, "callers": 3000, "rows": (100, 300), "runs": 20, "queries": 500,
              "chat": 50000, "seconds": 6 * 3600},
 }
+# Steps of the ladder that a caller does not feel.
+HARMLESS = {"", "observe", "alert"}
 # Of the victim with 3,072 inputs: a request is a hundred times as long, and says no more.
 LARGE = {"calibrate": 1000, "callers": 330, "rows": (30, 60), "runs": 5, "queries": 200}
 
@@ -106,7 +108,7 @@ def main():
         keys, tasks = prepare(asked, gate, chosen, talks)
         gate.start()
         begun = time.time()
-        results = carry_out(asked, gate, tasks, until)
+        results = carry_out(asked, gate, chosen, tasks, until)
         say(f"played for {time.time() - begun:.0f} s")
         time.sleep(2)  # alarms are written a moment after the answer
         gate.stop()
@@ -182,10 +184,15 @@ def prepare(asked, gate, chosen, talks):
     return keys, [task for _, task in sorted(mingled, key=lambda entry: entry[0])]
 
 
-def carry_out(asked, gate, tasks, until):
+def processes(asked, chosen):
+    """Processes of their own: the toolbox draws from numpy's one global source of randomness."""
+    return concurrent.futures.ProcessPoolExecutor(asked.processes, multiprocessing.get_context("spawn"), play.begin, (chosen,))
+
+
+def carry_out(asked, gate, chosen, tasks, until):
     """Plays everything, a few at a time; nothing new is begun once the time is up."""
     results, done, begun = {"cut": 0, "broken": []}, 0, time.time()
-    with concurrent.futures.ProcessPoolExecutor(asked.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with processes(asked, chosen) as pool:
         waiting, running = list(reversed(tasks)), {}
         while waiting or running:
             while waiting and len(running) < asked.processes and time.time() < until:
@@ -240,7 +247,7 @@ def judge(asked, chosen, results, alarms, report):
             events = alarms.get(("attack", label, 0), [])
             report["chat"].setdefault(name, {})[mode] = parts[0] | {"alarm": events[0].get("query") if events else None, "families": sorted({e["family"] for e in events})}
     say("making copies of what was stolen")
-    with concurrent.futures.ProcessPoolExecutor(asked.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with processes(asked, chosen) as pool:
         for (victim, kind), by_run in runs.items():
             told = [judged(pool, victim, kind, modes) for modes in by_run.values() if len(modes) == len(gateway.MODES)]
             report["attacks"].setdefault(victim, {})[kind] = [{key: value() if callable(value) else value for key, value in run.items()} for run in told]
@@ -248,22 +255,22 @@ def judge(asked, chosen, results, alarms, report):
 
 def first_alarm(run, alarms, label):
     """The row of the whole attack at which its first alarm fell, over all of its keys."""
-    owners, first = np.array(run["owners"]), None
-    families = set()
+    owners, first, families, alarmed = np.array(run["owners"]), None, set(), 0
     for key in range(int(owners.max()) + 1 if len(owners) else 1):
         events = alarms.get(("attack", label, key), [])
         families |= {event["family"] for event in events}
+        alarmed += bool(events)
         for event in events[:1]:
             theirs = np.flatnonzero(owners == key)
             row = int(theirs[min(event["query"], len(theirs)) - 1]) + 1 if event.get("query") and len(theirs) else 1
             first = row if first is None else min(first, row)
-    return run | {"alarm": first, "families": sorted(families)}
+    return run | {"alarm": first, "families": sorted(families), "keys_alarmed": alarmed}
 
 
 def judged(pool, victim, kind, modes):
     """The figures of one run with the response and one without; copies are made in the pool and waited for when they are asked for."""
     without, with_it = modes["shadow"], modes["enforce"]
-    told = {"alarm": without["alarm"], "alarm_enforced": with_it["alarm"], "families": sorted({*without["families"], *with_it["families"]}), "ended": without["ended"],
+    told = {"alarm": without["alarm"], "keys_alarmed": without["keys_alarmed"], "alarm_enforced": with_it["alarm"], "families": sorted({*without["families"], *with_it["families"]}), "ended": without["ended"],
             "ended_enforced": with_it["ended"], "asked": len(without["rows"]), "asked_enforced": len(with_it["rows"]), "refusals": with_it["refusals"],
             "bases": without["bases"], "successes": without["successes"], "bases_enforced": with_it["bases"], "successes_enforced": with_it["successes"]}
     if kind.split(",")[0] in attacks.THEFT or kind.startswith("jacobian"):
@@ -272,6 +279,14 @@ def judged(pool, victim, kind, modes):
             ask["fidelity_at_alarm"] = (without, without["alarm"], False)
         told |= {name: pool.submit(play.fidelity, victim, run["rows"], run["answers"], at, labels).result for name, (run, at, labels) in ask.items()}
     return told
+
+
+def detected(kind, seen, runs):
+    """How many runs raised an alarm, and where keys take turns, on how many of their keys."""
+    if not seen:
+        return "no alarm"
+    keys = f", {np.mean([run['keys_alarmed'] for run in runs]):.3g} keys" if kind.endswith("keys") else ""
+    return f"{len(seen)}/{len(runs)}{keys}"
 
 
 def show(report):
@@ -287,7 +302,7 @@ def show(report):
             seen = [run["alarm"] for run in runs if run["alarm"]]
             half, most = figures.queries(seen, len(runs))
             won, won_anyway = (f"{sum(run[f'successes{m}'] for run in runs)}/{sum(run[f'bases{m}'] for run in runs)}" for m in ("", "_enforced"))
-            rows.append([kind, len(runs), figures.mean([run["asked"] for run in runs], 0), f"{len(seen)}/{len(runs)}" if seen else "no alarm", half, most,
+            rows.append([kind, len(runs), figures.mean([run["asked"] for run in runs], 0), detected(kind, seen, runs), half, most,
                          " ".join(sorted({family for run in runs for family in run["families"]})) or "–",
                          figures.mean([run.get("fidelity_at_alarm") for run in runs]), figures.mean([run.get("fidelity") for run in runs]),
                          figures.mean([run.get("fidelity_enforced") for run in runs]), figures.mean([run.get("fidelity_of_labels") for run in runs]),
@@ -310,15 +325,16 @@ def show(report):
         for group in groups:
             theirs = [mine for mine in callers.values() if group in ("all", mine["kind"]) or (group == "near-duplicates" and mine["kind"] in benign.NEAR)]
             alarmed = [mine for mine in theirs if mine["alarms"]]
+            acted = sum(not set(mine["steps"]) <= HARMLESS for mine in alarmed)
             asked, refused = sum(mine["rows"] for mine in theirs), sum(mine["refused"] for mine in theirs)
             answered = max(1, asked - refused)
-            figure = {"callers": len(theirs), "alarmed": len(alarmed), "rows": asked, "refused": refused, "changed": sum(mine["changed"] for mine in theirs),
+            figure = {"callers": len(theirs), "alarmed": len(alarmed), "acted": acted, "rows": asked, "refused": refused, "changed": sum(mine["changed"] for mine in theirs),
                       "error": sum(mine["error"] for mine in theirs) / answered, "worst": max((mine["worst"] for mine in theirs), default=0.0),
                       "families": sorted({family for mine in alarmed for family in mine["families"]})}
             crowd[group] = figure
-            rows.append([group, figures.share(len(alarmed), len(theirs)), " ".join(figure["families"]) or "–", asked, refused,
+            rows.append([group, figures.share(len(alarmed), len(theirs)), acted, " ".join(figure["families"]) or "–", asked, refused,
                          figures.percent(figure["changed"] / answered), f"{figure['error']:.2g}", f"{figure['worst']:.2g}"])
-        print(figures.markdown(["callers", "alarmed [95 %]", "families", "rows", "refused", "top-1 changed", "mean error of p", "worst"], rows))
+        print(figures.markdown(["callers", "alarmed [95 %]", "acted on", "families", "rows", "refused", "top-1 changed", "mean error of p", "worst"], rows))
         if took:
             crowd["milliseconds"] = {name: float(np.quantile(took, q)) * 1000 for name, q in (("p50", 0.5), ("p99", 0.99))}
             print(f"\nA request took {crowd['milliseconds']['p50']:.2f} ms (median), {crowd['milliseconds']['p99']:.2f} ms (p99), client and all.")

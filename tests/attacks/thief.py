@@ -7,6 +7,7 @@ perceptron of one hidden layer; so the copy is that perceptron in numpy, as an e
 import numpy as np
 from art.estimators import BaseEstimator, NeuralNetworkMixin
 from art.estimators.classification.classifier import ClassifierMixin
+from scipy.spatial.distance import cdist
 from sklearn.linear_model import LogisticRegression
 
 HIDDEN = 64
@@ -28,8 +29,8 @@ class Copy(ClassifierMixin, NeuralNetworkMixin, BaseEstimator):
         self.middle, self.scale = (0.0, victim.high) if victim.shape else (victim.mean, victim.sd + 1e-9)
         self.hwc = victim.shape
         self.random = np.random.default_rng(seed)
-        self.weights = [self.random.normal(0, np.sqrt(2 / self.dim), (self.dim, HIDDEN)), np.zeros(HIDDEN),
-                        self.random.normal(0, np.sqrt(1 / HIDDEN), (HIDDEN, self.nb_classes)), np.zeros(self.nb_classes)]
+        shapes = [(self.dim, HIDDEN), (1, HIDDEN), (HIDDEN, self.nb_classes), (1, self.nb_classes)]
+        self.weights = [self.random.normal(0, np.sqrt(2 / n), (n, m)).astype(np.float32) if n > 1 else np.zeros((n, m), np.float32) for n, m in shapes]
         self.first, self.second = ([np.zeros_like(w) for w in self.weights] for _ in range(2))
         self.step = 0
 
@@ -39,10 +40,10 @@ class Copy(ClassifierMixin, NeuralNetworkMixin, BaseEstimator):
         """Rows in the victim's order, from what the toolbox hands over."""
         if x.ndim == 4:
             x = np.moveaxis(x, 1, 3)
-        return (np.asarray(x, np.float64).reshape(len(x), -1) - self.middle) / self.scale
+        return ((np.asarray(x, np.float32).reshape(len(x), -1) - self.middle) / self.scale).astype(np.float32)
 
     def fit(self, x, y, batch_size=32, nb_epochs=10, **_):
-        x, y = self.flat(x), np.asarray(y, np.float64)
+        x, y = self.flat(x), np.asarray(y, np.float32)
         if len(x) > 1:  # the bandit of KnockoffNets trains on one row at a time, and means it
             nb_epochs = max(nb_epochs, -(-STEPS * batch_size // len(x)))
         for _ in range(nb_epochs):
@@ -57,7 +58,7 @@ class Copy(ClassifierMixin, NeuralNetworkMixin, BaseEstimator):
         error = (softmax(hidden @ w2 + b2) - y) / len(x)
         back = (error @ w2.T) * (hidden > 0)
         self.step += 1
-        for i, gradient in enumerate((x.T @ back + decay * w1, back.sum(axis=0), hidden.T @ error + decay * w2, error.sum(axis=0))):
+        for i, gradient in enumerate((x.T @ back + decay * w1, back.sum(axis=0, keepdims=True), hidden.T @ error + decay * w2, error.sum(axis=0, keepdims=True))):
             self.first[i] += 0.1 * (gradient - self.first[i])
             self.second[i] += 0.001 * (gradient**2 - self.second[i])
             scaled = self.first[i] / (1 - 0.9**self.step) / (np.sqrt(self.second[i] / (1 - 0.999**self.step)) + 1e-8)
@@ -81,14 +82,23 @@ class Copy(ClassifierMixin, NeuralNetworkMixin, BaseEstimator):
 
 
 def steal(victim, rows, answers, seed=0):
-    """The better of two copies that a thief would make of what was answered; better on rows of the attacker's own, so without asking the victim more.
-
-    Also what a thief makes of answers without probabilities: one-hot answers train the same.
-    """
+    """The copies that a thief would make of what was answered: a perceptron, a linear model and kernel machines. Labels alone, as one-hot answers, will do."""
     rows, answers = np.asarray(rows, np.float32), np.asarray(answers, np.float64)
-    copies = [Copy(victim, seed).fit(rows, answers).predict]
     linear = logistic(victim, rows, answers)
-    return copies + ([linear] if linear else [])
+    return [Copy(victim, seed).fit(rows, answers).predict, *kernels(victim, rows, answers), *([linear] if linear else [])]
+
+
+def kernels(victim, rows, answers):
+    """Kernel ridge regression on log-odds, or on labels: little data, and no training to wait for."""
+    middle, scale = (0.0, victim.high) if victim.shape else (rows.mean(axis=0), rows.std(axis=0) + 1e-9)
+    known = (rows - middle) / scale
+    odds = np.log(np.clip(answers, 1e-6, 1))
+    targets = odds - odds.mean(axis=1, keepdims=True)
+    square = cdist(known, known, "sqeuclidean")
+    width = np.median(square) + 1e-12
+    for share, ridge in ((0.5, 1e-3), (1.0, 1e-5), (1.0, 1e-1)):
+        solved = np.linalg.solve(np.exp(-square / (share * width)) + ridge * np.eye(len(known)), targets)
+        yield lambda x, share=share, solved=solved: np.exp(-cdist((x - middle) / scale, known, "sqeuclidean") / (share * width)) @ solved
 
 
 def logistic(victim, rows, answers):

@@ -35,14 +35,12 @@ class Victim:
     high: float
     pools: dict  # pool -> (rows, labels), labels as the data set has them
     shape: tuple = ()  # (height, width, channels) of an image; empty for a table
-    jitter: object = None  # (random, rows, labels) -> rows that another user might have sent
+    jitter: object = None  # (victim, random, rows, labels, pool) -> rows that another user might have sent
     step: np.ndarray | None = None  # what a change of one unit is, per column: 1 for pixels
     session: object = field(default=None, repr=False)
 
     def __post_init__(self):
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(self.onnx, options, providers=["CPUExecutionProvider"])
+        self.open()
         self.dim = self.session.get_inputs()[0].shape[1]
         self.classes = self.session.get_outputs()[0].shape[1]
         everything = np.concatenate([rows for rows, _ in self.pools.values()])
@@ -50,6 +48,18 @@ class Victim:
         self.least, self.most = everything.min(axis=0), everything.max(axis=0)
         if self.step is None:
             self.step = np.ones(self.dim)
+
+    def open(self):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(self.onnx, options, providers=["CPUExecutionProvider"])
+
+    def __getstate__(self):
+        return self.__dict__ | {"session": None}
+
+    def __setstate__(self, state):
+        self.__dict__ |= state
+        self.open()
 
     def predict(self, rows):
         """Probabilities, and labels, of the model itself."""
@@ -61,7 +71,7 @@ class Victim:
         if label is not None:
             rows, labels = rows[labels == label], labels[labels == label]
         chosen = random.choice(len(rows), count, replace=count > len(rows))
-        return self.jitter(random, rows[chosen], labels[chosen], self.pools[pool])
+        return self.jitter(self, random, rows[chosen], labels[chosen], self.pools[pool])
 
     def clip(self, rows):
         return np.clip(rows, self.low, self.high).astype(np.float32)
@@ -101,16 +111,17 @@ def classifier(name, layers, dim, classes):
 def digits():
     """The bundled model. Its pixels are counts of 0 to 16, so a user's rows are whole numbers."""
     data = load_digits()
-
-    def jitter(random, rows, labels, _):
-        made = rows.copy()
-        for i in np.flatnonzero(random.random(len(rows)) < 0.5):  # another hand: a little off centre, a little lighter or darker
-            moved = ndimage.shift(rows[i].reshape(8, 8), random.uniform(-0.2, 0.2, 2), order=1) * random.uniform(0.93, 1.07)
-            made[i] = np.clip(np.rint(moved), 0, 16).ravel()
-        return made
-
     model = (ROOT / "policies/models/digits.onnx").read_bytes()
-    return Victim("digits", model, 0.0, 16.0, pools(data.data, data.target, np.random.default_rng(SEED)), (8, 8, 1), jitter)
+    return Victim("digits", model, 0.0, 16.0, pools(data.data, data.target, np.random.default_rng(SEED)), (8, 8, 1), another_hand)
+
+
+def another_hand(_, random, rows, __, ___):
+    """Every other row a little off centre, a little lighter or darker."""
+    made = rows.copy()
+    for i in np.flatnonzero(random.random(len(rows)) < 0.5):
+        moved = ndimage.shift(rows[i].reshape(8, 8), random.uniform(-0.2, 0.2, 2), order=1) * random.uniform(0.93, 1.07)
+        made[i] = np.clip(np.rint(moved), 0, 16).ravel()
+    return made
 
 
 @functools.cache
@@ -122,15 +133,16 @@ def table():
     weights, bias = fitted.coef_[0] / scaler.scale_, fitted.intercept_[0] - (fitted.coef_[0] * scaler.mean_ / scaler.scale_).sum()
     model = classifier("table", [(np.stack([-weights / 2, weights / 2], 1), [-bias / 2, bias / 2])], 30, 2)
     decimals = np.array([max(len(np.format_float_positional(v).split(".")[1]) for v in column[:50]) for column in data.data.T])
+    return Victim("table", model, 0.0, 6000.0, pools(data.data, data.target, np.random.default_rng(SEED)), (), another_case, 10.0**-decimals)
 
-    def jitter(random, rows, labels, pool):
-        """Between a row and another of its class: 500 rows are too few for thousands of callers."""
-        others, theirs = pool
-        mates = np.stack([others[random.choice(np.flatnonzero(theirs == label))] for label in labels])
-        mixed = rows + random.uniform(0, 0.5, (len(rows), 1)) * (mates - rows)
-        return np.maximum(np.stack([np.round(mixed[:, i], decimals[i]) for i in range(30)], 1), 0).astype(np.float32)
 
-    return Victim("table", model, 0.0, 6000.0, pools(data.data, data.target, np.random.default_rng(SEED)), (), jitter, 10.0 ** -decimals)
+def another_case(victim, random, rows, labels, pool):
+    """Between a row and another of its class: 500 rows are too few for thousands of callers."""
+    others, theirs = pool
+    mates = np.stack([others[random.choice(np.flatnonzero(theirs == label))] for label in labels])
+    mixed = rows + random.uniform(0, 0.5, (len(rows), 1)) * (mates - rows)
+    decimals = np.rint(-np.log10(victim.step)).astype(int)
+    return np.maximum(np.stack([np.round(mixed[:, i], decimals[i]) for i in range(len(decimals))], 1), 0).astype(np.float32)
 
 
 def crops(random, count, size, grey=False):
@@ -169,17 +181,16 @@ def coloured(random, glyphs):
 def images():
     """A perceptron over 3,072 bytes; the scale of the bytes is folded into its first layer."""
     data, random = load_digits(), np.random.default_rng(SEED)
-    rows = np.concatenate([coloured(random, data.data) for _ in range(3)])
-    labels = np.concatenate([data.target] * 3)
-    fitted = MLPClassifier((64,), alpha=0.1, max_iter=40, random_state=SEED, early_stopping=True).fit(rows / 255 - 0.3, labels)
+    rows, labels = np.concatenate([coloured(random, data.data) for _ in range(2)]), np.concatenate([data.target] * 2)
+    fitted = MLPClassifier((64,), alpha=0.1, max_iter=12, random_state=SEED).fit(rows / 255 - 0.3, labels)
     first, second = zip(fitted.coefs_, fitted.intercepts_)
     layers = [(first[0] / 255, first[1] - 0.3 * first[0].sum(axis=0)), second]
     kept = pools(coloured(random, data.data), data.target, np.random.default_rng(SEED))
+    return Victim("images", classifier("images", layers, 3072, 10), 0.0, 255.0, kept, (32, 32, 3), another_exposure)
 
-    def jitter(random, rows, labels, _):
-        return np.clip(np.rint(rows * random.uniform(0.9, 1.1, (len(rows), 1)) + random.normal(0, 2, rows.shape)), 0, 255).astype(np.float32)
 
-    return Victim("images", classifier("images", layers, 3072, 10), 0.0, 255.0, kept, (32, 32, 3), jitter)
+def another_exposure(_, random, rows, __, ___):
+    return np.clip(np.rint(rows * random.uniform(0.9, 1.1, (len(rows), 1)) + random.normal(0, 2, rows.shape)), 0, 255).astype(np.float32)
 
 
 def foreign(victim, random, count):
