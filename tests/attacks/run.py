@@ -25,11 +25,11 @@ warnings.filterwarnings("ignore")
 
 import attacks  # noqa: E402
 import benign  # noqa: E402
-import figures  # noqa: E402
 import gateway  # noqa: E402
 import logits  # noqa: E402
 import play  # noqa: E402
 import record  # noqa: E402
+import tables  # noqa: E402
 import victims  # noqa: E402
 from oracle import Recording  # noqa: E402
 
@@ -38,13 +38,12 @@ CROWD = 50
 # Callers of one tenant; an attacker's keys are each a tenant of its own, which is what hides them best.
 TENANT = 8
 SIZES = {
-    # victims, rate, callers that calibrate, callers that test, rows of their day, runs of an attack, rows of an attack, requests at the language model, seconds
-    "quick": {"victims": ["digits", "table"], "fpr": 1e-2, "calibrate": 300, "callers": 110, "rows": (40, 80), "runs": 2, "queries": 200, "chat": 2500, "seconds": 1200},
-    "full": {"victims": ["digits", "table", "images"], "fpr": 1e-3, "calibrate": 3000, "callers": 3000, "rows": (100, 300), "runs": 20, "queries": 500,
-             "chat": 50000, "seconds": 6 * 3600},
+    # callers that calibrate, callers that test, rows of their day; runs of an attack, its rows, requests to the language model; seconds
+    "quick": {"victims": ["digits", "table"], "fpr": 1e-2, "calibrate": 300, "callers": 110, "rows": (40, 80),
+              "runs": 2, "queries": 200, "chat": 2500, "seconds": 1200},
+    "full": {"victims": ["digits", "table", "images"], "fpr": 1e-3, "calibrate": 3000, "callers": 3000, "rows": (100, 300),
+             "runs": 20, "queries": 500, "chat": 50000, "seconds": 6 * 3600},
 }
-# Steps of the ladder that a caller does not feel.
-HARMLESS = {"", "observe", "alert"}
 # Of the victim with 3,072 inputs: a request is a hundred times as long, and says no more.
 LARGE = {"calibrate": 1000, "callers": 330, "rows": (30, 60), "runs": 5, "queries": 200}
 
@@ -53,7 +52,8 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small share of everything")
     parser.add_argument("--victim", action="append", choices=victims.ALL)
-    parser.add_argument("--attack", action="append", choices=[*attacks.NAMES, *logits.ATTACKS, "none"], help="only these; `none` leaves the benign callers alone")
+    names = [*attacks.NAMES, *logits.ATTACKS, "none"]
+    parser.add_argument("--attack", action="append", choices=names, help="only these; `none` leaves the benign callers alone")
     parser.add_argument("--fpr", type=float, help="the stated rate of false alarms, per caller and day")
     for name, what in [("calibrate", "callers to learn from"), ("callers", "benign callers"), ("runs", "runs of each attack"), ("queries", "rows of an attack"),
                        ("chat", "requests to the language model"), ("seconds", "when to stop starting anything")]:
@@ -105,17 +105,18 @@ def main():
         llama = upstream(home) if talks else None
         gate = gateway.lay(home / "gate", chosen, asked.detect, llama and llama.stdout.readline().strip())
         states = {victim.name: calibrated(asked, gate, victim, home) for victim in chosen}
-        keys, tasks = prepare(asked, gate, chosen, talks)
+        keys, tasks = prepare(asked, gate, chosen, talks, until)
         gate.start()
         begun = time.time()
-        results = carry_out(asked, gate, chosen, tasks, until)
+        results = carry_out(asked, chosen, tasks, until)
         say(f"played for {time.time() - begun:.0f} s")
         time.sleep(2)  # alarms are written a moment after the answer
         gate.stop()
         alarms = alarms_of(gate, keys)
-        report = {"fpr": asked.fpr, "calibration": states, "benign": {}, "attacks": {}, "chat": {}, "cut": results.pop("cut"), "broken": results.pop("broken")}
+        report = {"fpr": asked.fpr, "calibration": states, "benign": {}, "attacks": {}, "chat": {}}
+        report |= {"cut": results.pop("cut"), "broken": results.pop("broken")}
         judge(asked, chosen, results, alarms, report)
-        show(report)
+        tables.show(report)
         if asked.json:
             pathlib.Path(asked.json).write_text(json.dumps(report, indent=1))
         return 1 if report["cut"] or report["broken"] else 0
@@ -150,9 +151,9 @@ def calibrated(asked, gate, victim, home):
     return {"callers": count, "enforced": enforced, "told": told}
 
 
-def prepare(asked, gate, chosen, talks):
+def prepare(asked, gate, chosen, talks, until):
     """Keys of all callers, and everything that is to be played: (what, label, function, arguments)."""
-    keys, tasks, crowds = {}, [], []
+    keys, tasks, crowds, where = {}, [], [], [gate.url, gate.ca]
 
     def key(name, tenant, meaning):
         keys[f"api_key:{name}"] = meaning
@@ -164,21 +165,23 @@ def prepare(asked, gate, chosen, talks):
         for start in range(0, count, CROWD):
             part = range(start, min(count, start + CROWD))
             theirs = {names[i]: key(f"{victim.name}-{names[i]}", f"tenant-{victim.name}-{i // TENANT}", ("benign", victim.name, names[i])) for i in part}
-            crowds.append(("benign", victim.name, play.crowd, [victim.name, victim.name, asked.seed, "test", count, rows, part, theirs]))
+            given = [victim.name, victim.name, *where, asked.seed, "test", count, rows, part, theirs, until]
+            crowds.append(("benign", victim.name, play.crowd, given))
         for label, name, run, rotation in plans(asked, victim):
             random = np.random.default_rng([asked.seed, attacks.NAMES.index(name), rotation, run])
             seed, queries = int(random.integers(1 << 31)), size(asked, victim, "queries") * (1 if rotation == 1 else 2)
             for mode in gateway.MODES:
                 which = (victim.name, label, mode, run)
-                names_of = [f"{victim.name}-{label.replace(', ', '-').replace(' ', '-')}-{mode}-{run}-{i}" for i in range(rotation)]
-                theirs = [key(caller, f"tenant-{caller}", ("attack", which, i)) for i, caller in enumerate(names_of)]
-                tasks.append(("attack", which, play.attack,
-                              [name, victim.name, gateway.served(victim.name, mode), seed, queries, record.BATCH if run % 2 else 1, run % 3 == 2, theirs]))
+                callers = [f"{victim.name}-{name}-{rotation}-{mode}-{run}-{i}" for i in range(rotation)]
+                theirs = [key(caller, f"tenant-{caller}", ("attack", which, i)) for i, caller in enumerate(callers)]
+                batch, remember = record.BATCH if run % 2 else 1, run % 3 == 2
+                given = [name, victim.name, gateway.served(victim.name, mode), *where, seed, queries, batch, remember, theirs]
+                tasks.append(("attack", which, play.attack, given))
     for name in talks:
         for mode in gateway.MODES:
-            which = ("chat", name, mode, 0)
-            tasks.append(("chat", which, play.chat,
-                          [name, gateway.served("chat", mode), key(f"chat-{name}-{mode}", f"tenant-{name}-{mode}", ("attack", which, 0)), asked.chat, asked.seed]))
+            which, caller = ("chat", name, mode, 0), f"chat-{name}-{mode}"
+            given = [name, gateway.served("chat", mode), *where, key(caller, f"tenant-{caller}", ("attack", which, 0)), asked.chat, asked.seed]
+            tasks.append(("chat", which, play.chat, given))
     # Benign crowds are spread evenly among the attacks: both are judged by a gateway that sees both.
     mingled = [((i + 0.5) / len(tasks), task) for i, task in enumerate(tasks)] + [((i + 0.5) / len(crowds), task) for i, task in enumerate(crowds)]
     return keys, [task for _, task in sorted(mingled, key=lambda entry: entry[0])]
@@ -189,18 +192,14 @@ def processes(asked, chosen):
     return concurrent.futures.ProcessPoolExecutor(asked.processes, multiprocessing.get_context("spawn"), play.begin, (chosen,))
 
 
-def carry_out(asked, gate, chosen, tasks, until):
+def carry_out(asked, chosen, tasks, until):
     """Plays everything, a few at a time; nothing new is begun once the time is up."""
     results, done, begun = {"cut": 0, "broken": []}, 0, time.time()
     with processes(asked, chosen) as pool:
         waiting, running = list(reversed(tasks)), {}
         while waiting or running:
             while waiting and len(running) < asked.processes and time.time() < until:
-                what, label, function, more = waiting.pop()
-                # name of the thing, then the model it is served as, then where; then whatever else it needs
-                where = [gate.url, gate.ca]
-                place = 3 if function is play.attack else 2
-                given = [*more[:place], *where, *more[place:], *([until] if function is play.crowd else [])]
+                what, label, function, given = waiting.pop()
                 running[pool.submit(function, *given)] = (what, label)
             if time.time() >= until and waiting:
                 results["cut"] += len(waiting)
@@ -228,14 +227,17 @@ def alarms_of(gate, keys):
     return found
 
 
+def distinct(events, name):
+    return sorted({event.get(name, "") for event in events})
+
+
 def judge(asked, chosen, results, alarms, report):
     for victim in chosen:
         crowds = results.get(("benign", victim.name), [])
         told = {caller: mine for part, _ in crowds for caller, mine in part.items()}
         for caller, mine in told.items():
             events = [event for event in alarms.get(("benign", victim.name, caller), []) if event["model"] == victim.name]
-            mine |= {"alarms": len(events), "families": sorted({event["family"] for event in events}), "steps": sorted({event.get("step", "") for event in events}),
-                     "query": events[0].get("query") if events else None}
+            mine |= {"alarms": len(events), "query": events[0].get("query") if events else None, "families": distinct(events, "family"), "steps": distinct(events, "step")}
         report["benign"][victim.name] = {"callers": told, "took": [seconds for _, part in crowds for seconds in part]}
     runs = {}
     for (what, label), parts in results.items():
@@ -245,7 +247,8 @@ def judge(asked, chosen, results, alarms, report):
         elif what == "chat":
             _, name, mode, _ = label
             events = alarms.get(("attack", label, 0), [])
-            report["chat"].setdefault(name, {})[mode] = parts[0] | {"alarm": events[0].get("query") if events else None, "families": sorted({e["family"] for e in events})}
+            told = {"alarm": events[0].get("query") if events else None, "families": distinct(events, "family")}
+            report["chat"].setdefault(name, {})[mode] = parts[0] | told
     say("making copies of what was stolen")
     with processes(asked, chosen) as pool:
         for (victim, kind), by_run in runs.items():
@@ -270,78 +273,15 @@ def first_alarm(run, alarms, label):
 def judged(pool, victim, kind, modes):
     """The figures of one run with the response and one without; copies are made in the pool and waited for when they are asked for."""
     without, with_it = modes["shadow"], modes["enforce"]
-    told = {"alarm": without["alarm"], "keys_alarmed": without["keys_alarmed"], "alarm_enforced": with_it["alarm"], "families": sorted({*without["families"], *with_it["families"]}), "ended": without["ended"],
-            "ended_enforced": with_it["ended"], "asked": len(without["rows"]), "asked_enforced": len(with_it["rows"]), "refusals": with_it["refusals"],
-            "bases": without["bases"], "successes": without["successes"], "bases_enforced": with_it["bases"], "successes_enforced": with_it["successes"]}
+    told = {"families": sorted({*without["families"], *with_it["families"]}), "keys_alarmed": without["keys_alarmed"], "refusals": with_it["refusals"]}
+    for suffix, run in (("", without), ("_enforced", with_it)):
+        told |= {f"{name}{suffix}": run[name] for name in ("alarm", "ended", "bases", "successes")} | {f"asked{suffix}": len(run["rows"])}
     if kind.split(",")[0] in attacks.THEFT or kind.startswith("jacobian"):
         ask = {"fidelity": (without, None, False), "fidelity_enforced": (with_it, None, False), "fidelity_of_labels": (without, None, True)}
         if without["alarm"]:
             ask["fidelity_at_alarm"] = (without, without["alarm"], False)
         told |= {name: pool.submit(play.fidelity, victim, run["rows"], run["answers"], at, labels).result for name, (run, at, labels) in ask.items()}
     return told
-
-
-def detected(kind, seen, runs):
-    """How many runs raised an alarm, and where keys take turns, on how many of their keys."""
-    if not seen:
-        return "no alarm"
-    keys = f", {np.mean([run['keys_alarmed'] for run in runs]):.3g} keys" if kind.endswith("keys") else ""
-    return f"{len(seen)}/{len(runs)}{keys}"
-
-
-def show(report):
-    print(f"# Attacks at one false alarm in {1 / report['fpr']:g} caller-days\n")
-    for victim, state in report["calibration"].items():
-        print(f"- {victim}: {'calibrated' if state['enforced'] else 'NOT calibrated'} on {state['callers']} callers ({state['told'].splitlines()[-1] if state['told'] else ''})")
-    for victim, kinds in report["attacks"].items():
-        print(f"\n## {victim}: attacks\n")
-        rows = []
-        for kind, runs in kinds.items():
-            if not runs:
-                continue
-            seen = [run["alarm"] for run in runs if run["alarm"]]
-            half, most = figures.queries(seen, len(runs))
-            won, won_anyway = (f"{sum(run[f'successes{m}'] for run in runs)}/{sum(run[f'bases{m}'] for run in runs)}" for m in ("", "_enforced"))
-            rows.append([kind, len(runs), figures.mean([run["asked"] for run in runs], 0), detected(kind, seen, runs), half, most,
-                         " ".join(sorted({family for run in runs for family in run["families"]})) or "–",
-                         figures.mean([run.get("fidelity_at_alarm") for run in runs]), figures.mean([run.get("fidelity") for run in runs]),
-                         figures.mean([run.get("fidelity_enforced") for run in runs]), figures.mean([run.get("fidelity_of_labels") for run in runs]),
-                         "–" if won == "0/0" else won, "–" if won_anyway == "0/0" else won_anyway])
-        print(figures.markdown(["attack", "runs", "rows", "detected", "median", "p90", "families", "copy at alarm", "copy, shadow", "copy, enforced", "copy, labels only",
-                                "evaded, shadow", "evaded, enforced"], rows))
-        failed = sorted({f"{kind}: {run[how]}" for kind, runs in kinds.items() for run in runs for how in ("ended", "ended_enforced") if run[how] not in ("spent", "done")})
-        if failed:
-            print("\nEnded early: " + "; ".join(failed) + ".")
-    if report["chat"]:
-        print("\n## language model: logits\n")
-        rows = [[name, mode, run["asked"], run["logits"], run["width"] or "–", run["alarm"] or "no alarm", " ".join(run["families"]) or "–", run["ended"]]
-                for name, modes in report["chat"].items() for mode, run in modes.items()]
-        print(figures.markdown(["attack", "mode", "requests", "logits", "hidden width read (of 32)", "alarm at", "families", "ended"], rows))
-    for victim, crowd in report["benign"].items():
-        callers, took = crowd.pop("callers"), crowd.pop("took")
-        print(f"\n## {victim}: benign callers, enforced\n")
-        groups = [*benign.KINDS, "near-duplicates", "all"]
-        rows = []
-        for group in groups:
-            theirs = [mine for mine in callers.values() if group in ("all", mine["kind"]) or (group == "near-duplicates" and mine["kind"] in benign.NEAR)]
-            alarmed = [mine for mine in theirs if mine["alarms"]]
-            acted = sum(not set(mine["steps"]) <= HARMLESS for mine in alarmed)
-            asked, refused = sum(mine["rows"] for mine in theirs), sum(mine["refused"] for mine in theirs)
-            answered = max(1, asked - refused)
-            figure = {"callers": len(theirs), "alarmed": len(alarmed), "acted": acted, "rows": asked, "refused": refused, "changed": sum(mine["changed"] for mine in theirs),
-                      "error": sum(mine["error"] for mine in theirs) / answered, "worst": max((mine["worst"] for mine in theirs), default=0.0),
-                      "families": sorted({family for mine in alarmed for family in mine["families"]})}
-            crowd[group] = figure
-            rows.append([group, figures.share(len(alarmed), len(theirs)), acted, " ".join(figure["families"]) or "–", asked, refused,
-                         figures.percent(figure["changed"] / answered), f"{figure['error']:.2g}", f"{figure['worst']:.2g}"])
-        print(figures.markdown(["callers", "alarmed [95 %]", "acted on", "families", "rows", "refused", "top-1 changed", "mean error of p", "worst"], rows))
-        if took:
-            crowd["milliseconds"] = {name: float(np.quantile(took, q)) * 1000 for name, q in (("p50", 0.5), ("p99", 0.99))}
-            print(f"\nA request took {crowd['milliseconds']['p50']:.2f} ms (median), {crowd['milliseconds']['p99']:.2f} ms (p99), client and all.")
-    for line in report["broken"]:
-        print(f"\nBroken: {line}")
-    if report["cut"]:
-        print(f"\nTime was up: {report['cut']} pieces were not played.")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,86 @@
+"""What a run came to, as tables."""
+
+import numpy as np
+
+import benign
+import figures
+
+# Steps of the ladder that a caller does not feel.
+HARMLESS = {"", "observe", "alert"}
+
+
+def show(report):
+    """Prints everything; the benign callers' figures are summed up in the report on the way."""
+    print(f"# Attacks at one false alarm in {1 / report['fpr']:g} caller-days\n")
+    for victim, state in report["calibration"].items():
+        told = state["told"].splitlines()[-1] if state["told"] else ""
+        print(f"- {victim}: {'calibrated' if state['enforced'] else 'NOT calibrated'} on {state['callers']} callers ({told})")
+    for victim, kinds in report["attacks"].items():
+        attacked(victim, {kind: runs for kind, runs in kinds.items() if runs})
+    if report["chat"]:
+        talked(report["chat"])
+    for victim, crowd in report["benign"].items():
+        harmed(victim, crowd)
+    for line in report["broken"]:
+        print(f"\nBroken: {line}")
+    if report["cut"]:
+        print(f"\nTime was up: {report['cut']} pieces were not played.")
+
+
+def attacked(victim, kinds):
+    print(f"\n## {victim}: attacks\n")
+    rows = []
+    for kind, runs in kinds.items():
+        seen = [run["alarm"] for run in runs if run["alarm"]]
+        row = [kind, len(runs), figures.mean([run["asked"] for run in runs], 0), detected(kind, seen, runs), *figures.queries(seen, len(runs))]
+        row.append(" ".join(sorted({family for run in runs for family in run["families"]})) or "–")
+        row += [figures.mean([run.get(name) for run in runs]) for name in ("fidelity_at_alarm", "fidelity", "fidelity_enforced", "fidelity_of_labels")]
+        rows.append(row + [evaded(runs, ""), evaded(runs, "_enforced")])
+    heads = ["attack", "runs", "rows", "detected", "median", "p90", "families", "copy at alarm", "copy, shadow", "copy, enforced", "copy, labels only"]
+    print(figures.markdown([*heads, "evaded, shadow", "evaded, enforced"], rows))
+    ends = {(kind, run[how]) for kind, runs in kinds.items() for run in runs for how in ("ended", "ended_enforced")}
+    early = sorted(f"{kind}: {end}" for kind, end in ends if end not in ("spent", "done"))
+    if early:
+        print("\nEnded early: " + "; ".join(early) + ".")
+
+
+def detected(kind, seen, runs):
+    """How many runs raised an alarm, and where keys take turns, on how many of their keys."""
+    if not seen:
+        return "no alarm"
+    keys = f", {np.mean([run['keys_alarmed'] for run in runs]):.3g} keys" if kind.endswith("keys") else ""
+    return f"{len(seen)}/{len(runs)}{keys}"
+
+
+def evaded(runs, suffix):
+    bases = sum(run[f"bases{suffix}"] for run in runs)
+    return f"{sum(run[f'successes{suffix}'] for run in runs)}/{bases}" if bases else "–"
+
+
+def talked(chat):
+    print("\n## language model: logits\n")
+    rows = [[name, mode, run["asked"], run["logits"], run["width"] or "–", run["alarm"] or "no alarm", " ".join(run["families"]) or "–", run["ended"]]
+            for name, modes in chat.items() for mode, run in modes.items()]
+    print(figures.markdown(["attack", "mode", "requests", "logits", "hidden width read (of 32)", "alarm at", "families", "ended"], rows))
+
+
+def harmed(victim, crowd):
+    print(f"\n## {victim}: benign callers, enforced\n")
+    callers, took, rows = crowd.pop("callers"), crowd.pop("took"), []
+    for group in [*benign.KINDS, "near-duplicates", "all"]:
+        theirs = [mine for mine in callers.values() if group in ("all", mine["kind"]) or (group == "near-duplicates" and mine["kind"] in benign.NEAR)]
+        crowd[group] = figure = summed(theirs)
+        answered = max(1, figure["rows"] - figure["refused"])
+        rows.append([group, figures.share(figure["alarmed"], len(theirs)), figure["acted"], " ".join(figure["families"]) or "–", figure["rows"],
+                     figure["refused"], figures.percent(figure["changed"] / answered), f"{figure['error'] / answered:.2g}", f"{figure['worst']:.2g}"])
+    print(figures.markdown(["callers", "alarmed [95 %]", "acted on", "families", "rows", "refused", "top-1 changed", "mean error of p", "worst"], rows))
+    if took:
+        crowd["milliseconds"] = {name: float(np.quantile(took, q)) * 1000 for name, q in (("p50", 0.5), ("p99", 0.99))}
+        print(f"\nA request took {crowd['milliseconds']['p50']:.2f} ms (median), {crowd['milliseconds']['p99']:.2f} ms (p99), client and all.")
+
+
+def summed(callers):
+    alarmed = [mine for mine in callers if mine["alarms"]]
+    total = {name: sum(mine[name] for mine in callers) for name in ("rows", "refused", "changed", "error")}
+    return total | {"callers": len(callers), "alarmed": len(alarmed), "acted": sum(not set(mine["steps"]) <= HARMLESS for mine in alarmed),
+                    "worst": max((mine["worst"] for mine in callers), default=0.0), "families": sorted({family for mine in alarmed for family in mine["families"]})}
