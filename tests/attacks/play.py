@@ -1,5 +1,6 @@
 """What one process of the harness does: a benign crowd, or one attack, over HTTPS. Takes and gives plain values, so that it can run in a process of its own."""
 
+import json
 import time
 import warnings
 import zlib
@@ -9,6 +10,7 @@ import numpy as np
 import attacks
 import benign
 import evasion
+import language
 import logits
 import thief
 from gateway import Connection, Https, probabilities
@@ -75,6 +77,30 @@ def fidelity(victim_name, rows, answers, until=None, label_only=False):
     if label_only and len(answers):
         answers = np.eye(model_itself.classes, dtype=np.float32)[answers.argmax(axis=1)]
     return thief.best(model_itself, rows, answers, zlib.crc32(victim_name.encode()))
+
+
+def talk(model, url, ca, seed, count, requests, part, keys, until):
+    """Benign callers `part` of so many at the language model, in turn, each with so many requests."""
+    connection, told = Connection(url, ca), {}
+    everyone = [caller for i, caller in enumerate(language.callers(seed, count)) if i in part]
+    for turn in range(requests):
+        for caller, kind, bodies in everyone:
+            if time.time() > until:
+                return told
+            mine = told.setdefault(caller, {"kind": kind, "rows": 0, "refused": 0})
+            status, _, _ = connection.post("/v1/chat/completions", json.dumps({"model": model} | next(bodies)), keys[caller])
+            mine["rows"] += 1
+            mine["refused"] += status != 200
+    return told
+
+
+def campaign(name, model, url, ca, seed, requests, keys):
+    """One campaign at the language model, its keys in turn; how many requests each key made."""
+    connection, bodies, refused = Connection(url, ca), language.ATTACKS[name](np.random.default_rng(seed)), 0
+    for turn in range(requests):
+        status, _, _ = connection.post("/v1/chat/completions", json.dumps({"model": model} | next(bodies)), keys[turn % len(keys)])
+        refused += status != 200
+    return {"asked": requests, "refused": refused}
 
 
 def chat(name, model, url, ca, key, budget, seed):

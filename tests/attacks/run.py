@@ -26,6 +26,7 @@ warnings.filterwarnings("ignore")
 import attacks  # noqa: E402
 import benign  # noqa: E402
 import gateway  # noqa: E402
+import language  # noqa: E402
 import logits  # noqa: E402
 import play  # noqa: E402
 import record  # noqa: E402
@@ -40,9 +41,9 @@ TENANT = 8
 SIZES = {
     # callers that calibrate, callers that test, rows of their day; runs of an attack, its rows, requests to the language model; seconds
     "quick": {"victims": ["digits", "table"], "fpr": 1e-2, "calibrate": 300, "callers": 110, "rows": (40, 80),
-              "runs": 2, "queries": 200, "chat": 2500, "seconds": 1200},
+              "runs": 2, "queries": 200, "chat": 2500, "talkers": 48, "requests": 40, "seconds": 1200},
     "full": {"victims": ["digits", "table", "images"], "fpr": 1e-3, "calibrate": 3000, "callers": 3000, "rows": (100, 300),
-             "runs": 20, "queries": 500, "chat": 50000, "seconds": 6 * 3600},
+             "runs": 20, "queries": 500, "chat": 50000, "talkers": 1200, "requests": 100, "seconds": 6 * 3600},
 }
 # Of the victim with 3,072 inputs: a request is a hundred times as long, and says no more.
 LARGE = {"calibrate": 1000, "callers": 330, "rows": (30, 60), "runs": 5, "queries": 200}
@@ -52,11 +53,12 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small share of everything")
     parser.add_argument("--victim", action="append", choices=victims.ALL)
-    names = [*attacks.NAMES, *logits.ATTACKS, "none"]
+    names = [*attacks.NAMES, *logits.ATTACKS, *language.ATTACKS, "none"]
     parser.add_argument("--attack", action="append", choices=names, help="only these; `none` leaves the benign callers alone")
     parser.add_argument("--fpr", type=float, help="the stated rate of false alarms, per caller and day")
     for name, what in [("calibrate", "callers to learn from"), ("callers", "benign callers"), ("runs", "runs of each attack"), ("queries", "rows of an attack"),
-                       ("chat", "requests to the language model"), ("seconds", "when to stop starting anything")]:
+                       ("chat", "requests of a thief of logits"), ("talkers", "benign callers of the language model"),
+                       ("requests", "requests of each of their days"), ("seconds", "when to stop starting anything")]:
         parser.add_argument(f"--{name}", type=int, help=what)
     parser.add_argument("--rows", type=int, nargs=2, metavar=("LEAST", "MOST"), help="rows of a benign caller's day")
     parser.add_argument("--detect", default="", help="more lines of the [detect] table, as TOML", metavar="TOML")
@@ -102,10 +104,11 @@ def main():
     try:
         chosen = [victims.ALL[name]() for name in asked.victim]
         talks = [name for name in logits.ATTACKS if asked.attack is None or name in asked.attack]
-        llama = upstream(home) if talks else None
+        campaigns = [name for name in language.ATTACKS if asked.attack is None or name in asked.attack]
+        llama = upstream(home) if talks or campaigns else None
         gate = gateway.lay(home / "gate", chosen, asked.detect, llama and llama.stdout.readline().strip())
         states = {victim.name: calibrated(asked, gate, victim, home) for victim in chosen}
-        keys, tasks = prepare(asked, gate, chosen, talks, until)
+        keys, tasks = prepare(asked, gate, chosen, talks, campaigns, until)
         gate.start()
         begun = time.time()
         results = carry_out(asked, chosen, tasks, until)
@@ -113,7 +116,7 @@ def main():
         time.sleep(2)  # alarms are written a moment after the answer
         gate.stop()
         alarms = alarms_of(gate, keys)
-        report = {"fpr": asked.fpr, "calibration": states, "benign": {}, "attacks": {}, "chat": {}}
+        report = {"fpr": asked.fpr, "calibration": states, "benign": {}, "attacks": {}, "chat": {}, "talk": {}, "campaigns": {}}
         report |= {"cut": results.pop("cut"), "broken": results.pop("broken")}
         judge(asked, chosen, results, alarms, report)
         tables.show(report)
@@ -151,7 +154,7 @@ def calibrated(asked, gate, victim, home):
     return {"callers": count, "enforced": enforced, "told": told}
 
 
-def prepare(asked, gate, chosen, talks, until):
+def prepare(asked, gate, chosen, talks, campaigns, until):
     """Keys of all callers, and everything that is to be played: (what, label, function, arguments)."""
     keys, tasks, crowds, where = {}, [], [], [gate.url, gate.ca]
 
@@ -182,6 +185,17 @@ def prepare(asked, gate, chosen, talks, until):
             which, caller = ("chat", name, mode, 0), f"chat-{name}-{mode}"
             given = [name, gateway.served("chat", mode), *where, key(caller, f"tenant-{caller}", ("attack", which, 0)), asked.chat, asked.seed]
             tasks.append(("chat", which, play.chat, given))
+    if campaigns:
+        callers = [name for name, _, _ in language.callers(asked.seed, asked.talkers)]
+        for start in range(0, len(callers), CROWD):
+            part = range(start, min(len(callers), start + CROWD))
+            theirs = {callers[i]: key(f"talk-{callers[i]}", f"tenant-talk-{i // TENANT}", ("talk", callers[i])) for i in part}
+            crowds.append(("talk", "benign", play.talk, ["chat", *where, asked.seed, len(callers), asked.requests, part, theirs, until]))
+    for name in campaigns:
+        for rotation in language.KEYS:
+            which = (name, rotation)
+            theirs = [key(f"talk-{name}-{rotation}-{i}", f"tenant-{name}-{rotation}-{i}", ("campaign", which)) for i in range(rotation)]
+            tasks.append(("campaign", which, play.campaign, [name, "chat", *where, asked.seed, asked.requests * rotation * 2, theirs]))
     # Benign crowds are spread evenly among the attacks: both are judged by a gateway that sees both.
     mingled = [((i + 0.5) / len(tasks), task) for i, task in enumerate(tasks)] + [((i + 0.5) / len(crowds), task) for i, task in enumerate(crowds)]
     return keys, [task for _, task in sorted(mingled, key=lambda entry: entry[0])]
@@ -249,6 +263,19 @@ def judge(asked, chosen, results, alarms, report):
             events = alarms.get(("attack", label, 0), [])
             told = {"alarm": events[0].get("query") if events else None, "families": distinct(events, "family")}
             report["chat"].setdefault(name, {})[mode] = parts[0] | told
+        elif what == "campaign":
+            name, rotation = label
+            events = alarms.get((what, label), [])
+            first = {}
+            for event in events:
+                first.setdefault(event["caller"], event.get("query"))
+            told = {"keys_alarmed": len(first), "first": list(first.values()), "families": distinct(events, "family"), "steps": distinct(events, "step")}
+            report["campaigns"][f"{name}, {rotation} {'key' if rotation == 1 else 'keys'}"] = parts[0] | told
+        elif what == "talk":
+            for caller, mine in ((caller, mine) for part in parts for caller, mine in part.items()):
+                events = alarms.get(("talk", caller), [])
+                mine |= {"alarms": len(events), "families": distinct(events, "family"), "steps": distinct(events, "step")}
+                report["talk"][caller] = mine
     say("making copies of what was stolen")
     with processes(asked, chosen) as pool:
         for (victim, kind), by_run in runs.items():

@@ -4,6 +4,7 @@ import numpy as np
 
 import benign
 import figures
+import language
 
 # Steps of the ladder that a caller does not feel.
 HARMLESS = {"", "observe", "alert"}
@@ -19,6 +20,8 @@ def show(report):
         attacked(victim, {kind: runs for kind, runs in kinds.items() if runs})
     if report["chat"]:
         talked(report["chat"])
+    if report["campaigns"]:
+        spoken(report)
     for victim, crowd in report["benign"].items():
         harmed(victim, crowd)
     for line in report["broken"]:
@@ -64,6 +67,20 @@ def talked(chat):
     print(figures.markdown(["attack", "mode", "requests", "logits", "hidden width read (of 32)", "alarm at", "families", "ended"], rows))
 
 
+def spoken(report):
+    """The language model's callers; each benign one is summed up by its kind."""
+    print("\n## language model: campaigns and benign callers, enforced\n")
+    rows = [[name, run["asked"], run["refused"], run["keys_alarmed"], figures.queries(run["first"], len(run["first"]))[0] if run["first"] else "no alarm",
+             " ".join(run["families"]) or "–", " ".join(run["steps"]) or "–"] for name, run in report["campaigns"].items()]
+    print(figures.markdown(["campaign", "requests", "refused", "keys with an alarm", "its request (median)", "families", "steps"], rows) + "\n")
+    callers, report["talk"], rows = report["talk"], {}, []
+    for group in [*language.BENIGN, "all"]:
+        theirs = [mine for mine in callers.values() if group in ("all", mine["kind"])]
+        report["talk"][group] = figure = summed(theirs, ("rows", "refused"))
+        rows.append([group, figures.share(figure["alarmed"], len(theirs)), figure["acted"], " ".join(figure["families"]) or "–", figure["rows"], figure["refused"]])
+    print(figures.markdown(["callers", "alarmed [95 %]", "acted on", "families", "requests", "refused"], rows))
+
+
 def harmed(victim, crowd):
     print(f"\n## {victim}: benign callers, enforced\n")
     callers, took, rows = crowd.pop("callers"), crowd.pop("took"), []
@@ -79,8 +96,8 @@ def harmed(victim, crowd):
         print(f"\nA request took {crowd['milliseconds']['p50']:.2f} ms (median), {crowd['milliseconds']['p99']:.2f} ms (p99), client and all.")
 
 
-def summed(callers):
+def summed(callers, names=("rows", "refused", "changed", "error")):
     alarmed = [mine for mine in callers if mine["alarms"]]
-    total = {name: sum(mine[name] for mine in callers) for name in ("rows", "refused", "changed", "error")}
+    total = {name: sum(mine[name] for mine in callers) for name in names}
     return total | {"callers": len(callers), "alarmed": len(alarmed), "acted": sum(not set(mine["steps"]) <= HARMLESS for mine in alarmed),
-                    "worst": max((mine["worst"] for mine in callers), default=0.0), "families": sorted({family for mine in alarmed for family in mine["families"]})}
+                    "worst": max((mine.get("worst", 0.0) for mine in callers), default=0.0), "families": sorted({family for mine in alarmed for family in mine["families"]})}

@@ -11,6 +11,7 @@ import attacks
 import benign
 import evasion
 import figures
+import language
 import logits
 import thief
 import victims
@@ -139,6 +140,15 @@ def test_intervals_are_those_of_clopper_and_pearson():
 def test_runs_without_an_alarm_count_as_never():
     assert figures.queries([4, 9, 7], 4) == ("7", "never")
     assert figures.queries([], 3) == ("never", "never")
+
+
+def test_callers_of_the_language_model_repeat_themselves_and_their_requests_can_be_sent():
+    one, other = (list(language.callers(1, 12)) for _ in range(2))
+    for (name, kind, mine), (_, _, again) in zip(one, other, strict=True):
+        bodies = list(itertools.islice(mine, 20))
+        assert bodies == list(itertools.islice(again, 20)) and kind in name
+        assert all(json.loads(json.dumps(body))["messages"][-1]["content"] for body in bodies)
+    assert len(language.sentences()) > 1000
 
 
 def test_the_width_of_a_hidden_state_is_the_rank_of_its_logits():
