@@ -56,8 +56,9 @@ def detected(kind, seen, runs):
 
 
 def evaded(runs, suffix):
-    bases = sum(run[f"bases{suffix}"] for run in runs)
-    return f"{sum(run[f'successes{suffix}'] for run in runs)}/{bases}" if bases else "–"
+    """Rows evaded of rows tried, and in how many runs there was one: who is refused may try many rows, and needs but one."""
+    tried, won = ([run[f"{name}{suffix}"] for run in runs] for name in ("bases", "successes"))
+    return f"{sum(won)}/{sum(tried)} in {sum(map(bool, won))}/{len(runs)} runs" if sum(tried) else "–"
 
 
 def talked(chat):
