@@ -62,7 +62,7 @@ $(ATTACKS)/.ready: tests/attacks/requirements.txt tests/attacks/constraints.txt
 	$(ATTACKS)/bin/pip install --quiet --disable-pip-version-check -r tests/attacks/requirements.txt
 	touch $@
 attacks: ARGS =
-attacks: runtime build $(ATTACKS)/.ready
+attacks: runtime minilm build $(ATTACKS)/.ready
 	OMP_NUM_THREADS=1 $(ATTACKS)/bin/pytest -q -W ignore tests/attacks
 	OMP_NUM_THREADS=1 $(ATTACKS)/bin/python -W ignore tests/attacks/run.py $(ARGS)
 

@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import json
 import pathlib
+import shutil
 import ssl
 import subprocess
 import sys
@@ -30,8 +31,8 @@ def served(name, mode):
     return name if mode == "enforce" else f"{name}-{mode}"
 
 
-def lay(home, models, detect="", chat=None):
-    """A policy folder with each victim served in both modes, and an OpenAI upstream if there is one."""
+def lay(home, models, detect="", chat=None, encoder=None):
+    """A policy folder with each victim served in both modes, and an OpenAI upstream and a sentence encoder if there are any."""
     gate = gates.Gate(home, accept='max_connections = 1000')
     for victim in models:
         (gate.policies / f"models/{victim.name}.onnx").write_bytes(victim.onnx)
@@ -61,6 +62,24 @@ def lay(home, models, detect="", chat=None):
             protocol = "openai"
             urls = ["{chat}"]
             model = "tiny"
+            [budget.default]
+            {GENEROUS}
+            tokens = {{ rate = "1000000000/min" }}
+            [detect]
+            mode = "{mode}"
+        """)
+    if encoder:
+        files = [path for path in sorted(encoder.rglob("*")) if path.suffix in (".json", ".safetensors")]
+        shutil.copytree(encoder, gate.policies / "models/encoder")
+        digests = ", ".join(f'"{path.relative_to(encoder)}" = "{hashlib.sha256(path.read_bytes()).hexdigest()}"' for path in files)
+    for mode in MODES if encoder else ():
+        gate.write(f"models/{served('encoder', mode)}.toml", f"""
+            name = "{served('encoder', mode)}"
+            version = "1"
+            public = true
+            [backend.safetensors]
+            path = "encoder"
+            sha256 = {{ {digests} }}
             [budget.default]
             {GENEROUS}
             tokens = {{ rate = "1000000000/min" }}

@@ -17,7 +17,7 @@ FORCE = 100.0
 FIRST = 259  # the first printable character of the vocabulary
 BITS = 20  # steps of the search for a bias
 # How far singular values must fall, as a factor, for an attacker to believe it.
-FALL = 100.0
+FALL = 10.0
 
 
 class Chat:

@@ -25,6 +25,7 @@ warnings.filterwarnings("ignore")
 
 import attacks  # noqa: E402
 import benign  # noqa: E402
+import encoder  # noqa: E402
 import gateway  # noqa: E402
 import language  # noqa: E402
 import logits  # noqa: E402
@@ -41,9 +42,9 @@ TENANT = 8
 SIZES = {
     # callers that calibrate, callers that test, rows of their day; runs of an attack, its rows, requests to the language model; seconds
     "quick": {"victims": ["digits", "table"], "fpr": 1e-2, "calibrate": 300, "callers": 110, "rows": (40, 80),
-              "runs": 2, "queries": 200, "chat": 2500, "talkers": 48, "requests": 40, "seconds": 1200},
+              "runs": 2, "queries": 200, "chat": 2500, "talkers": 48, "requests": 40, "texts": 400, "seconds": 1200},
     "full": {"victims": ["digits", "table", "images"], "fpr": 1e-3, "calibrate": 3000, "callers": 3000, "rows": (100, 300),
-             "runs": 20, "queries": 500, "chat": 50000, "talkers": 1200, "requests": 100, "seconds": 6 * 3600},
+             "runs": 20, "queries": 500, "chat": 50000, "talkers": 1200, "requests": 100, "texts": 5000, "seconds": 6 * 3600},
 }
 # Of the victim with 3,072 inputs: a request is a hundred times as long, and says no more.
 LARGE = {"calibrate": 1000, "callers": 330, "rows": (30, 60), "runs": 5, "queries": 200}
@@ -53,12 +54,13 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small share of everything")
     parser.add_argument("--victim", action="append", choices=victims.ALL)
-    names = [*attacks.NAMES, *logits.ATTACKS, *language.ATTACKS, "none"]
+    names = [*attacks.NAMES, *logits.ATTACKS, *language.ATTACKS, *encoder.ATTACKS, "none"]
     parser.add_argument("--attack", action="append", choices=names, help="only these; `none` leaves the benign callers alone")
     parser.add_argument("--fpr", type=float, help="the stated rate of false alarms, per caller and day")
     for name, what in [("calibrate", "callers to learn from"), ("callers", "benign callers"), ("runs", "runs of each attack"), ("queries", "rows of an attack"),
-                       ("chat", "requests of a thief of logits"), ("talkers", "benign callers of the language model"),
-                       ("requests", "requests of each of their days"), ("seconds", "when to stop starting anything")]:
+                       ("chat", "requests of a thief of logits"), ("talkers", "benign callers of the language model, and of the encoder"),
+                       ("requests", "requests of each of their days"), ("texts", "texts of a thief of the encoder"),
+                       ("seconds", "when to stop starting anything")]:
         parser.add_argument(f"--{name}", type=int, help=what)
     parser.add_argument("--rows", type=int, nargs=2, metavar=("LEAST", "MOST"), help="rows of a benign caller's day")
     parser.add_argument("--detect", default="", help="more lines of the [detect] table, as TOML", metavar="TOML")
@@ -106,9 +108,13 @@ def main():
         talks = [name for name in logits.ATTACKS if asked.attack is None or name in asked.attack]
         campaigns = [name for name in language.ATTACKS if asked.attack is None or name in asked.attack]
         llama = upstream(home) if talks or campaigns else None
-        gate = gateway.lay(home / "gate", chosen, asked.detect, llama and llama.stdout.readline().strip())
+        thefts = [name for name in encoder.ATTACKS if asked.attack is None or name in asked.attack]
+        if thefts and not (encoder.FOLDER / "model.safetensors").is_file():
+            say(f"{encoder.FOLDER} is not there (`make minilm`): no encoder is attacked")
+            thefts = []
+        gate = gateway.lay(home / "gate", chosen, asked.detect, llama and llama.stdout.readline().strip(), encoder.FOLDER if thefts else None)
         states = {victim.name: calibrated(asked, gate, victim, home) for victim in chosen}
-        keys, tasks = prepare(asked, gate, chosen, talks, campaigns, until)
+        keys, tasks = prepare(asked, gate, chosen, (talks, campaigns, thefts), until)
         gate.start()
         begun = time.time()
         results = carry_out(asked, chosen, tasks, until)
@@ -116,7 +122,7 @@ def main():
         time.sleep(2)  # alarms are written a moment after the answer
         gate.stop()
         alarms = alarms_of(gate, keys)
-        report = {"fpr": asked.fpr, "calibration": states, "benign": {}, "attacks": {}, "chat": {}, "talk": {}, "campaigns": {}}
+        report = {"fpr": asked.fpr, "calibration": states, "benign": {}, "attacks": {}, "chat": {}, "talk": {}, "campaigns": {}, "embed": {}, "thefts": {}}
         report |= {"cut": results.pop("cut"), "broken": results.pop("broken")}
         judge(asked, chosen, results, alarms, report)
         tables.show(report)
@@ -154,9 +160,9 @@ def calibrated(asked, gate, victim, home):
     return {"callers": count, "enforced": enforced, "told": told}
 
 
-def prepare(asked, gate, chosen, talks, campaigns, until):
+def prepare(asked, gate, chosen, others, until):
     """Keys of all callers, and everything that is to be played: (what, label, function, arguments)."""
-    keys, tasks, crowds, where = {}, [], [], [gate.url, gate.ca]
+    keys, tasks, crowds, where, (talks, campaigns, thefts) = {}, [], [], [gate.url, gate.ca], others
 
     def key(name, tenant, meaning):
         keys[f"api_key:{name}"] = meaning
@@ -196,6 +202,18 @@ def prepare(asked, gate, chosen, talks, campaigns, until):
             which = (name, rotation)
             theirs = [key(f"talk-{name}-{rotation}-{i}", f"tenant-{name}-{rotation}-{i}", ("campaign", which)) for i in range(rotation)]
             tasks.append(("campaign", which, play.campaign, [name, "chat", *where, asked.seed, asked.requests * rotation * 2, theirs]))
+    if thefts:
+        callers, owner = [name for name, _, _ in encoder.callers(asked.seed, asked.talkers)], gate.key("encoder-owner", tenant="tenant-owner")
+        models = [gateway.served("encoder", mode) for mode in gateway.MODES]
+        for start in range(0, len(callers), CROWD):
+            part = range(start, min(len(callers), start + CROWD))
+            theirs = {callers[i]: key(f"embed-{callers[i]}", f"tenant-embed-{i // TENANT}", ("embed", callers[i])) for i in part}
+            crowds.append(("embed", "benign", encoder.crowd, [*models, *where, asked.seed, len(callers), asked.requests, part, theirs, owner, until]))
+    for name in thefts:
+        for mode, model in zip(gateway.MODES, models):
+            which, caller = (name, mode), f"embed-{name}-{mode}"
+            given = [name, model, models[-1], *where, asked.seed, asked.texts, key(caller, f"tenant-{caller}", ("theft", which)), owner]
+            tasks.append(("theft", which, encoder.steal, given))
     # Benign crowds are spread evenly among the attacks: both are judged by a gateway that sees both.
     mingled = [((i + 0.5) / len(tasks), task) for i, task in enumerate(tasks)] + [((i + 0.5) / len(crowds), task) for i, task in enumerate(crowds)]
     return keys, [task for _, task in sorted(mingled, key=lambda entry: entry[0])]
@@ -271,11 +289,16 @@ def judge(asked, chosen, results, alarms, report):
                 first.setdefault(event["caller"], event.get("query"))
             told = {"keys_alarmed": len(first), "first": list(first.values()), "families": distinct(events, "family"), "steps": distinct(events, "step")}
             report["campaigns"][f"{name}, {rotation} {'key' if rotation == 1 else 'keys'}"] = parts[0] | told
-        elif what == "talk":
+        elif what == "theft":
+            name, mode = label
+            events = alarms.get((what, label), [])
+            told = {"alarm": events[0].get("query") if events else None, "families": distinct(events, "family"), "steps": distinct(events, "step")}
+            report["thefts"][f"{name}, {mode}"] = parts[0] | told
+        elif what in ("talk", "embed"):
             for caller, mine in ((caller, mine) for part in parts for caller, mine in part.items()):
-                events = alarms.get(("talk", caller), [])
+                events = alarms.get((what, caller), [])
                 mine |= {"alarms": len(events), "families": distinct(events, "family"), "steps": distinct(events, "step")}
-                report["talk"][caller] = mine
+                report[what][caller] = mine
     say("making copies of what was stolen")
     with processes(asked, chosen) as pool:
         for (victim, kind), by_run in runs.items():

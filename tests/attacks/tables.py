@@ -3,6 +3,7 @@
 import numpy as np
 
 import benign
+import encoder
 import figures
 import language
 
@@ -22,8 +23,11 @@ def show(report):
         talked(report["chat"])
     if report["campaigns"]:
         spoken(report)
+    if report["thefts"]:
+        embedded(report)
     for victim, crowd in report["benign"].items():
-        harmed(victim, crowd)
+        if crowd["callers"]:
+            harmed(victim, crowd)
     for line in report["broken"]:
         print(f"\nBroken: {line}")
     if report["cut"]:
@@ -74,12 +78,26 @@ def spoken(report):
     rows = [[name, run["asked"], run["refused"], run["keys_alarmed"], figures.queries(run["first"], len(run["first"]))[0] if run["first"] else "no alarm",
              " ".join(run["families"]) or "–", " ".join(run["steps"]) or "–"] for name, run in report["campaigns"].items()]
     print(figures.markdown(["campaign", "requests", "refused", "keys with an alarm", "its request (median)", "families", "steps"], rows) + "\n")
-    callers, report["talk"], rows = report["talk"], {}, []
-    for group in [*language.BENIGN, "all"]:
+    by_kind(report, "talk", language.BENIGN)
+
+
+def embedded(report):
+    """The encoder's thieves and callers."""
+    print("\n## sentence encoder\n")
+    rows = [[name, run["asked"], run["refused"], run["alarm"] or "no alarm", " ".join(run["families"]) or "–", " ".join(run["steps"]) or "–", f"{run['cosine']:.3f}"]
+            for name, run in report["thefts"].items()]
+    print(figures.markdown(["theft", "texts", "refused", "alarm at", "families", "steps", "mean cosine of the copy"], rows) + "\n")
+    by_kind(report, "embed", encoder.BENIGN)
+
+
+def by_kind(report, what, kinds):
+    callers, report[what], rows = report[what], {}, []
+    for group in [*kinds, "all"]:
         theirs = [mine for mine in callers.values() if group in ("all", mine["kind"])]
-        report["talk"][group] = figure = summed(theirs, ("rows", "refused"))
-        rows.append([group, figures.share(figure["alarmed"], len(theirs)), figure["acted"], " ".join(figure["families"]) or "–", figure["rows"], figure["refused"]])
-    print(figures.markdown(["callers", "alarmed [95 %]", "acted on", "families", "requests", "refused"], rows))
+        report[what][group] = figure = summed(theirs, ("rows", "refused"))
+        rows.append([group, figures.share(figure["alarmed"], len(theirs)), figure["acted"], " ".join(figure["families"]) or "–", figure["rows"],
+                     figure["refused"], f"{figure['worst']:.2g}"])
+    print(figures.markdown(["callers", "alarmed [95 %]", "acted on", "families", "asked", "refused", "worst error"], rows))
 
 
 def harmed(victim, crowd):

@@ -9,6 +9,7 @@ import pytest
 import adaptive
 import attacks
 import benign
+import encoder
 import evasion
 import figures
 import language
@@ -149,6 +150,15 @@ def test_callers_of_the_language_model_repeat_themselves_and_their_requests_can_
         assert bodies == list(itertools.islice(again, 20)) and kind in name
         assert all(json.loads(json.dumps(body))["messages"][-1]["content"] for body in bodies)
     assert len(language.sentences()) > 1000
+
+
+def test_an_encoder_that_is_a_map_of_words_is_had_and_one_of_noise_is_not():
+    random = np.random.default_rng(6)
+    texts, held = (list(itertools.chain.from_iterable(itertools.islice(encoder.theft_natural(np.random.default_rng(seed)), 20))) for seed in (1, 2))
+    true = random.normal(0, 1, (encoder.FEATURES, 16))
+    assert encoder.stolen(texts, encoder.features(texts) @ true, held, encoder.features(held) @ true) > 0.65
+    assert abs(encoder.stolen(texts, random.normal(0, 1, (len(texts), 16)), held, encoder.features(held) @ true)) < 0.3
+    assert encoder.stolen([], np.zeros((0, 16)), held, true[: len(held)]) == 0.0
 
 
 def test_the_width_of_a_hidden_state_is_the_rank_of_its_logits():
