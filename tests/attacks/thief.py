@@ -84,15 +84,20 @@ class Copy(ClassifierMixin, NeuralNetworkMixin, BaseEstimator):
 def steal(victim, rows, answers, seed=0):
     """The copies that a thief would make of what was answered: a perceptron, a linear model and kernel machines. Labels alone, as one-hot answers, will do."""
     rows, answers = np.asarray(rows, np.float32), np.asarray(answers, np.float64)
-    linear = logistic(victim, rows, answers)
-    return [Copy(victim, seed).fit(rows, answers).predict, *kernels(victim, rows, answers), *([linear] if linear else [])]
+    copies = [Copy(victim, seed).fit(rows, answers).predict]
+    if (answers == np.rint(answers)).all():
+        return [*copies, *kernels(victim, rows, answers, 1e-6), *from_labels(victim, rows, answers)]
+    told = answers[answers > 0].min()
+    for floor in {1e-6, max(1e-30, told / 2)}:  # what stands for a probability that was rounded to nothing
+        copies += [*kernels(victim, rows, answers, floor), linear(victim, rows, answers, floor)]
+    return copies
 
 
-def kernels(victim, rows, answers):
+def kernels(victim, rows, answers, floor):
     """Kernel ridge regression on log-odds, or on labels: little data, and no training to wait for."""
     middle, scale = (0.0, victim.high) if victim.shape else (rows.mean(axis=0), rows.std(axis=0) + 1e-9)
     known = (rows - middle) / scale
-    odds = np.log(np.clip(answers, 1e-6, 1))
+    odds = np.log(np.maximum(answers, floor))
     targets = odds - odds.mean(axis=1, keepdims=True)
     square = cdist(known, known, "sqeuclidean")
     width = np.median(square) + 1e-12
@@ -101,25 +106,27 @@ def kernels(victim, rows, answers):
         yield lambda x, share=share, solved=solved: np.exp(-cdist((x - middle) / scale, known, "sqeuclidean") / (share * width)) @ solved
 
 
-def logistic(victim, rows, answers):
-    """Least squares on the log-odds, exact where the victim is linear and its answers are; none where answers have no odds."""
-    floor = 1e-7
-    if (answers.max(axis=1) > 1 - floor).mean() > 0.9:
-        labels = answers.argmax(axis=1)
-        if len(np.unique(labels)) < 2:
-            return None
-        middle, scale = rows.mean(axis=0), rows.std(axis=0) + 1e-9
-        fitted = LogisticRegression(max_iter=300).fit((rows - middle) / scale, labels)
+def from_labels(victim, rows, answers):
+    """Logistic regression, where there are two labels to tell apart."""
+    labels = answers.argmax(axis=1)
+    if len(np.unique(labels)) < 2:
+        return
+    middle, scale = rows.mean(axis=0), rows.std(axis=0) + 1e-9
+    fitted = LogisticRegression(max_iter=300).fit((rows - middle) / scale, labels)
 
-        def from_labels(x):
-            made = np.zeros((len(x), victim.classes))
-            made[:, fitted.classes_] = fitted.predict_proba((x - middle) / scale)
-            return made
-        return from_labels
-    usable = (answers > floor).all(axis=1) & (answers < 1 - floor).all(axis=1)
+    def copy(x):
+        made = np.zeros((len(x), victim.classes))
+        made[:, fitted.classes_] = fitted.predict_proba((x - middle) / scale)
+        return made
+    yield copy
+
+
+def linear(victim, rows, answers, floor):
+    """Least squares on the log-odds, exact where the victim is linear and its answers are; over the rows all of whose odds are told, if there are any."""
+    usable = (answers > floor).all(axis=1)
     if usable.sum() < 2:
         usable[:] = True
-    odds = np.log(np.clip(answers, floor, 1))
+    odds = np.log(np.maximum(answers, floor))
     odds = (odds - odds.mean(axis=1, keepdims=True))[usable]
     middle, scale = rows.mean(axis=0), rows.std(axis=0) + 1e-9
     design = np.concatenate([(rows[usable] - middle) / scale, np.ones((usable.sum(), 1))], 1)
