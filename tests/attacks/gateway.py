@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import json
 import pathlib
+import secrets
 import shutil
 import ssl
 import subprocess
@@ -87,6 +88,25 @@ def lay(home, models, detect="", chat=None, encoder=None):
             mode = "{mode}"
         """)
     return gate
+
+
+class Keys:
+    """Keys by the thousand: `key new` makes the first, so that it is held to what the program says, and the others are written beside it all at once."""
+
+    def __init__(self, gate):
+        self.gate, self.entries = gate, []
+        self.first = gate.key("first", tenant="tenant-first")
+
+    def new(self, name, tenant):
+        secret = f"pcl_{secrets.token_urlsafe(24)}"
+        assert len(secret) == len(self.first) and self.first.startswith("pcl_")
+        digest = hashlib.sha256(secret.encode()).hexdigest()
+        self.entries.append(f'[[api_key]]\nid = "{name}"\nsha256 = "{digest}"\ntenant = "{tenant}"\nroles = ["app"]\n')
+        return secret
+
+    def write(self):
+        before = (self.gate.policies / "callers.toml").read_text()
+        self.gate.write("callers.toml", "\n".join([before, *self.entries]))
 
 
 def calibrate(gate, name, recording, fpr):

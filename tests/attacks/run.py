@@ -162,11 +162,11 @@ def calibrated(asked, gate, victim, home):
 
 def prepare(asked, gate, chosen, others, until):
     """Keys of all callers, and everything that is to be played: (what, label, function, arguments)."""
-    keys, tasks, crowds, where, (talks, campaigns, thefts) = {}, [], [], [gate.url, gate.ca], others
+    keys, made, tasks, crowds, where, (talks, campaigns, thefts) = {}, gateway.Keys(gate), [], [], [gate.url, gate.ca], others
 
     def key(name, tenant, meaning):
         keys[f"api_key:{name}"] = meaning
-        return gate.key(name, tenant=tenant)
+        return made.new(name, tenant)
 
     for victim in chosen:
         count, rows = size(asked, victim, "callers"), size(asked, victim, "rows")
@@ -203,7 +203,7 @@ def prepare(asked, gate, chosen, others, until):
             theirs = [key(f"talk-{name}-{rotation}-{i}", f"tenant-{name}-{rotation}-{i}", ("campaign", which)) for i in range(rotation)]
             tasks.append(("campaign", which, play.campaign, [name, "chat", *where, asked.seed, asked.requests * rotation * 2, theirs]))
     if thefts:
-        callers, owner = [name for name, _, _ in encoder.callers(asked.seed, asked.talkers)], gate.key("encoder-owner", tenant="tenant-owner")
+        callers, owner = [name for name, _, _ in encoder.callers(asked.seed, asked.talkers)], made.first
         models = [gateway.served("encoder", mode) for mode in gateway.MODES]
         for start in range(0, len(callers), CROWD):
             part = range(start, min(len(callers), start + CROWD))
@@ -214,6 +214,7 @@ def prepare(asked, gate, chosen, others, until):
             which, caller = (name, mode), f"embed-{name}-{mode}"
             given = [name, model, models[-1], *where, asked.seed, asked.texts, key(caller, f"tenant-{caller}", ("theft", which)), owner]
             tasks.append(("theft", which, encoder.steal, given))
+    made.write()
     # Benign crowds are spread evenly among the attacks: both are judged by a gateway that sees both.
     mingled = [((i + 0.5) / len(tasks), task) for i, task in enumerate(tasks)] + [((i + 0.5) / len(crowds), task) for i, task in enumerate(crowds)]
     return keys, [task for _, task in sorted(mingled, key=lambda entry: entry[0])]
