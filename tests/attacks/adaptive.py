@@ -7,7 +7,7 @@ from oracle import Refused
 
 
 class Suspicion:
-    """What an attacker can feel of a defence: a refusal, or that answers are now labels where they were probabilities. The latter is felt once, and lived with."""
+    """What an attacker can feel of a defence: a refusal, or that answers are labels where they were probabilities. The latter is felt once, and lived with."""
 
     def __init__(self, oracle):
         self.oracle, self.soft, self.coarse = oracle, False, False
@@ -27,7 +27,7 @@ class Suspicion:
 
 
 class Rehearsed:
-    """The defence that an attacker has at home: it refuses what lies too close to anything it saw (Blacklight's idea, as a radius). Attackers rehearse against it
+    """The defence that an attacker has at home: it refuses what lies too close to anything it saw (Blacklight's idea, as a radius). Attackers practise on it,
     to learn how far apart their queries must lie; `radius` is a root mean square in the victim's units."""
 
     def __init__(self, oracle, radius):

@@ -50,8 +50,8 @@ def closest(oracle, row, begun):
 def hop_skip_jump(oracle, random, found):
     """HopSkipJump (1904.02144), from noise or from a row of another class."""
     natural = random.random() < 0.5
-    attack = HopSkipJump(oracle.art(), batch_size=oracle.batch, norm=2, max_iter=int(random.integers(3, 12)), max_eval=60, init_eval=int(random.choice([10, 20])),
-                         init_size=50, verbose=False)
+    iterations, evaluations = int(random.integers(3, 12)), int(random.choice([10, 20]))
+    attack = HopSkipJump(oracle.art(), batch_size=oracle.batch, norm=2, max_iter=iterations, max_eval=60, init_eval=evaluations, init_size=50, verbose=False)
     for row in bases(oracle, random):
         start = {}
         if natural:
@@ -95,8 +95,8 @@ def zoo(oracle, random, found):
 
 def boundary(oracle, random, found):
     """The boundary attack (1712.04248)."""
-    attack = BoundaryAttack(oracle.art(), batch_size=oracle.batch, targeted=False, delta=0.1, epsilon=0.1, max_iter=50, num_trial=10, sample_size=10, init_size=50,
-                            verbose=False)
+    attack = BoundaryAttack(oracle.art(), batch_size=oracle.batch, targeted=False, delta=0.1, epsilon=0.1, max_iter=50, num_trial=10, sample_size=10,
+                            init_size=50, verbose=False)
     for row in bases(oracle, random):
         generate(attack, oracle, row, found, x_adv_init=oracle.images(other_class(oracle, random, row)))
 

@@ -27,7 +27,7 @@ def knockoff_random(oracle, random):
 
 
 def knockoff_adaptive(oracle, random):
-    """KnockoffNets whose bandit learns which kinds of photograph pay off; kinds are told by brightness, as its authors use the classes of a foreign data set."""
+    """KnockoffNets whose bandit learns which kinds of photograph pay off; kinds are told by brightness; its authors have classes."""
     pool = victims.foreign(oracle.victim, random, 3 * oracle.budget)
     brightness = pool.mean(axis=1)
     kinds = np.digitize(brightness, np.quantile(brightness, np.linspace(0, 1, 11)[1:-1]))
@@ -112,7 +112,7 @@ def equation_solving(oracle, random):
 
 
 def functionally_equivalent(oracle, _):
-    """The weights themselves (Jagielski 2020, 1909.01838), from where ReLUs bend along a line through the whole space: far out of any range that a contract allows."""
+    """The weights themselves (Jagielski 2020, 1909.01838), from where ReLUs bend along a line through all of space: far out of any contract's range."""
     oracle.clipped = False
     classifier = BlackBoxClassifierNeuralNetwork(lambda x: np.log(oracle.ask(x) + 1e-30), (oracle.victim.dim,), oracle.victim.classes, channels_first=True)
     with np.errstate(all="ignore"):

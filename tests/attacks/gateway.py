@@ -150,7 +150,7 @@ def probabilities(body):
 
 
 class Https(Oracle):
-    """Asks a gateway, with one key or with several in turn; remembers which key asked each row. Of several, one that is refused is given up and the others go on."""
+    """Asks a gateway, with one key or with several in turn, of which one that is refused is given up; remembers which key asked each row."""
 
     def __init__(self, victim, budget, batch, remember, url, ca, model, keys, patience=PATIENCE):
         super().__init__(victim, budget, batch, remember)

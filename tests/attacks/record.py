@@ -3,8 +3,8 @@
     record.py benign --victim digits --pool calibrate --callers 1000 --out calibrate.jsonl
     record.py attacks --victim digits --runs 20 --queries 300 500 --out attacks.jsonl
 
-Each line is `{"caller", "kind", "body", "answer"}`; `portcullis calibrate --recording` reads caller and body. The model is asked directly. The same arguments give
-the same file.
+Each line is `{"caller", "kind", "body", "answer"}`; `portcullis calibrate --recording` reads caller and body. The model is asked directly. The same arguments
+give the same file.
 """
 
 import argparse
@@ -81,7 +81,8 @@ def main():
     if asked.what == "benign":
         record_benign(victim, recording, asked.pool, asked.callers, asked.rows, asked.seed)
     else:
-        record_attacks(victim, recording, asked.attack or [name for name in attacks.applicable(victim) if name not in attacks.OUT_OF_RANGE], asked.runs, asked.queries, asked.seed)
+        names = asked.attack or [name for name in attacks.applicable(victim) if name not in attacks.OUT_OF_RANGE]
+        record_attacks(victim, recording, names, asked.runs, asked.queries, asked.seed)
     recording.close()
     print(f"{asked.out}: {recording.lines} requests, {recording.count} rows", file=sys.stderr)
 

@@ -42,7 +42,7 @@ TENANT = 8
 SIZES = {
     # callers that calibrate, callers that test, rows of their day; runs of an attack, its rows, requests to the language model; seconds
     "quick": {"victims": ["digits", "table"], "fpr": 1e-2, "calibrate": 300, "callers": 110, "rows": (40, 80),
-              "runs": 2, "queries": 200, "chat": 2500, "talkers": 48, "requests": 40, "texts": 400, "seconds": 1200},
+              "runs": 2, "queries": 200, "chat": 2500, "talkers": 24, "requests": 30, "texts": 160, "seconds": 1200},
     "full": {"victims": ["digits", "table", "images"], "fpr": 1e-3, "calibrate": 3000, "callers": 3000, "rows": (100, 300),
              "runs": 20, "queries": 500, "chat": 50000, "talkers": 1200, "requests": 100, "texts": 5000, "seconds": 6 * 3600},
 }
@@ -270,7 +270,8 @@ def judge(asked, chosen, results, alarms, report):
         told = {caller: mine for part, _ in crowds for caller, mine in part.items()}
         for caller, mine in told.items():
             events = [event for event in alarms.get(("benign", victim.name, caller), []) if event["model"] == victim.name]
-            mine |= {"alarms": len(events), "query": events[0].get("query") if events else None, "families": distinct(events, "family"), "steps": distinct(events, "step")}
+            mine |= {"alarms": len(events), "families": distinct(events, "family"), "steps": distinct(events, "step")}
+            mine["query"] = events[0].get("query") if events else None
         report["benign"][victim.name] = {"callers": told, "took": [seconds for _, part in crowds for seconds in part]}
     runs = {}
     for (what, label), parts in results.items():

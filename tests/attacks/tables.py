@@ -84,8 +84,10 @@ def spoken(report):
 def embedded(report):
     """The encoder's thieves and callers."""
     print("\n## sentence encoder\n")
-    rows = [[name, run["asked"], run["refused"], run["alarm"] or "no alarm", " ".join(run["families"]) or "–", " ".join(run["steps"]) or "–", f"{run['cosine']:.3f}"]
-            for name, run in report["thefts"].items()]
+    rows = []
+    for name, run in report["thefts"].items():
+        families, steps = (" ".join(run[part]) or "–" for part in ("families", "steps"))
+        rows.append([name, run["asked"], run["refused"], run["alarm"] or "no alarm", families, steps, f"{run['cosine']:.3f}"])
     print(figures.markdown(["theft", "texts", "refused", "alarm at", "families", "steps", "mean cosine of the copy"], rows) + "\n")
     by_kind(report, "embed", encoder.BENIGN)
 
@@ -118,5 +120,6 @@ def harmed(victim, crowd):
 def summed(callers, names=("rows", "refused", "changed", "error")):
     alarmed = [mine for mine in callers if mine["alarms"]]
     total = {name: sum(mine[name] for mine in callers) for name in names}
-    return total | {"callers": len(callers), "alarmed": len(alarmed), "acted": sum(not set(mine["steps"]) <= HARMLESS for mine in alarmed),
-                    "worst": max((mine.get("worst", 0.0) for mine in callers), default=0.0), "families": sorted({family for mine in alarmed for family in mine["families"]})}
+    total |= {"callers": len(callers), "alarmed": len(alarmed), "acted": sum(not set(mine["steps"]) <= HARMLESS for mine in alarmed)}
+    worst = max((mine.get("worst", 0.0) for mine in callers), default=0.0)
+    return total | {"worst": worst, "families": sorted({family for mine in alarmed for family in mine["families"]})}

@@ -58,7 +58,8 @@ class Copy(ClassifierMixin, NeuralNetworkMixin, BaseEstimator):
         error = (softmax(hidden @ w2 + b2) - y) / len(x)
         back = (error @ w2.T) * (hidden > 0)
         self.step += 1
-        for i, gradient in enumerate((x.T @ back + decay * w1, back.sum(axis=0, keepdims=True), hidden.T @ error + decay * w2, error.sum(axis=0, keepdims=True))):
+        gradients = (x.T @ back + decay * w1, back.sum(axis=0, keepdims=True), hidden.T @ error + decay * w2, error.sum(axis=0, keepdims=True))
+        for i, gradient in enumerate(gradients):
             self.first[i] += 0.1 * (gradient - self.first[i])
             self.second[i] += 0.001 * (gradient**2 - self.second[i])
             scaled = self.first[i] / (1 - 0.9**self.step) / (np.sqrt(self.second[i] / (1 - 0.999**self.step)) + 1e-8)
