@@ -214,6 +214,10 @@ mod tests {
             "# EOF\n".to_owned()
         }
 
+        fn exposure(&self) -> String {
+            "[]".to_owned()
+        }
+
         async fn log(&self, path: &str) -> Option<LogFile> {
             let bytes = Bytes::from_static(b"a tile");
             (path == "/log/tile/0/000").then_some(LogFile { media_type: "application/octet-stream", immutable: true, bytes })
