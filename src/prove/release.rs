@@ -196,4 +196,30 @@ mod tests {
             assert_eq!(house.ledger.find(id, &who, false).await.unwrap().json()["view"]["kind"], kind);
         }
     }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn what_is_included_has_a_proof_at_any_moment() {
+        let house = Arc::new(house());
+        let included = Terms { mode: Mode::Included, on_failure: OnFailure::Refuse };
+        let (id, who) = (answer(&house, &included, Want::default()).await.id().unwrap(), now().who.unwrap());
+        let until = Instant::now() + Duration::from_millis(1_500);
+        let readers: Vec<_> = (0..3)
+            .map(|_| {
+                let (house, who) = (house.clone(), who.clone());
+                tokio::spawn(async move {
+                    while Instant::now() < until {
+                        let found = house.ledger.find_included(id, &who, false).await.unwrap();
+                        assert!(found.receipt().is_some(), "its tiles are there, or those of a newer checkpoint");
+                    }
+                })
+            })
+            .collect();
+        // New entries make new checkpoints, and the tiles of the last are removed.
+        while Instant::now() < until {
+            answer(&house, &Terms::default(), Want::default()).await;
+        }
+        for reader in readers {
+            reader.await.unwrap();
+        }
+    }
 }
