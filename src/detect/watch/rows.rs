@@ -1,5 +1,9 @@
 //! A request's tensors as rows of numbers, and its answer as what each row was told: all that the families ever see of either.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::LazyLock;
+
 use half::{bf16, f16};
 
 use crate::wire::tensor::{Datatype, Tensor};
@@ -14,31 +18,68 @@ pub(crate) struct Rows {
     pub(super) width: usize,
     /// All rows, one after another.
     pub(super) numbers: Vec<f32>,
+    /// A keyed digest of each row's bytes, where its numbers do not tell all of them: where they are finer than 32 bits, or thinned. Without it
+    /// inputs that differ only in what is not looked at would pass for repeats.
+    pub(super) exact: Vec<u64>,
 }
 
+/// What digests are keyed with: they are compared in this process alone.
+static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
 impl Rows {
-    /// The rows of a batch: along the first dimension, where all tensors have the same, else all of it as one row. Texts have no numbers; where
+    /// The rows of a batch: along the first dimension, where all tensors have the same or one that is 1, which then is of every row; else all
+    /// of it as one row. A single tensor without a second dimension is one row, several are its columns. Texts have no numbers; where
     /// there is nothing else, there are no rows.
     pub(crate) fn of(tensors: &[Tensor]) -> Self {
         let numeric = || tensors.iter().filter(|tensor| tensor.datatype != Datatype::Bytes && !tensor.data.is_empty());
         let Some(first) = numeric().next() else { return Self::default() };
-        let dimension = first.shape.first().copied().unwrap_or(1);
-        let shared = first.shape.len() > 1 && numeric().all(|tensor| tensor.shape.first() == Some(&dimension));
+        let of = |tensor: &Tensor| tensor.shape.first().copied().unwrap_or(1);
+        let dimension = numeric().map(of).max().unwrap_or(1);
+        let columned = first.shape.len() > 1 || numeric().nth(1).is_some();
+        let shared = columned && numeric().all(|tensor| [1, dimension].contains(&of(tensor)));
         let rows = if shared { usize::try_from(dimension).unwrap_or(1).max(1) } else { 1 };
+        // Of so many rows a tensor holds the numbers: all of them, or the one that is of every row.
+        let held: Vec<usize> = numeric().map(|tensor| if shared && of(tensor) == 1 { 1 } else { rows }).collect();
         let columns: Vec<Vec<f32>> = numeric().map(numbers).collect();
-        let widths: Vec<usize> = columns.iter().map(|column| column.len() / rows).collect();
+        let widths: Vec<usize> = columns.iter().zip(&held).map(|(column, held)| column.len() / held).collect();
         let whole: usize = widths.iter().sum();
         let step = whole.div_ceil(MOST_NUMBERS).max(1);
+        let exact = if step > 1 || numeric().any(|tensor| is_finer(tensor.datatype)) {
+            let digest = |row: usize| {
+                let mut hasher = KEY.build_hasher();
+                for (tensor, held) in numeric().zip(&held) {
+                    let bytes = tensor.data.len() / held;
+                    let at = row.min(held - 1);
+                    hasher.write(&tensor.data[at * bytes..(at + 1) * bytes]);
+                }
+                hasher.finish()
+            };
+            (0..rows).map(digest).collect()
+        } else {
+            Vec::new()
+        };
         if columns.len() == 1 && step == 1 {
             let [numbers] = <[_; 1]>::try_from(columns).unwrap_or_default();
-            return Self { width: whole, numbers };
+            return Self { width: whole, numbers, exact };
         }
         let mut all = Vec::with_capacity(rows * whole.div_ceil(step));
         for row in 0..rows {
-            let of_row = columns.iter().zip(&widths).flat_map(|(column, width)| &column[row * width..(row + 1) * width]);
+            let of_row = columns.iter().zip(&widths).zip(&held).flat_map(|((column, width), held)| {
+                let at = row.min(held - 1);
+                &column[at * width..(at + 1) * width]
+            });
             all.extend(of_row.step_by(step));
         }
-        Self { width: whole.div_ceil(step), numbers: all }
+        Self { width: whole.div_ceil(step), numbers: all, exact }
+    }
+
+    /// The same, each row cut to the length of `like`, or filled up with its numbers: rows of another width are to be seen like others.
+    pub(crate) fn fitted(self, like: &[f32]) -> Self {
+        if self.width == like.len() || self.width == 0 {
+            return self;
+        }
+        let fill = |row: &[f32]| row.iter().copied().chain(like.iter().skip(row.len()).copied()).take(like.len()).collect::<Vec<f32>>();
+        Self { width: like.len(), numbers: self.iter().flat_map(fill).collect(), exact: self.exact }
     }
 
     pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = &[f32]> {
@@ -69,6 +110,11 @@ fn numbers(tensor: &Tensor) -> Vec<f32> {
     // What is not finite is judged elsewhere; here it is only not to spread.
     numbers.iter_mut().filter(|number| !number.is_finite()).for_each(|number| *number = 0.0);
     numbers
+}
+
+/// Whether 32 bits of floating point do not tell all of a number.
+fn is_finer(datatype: Datatype) -> bool {
+    matches!(datatype, Datatype::Fp64 | Datatype::Int32 | Datatype::Uint32 | Datatype::Int64 | Datatype::Uint64)
 }
 
 fn is_floating(datatype: Datatype) -> bool {
@@ -168,9 +214,45 @@ mod tests {
 
     #[test]
     fn tensors_without_a_common_first_dimension_are_one_row() {
-        let rows = Rows::of(&[fp32(&[2, 1], &[1.0, 2.0]), bytes(&[1, 1], &[7])]);
-        assert_eq!(rows.iter().collect::<Vec<_>>(), [[1.0, 2.0, 7.0]]);
+        let rows = Rows::of(&[fp32(&[2, 1], &[1.0, 2.0]), bytes(&[3, 1], &[7, 8, 9])]);
+        assert_eq!(rows.iter().collect::<Vec<_>>(), [[1.0, 2.0, 7.0, 8.0, 9.0]]);
         assert_eq!(Rows::of(&[fp32(&[3], &[1.0, 2.0, 3.0])]).iter().len(), 1);
+    }
+
+    #[test]
+    fn columns_without_a_second_dimension_and_what_is_of_every_row_make_rows_in_whatever_order() {
+        let rows = Rows::of(&[fp32(&[2], &[1.0, 2.0]), fp32(&[2], &[3.0, 4.0]), bytes(&[1, 1], &[7])]);
+        assert_eq!(rows.iter().collect::<Vec<_>>(), [[1.0, 3.0, 7.0], [2.0, 4.0, 7.0]]);
+        let rows = Rows::of(&[bytes(&[1, 2], &[7, 8]), fp32(&[2, 1], &[1.0, 2.0])]);
+        assert_eq!(rows.iter().collect::<Vec<_>>(), [[7.0, 8.0, 1.0], [7.0, 8.0, 2.0]]);
+    }
+
+    #[test]
+    fn rows_of_another_width_are_cut_and_filled() {
+        let fitted = |width: usize| Rows::of(&[fp32(&[2, width as u64], &vec![1.0; 2 * width])]).fitted(&[5.0, 6.0]);
+        assert_eq!(fitted(1).iter().collect::<Vec<_>>(), [[1.0, 6.0], [1.0, 6.0]]);
+        assert_eq!(fitted(3).iter().collect::<Vec<_>>(), [[1.0, 1.0], [1.0, 1.0]]);
+        assert_eq!(fitted(2).iter().collect::<Vec<_>>(), [[1.0, 1.0], [1.0, 1.0]]);
+    }
+
+    #[test]
+    fn what_the_numbers_do_not_tell_is_told_apart() {
+        let fine = |values: &[f64]| {
+            let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            Rows::of(&[Tensor { name: "x".into(), datatype: Datatype::Fp64, shape: vec![values.len() as u64, 1], data: data.into() }])
+        };
+        let rows = fine(&[1.0, 1.0 + 1e-12, 1.0]);
+        assert_eq!((rows.numbers[0], rows.exact[0]), (rows.numbers[1], rows.exact[2]));
+        assert_ne!(rows.exact[0], rows.exact[1]);
+        let long = |last: f32| {
+            let mut values = vec![1.0; MOST_NUMBERS * 2];
+            values[MOST_NUMBERS * 2 - 1] = last;
+            Rows::of(&[fp32(&[1, values.len() as u64], &values)])
+        };
+        assert_eq!(long(1.0), long(1.0));
+        assert_eq!(long(1.0).numbers, long(2.0).numbers);
+        assert_ne!(long(1.0).exact, long(2.0).exact);
+        assert!(Rows::of(&[fp32(&[2, 1], &[1.0, 2.0])]).exact.is_empty());
     }
 
     #[test]

@@ -179,6 +179,11 @@ impl Space {
         (self.at.len(), self.at.len() == self.width())
     }
 
+    /// The mean of each coordinate.
+    pub(super) fn mean(&self) -> &[f32] {
+        &self.fitted.mean
+    }
+
     /// A difference of kept coordinates in the input's own units.
     pub(super) fn unit(&self, place: usize) -> f32 {
         self.fitted.scale[self.at[place] as usize] / STEPS
