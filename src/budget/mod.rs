@@ -111,7 +111,9 @@ impl Permit {
     #[must_use]
     pub fn spent(&self) -> Error {
         let mut standing = Box::new(self.hold.standing.clone());
-        standing.left[0] = standing.left[0].map(|_| (0, whole_seconds(SOON)));
+        for left in &mut standing.left[..2] {
+            *left = left.map(|_| (0, whole_seconds(SOON)));
+        }
         Error::CallerSpentRequests(Refused { retry_after: SOON, rule: "ladder", standing })
     }
 
