@@ -386,11 +386,16 @@ impl Detector {
             watch::tell_moved(who, model, trail.id, (from, to), events, now);
         }
         let Manner::With(more) = manner else { return Err(Error::CallerAsksTooOften) };
+        let beside = match request {
+            Request::Explain(explanation) => explanation.evaluations() / explanation.rows.max(1),
+            _ => 0,
+        };
         let lesson = request.tensors().map(|request| Lesson {
             watch: watch.clone(),
             pupil: known,
             inputs: request.inputs.clone(),
             first,
+            more: u32::try_from(beside).unwrap_or(u32::MAX),
             who: who.clone(),
             model: model.cloned(),
             receipt: trail.id,

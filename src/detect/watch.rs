@@ -3,7 +3,7 @@
 //! [`Watch`] is what a model's policy says of it, [`Pupil`] what is known of one caller of one model, and [`Lesson`] what a request leaves to be
 //! learned once its answer is known.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -58,6 +58,9 @@ const CALM: Duration = Duration::from_secs(24 * 3_600);
 
 /// The natural logarithm of the wealth from which on it is evidence that is not forgotten.
 const EVIDENCE: f32 = 2.0;
+
+/// Where a caller comes to whose budget of exposure is spent, and from where no calm takes it away.
+const SPENT: Step = Step::Degrade;
 
 /// Of so many requests of a caller that is throttled one is let through.
 const ONE_IN: u64 = 4;
@@ -180,19 +183,45 @@ fn width(contract: &Contract) -> Option<usize> {
 /// What is known of one caller of one model.
 #[derive(Debug, Default)]
 pub struct Pupil {
-    state: State,
     ladder: Ladder,
-    counted: Counted,
-    loss: Loss,
-    /// The calibration that it was learned under.
-    under: Digest,
+    /// By the calibrations of the model's versions, between which a caller may choose.
+    learned: Vec<Learned>,
     /// Requests, since it was throttled.
     throttled: u64,
 }
 
+/// What was learned of a caller under one calibration.
+#[derive(Debug)]
+struct Learned {
+    under: Digest,
+    /// Whoever watched last: when it is gone, so is its calibration.
+    watch: Weak<Watch>,
+    state: State,
+    counted: Counted,
+    loss: Loss,
+}
+
+impl Learned {
+    /// What was learned under a watch's calibration; what was under one that no policy has any more makes room for it.
+    fn of<'a>(all: &'a mut Vec<Self>, watch: &Arc<Watch>) -> &'a mut Self {
+        let at = all.iter().position(|learned| learned.under == watch.digest).unwrap_or_else(|| {
+            all.retain(|learned| learned.watch.strong_count() > 0);
+            let (state, counted, loss) = (State::default(), Counted::default(), Loss::default());
+            all.push(Self { under: watch.digest, watch: Weak::new(), state, counted, loss });
+            all.len() - 1
+        });
+        all[at].watch = Arc::downgrade(watch);
+        &mut all[at]
+    }
+}
+
 impl Pupil {
     pub(super) fn exposure(&self) -> Exposure {
-        self.loss.exposure()
+        self.learned.iter().map(|learned| learned.loss.exposure()).fold(Exposure::default(), |sum, one| Exposure {
+            fidelity: sum.fidelity.max(one.fidelity),
+            bits: sum.bits + one.bits,
+            rows: sum.rows + one.rows,
+        })
     }
 
     pub(super) fn step(&self) -> Step {
@@ -201,7 +230,8 @@ impl Pupil {
 
     /// Whether a new one would not be the same: some family won, or the ladder was climbed.
     pub(super) fn has_evidence(&self) -> bool {
-        self.ladder.step() > Step::Observe || self.state.wealth.iter().any(|wealth| wealth.0 > EVIDENCE)
+        let won = |learned: &Learned| learned.state.wealth.iter().any(|wealth| wealth.0 > EVIDENCE);
+        self.ladder.step() > Step::Observe || self.learned.iter().any(won)
     }
 }
 
@@ -232,7 +262,14 @@ impl Watch {
             return (Manner::With(Care::default()), None);
         }
         let mut pupil = locked(pupil);
+        // What was learned is not unlearned by waiting.
+        if pupil.learned.iter().any(|learned| learned.loss.is_over(&self.budgets)) {
+            pupil.ladder.hold(SPENT, &self.rungs, now);
+        }
         let (step, from) = pupil.ladder.at(row, &self.rungs, now);
+        if from.is_some_and(|from| from > step) {
+            pupil.learned.iter_mut().for_each(|learned| learned.state.forgive());
+        }
         let moved = from.map(|from| (from, step));
         let manner = match step {
             Step::Observe | Step::Alert => Manner::With(Care::default()),
@@ -260,8 +297,8 @@ impl Watch {
         Care { response, ..Care::default() }
     }
 
-    fn step_of(&self, pupil: &Pupil) -> Step {
-        if self.enforced { pupil.ladder.step() } else { Step::Observe }
+    fn step_of(&self, ladder: &Ladder) -> Step {
+        if self.enforced { ladder.step() } else { Step::Observe }
     }
 }
 
@@ -273,6 +310,8 @@ pub struct Lesson {
     pub(super) inputs: Vec<Tensor>,
     /// The number of its first row.
     pub(super) first: u64,
+    /// What its model is asked beside each of them, to explain it.
+    pub(super) more: u32,
     pub(super) who: Arc<Who>,
     pub(super) model: Option<Arc<str>>,
     pub(super) receipt: uuid::Uuid,
@@ -284,8 +323,8 @@ impl Lesson {
     /// Learns from what the model said, before anything is withheld of it, and from what of it the caller was told. Tells how much of the
     /// model the caller may have by now.
     pub fn learn(self, said: &[Tensor], told_of_it: &[Tensor]) -> Option<Exposure> {
-        let rows = Rows::of(&self.inputs);
         let calibration = &self.watch.calibration;
+        let rows = Rows::of(&self.inputs).fitted(calibration.space.mean());
         if rows.width != calibration.width() {
             return None;
         }
@@ -295,30 +334,34 @@ impl Lesson {
         let mut spent = None;
         let exposure = {
             let mut pupil = locked(&self.pupil.pupil);
-            if pupil.under != self.watch.digest {
-                *pupil = Pupil { under: self.watch.digest, ladder: pupil.ladder, throttled: pupil.throttled, ..Pupil::default() };
-            }
+            let Pupil { ladder, learned, .. } = &mut *pupil;
+            let known = Learned::of(learned, &self.watch);
             for ((row, told), number) in rows.iter().zip(&told).zip(self.first..) {
-                let point = calibration.space.point(row);
-                let repeats = pupil.state.repeats;
-                for alarm in pupil.state.learn(calibration, &point, told, |_, _| {}) {
-                    self.climb(&mut pupil, &alarm, number);
-                    alarms.push((number, alarm, self.watch.step_of(&pupil)));
+                let mut point = calibration.space.point(row);
+                point.digest ^= usize::try_from(number - self.first).ok().and_then(|at| rows.exact.get(at)).copied().unwrap_or_default();
+                let repeats = known.state.repeats;
+                for alarm in known.state.learn(calibration, &point, told, |_, _| {}) {
+                    self.climb(ladder, known, &alarm, number);
+                    alarms.push((number, alarm, self.watch.step_of(ladder)));
                 }
-                if pupil.state.repeats == repeats {
-                    self.lose(&mut pupil, &point, told, scores.as_ref(), number);
+                if known.state.repeats == repeats {
+                    self.lose(&mut known.loss, &point, told, scores.as_ref(), number);
                 }
-                if pupil.loss.overspends(&self.watch.budgets) {
-                    let wait = self.wait(number);
+                if known.state.insists {
+                    ladder.hear(self.at.mono);
+                }
+                if known.loss.is_over(&self.watch.budgets) {
                     if self.watch.enforced {
-                        pupil.ladder.spend(Step::Degrade, number, wait, &self.watch.rungs, self.at.mono);
+                        ladder.spend(SPENT, number, self.wait(number), &self.watch.rungs, self.at.mono);
                     }
-                    spent = Some((number, self.watch.step_of(&pupil)));
+                    if known.loss.is_told() {
+                        spent = Some((number, self.watch.step_of(ladder)));
+                    }
                 }
             }
             // Honest callers are of the crowd as well.
-            self.watch.crowd.discovers(&mut pupil.counted, Wealth::default());
-            pupil.loss.exposure()
+            self.watch.crowd.discovers(&mut known.counted, Wealth::default());
+            known.loss.exposure()
         };
         if let Some((row, step)) = spent {
             self.tell_spent(row, exposure, step);
@@ -327,21 +370,22 @@ impl Lesson {
         Some(exposure)
     }
 
-    /// Counts what a row told of the model.
-    fn lose(&self, pupil: &mut Pupil, point: &space::Point, told: &Told, scores: Option<&Scores>, number: u64) {
-        let Some(owned) = &self.watch.calibration.owned else { return };
+    /// Counts what a row told of the model. Bits are counted whether or not the owner's rows are there to try a copy on.
+    fn lose(&self, loss: &mut Loss, point: &space::Point, told: &Told, scores: Option<&Scores>, number: u64) {
         let row = scores.and_then(|scores| Some((scores, scores.iter().nth(usize::try_from(number - self.first).ok()?)?)));
         let (tells, values) = match row {
             Some((scores, row)) => (loss::tells(scores, row), row),
             None => (Tells::Label { classes: told.classes.max(2) }, &[][..]),
         };
+        loss.charge(tells, self.more);
+        let Some(owned) = &self.watch.calibration.owned else { return };
         let probabilities: Vec<f64> = values.iter().map(|value| f64::from(*value)).collect();
         let answer = match (tells, told.label) {
             (Tells::Probabilities { .. }, _) => Answer::Probabilities(&probabilities),
             (_, Some(label)) => Answer::Label(label),
             (_, None) => return,
         };
-        pupil.loss.learn(owned, point, &tells, answer);
+        loss.learn(owned, point, answer);
     }
 
     /// Rows to wait before a step holds, from what only the gateway knows.
@@ -372,22 +416,22 @@ impl Lesson {
         event
     }
 
-    fn climb(&self, pupil: &mut Pupil, alarm: &Alarm, row: u64) {
+    fn climb(&self, ladder: &mut Ladder, known: &mut Learned, alarm: &Alarm, row: u64) {
         if !self.watch.enforced {
             return;
         }
         let wait = self.wait(row);
         // Past a lower limit goes only what holds among all callers of the model.
-        let richest = pupil.state.richest.iter().map(|wealth| wealth.0).fold(0.0, f32::max);
-        let discovered = self.watch.crowd.discovers(&mut pupil.counted, Wealth(richest));
+        let richest = known.state.richest.iter().map(|wealth| wealth.0).fold(0.0, f32::max);
+        let discovered = self.watch.crowd.discovers(&mut known.counted, Wealth(richest));
         let rungs =
             Rungs { most: if discovered { self.watch.rungs.most } else { self.watch.rungs.most.min(Step::Throttle) }, ..self.watch.rungs };
         let may_act = families::ALL[alarm.family].reach == Reach::Act;
-        if let Taken::Moves(_) = pupil.ladder.take(alarm.family as u8, may_act, row, wait, &rungs, self.at.mono) {
+        if let Taken::Moves(_) = ladder.take(alarm.family as u8, may_act, row, wait, &rungs, self.at.mono) {
             // Its word is spent, and those that waited for another's may speak again.
             for family in 0..families::COUNT {
-                if family == alarm.family || pupil.state.alarmed[family] {
-                    pupil.state.listen(family);
+                if family == alarm.family || known.state.alarmed[family] {
+                    known.state.listen(family);
                 }
             }
         }
@@ -410,3 +454,6 @@ impl Lesson {
         self.events.tell(self.about(event));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,7 +31,12 @@ pub(super) enum Read {
 ///
 /// # Errors
 /// It broke off, or the deadline passed, before the cap was reached.
-pub(super) async fn if_larger(incoming: Incoming, call: Box<Call>, shape: &shape::Config, media_type: &'static str) -> Result<Read, Error> {
+pub(super) async fn if_larger(
+    incoming: Incoming,
+    mut call: Box<Call>,
+    shape: &shape::Config,
+    media_type: &'static str,
+) -> Result<Read, Error> {
     // Where detectors want the answer coarser than it is, it must be read to be made so.
     if !shape.stream || call.care != Care::default() {
         return Ok(Read::Small(incoming, call));
@@ -55,6 +60,10 @@ pub(super) async fn if_larger(incoming: Incoming, call: Box<Call>, shape: &shape
     // Of an answer whose end is not marked, nobody could tell whether it is whole.
     if !framed {
         return Err(Error::UpstreamBroke("the end of its answer is not marked"));
+    }
+    // Nobody reads what is said, and what was asked is seen all the same.
+    if let Some(lesson) = call.lesson.take() {
+        lesson.learn(&[], &[]);
     }
     let late = Late::default();
     let body = Body::stream(Passing { pieces, rest: Some(body), hold: call.hold, late: late.clone() });

@@ -116,6 +116,18 @@ impl Ladder {
         true
     }
 
+    /// The reason for which the caller stands where it does goes on: calm begins now.
+    pub(super) fn hear(&mut self, now: Instant) {
+        self.heard = self.heard.max(Some(now));
+    }
+
+    /// Keeps the caller from a step below `least`, once it has come there.
+    pub(super) fn hold(&mut self, least: Step, rungs: &Rungs, now: Instant) {
+        if self.step == least.min(rungs.most) {
+            self.hear(now);
+        }
+    }
+
     /// The step that holds at a row, and the one before where it is another since the last time this was asked.
     pub(super) fn at(&mut self, row: u64, rungs: &Rungs, now: Instant) -> (Step, Option<Step>) {
         let before = self.step;
@@ -167,6 +179,30 @@ mod tests {
         assert_eq!(ladder.at(28, &RUNGS, now + RUNGS.calm - Duration::from_secs(1)), (Step::Throttle, None));
         assert_eq!(ladder.at(29, &RUNGS, now + RUNGS.calm), (Step::Alert, Some(Step::Throttle)));
         assert_eq!(ladder.at(30, &RUNGS, now + RUNGS.calm), (Step::Alert, None), "one step a time");
+    }
+
+    #[test]
+    fn a_caller_whose_reason_goes_on_is_not_calm() {
+        let (mut ladder, now) = (Ladder::default(), Instant::now());
+        ladder.take(1, true, 10, 5, &RUNGS, now);
+        ladder.take(2, true, 20, 7, &RUNGS, now);
+        assert_eq!(ladder.at(27, &RUNGS, now).0, Step::Throttle);
+        ladder.hear(now + RUNGS.calm / 2);
+        assert_eq!(ladder.at(28, &RUNGS, now + RUNGS.calm), (Step::Throttle, None));
+        ladder.hear(now);
+        assert_eq!(ladder.at(29, &RUNGS, now + RUNGS.calm * 3 / 2).0, Step::Alert);
+    }
+
+    #[test]
+    fn a_step_that_is_held_is_not_left_and_one_above_it_is() {
+        let (mut ladder, now) = (Ladder::default(), Instant::now());
+        assert!(ladder.spend(Step::Quarantine, 1, 5, &RUNGS, now));
+        assert_eq!(ladder.at(6, &RUNGS, now).0, Step::Quarantine);
+        for days in 1..5 {
+            let now = now + RUNGS.calm * days;
+            ladder.hold(Step::Degrade, &RUNGS, now);
+            assert_eq!(ladder.at(7, &RUNGS, now).0, Step::Degrade, "{days}");
+        }
     }
 
     #[test]

@@ -22,6 +22,9 @@ const THIEVES: usize = 4;
 /// The most decimals that are looked for in answers; finer ones count as all that their type can tell.
 const MOST_DECIMALS: u8 = 4;
 
+/// A caller's rows from which no copy is learned.
+const UNMETERED: u64 = 3;
+
 /// `[detect.exposure]`
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -155,10 +158,17 @@ pub struct Exposure {
 }
 
 impl Loss {
-    /// Learns from a row that was not asked before, and what of it was told.
-    pub(super) fn learn(&mut self, owned: &Owned, point: &Point, told: &Tells, answer: Answer<'_>) {
+    /// Counts what a row told that was not asked before, and as much again for each of `more` that were asked for its sake.
+    pub(super) fn charge(&mut self, told: Tells, more: u32) {
         self.rows += 1;
-        self.ledger.charge(*told, 1);
+        self.ledger.charge(told, more.saturating_add(1));
+    }
+
+    /// Learns from a row that was charged. The meter begins with a caller's fourth row: of the many who ask no more, nothing so large is kept.
+    pub(super) fn learn(&mut self, owned: &Owned, point: &Point, answer: Answer<'_>) {
+        if self.rows <= UNMETERED {
+            return;
+        }
         let meter = self.meter.get_or_insert_default();
         meter.learn(&owned.holdout, &Features::of(&point.turned), answer);
         if meter.is_due() {
@@ -171,13 +181,16 @@ impl Loss {
         Exposure { fidelity, bits: self.ledger.bits(), rows: self.rows }
     }
 
-    /// Whether a budget has just been spent.
-    pub(super) fn overspends(&mut self, budgets: &Budgets) -> bool {
+    /// Whether a budget is spent.
+    pub(super) fn is_over(&self, budgets: &Budgets) -> bool {
         let copied = budgets.fidelity.is_some_and(|most| f64::from(self.exposure().fidelity) >= most);
         let told = budgets.bits.is_some_and(|(budget, capacity)| budget.spent(self.ledger, capacity) >= 1.0);
-        let now = !self.spent && (copied || told);
-        self.spent |= now;
-        now
+        copied || told
+    }
+
+    /// Whether it is to be told that a budget is spent: once.
+    pub(super) fn is_told(&mut self) -> bool {
+        !std::mem::replace(&mut self.spent, true)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is kept of one caller of one model, or of a cohort of callers.
 
 use super::bounds::Calibration;
-use super::families::{self, COUNT, Occasion, Own, Signal, Sums};
+use super::families::{self, COUNT, Occasion, Own, Reach, Signal, Sums};
 use super::near::Near;
 use super::rows::Told;
 use super::space::{BUCKETS, Point, SAMPLE, STEPS, Z};
@@ -29,6 +29,8 @@ pub(super) struct State {
     pub(super) richest: [Wealth; COUNT],
     /// Those of the families that have alarmed since they were last listened to.
     pub(super) alarmed: [bool; COUNT],
+    /// With the last row a family that may act said again what it had alarmed about.
+    pub(super) insists: bool,
     /// What it asked last.
     near: Near,
     /// What is kept of those who are watched closely.
@@ -99,6 +101,7 @@ impl Default for State {
             wealth: [Wealth::default(); COUNT],
             richest: [Wealth::default(); COUNT],
             alarmed: [false; COUNT],
+            insists: false,
             near: Near::default(),
             close: None,
         }
@@ -117,6 +120,7 @@ impl State {
     ) -> Vec<Alarm> {
         let Calibration { bounds, space, bets, .. } = calibration;
         self.rows += 1;
+        self.insists = false;
         let low = told.margin.is_some_and(|margin| margin < bounds.low_margin);
         let seen = self.near.look(space, point, told, low, bounds.radius, self.rows);
         if self.rows > AT_FIRST && self.close.is_none() {
@@ -152,7 +156,12 @@ impl State {
             if self.wealth[at].0 > self.richest[at].0 {
                 self.richest[at] = self.wealth[at];
             }
-            if self.wealth[at].0 >= bets[at].alarm && !self.alarmed[at] {
+            if self.wealth[at].0 < bets[at].alarm {
+                continue;
+            }
+            if self.alarmed[at] {
+                self.insists |= signal.odd > 0.5 && family.reach == Reach::Act;
+            } else {
                 self.alarmed[at] = true;
                 alarms.push(Alarm { family: at, signal, wealth: self.wealth[at] });
             }
@@ -163,5 +172,14 @@ impl State {
     /// Lets a family begin anew, once its word has had its effect.
     pub(super) fn listen(&mut self, family: usize) {
         (self.wealth[family], self.alarmed[family]) = (Wealth::default(), false);
+    }
+
+    /// The same for all that have alarmed: what they said has been forgiven, and is to be heard when they say it again.
+    pub(super) fn forgive(&mut self) {
+        for family in 0..COUNT {
+            if self.alarmed[family] {
+                self.listen(family);
+            }
+        }
     }
 }

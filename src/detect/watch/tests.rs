@@ -1,0 +1,178 @@
+use super::super::Known;
+use super::*;
+use crate::event::channel;
+use crate::wire::tensor::Datatype;
+
+const WIDTH: usize = 8;
+
+fn fp32(shape: &[u64], values: &[f32]) -> Tensor {
+    let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    Tensor { name: "x".into(), datatype: Datatype::Fp32, shape: shape.to_vec(), data: data.into() }
+}
+
+fn row(values: &[f32]) -> Vec<Tensor> {
+    vec![fp32(&[1, values.len() as u64], values)]
+}
+
+/// What the model says: two classes, by the first two numbers.
+fn answer(values: &[f32]) -> Vec<Tensor> {
+    let sure = 1.0 / (1.0 + (values[1] - values[0]).exp());
+    row(&[sure, 1.0 - sure])
+}
+
+fn honest(callers: usize, rows: usize) -> Recorded {
+    let (mut noise, mut recorded) = (Noise::new(&[4; 32], "honest"), Recorded::default());
+    for caller in 0..callers {
+        for _ in 0..rows {
+            let values: Vec<f32> = (0..WIDTH).map(|_| noise.normal()).collect();
+            recorded.add(caller, &row(&values), &answer(&values));
+        }
+    }
+    recorded
+}
+
+fn watch(calibration: &str, policy: &str) -> Arc<Watch> {
+    let (mut mistakes, exposing) = (Vec::new(), toml::from_str(policy).unwrap());
+    let config = Config { most: Some(Step::Quarantine), calm: None };
+    let watch = config.compile(&exposing, calibration, None, true, &mut mistakes);
+    assert!(mistakes.is_empty(), "{mistakes:?}");
+    Arc::new(watch.unwrap())
+}
+
+fn calibration() -> String {
+    calibrate("m", 0.1, honest(20, 12)).map_err(|error| error.to_string()).unwrap().text
+}
+
+struct Caller {
+    known: Arc<Known>,
+    events: Events,
+    rows: u64,
+}
+
+impl Caller {
+    fn new() -> Self {
+        Self { known: Arc::new(Known::new(Instant::now())), events: channel(1).0, rows: 0 }
+    }
+
+    fn lesson(&mut self, watch: &Arc<Watch>, inputs: Vec<Tensor>, now: Moment) -> Lesson {
+        self.rows += 1;
+        let who = Who { caller: "a".into(), tenant: "".into(), tier: "".into(), method: "api_key" };
+        Lesson {
+            watch: watch.clone(),
+            pupil: self.known.clone(),
+            inputs,
+            first: self.rows,
+            more: 0,
+            who: who.into(),
+            model: None,
+            receipt: uuid::Uuid::from_u128(u128::from(self.rows)),
+            events: self.events.clone(),
+            at: now,
+        }
+    }
+
+    /// Asks about a row, and tells whether it was answered.
+    fn ask(&mut self, watch: &Arc<Watch>, values: &[f32], now: Moment) -> bool {
+        let answered = watch.manner(&self.known.pupil, self.rows + 1, now.mono).0 != Manner::NotNow;
+        let lesson = self.lesson(watch, row(values), now);
+        if answered {
+            lesson.learn(&answer(values), &answer(values));
+        }
+        answered
+    }
+
+    fn step(&self) -> Step {
+        locked(&self.known.pupil).step()
+    }
+
+    fn exposure(&self) -> Exposure {
+        locked(&self.known.pupil).exposure()
+    }
+}
+
+/// Along one line, by one size.
+fn search(at: u64) -> [f32; WIDTH] {
+    std::array::from_fn(|place| (at % 512) as f32 * if place % 2 == 0 { 0.004 } else { -0.004 })
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3_600);
+
+#[test]
+fn who_goes_on_is_not_forgiven_and_who_was_forgiven_is_heard_again() {
+    let (watch, mut caller, now) = (watch(&calibration(), ""), Caller::new(), Moment::now());
+    for at in 0..400 {
+        caller.ask(&watch, &search(at), now);
+    }
+    let step = caller.step();
+    assert!(step >= Step::Throttle, "{step:?}");
+    for hours in 1..100 {
+        for at in 0..8 {
+            caller.ask(&watch, &search(400 + hours * 8 + at), now.after(DAY / 24 * u32::try_from(hours).unwrap()));
+        }
+    }
+    assert!(caller.step() >= step, "an attack that goes on is not calm");
+    // Away for a week, it is forgiven a step whenever it looks; what it does then is seen as it was at first.
+    for days in 0..9 {
+        let now = now.after(DAY * (10 + days));
+        watch.manner(&caller.known.pupil, caller.rows, now.mono);
+    }
+    assert_eq!(caller.step(), Step::Observe);
+    for at in 0..400 {
+        caller.ask(&watch, &search(at * 2 + 1), now.after(DAY * 20));
+    }
+    assert!(caller.step() >= Step::Throttle);
+}
+
+#[test]
+fn a_budget_that_is_spent_is_not_given_back_for_being_calm() {
+    let (watch, mut caller, now) = (watch(&calibration(), "bits = 0.5\nparameters = 10"), Caller::new(), Moment::now());
+    let mut noise = Noise::new(&[6; 32], "thief");
+    for _ in 0..100 {
+        let values: [f32; WIDTH] = std::array::from_fn(|_| noise.normal());
+        caller.ask(&watch, &values, now);
+    }
+    assert_eq!(caller.step(), Step::Degrade);
+    for days in 1..5 {
+        watch.manner(&caller.known.pupil, caller.rows + 1, now.after(DAY * days).mono);
+        assert_eq!(caller.step(), Step::Degrade, "{days}");
+    }
+    assert!(caller.exposure().bits >= 115.0);
+}
+
+#[test]
+fn a_caller_who_takes_turns_between_versions_is_known_to_both() {
+    let now = Moment::now();
+    let versions = [watch(&calibration(), "bits = 1.0\nparameters = 10"), watch(&calibration(), "bits = 1.0\nparameters = 10")];
+    let mut caller = Caller::new();
+    let mut noise = Noise::new(&[6; 32], "thief");
+    for at in 0..100 {
+        let values: [f32; WIDTH] = std::array::from_fn(|_| noise.normal());
+        caller.ask(&versions[at % 2], &values, now);
+    }
+    assert_eq!(locked(&caller.known.pupil).learned.iter().map(|learned| learned.state.rows).collect::<Vec<_>>(), [50, 50]);
+    assert_eq!((caller.exposure().rows, caller.step()), (100, Step::Degrade));
+    // What no policy has any more is let go when there is something new.
+    drop(versions);
+    caller.ask(&watch(&calibration(), ""), &[0.5; WIDTH], now);
+    assert_eq!(locked(&caller.known.pupil).learned.len(), 1);
+}
+
+#[test]
+fn an_explanation_is_charged_for_what_its_model_was_asked() {
+    let (watch, now) = (watch(&calibration(), ""), Moment::now());
+    let bits = |more| {
+        let mut caller = Caller::new();
+        let lesson = Lesson { more, ..caller.lesson(&watch, row(&[0.5; WIDTH]), now) };
+        lesson.learn(&answer(&[0.3, 0.1]), &answer(&[0.3, 0.1])).unwrap().bits
+    };
+    assert_eq!(bits(9), bits(0) * 10.0);
+}
+
+#[test]
+fn a_search_whose_answers_nobody_reads_is_seen() {
+    let (watch, mut caller, now) = (watch(&calibration(), ""), Caller::new(), Moment::now());
+    for at in 0..200 {
+        caller.lesson(&watch, row(&search(at)), now).learn(&[], &[]);
+    }
+    assert!(caller.step() >= Step::Alert);
+}
