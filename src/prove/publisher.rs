@@ -30,7 +30,7 @@ pub const CHECKPOINT_EVERY: Duration = Duration::from_millis(100);
 /// How often it is looked whether a full disk has room again.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// How often something is read again since the log grew meanwhile.
-const PATIENCE: usize = 4;
+const PATIENCE: usize = 64;
 /// The file of the newest checkpoint, a signed note.
 pub(super) const CHECKPOINT: &str = "checkpoint";
 /// The file of its root as COSE_Sign1.

@@ -67,8 +67,8 @@ mod tests {
                 }
             }
         }
-        // 20 are expected at most without a floor.
-        assert!(ever <= 60, "{ever}");
+        // 20 are expected at most without a floor, which multiplies that by a few: what it comes to is measured by calibrate.
+        assert!(ever <= 120, "{ever}");
     }
 
     #[test]

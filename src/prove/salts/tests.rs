@@ -485,6 +485,11 @@ fn statements_that_are_made_during_erasures_lose_no_other_key_and_get_none_that_
             }
             salts.wipe().unwrap();
         }
+        // Something must be made after the last erasure, and its maker may be asleep.
+        let last = numbers.load(Ordering::Acquire);
+        while numbers.load(Ordering::Acquire) < last + 500 {
+            std::thread::yield_now();
+        }
         stop.store(true, Ordering::Release);
         (mine.join().unwrap(), theirs.join().unwrap(), erased)
     });
