@@ -465,7 +465,6 @@ impl Building<'_> {
         of_names.into_values().flatten().collect()
     }
 
-    #[expect(clippy::too_many_arguments, reason = "they are what a model's file stands among")]
     fn model(
         &mut self,
         path: &str,

@@ -92,6 +92,7 @@ pub(crate) struct Calibration {
 
 /// Why a file is no calibration.
 #[derive(Debug)]
+#[expect(clippy::enum_variant_names, reason = "each says who is at fault")]
 pub(crate) enum Error {
     /// It is not JSON of this shape.
     OperatorGaveNoCalibration(serde_json::Error),

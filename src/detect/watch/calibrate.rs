@@ -77,6 +77,9 @@ impl std::fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// All callers' rows as points.
+type Placed = Vec<Vec<(Point, Told)>>;
+
 /// A caller's rows as points.
 type Points<'a> = &'a [(Point, Told)];
 
@@ -115,7 +118,7 @@ pub(crate) fn calibrate(model: &str, rate: f32, seed: [u8; 32], recording: &Reco
 }
 
 /// The space of a recording, and its rows in it. It is fitted to all callers: a few thousand rows move it by little.
-pub(super) fn placed(seed: [u8; 32], recording: &Recording) -> Result<(Space, Vec<Vec<(Point, Told)>>), Error> {
+pub(super) fn placed(seed: [u8; 32], recording: &Recording) -> Result<(Space, Placed), Error> {
     let each = (MOST_ROWS / recording.len().max(1)).max(2);
     let rows =
         || recording.iter().flat_map(move |rows| rows.iter().step_by((rows.len() / each).max(1)).take(each)).map(|(row, _)| &row[..]);

@@ -197,7 +197,7 @@ impl Space {
             *white = ((number - mean) * inverse).clamp(-CLIP, CLIP);
             energy += *white * *white;
         }
-        for pair in white.array_windows::<2>() {
+        for pair in white.windows(2) {
             rough += (pair[1] - pair[0]) * (pair[1] - pair[0]);
         }
         let mut summed = [0.0; Z];
@@ -434,7 +434,7 @@ fn whitening(points: &[[f32; Z]]) -> (Vec<f32>, Vec<f32>) {
 
 fn median_distance(points: &[[f32; Z]]) -> f32 {
     let apart = |a: &[f32; Z], b: &[f32; Z]| a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt();
-    let mut distances: Vec<f32> = points.array_windows::<2>().map(|pair| apart(&pair[0], &pair[1])).filter(|apart| *apart > 0.0).collect();
+    let mut distances: Vec<f32> = points.windows(2).map(|pair| apart(&pair[0], &pair[1])).filter(|apart| *apart > 0.0).collect();
     distances.sort_by(f32::total_cmp);
     distances.get(distances.len() / 2).copied().unwrap_or(1.0).max(1e-3)
 }

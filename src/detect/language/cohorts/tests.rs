@@ -26,7 +26,7 @@ fn member(topic: usize, rhythm: u64, salt: u64) -> Member {
         member.prompts += 1;
     }
     for span in 0..SPANS as u64 {
-        let busy = key.order(rhythm << 32 | span) % 3 == 0;
+        let busy = key.order(rhythm << 32 | span).is_multiple_of(3);
         member.rates[span as usize] =
             if busy { 20 + (key.order(salt << 40 | span) % 5) as u16 } else { (key.order(salt << 41 | span) % 3) as u16 };
     }

@@ -51,7 +51,7 @@ fn of_the_bands_of_a_prompt_the_one_with_most_callers_counts() {
 #[test]
 fn new_templates_push_out_one_another_and_a_busy_one_only_when_all_beside_it_are_as_busy() {
     let table = Templates::new();
-    let meet = |band: u64, times: usize| (0..times).map(|_| table.meet(&[band], hash(9), 0)).last().unwrap();
+    let meet = |band: u64, times: usize| (0..times).fold(None, |_, _| Some(table.meet(&[band], hash(9), 0))).unwrap();
     let mut others = beside(hash(1));
     meet(hash(1), 100);
     (1..WAYS).for_each(|_| assert!(meet(others.next().unwrap(), 1).is_some()));
