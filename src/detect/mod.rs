@@ -5,6 +5,8 @@
 //! Signals come in families, one file each. A family weighs a request and says what it finds; whether that is acted upon is the
 //! policy's mode, which is applied here, once for all families.
 
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -22,6 +24,7 @@ use crate::event::{Event, Events, Name};
 use crate::mistake::Mistake;
 use crate::trail::{Stop, Trail, Verdict, Who};
 
+pub mod cohorts;
 pub mod distinct;
 pub mod exposure;
 pub mod language;
@@ -32,7 +35,7 @@ pub mod response;
 pub mod text;
 pub mod watch;
 
-use watch::{Exposure, Lesson, Manner, Pupil, Step, Watch};
+use watch::{Cohort, Exposure, Lesson, Manner, Pupil, Step, Watch};
 
 /// The most decimals that anything is rounded to: more than a 64-bit number tells.
 pub(crate) const MOST_DECIMALS: u8 = 15;
@@ -138,6 +141,8 @@ pub struct Config {
     pub ladder: watch::Config,
     /// How much of the model one caller may learn.
     pub exposure: watch::Exposing,
+    /// What joins callers whose evidence and exposure add up.
+    pub cohorts: cohorts::Kinds,
 }
 
 /// The families that weigh a model's requests, those that are off left out.
@@ -145,6 +150,7 @@ pub struct Config {
 pub struct Terms {
     families: Arc<[(Mode, Box<dyn Family>)]>,
     watch: Option<Arc<Watch>>,
+    cohorts: cohorts::Kinds,
     /// What callers ask is to be acted upon, and nobody knows what honest ones do.
     uncalibrated: bool,
     callers: callers::Rules,
@@ -185,7 +191,7 @@ impl Config {
         let uncalibrated = contract.is_some() && calibration.is_none() && self.mode == Mode::Enforce;
         let watch = calibration.and_then(|text| self.ladder.compile(&self.exposure, text, contract, self.mode == Mode::Enforce, mistakes));
         let families = families.filter(|(mode, _)| *mode != Mode::Off).collect();
-        Terms { families, watch: watch.map(Arc::new), uncalibrated, callers, guards }
+        Terms { families, watch: watch.map(Arc::new), cohorts: self.cohorts.clone(), uncalibrated, callers, guards }
     }
 }
 
@@ -276,6 +282,7 @@ pub struct Detector {
     known: Gate<(Arc<str>, Arc<str>), Known>,
     callers: Callers,
     nameless: Arc<str>,
+    hasher: RandomState,
     origin: Instant,
 }
 
@@ -290,10 +297,11 @@ impl Detector {
     /// The same for `most` pairs.
     #[must_use]
     pub fn with_capacity(most: usize, now: Instant) -> Self {
-        Self { known: Gate::new(most), callers: Callers::new(now), nameless: "".into(), origin: now }
+        Self { known: Gate::new(most), callers: Callers::new(now), nameless: "".into(), hasher: RandomState::new(), origin: now }
     }
 
-    /// What every caller may have learned of each model it asked, as of now; those with nothing left out.
+    /// What every caller may have learned of each model it asked, as of now, and every cohort of several callers under its own name
+    /// (`tenant:`, `family:` or `address:`); those with nothing left out.
     #[must_use]
     pub fn exposed(&self) -> Vec<Exposed> {
         let mut all = Vec::new();
@@ -393,6 +401,8 @@ impl Detector {
         let lesson = request.tensors().map(|request| Lesson {
             watch: watch.clone(),
             pupil: known,
+            cohorts: self.cohorts(who, model, trail.address, terms, now.mono),
+            caller: self.hasher.hash_one(&who.caller),
             inputs: request.inputs.clone(),
             first,
             more: u32::try_from(beside).unwrap_or(u32::MAX),
@@ -407,12 +417,25 @@ impl Detector {
 
     /// Counts `rows` more, and tells the number of the last of them: a request is judged when all of its rows are known.
     fn count(&self, who: &Who, model: Option<&Arc<str>>, rows: u64, now: Instant) -> Option<(Arc<Known>, u64)> {
-        let name = model.unwrap_or(&self.nameless).clone();
-        let entry = self.known.entry((who.caller.clone(), name), now, || Known::new(self.origin))?;
-        entry.seen.fetch_max(now.saturating_duration_since(self.origin).as_secs(), Ordering::Relaxed);
+        let entry = self.known(who.caller.clone(), model, now)?;
         let before = entry.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| Some(count.saturating_add(rows)));
         let count = before.unwrap_or_else(|count| count).saturating_add(rows);
         Some((entry, count))
+    }
+
+    fn known(&self, name: Arc<str>, model: Option<&Arc<str>>, now: Instant) -> Option<Arc<Known>> {
+        let entry = self.known.entry((name, model.unwrap_or(&self.nameless).clone()), now, || Known::new(self.origin))?;
+        entry.seen.fetch_max(now.saturating_duration_since(self.origin).as_secs(), Ordering::Relaxed);
+        Some(entry)
+    }
+
+    /// The cohorts of a caller for which there is room.
+    fn cohorts(&self, who: &Who, model: Option<&Arc<str>>, address: IpAddr, terms: &Terms, now: Instant) -> Vec<Cohort> {
+        let cohorts = terms.cohorts.of(who, address).into_iter().filter_map(|(kind, name)| {
+            let name: Arc<str> = name.into();
+            Some(Cohort { kind, known: self.known(name.clone(), model, now)?, name })
+        });
+        cohorts.collect()
     }
 }
 

@@ -26,6 +26,7 @@ use crate::wire::tensor::Tensor;
 
 mod bounds;
 mod calibrate;
+mod cohort;
 mod crowd;
 mod families;
 mod ladder;
@@ -35,12 +36,16 @@ mod noise;
 mod rows;
 mod space;
 mod state;
+mod together;
 mod wealth;
 
+pub(super) use cohort::KINDS;
 pub use ladder::Step;
 pub use loss::{Config as Exposing, Exposure};
+pub(super) use together::Cohort;
 
 use bounds::Calibration;
+use cohort::{Company, Part};
 use crowd::{Counted, Crowd};
 use families::{Family, Reach};
 use ladder::{Ladder, Rungs, Taken};
@@ -48,6 +53,7 @@ use loss::{Budgets, Loss};
 use noise::Noise;
 use rows::{Rows, Scores, Told};
 use state::{Alarm, State};
+use together::{Heard, Members, Said};
 use wealth::Wealth;
 
 /// Rows after which a step comes, at least and at most: so many that nobody can tell which row it came for.
@@ -180,7 +186,7 @@ fn width(contract: &Contract) -> Option<usize> {
     contract.inputs.iter().map(|input| of_input(&input.shape)).sum()
 }
 
-/// What is known of one caller of one model.
+/// What is known of one caller of one model, or of a cohort of them.
 #[derive(Debug, Default)]
 pub struct Pupil {
     ladder: Ladder,
@@ -188,6 +194,11 @@ pub struct Pupil {
     learned: Vec<Learned>,
     /// Requests, since it was throttled.
     throttled: u64,
+    /// Of a caller, its part in each kind of its cohorts.
+    parts: [Part; KINDS],
+    /// Of a cohort, its callers.
+    company: Company,
+    members: Members,
 }
 
 /// What was learned of a caller under one calibration.
@@ -307,6 +318,10 @@ impl Watch {
 pub struct Lesson {
     pub(super) watch: Arc<Watch>,
     pub(super) pupil: Arc<super::Known>,
+    /// What else learns from it.
+    pub(super) cohorts: Vec<Cohort>,
+    /// A keyed hash of the caller's name.
+    pub(super) caller: u64,
     pub(super) inputs: Vec<Tensor>,
     /// The number of its first row.
     pub(super) first: u64,
@@ -331,11 +346,11 @@ impl Lesson {
         let told = Told::of(said, rows.iter().len());
         let mut alarms: Vec<(u64, Alarm, Step)> = Vec::new();
         let scores = Scores::of(told_of_it, told.len());
-        let mut spent = None;
+        let (mut spent, mut heard) = (None, Vec::new());
+        let company = self.company();
         let exposure = {
             let mut pupil = locked(&self.pupil.pupil);
-            let Pupil { ladder, learned, .. } = &mut *pupil;
-            let known = Learned::of(learned, &self.watch);
+            self.renew(&mut pupil);
             for ((row, told), number) in rows.iter().zip(&told).zip(self.first..) {
                 let mut point = calibration.space.point(row);
                 point.digest ^= usize::try_from(number - self.first).ok().and_then(|at| rows.exact.get(at)).copied().unwrap_or_default();
@@ -344,8 +359,9 @@ impl Lesson {
                     self.climb(ladder, known, &alarm, number);
                     alarms.push((number, alarm, self.watch.step_of(ladder)));
                 }
-                if known.state.repeats == repeats {
-                    self.lose(&mut known.loss, &point, told, scores.as_ref(), number);
+                if pupil.state.repeats == repeats {
+                    self.lose(&mut pupil.loss, &point, told, scores.as_ref(), number);
+                    self.learn_together(&company, &mut pupil, (&point, told, scores.as_ref()), number, &mut heard);
                 }
                 if known.state.insists {
                     ladder.hear(self.at.mono);
@@ -364,14 +380,28 @@ impl Lesson {
             known.loss.exposure()
         };
         if let Some((row, step)) = spent {
-            self.tell_spent(row, exposure, step);
+            self.tell_spent(row, exposure, step, None);
         }
-        alarms.into_iter().for_each(|(row, alarm, step)| self.tell(row, &alarm, step));
+        alarms.into_iter().for_each(|(row, alarm, step)| self.tell(row, &alarm, step, None));
+        for heard in &heard {
+            match heard.said {
+                Said::Word(alarm) => self.tell(heard.row, &alarm, heard.step, Some(heard)),
+                Said::Spent(exposure) => self.tell_spent(heard.row, exposure, heard.step, Some(heard)),
+            }
+        }
         Some(exposure)
     }
 
-    /// Counts what a row told of the model. Bits are counted whether or not the owner's rows are there to try a copy on.
+    /// Forgets what was learned under another calibration.
+    fn renew(&self, pupil: &mut Pupil) {
+        if pupil.under != self.watch.digest {
+            *pupil = Pupil { under: self.watch.digest, ladder: pupil.ladder, throttled: pupil.throttled, ..Pupil::default() };
+        }
+    }
+
+    /// Counts what a row told of the model.
     fn lose(&self, loss: &mut Loss, point: &space::Point, told: &Told, scores: Option<&Scores>, number: u64) {
+        let Some(owned) = &self.watch.calibration.owned else { return };
         let row = scores.and_then(|scores| Some((scores, scores.iter().nth(usize::try_from(number - self.first).ok()?)?)));
         let (tells, values) = match row {
             Some((scores, row)) => (loss::tells(scores, row), row),
@@ -385,7 +415,7 @@ impl Lesson {
             (_, Some(label)) => Answer::Label(label),
             (_, None) => return,
         };
-        loss.learn(owned, point, answer);
+        loss.learn(owned, point, &tells, answer);
     }
 
     /// Rows to wait before a step holds, from what only the gateway knows.
@@ -395,7 +425,7 @@ impl Lesson {
         least + Noise::new(&Digest::of(&parts.concat()).0, "delay").next() % (most - least + 1)
     }
 
-    fn tell_spent(&self, row: u64, exposure: Exposure, step: Step) {
+    fn tell_spent(&self, row: u64, exposure: Exposure, step: Step, cohort: Option<&Heard<'_>>) {
         let mut event = Event::new(Name::DetectAlarm, self.at.wall)
             .with("family", "exposure")
             .with("query", row)
@@ -405,10 +435,13 @@ impl Lesson {
             .with("owasp", json!(["ML05:2023"]))
             .with("advice", "the caller has had as much of the model as its budget allows; raise the budget if that is the bargain");
         event.rule = Some("exposure".into());
-        self.events.tell(self.about(event));
+        self.events.tell(self.about(event, cohort));
     }
 
-    fn about(&self, mut event: Event) -> Event {
+    fn about(&self, mut event: Event, cohort: Option<&Heard<'_>>) -> Event {
+        if let Some(heard) = cohort {
+            event = event.with("cohort", json!({ "name": heard.cohort.name, "callers": heard.callers }));
+        }
         event.caller = Some(self.who.caller.clone());
         event.tenant = Some(self.who.tenant.clone());
         event.model.clone_from(&self.model);
@@ -437,7 +470,7 @@ impl Lesson {
         }
     }
 
-    fn tell(&self, row: u64, alarm: &Alarm, step: Step) {
+    fn tell(&self, row: u64, alarm: &Alarm, step: Step, cohort: Option<&Heard<'_>>) {
         let Family { name, atlas, owasp, advice, .. } = families::ALL[alarm.family];
         let (key, number) = alarm.signal.evidence;
         let rate = self.watch.calibration.bounds.rate;
@@ -451,7 +484,7 @@ impl Lesson {
             .with("owasp", Value::from_iter(owasp.iter().copied()))
             .with("advice", *advice);
         event.rule = Some((*name).into());
-        self.events.tell(self.about(event));
+        self.events.tell(self.about(event, cohort));
     }
 }
 

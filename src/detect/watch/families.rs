@@ -105,6 +105,11 @@ pub(super) struct Own {
     pub(super) energy: f32,
 }
 
+impl Own {
+    /// That of a row whose caller has no mean yet.
+    pub(super) const UNKNOWN: Self = Self { distance: f32::INFINITY, energy: f32::INFINITY };
+}
+
 impl Default for Sums {
     fn default() -> Self {
         Self { count: 0, phi: [0.0; PHI], squares: 0.0, buckets: 0 }

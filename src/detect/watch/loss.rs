@@ -135,8 +135,8 @@ impl Kept {
     }
 }
 
-/// What one caller may have learned.
-#[derive(Debug, Default)]
+/// What one caller may have learned, or all of a cohort together.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Loss {
     meter: Option<Box<Meter>>,
     ledger: Ledger,
@@ -182,15 +182,16 @@ impl Loss {
     }
 
     /// Whether a budget is spent.
-    pub(super) fn is_over(&self, budgets: &Budgets) -> bool {
+    pub(super) fn is_past(&self, budgets: &Budgets) -> bool {
         let copied = budgets.fidelity.is_some_and(|most| f64::from(self.exposure().fidelity) >= most);
-        let told = budgets.bits.is_some_and(|(budget, capacity)| budget.spent(self.ledger, capacity) >= 1.0);
-        copied || told
+        copied || budgets.bits.is_some_and(|(budget, capacity)| budget.spent(self.ledger, capacity) >= 1.0)
     }
 
-    /// Whether it is to be told that a budget is spent: once.
-    pub(super) fn is_told(&mut self) -> bool {
-        !std::mem::replace(&mut self.spent, true)
+    /// Whether a budget has just been spent.
+    pub(super) fn overspends(&mut self, budgets: &Budgets) -> bool {
+        let now = !self.spent && self.is_past(budgets);
+        self.spent |= now;
+        now
     }
 }
 

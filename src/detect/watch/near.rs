@@ -21,6 +21,9 @@ const FEW: usize = 2;
 /// The cosine between two changes from which they lie on one line, either way.
 const ON_A_LINE: f32 = 0.97;
 
+/// The square of the part of a change that is left when the next has taken it back.
+const RETURNED: f32 = 1.0 / 16.0;
+
 /// One input that was asked.
 #[derive(Clone, Debug)]
 struct Item {
@@ -90,6 +93,8 @@ pub(super) struct Seen {
     pub(super) flipped: bool,
     /// The cosine of the last two changes, where it can be told.
     pub(super) line: Option<f32>,
+    /// The last change takes back the one before: two who ask in turn, each of something of its own, look like that, and lie on no line.
+    pub(super) returned: bool,
     /// One before it differs in a coordinate or two, by however much.
     pub(super) swept: bool,
     /// There is an input before it at all.
@@ -108,7 +113,11 @@ impl Near {
         let mut seen = Seen { follows: !self.items.is_empty(), swept, ..Seen::default() };
         let nearest = self.within(point, kept, kin.max(radius));
         let near = nearest.filter(|(_, distance)| *distance <= radius);
-        seen.line = self.line(point, kept, near.map(|(place, _)| place));
+        if let Some([before, last]) = self.led(near.map(|(place, _)| place)) {
+            let [before, last, now] = [&self.items[before].sample[..kept], &self.items[last].sample[..kept], &point.sample[..kept]];
+            seen.line = cosine(before, last, now);
+            seen.returned = square(before, now) < square(before, last) * RETURNED;
+        }
         let mut cluster = None;
         if let Some((place, distance)) = nearest {
             let item = &self.items[place];
@@ -158,14 +167,13 @@ impl Near {
         best
     }
 
-    /// The cosine between this change and the last one: within the cluster of the nearest, else between the last two inputs.
-    fn line(&self, point: &Point, kept: usize, nearest: Option<usize>) -> Option<f32> {
+    /// The two inputs that lead to this one: the last of the cluster of the nearest, else the last of all.
+    fn led(&self, nearest: Option<usize>) -> Option<[usize; 2]> {
         let cluster = nearest.and_then(|place| self.items[place].cluster).map(|at| &self.clusters[usize::from(at)]);
-        let [before, last] = match cluster {
-            Some(cluster) if cluster.size > 2 => cluster.last.map(usize::from),
-            _ => self.last_two()?,
-        };
-        cosine(&self.items[before].sample[..kept], &self.items[last].sample[..kept], &point.sample[..kept])
+        match cluster {
+            Some(cluster) if cluster.size > 2 => Some(cluster.last.map(usize::from)),
+            _ => self.last_two(),
+        }
     }
 
     fn last_two(&self) -> Option<[usize; 2]> {

@@ -17,7 +17,7 @@ const FEW: f32 = 5.0;
 const LONG: f32 = 64.0;
 
 /// What is kept of everyone.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct State {
     /// Rows that were learned from.
     pub(super) rows: u64,
@@ -35,10 +35,12 @@ pub(super) struct State {
     near: Near,
     /// What is kept of those who are watched closely.
     close: Option<Box<Close>>,
+    /// How its last row stood to its own mean.
+    pub(super) own: Own,
 }
 
 /// What is kept of a caller that is watched closely.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Close {
     sums: Sums,
     mean: Mean,
@@ -53,7 +55,7 @@ impl Default for Close {
 }
 
 /// What a caller's rows have in common.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Mean {
     count: f32,
     z: [f32; Z],
@@ -104,27 +106,43 @@ impl Default for State {
             insists: false,
             near: Near::default(),
             close: None,
+            own: Own::UNKNOWN,
         }
     }
 }
 
 impl State {
+    /// Learns from a row of a cohort: `own` is how the row stands to the mean of the caller who sent it. Many callers have no mean in common, and
+    /// a camera that is moved is as odd in company as it is alone.
+    pub(super) fn learn_of(&mut self, calibration: &Calibration, point: &Point, told: &Told, own: Own, heard: impl FnMut(usize, Signal)) {
+        self.weigh(calibration, point, told, Some(own), heard);
+    }
+
     /// Learns from a row and what it was told; tells which families come to an alarm with it. A family that has alarmed is silent until it is
     /// [listened to](Self::listen).
-    pub(super) fn learn(
+    pub(super) fn learn(&mut self, calibration: &Calibration, point: &Point, told: &Told, heard: impl FnMut(usize, Signal)) -> Vec<Alarm> {
+        self.weigh(calibration, point, told, None, heard)
+    }
+
+    fn weigh(
         &mut self,
         calibration: &Calibration,
         point: &Point,
         told: &Told,
+        own: Option<Own>,
         mut heard: impl FnMut(usize, Signal),
     ) -> Vec<Alarm> {
         let Calibration { bounds, space, bets, .. } = calibration;
         self.rows += 1;
         self.insists = false;
         let low = told.margin.is_some_and(|margin| margin < bounds.low_margin);
-        let seen = self.near.look(space, point, told, low, bounds.radius, self.rows);
+        let mut seen = self.near.look(space, point, told, low, bounds.radius, self.rows);
         if self.rows > AT_FIRST && self.close.is_none() {
             self.close = Some(Box::default());
+        }
+        // Callers take turns: what leads from one's input to another's and back is no search.
+        if own.is_some() && seen.returned {
+            seen.line = None;
         }
         if seen.repeat {
             self.repeats += 1;
@@ -142,10 +160,12 @@ impl State {
                 close.sums.add(&phi, new);
             }
         }
-        let own = match &mut self.close {
-            Some(close) => close.mean.apart(point, space.sampled().0),
-            None => Own { distance: f32::INFINITY, energy: f32::INFINITY },
+        let own = match (own, &mut self.close) {
+            (Some(own), _) => own,
+            (None, Some(close)) => close.mean.apart(point, space.sampled().0),
+            (None, None) => Own::UNKNOWN,
         };
+        self.own = own;
         let sums = self.close.as_ref().map_or(&none, |close| &close.sums);
         let occasion = Occasion { seen: &seen, point, told, bounds, sums, own: &own, kept: space.sampled().0, kernel };
         let mut alarms = Vec::new();

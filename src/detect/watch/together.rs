@@ -1,0 +1,152 @@
+//! How a lesson is learned by the cohorts of its caller too.
+//!
+//! Of the locks, a caller's own comes first, and then one cohort's at a time.
+
+use std::sync::{Arc, Weak};
+
+use super::cohort;
+use super::rows::{Scores, Told};
+use super::space::Point;
+use super::state::Alarm;
+use super::{Exposure, Lesson, Pupil, Reach, Rungs, Step, Taken, families};
+use crate::budget::gate::locked;
+use crate::detect::Known;
+use crate::detect::cohorts::Kind;
+
+/// A cohort of a caller.
+#[derive(Debug)]
+pub(in crate::detect) struct Cohort {
+    pub(in crate::detect) kind: Kind,
+    pub(in crate::detect) name: Arc<str>,
+    pub(in crate::detect) known: Arc<Known>,
+}
+
+/// How many are in a cohort, as far as that matters.
+#[derive(Debug, Default)]
+pub(super) enum Members {
+    #[default]
+    Nobody,
+    /// One caller, by its hash: what is known of it is known already, and not learned twice.
+    One(u64, Weak<Known>),
+    Many,
+}
+
+/// What a cohort has against a caller.
+#[derive(Debug)]
+pub(super) enum Said {
+    Word(Alarm),
+    Spent(Exposure),
+}
+
+/// The same, with the row and the cohort that it is about.
+#[derive(Debug)]
+pub(super) struct Heard<'a> {
+    pub(super) row: u64,
+    pub(super) cohort: &'a Cohort,
+    /// How many callers the cohort has, about.
+    pub(super) callers: u64,
+    pub(super) said: Said,
+    /// Where its word left the caller.
+    pub(super) step: Step,
+}
+
+impl Lesson {
+    /// The cohorts of the caller that have other callers too. No lock may be held. A cohort begins as what its first caller was, when its second
+    /// comes: what one key learned, the next goes on with.
+    pub(super) fn company(&self) -> Vec<&Cohort> {
+        self.cohorts.iter().filter(|cohort| self.joins(cohort)).collect()
+    }
+
+    fn joins(&self, cohort: &Cohort) -> bool {
+        let first = {
+            let mut theirs = locked(&cohort.known.pupil);
+            self.renew(&mut theirs);
+            theirs.company.see(self.caller);
+            match &theirs.members {
+                Members::Many => return true,
+                Members::One(caller, first) if *caller != self.caller => first.clone(),
+                Members::Nobody | Members::One(..) => {
+                    theirs.members = Members::One(self.caller, Arc::downgrade(&self.pupil));
+                    return false;
+                }
+            }
+        };
+        let begins = first.upgrade().and_then(|first| {
+            let first = locked(&first.pupil);
+            (first.under == self.watch.digest).then(|| (first.state.clone(), first.loss.clone()))
+        });
+        let mut theirs = locked(&cohort.known.pupil);
+        if matches!(theirs.members, Members::One(..)) {
+            theirs.members = Members::Many;
+            if let Some((state, loss)) = begins {
+                (theirs.state, theirs.loss) = (state, loss);
+            }
+        }
+        true
+    }
+
+    /// Lets the cohorts learn from a row that the caller had not asked before, and moves the caller as far as their word goes.
+    pub(super) fn learn_together<'a>(
+        &self,
+        cohorts: &[&'a Cohort],
+        pupil: &mut Pupil,
+        (point, told, scores): (&Point, &Told, Option<&Scores>),
+        row: u64,
+        heard: &mut Vec<Heard<'a>>,
+    ) {
+        let own = pupil.state.own;
+        for cohort in cohorts {
+            let part = &mut pupil.parts[cohort.kind as usize];
+            let (words, spent, callers) = {
+                let mut theirs = locked(&cohort.known.pupil);
+                let Pupil { state, company, loss, .. } = &mut *theirs;
+                let repeats = state.repeats;
+                let words = cohort::learn(state, company, part, &self.watch.calibration, (point, told, own));
+                if state.repeats == repeats {
+                    self.lose(loss, point, told, scores, row);
+                }
+                let spent = (!part.spent && loss.is_past(&self.watch.budgets)).then(|| loss.exposure());
+                (words, spent, company.callers())
+            };
+            part.spent |= spent.is_some();
+            let said = words.into_iter().map(Said::Word).chain(spent.map(Said::Spent));
+            for said in said {
+                self.follow(pupil, &said, row);
+                heard.push(Heard { row, cohort, callers, said, step: self.watch.step_of(pupil) });
+            }
+        }
+    }
+
+    /// A cohort's word goes as far as a throttle: who is told less must have given cause himself.
+    fn follow(&self, pupil: &mut Pupil, said: &Said, row: u64) {
+        if !self.watch.enforced {
+            return;
+        }
+        let (wait, rungs, now) = (self.wait(row), self.watch.rungs, self.at.mono);
+        match said {
+            Said::Word(word) => {
+                let rungs = Rungs { most: rungs.most.min(Step::Throttle), ..rungs };
+                let may_act = families::ALL[word.family].reach == Reach::Act;
+                if let Taken::Moves(_) = pupil.ladder.take(word.family as u8, may_act, row, wait, &rungs, now) {
+                    // Those of the caller's own that waited for another's word may speak again.
+                    (0..families::COUNT).filter(|family| *family != word.family).for_each(|family| {
+                        if pupil.state.alarmed[family] {
+                            pupil.state.listen(family);
+                        }
+                    });
+                }
+            }
+            Said::Spent(_) => {
+                let step = if self.has_cause(pupil) { Step::Degrade } else { Step::Throttle };
+                pupil.ladder.spend(step, row, wait, &rungs, now);
+            }
+        }
+    }
+
+    /// Whether the caller alone has come to an alarm that may be acted upon.
+    fn has_cause(&self, pupil: &Pupil) -> bool {
+        let bets = &self.watch.calibration.bets;
+        let act = families::ALL.iter().map(|family| family.reach == Reach::Act);
+        act.zip(&pupil.state.richest).zip(bets).any(|((act, richest), bet)| act && richest.0 >= bet.alarm)
+    }
+}
