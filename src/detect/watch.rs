@@ -274,7 +274,7 @@ impl Watch {
         }
         let mut pupil = locked(pupil);
         // What was learned is not unlearned by waiting.
-        if pupil.learned.iter().any(|learned| learned.loss.is_over(&self.budgets)) {
+        if pupil.learned.iter().any(|learned| learned.loss.is_past(&self.budgets)) {
             pupil.ladder.hold(SPENT, &self.rungs, now);
         }
         let (step, from) = pupil.ladder.at(row, &self.rungs, now);
@@ -350,7 +350,8 @@ impl Lesson {
         let company = self.company();
         let exposure = {
             let mut pupil = locked(&self.pupil.pupil);
-            self.renew(&mut pupil);
+            let Pupil { ladder, learned, parts, .. } = &mut *pupil;
+            let known = Learned::of(learned, &self.watch);
             for ((row, told), number) in rows.iter().zip(&told).zip(self.first..) {
                 let mut point = calibration.space.point(row);
                 point.digest ^= usize::try_from(number - self.first).ok().and_then(|at| rows.exact.get(at)).copied().unwrap_or_default();
@@ -359,14 +360,14 @@ impl Lesson {
                     self.climb(ladder, known, &alarm, number);
                     alarms.push((number, alarm, self.watch.step_of(ladder)));
                 }
-                if pupil.state.repeats == repeats {
-                    self.lose(&mut pupil.loss, &point, told, scores.as_ref(), number);
-                    self.learn_together(&company, &mut pupil, (&point, told, scores.as_ref()), number, &mut heard);
+                if known.state.repeats == repeats {
+                    self.lose(&mut known.loss, &point, told, scores.as_ref(), number);
+                    self.learn_together(&company, (ladder, known, parts), (&point, told, scores.as_ref()), number, &mut heard);
                 }
                 if known.state.insists {
                     ladder.hear(self.at.mono);
                 }
-                if known.loss.is_over(&self.watch.budgets) {
+                if known.loss.is_past(&self.watch.budgets) {
                     if self.watch.enforced {
                         ladder.spend(SPENT, number, self.wait(number), &self.watch.rungs, self.at.mono);
                     }
@@ -392,16 +393,8 @@ impl Lesson {
         Some(exposure)
     }
 
-    /// Forgets what was learned under another calibration.
-    fn renew(&self, pupil: &mut Pupil) {
-        if pupil.under != self.watch.digest {
-            *pupil = Pupil { under: self.watch.digest, ladder: pupil.ladder, throttled: pupil.throttled, ..Pupil::default() };
-        }
-    }
-
-    /// Counts what a row told of the model.
+    /// Counts what a row told of the model. Bits are counted whether or not the owner's rows are there to try a copy on.
     fn lose(&self, loss: &mut Loss, point: &space::Point, told: &Told, scores: Option<&Scores>, number: u64) {
-        let Some(owned) = &self.watch.calibration.owned else { return };
         let row = scores.and_then(|scores| Some((scores, scores.iter().nth(usize::try_from(number - self.first).ok()?)?)));
         let (tells, values) = match row {
             Some((scores, row)) => (loss::tells(scores, row), row),
@@ -415,7 +408,7 @@ impl Lesson {
             (_, Some(label)) => Answer::Label(label),
             (_, None) => return,
         };
-        loss.learn(owned, point, &tells, answer);
+        loss.learn(owned, point, answer);
     }
 
     /// Rows to wait before a step holds, from what only the gateway knows.

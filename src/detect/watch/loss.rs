@@ -187,11 +187,9 @@ impl Loss {
         copied || budgets.bits.is_some_and(|(budget, capacity)| budget.spent(self.ledger, capacity) >= 1.0)
     }
 
-    /// Whether a budget has just been spent.
-    pub(super) fn overspends(&mut self, budgets: &Budgets) -> bool {
-        let now = !self.spent && self.is_past(budgets);
-        self.spent |= now;
-        now
+    /// Whether it is to be told that a budget is spent: once.
+    pub(super) fn is_told(&mut self) -> bool {
+        !std::mem::replace(&mut self.spent, true)
     }
 }
 

@@ -58,6 +58,8 @@ impl Caller {
         self.rows += 1;
         let who = Who { caller: "a".into(), tenant: "".into(), tier: "".into(), method: "api_key" };
         Lesson {
+            caller: 1,
+            cohorts: Vec::new(),
             watch: watch.clone(),
             pupil: self.known.clone(),
             inputs,

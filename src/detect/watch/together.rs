@@ -8,7 +8,7 @@ use super::cohort;
 use super::rows::{Scores, Told};
 use super::space::Point;
 use super::state::Alarm;
-use super::{Exposure, Lesson, Pupil, Reach, Rungs, Step, Taken, families};
+use super::{Exposure, KINDS, Ladder, Learned, Lesson, Part, Pupil, Reach, Rungs, Step, Taken, families};
 use crate::budget::gate::locked;
 use crate::detect::Known;
 use crate::detect::cohorts::Kind;
@@ -60,7 +60,6 @@ impl Lesson {
     fn joins(&self, cohort: &Cohort) -> bool {
         let first = {
             let mut theirs = locked(&cohort.known.pupil);
-            self.renew(&mut theirs);
             theirs.company.see(self.caller);
             match &theirs.members {
                 Members::Many => return true,
@@ -73,13 +72,15 @@ impl Lesson {
         };
         let begins = first.upgrade().and_then(|first| {
             let first = locked(&first.pupil);
-            (first.under == self.watch.digest).then(|| (first.state.clone(), first.loss.clone()))
+            let learned = first.learned.iter().find(|learned| learned.under == self.watch.digest);
+            learned.map(|learned| (learned.state.clone(), learned.loss.clone()))
         });
         let mut theirs = locked(&cohort.known.pupil);
         if matches!(theirs.members, Members::One(..)) {
             theirs.members = Members::Many;
             if let Some((state, loss)) = begins {
-                (theirs.state, theirs.loss) = (state, loss);
+                let known = Learned::of(&mut theirs.learned, &self.watch);
+                (known.state, known.loss) = (state, loss);
             }
         }
         true
@@ -89,17 +90,18 @@ impl Lesson {
     pub(super) fn learn_together<'a>(
         &self,
         cohorts: &[&'a Cohort],
-        pupil: &mut Pupil,
+        (ladder, known, parts): (&mut Ladder, &mut Learned, &mut [Part; KINDS]),
         (point, told, scores): (&Point, &Told, Option<&Scores>),
         row: u64,
         heard: &mut Vec<Heard<'a>>,
     ) {
-        let own = pupil.state.own;
+        let own = known.state.own;
         for cohort in cohorts {
-            let part = &mut pupil.parts[cohort.kind as usize];
+            let part = &mut parts[cohort.kind as usize];
             let (words, spent, callers) = {
                 let mut theirs = locked(&cohort.known.pupil);
-                let Pupil { state, company, loss, .. } = &mut *theirs;
+                let Pupil { learned, company, .. } = &mut *theirs;
+                let Learned { state, loss, .. } = Learned::of(learned, &self.watch);
                 let repeats = state.repeats;
                 let words = cohort::learn(state, company, part, &self.watch.calibration, (point, told, own));
                 if state.repeats == repeats {
@@ -111,14 +113,14 @@ impl Lesson {
             part.spent |= spent.is_some();
             let said = words.into_iter().map(Said::Word).chain(spent.map(Said::Spent));
             for said in said {
-                self.follow(pupil, &said, row);
-                heard.push(Heard { row, cohort, callers, said, step: self.watch.step_of(pupil) });
+                self.follow(ladder, known, &said, row);
+                heard.push(Heard { row, cohort, callers, said, step: self.watch.step_of(ladder) });
             }
         }
     }
 
     /// A cohort's word goes as far as a throttle: who is told less must have given cause himself.
-    fn follow(&self, pupil: &mut Pupil, said: &Said, row: u64) {
+    fn follow(&self, ladder: &mut Ladder, known: &mut Learned, said: &Said, row: u64) {
         if !self.watch.enforced {
             return;
         }
@@ -127,26 +129,26 @@ impl Lesson {
             Said::Word(word) => {
                 let rungs = Rungs { most: rungs.most.min(Step::Throttle), ..rungs };
                 let may_act = families::ALL[word.family].reach == Reach::Act;
-                if let Taken::Moves(_) = pupil.ladder.take(word.family as u8, may_act, row, wait, &rungs, now) {
+                if let Taken::Moves(_) = ladder.take(word.family as u8, may_act, row, wait, &rungs, now) {
                     // Those of the caller's own that waited for another's word may speak again.
                     (0..families::COUNT).filter(|family| *family != word.family).for_each(|family| {
-                        if pupil.state.alarmed[family] {
-                            pupil.state.listen(family);
+                        if known.state.alarmed[family] {
+                            known.state.listen(family);
                         }
                     });
                 }
             }
             Said::Spent(_) => {
-                let step = if self.has_cause(pupil) { Step::Degrade } else { Step::Throttle };
-                pupil.ladder.spend(step, row, wait, &rungs, now);
+                let step = if self.has_cause(known) { Step::Degrade } else { Step::Throttle };
+                ladder.spend(step, row, wait, &rungs, now);
             }
         }
     }
 
     /// Whether the caller alone has come to an alarm that may be acted upon.
-    fn has_cause(&self, pupil: &Pupil) -> bool {
+    fn has_cause(&self, known: &Learned) -> bool {
         let bets = &self.watch.calibration.bets;
         let act = families::ALL.iter().map(|family| family.reach == Reach::Act);
-        act.zip(&pupil.state.richest).zip(bets).any(|((act, richest), bet)| act && richest.0 >= bet.alarm)
+        act.zip(&known.state.richest).zip(bets).any(|((act, richest), bet)| act && richest.0 >= bet.alarm)
     }
 }
