@@ -91,3 +91,21 @@ pub(super) fn learn(
     }
     words
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_callers_need_more_evidence_by_the_logarithm_and_each_is_counted_once() {
+        let mut company = Company::default();
+        for caller in 1..=16_u64 {
+            for _ in 0..3 {
+                company.see(caller.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            }
+            let exactly = (KINDS as f32 * caller as f32).ln();
+            assert!((company.surplus - exactly).abs() < 0.3, "{caller}: {} for {exactly}", company.surplus);
+        }
+        assert!((13..=19).contains(&company.callers()));
+    }
+}

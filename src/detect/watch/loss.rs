@@ -88,6 +88,13 @@ impl Kept {
         Some(Owned { holdout: Holdout::new(rows, self.classes).ok()?, correction: Correction { slope, growth, offset } })
     }
 
+    /// Rows of two classes, without thieves to correct by: they take a minute to train where nothing is optimised.
+    #[cfg(test)]
+    pub(super) fn uncorrected(rows: &[&(Point, Told)]) -> Self {
+        let labels = rows.iter().map(|(_, told)| told.label.unwrap_or_default()).collect();
+        Self { classes: 2, labels, rows: rows.iter().flat_map(|(point, _)| point.turned).collect(), correction: [1.0, 0.0, 0.0] }
+    }
+
     /// Takes rows of as many callers as there is room for, and trains thieves on others. `None` for a model without classes.
     pub(super) fn of(firsts: &[(&Point, &Told)], seed: &[u8; 32]) -> Option<Self> {
         let classes = firsts

@@ -22,7 +22,7 @@ const FEW: usize = 2;
 const ON_A_LINE: f32 = 0.97;
 
 /// The square of the part of a change that is left when the next has taken it back.
-const RETURNED: f32 = 1.0 / 16.0;
+const RETURNED: f32 = 1.0 / 9.0;
 
 /// One input that was asked.
 #[derive(Clone, Debug)]

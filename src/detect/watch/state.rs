@@ -140,8 +140,8 @@ impl State {
         if self.rows > AT_FIRST && self.close.is_none() {
             self.close = Some(Box::default());
         }
-        // Callers take turns: what leads from one's input to another's and back is no search.
-        if own.is_some() && seen.returned {
+        // Callers take turns: what leads from one's input to another's and back is no search, nor where the one has meanwhile changed a number.
+        if own.is_some() && (seen.returned || seen.swept) {
             seen.line = None;
         }
         if seen.repeat {

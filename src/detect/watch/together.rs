@@ -152,3 +152,6 @@ impl Lesson {
         act.zip(&known.state.richest).zip(bets).any(|((act, richest), bet)| act && richest.0 >= bet.alarm)
     }
 }
+
+#[cfg(test)]
+mod tests;

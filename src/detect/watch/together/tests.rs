@@ -1,0 +1,183 @@
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::super::bounds::{Bounds, Calibration};
+use super::super::calibrate::{fit, placed};
+use super::super::loss::Kept;
+use super::super::noise::Noise;
+use super::super::{Crowd, DELAY, Exposing, Manner, Watch};
+use super::*;
+use crate::clock::Moment;
+use crate::digest::Digest;
+use crate::event::{Event, Events, Reader, channel};
+use crate::trail::Who;
+use crate::wire::tensor::{Datatype, Tensor};
+
+const WIDTH: usize = 8;
+
+/// Whole numbers around 50, as honest callers send them.
+fn honest(noise: &mut Noise) -> [f32; WIDTH] {
+    std::array::from_fn(|_| (0..4).map(|_| noise.uniform() * 25.0).sum::<f32>().round())
+}
+
+/// The probability that the model tells of the second class.
+fn score(row: &[f32; WIDTH]) -> f32 {
+    1.0 / (1.0 + (-(row[0] + row[1] - row[2] - row[3]) / 8.0).exp())
+}
+
+fn tensor(values: &[f32]) -> Vec<Tensor> {
+    let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    vec![Tensor { name: "x".into(), datatype: Datatype::Fp32, shape: vec![1, values.len() as u64], data: data.into() }]
+}
+
+/// What 100 honest callers teach.
+fn learned() -> Bounds {
+    let mut noise = Noise::new(&[1; 32], "honest");
+    let told = |row: &[f32; WIDTH]| Told::of(&tensor(&[1.0 - score(row), score(row)]), 1)[0];
+    let callers = (0..100).map(|_| (0..20).map(|_| honest(&mut noise)).map(|row| (row.to_vec(), told(&row))).collect());
+    let recording: Vec<Vec<_>> = callers.collect();
+    let (space, points) = placed([7; 32], &recording).unwrap();
+    let points: Vec<_> = points.iter().map(|points| &points[..]).collect();
+    let (mut bounds, _) = fit("m", 0.01, &space, &points).unwrap();
+    let firsts: Vec<_> = points.iter().flat_map(|points| &points[..2]).collect();
+    bounds.holdout = Some(Kept::uncorrected(&firsts));
+    bounds
+}
+
+struct Place {
+    watch: Arc<Watch>,
+    family: Arc<str>,
+    cohort: Arc<Known>,
+    events: Events,
+    reader: Reader,
+    now: Moment,
+}
+
+impl Place {
+    fn new(budget: &str) -> Self {
+        static BOUNDS: OnceLock<Bounds> = OnceLock::new();
+        let bounds = BOUNDS.get_or_init(learned).clone();
+        let budgets = toml::from_str::<Exposing>(budget).unwrap().compile(&mut Vec::new());
+        let rungs = Rungs { most: Step::Block, price: false, delay: DELAY, calm: std::time::Duration::from_secs(86_400) };
+        let calibration = Calibration::of(bounds).unwrap();
+        let watch = Watch { enforced: true, calibration, rungs, budgets, crowd: Crowd::default(), digest: Digest::of(b"calibration") };
+        let (events, reader) = channel(4_096);
+        let now = Moment::now();
+        Self { watch: Arc::new(watch), family: "family:key".into(), cohort: Arc::new(Known::new(now.mono)), events, reader, now }
+    }
+
+    fn key(&self) -> Arc<Known> {
+        Arc::new(Known::new(self.now.mono))
+    }
+
+    fn ask(&self, key: usize, known: &Arc<Known>, first: u64, row: &[f32; WIDTH]) {
+        let said = tensor(&[1.0 - score(row), score(row)]);
+        let lesson = Lesson {
+            watch: self.watch.clone(),
+            pupil: known.clone(),
+            cohorts: vec![Cohort { kind: Kind::Family, name: self.family.clone(), known: self.cohort.clone() }],
+            caller: (key as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15),
+            inputs: tensor(row),
+            first,
+            who: Arc::new(Who { caller: format!("key-{key}").into(), tenant: "".into(), tier: "".into(), method: "api_key" }),
+            model: None,
+            receipt: uuid::Uuid::from_u128(u128::from(first)),
+            events: self.events.clone(),
+            at: self.now,
+        };
+        lesson.learn(&said, &said).unwrap();
+    }
+
+    async fn alarms(self) -> Vec<Event> {
+        let Self { events, watch, cohort, mut reader, .. } = self;
+        drop((events, watch, cohort));
+        let mut alarms = Vec::new();
+        while let Some(event) = reader.next().await {
+            alarms.push(event);
+        }
+        alarms
+    }
+}
+
+fn more(event: &Event, key: &str) -> Value {
+    event.more.iter().find(|(name, _)| *name == key).map_or(Value::Null, |(_, value)| value.clone())
+}
+
+/// The n-th of a walk along a line, in steps that no honest caller's grid has.
+fn walk(n: usize) -> [f32; WIDTH] {
+    std::array::from_fn(|at| 30.0 + at as f32 * 3.0 + n as f32 * (0.413 + at as f32 * 0.071))
+}
+
+#[tokio::test]
+async fn what_many_keys_ask_in_turn_is_seen_and_throttles_those_who_asked_it_and_nobody_else() {
+    let place = Place::new("");
+    let keys: Vec<_> = (0..32).map(|_| place.key()).collect();
+    let (neighbour, mut noise) = (place.key(), Noise::new(&[2; 32], "neighbour"));
+    for n in 0..64 {
+        place.ask(n % 32, &keys[n % 32], n as u64 / 32 + 1, &walk(n));
+        place.ask(99, &neighbour, n as u64 + 1, &honest(&mut noise));
+    }
+    let manner = |known: &Known| (0..3).map(|_| place.watch.manner(&known.pupil, 1_000, Instant::now()).0).collect::<Vec<_>>();
+    let throttled = keys.iter().filter(|known| manner(known).contains(&Manner::NotNow)).count();
+    assert!(throttled >= 8, "{throttled}");
+    assert!(keys.iter().all(|known| locked(&known.pupil).ladder.step() <= Step::Throttle), "nobody has cause of its own for more");
+    assert!(!manner(&neighbour).contains(&Manner::NotNow));
+    let alarms = place.alarms().await;
+    assert!(alarms.iter().all(|alarm| more(alarm, "cohort")["name"] == "family:key"), "two rows a key are no alarm");
+    assert!(alarms.iter().all(|alarm| alarm.caller.as_deref() != Some("key-99")));
+    let first: usize = alarms[0].caller.as_deref().unwrap()["key-".len()..].parse().unwrap();
+    assert!(first < 20, "{first}");
+    let callers = more(alarms.last().unwrap(), "cohort")["callers"].as_u64().unwrap();
+    assert!((25..=41).contains(&callers), "{callers}");
+}
+
+#[tokio::test]
+async fn callers_who_take_turns_with_what_if_tools_are_no_search() {
+    let place = Place::new("");
+    let mut noise = Noise::new(&[3; 32], "tools");
+    let keys = [place.key(), place.key()];
+    let bases = [honest(&mut noise), honest(&mut noise)];
+    for n in 0..40 {
+        let mut row = bases[n % 2];
+        row[0] = 30.0 + n as f32;
+        place.ask(n % 2, &keys[n % 2], n as u64 / 2 + 1, &row);
+    }
+    let alarms = place.alarms().await;
+    assert!(alarms.is_empty(), "{alarms:?}");
+}
+
+#[test]
+fn a_cohort_begins_as_its_first_caller_was_when_the_second_comes() {
+    let place = Place::new("");
+    let (first, second, mut noise) = (place.key(), place.key(), Noise::new(&[4; 32], "rows"));
+    let rows = || locked(&place.cohort.pupil).exposure().rows;
+    for n in 0..10 {
+        place.ask(0, &first, n + 1, &honest(&mut noise));
+    }
+    assert_eq!(rows(), 0, "one caller is no cohort");
+    place.ask(1, &second, 1, &honest(&mut noise));
+    assert_eq!(rows(), 11);
+    place.ask(0, &first, 11, &honest(&mut noise));
+    assert_eq!(rows(), 12);
+}
+
+#[tokio::test]
+async fn a_budget_that_a_cohort_has_spent_throttles_and_does_no_more_without_cause() {
+    // A row tells 23 bits and the budget is 240: ten rows are within it, and the eleventh is past.
+    let place = Place::new("bits = 0.01\nparameters = 1000");
+    let keys = [place.key(), place.key()];
+    let mut noise = Noise::new(&[5; 32], "rows");
+    for n in 0..12 {
+        place.ask(n % 2, &keys[n % 2], n as u64 / 2 + 1, &honest(&mut noise));
+    }
+    let bits = locked(&place.cohort.pupil).exposure().bits;
+    for known in &keys {
+        place.watch.manner(&known.pupil, 1_000, Instant::now());
+        assert_eq!(locked(&known.pupil).ladder.step(), Step::Throttle, "{bits}");
+    }
+    let alarms = place.alarms().await;
+    assert_eq!(alarms.len(), 2, "one for each, once: {alarms:?}");
+    assert!(alarms.iter().all(|alarm| more(alarm, "family") == "exposure" && more(alarm, "cohort")["callers"] == 2));
+}
