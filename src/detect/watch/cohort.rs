@@ -13,9 +13,9 @@
 //! level by the logarithm of what he adds in evidence.
 //!
 //! That is for rows whose mean is at most the benign rate, on the average over the cohort, which a recording says of all honest callers together
-//! and not of a cohort of the oddest kind alone. What keeps those quiet is measured: no family but `collinear` ever came to its level for
-//! honest callers in groups of 2 to 50 of one kind or of all, and that only for two who take turns, which is known by its
-//! going back ([`Seen::returned`](super::near::Seen)).
+//! and not of a cohort of the oddest kind alone. What keeps those quiet is measured: 3,000 honest callers each of a model of digits and of a
+//! table, in groups of 2 to 50 of one kind or of all, came to no alarm but of two pairs of 1,500, both of `outlier`, which only tells. Callers who take turns look like a search that goes back and forth, and that is known by its going
+//! back ([`Seen::returned`](super::near::Seen)).
 
 use super::bounds::Calibration;
 use super::families::{COUNT, Own, Signal};
