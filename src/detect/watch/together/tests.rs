@@ -75,6 +75,7 @@ impl Place {
     fn ask(&self, key: usize, known: &Arc<Known>, first: u64, row: &[f32; WIDTH]) {
         let said = tensor(&[1.0 - score(row), score(row)]);
         let lesson = Lesson {
+            more: 0,
             watch: self.watch.clone(),
             pupil: known.clone(),
             cohorts: vec![Cohort { kind: Kind::Family, name: self.family.clone(), known: self.cohort.clone() }],
