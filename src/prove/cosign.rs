@@ -87,7 +87,7 @@ impl Known {
 }
 
 impl Witnesses {
-    /// Asks them all what they have seen of this log, for [`Ledger::open_after`]; tells which could not be asked, and why.
+    /// Asks them all what they have seen of this log, for the opening of a log; tells which could not be asked, and why.
     pub async fn known(&self) -> (Vec<Known>, Vec<(Arc<str>, Failure)>) {
         let (mut known, mut unasked) = (Vec::new(), Vec::new());
         for Latest { witness, seen } in self.latest().await {

@@ -54,9 +54,9 @@ def eventually(what, seconds=10.0, every=0.05):
         time.sleep(every)
 
 
-def run(*arguments, code=0):
+def run(*arguments, code=0, timeout=60):
     """A command of the program, and what it printed; `code` is the exit code it must have."""
-    done = subprocess.run([binary(), *map(str, arguments)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([binary(), *map(str, arguments)], capture_output=True, text=True, timeout=timeout)
     assert done.returncode == code, f"exit {done.returncode}: {done.stdout}{done.stderr}"
     return done.stdout
 

@@ -41,7 +41,8 @@ def recorded(path, random, callers=CALLERS):
 
 def calibrated(gate, recording, rate=RATE, code=0):
     arguments = ["--policies", gate.policies, "--model", "digits", "--recording", recording, "--fpr", rate]
-    return gates.run("calibrate", *arguments, "--json", code=code)
+    # A build that is not optimised trains its thieves for minutes.
+    return gates.run("calibrate", *arguments, "--json", code=code, timeout=600)
 
 
 @pytest.fixture(scope="module")
