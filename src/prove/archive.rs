@@ -136,9 +136,12 @@ impl Archive {
     fn look_up(&self, id: Uuid) -> Option<Found> {
         // A method or a media type that a caller wrote may mention the id too: only the statement of this id will do.
         let of_id = |entry: &[u8]| Statement::read(entry).ok().filter(|statement| statement.id == id);
-        // First what is not published: it may be published meanwhile, and is found in the tree then.
+        // First what is not published: it may be published meanwhile, and is found in the tree then. What is published is there already, also
+        // where the write-ahead file has not let go of it yet.
+        let below = self.published.borrow().below;
         for (wal, seq, entry) in self.wal.iter().flat_map(|wal| wal.unpublished().into_iter().map(move |(seq, entry)| (wal, seq, entry))) {
-            if id_of(&entry) == Some(id)
+            if seq >= below
+                && id_of(&entry) == Some(id)
                 && let Some(statement) = of_id(&entry)
             {
                 let state = if seq < wal.synced() { State::Durable } else { State::Promised };

@@ -274,11 +274,10 @@ impl Work {
         replace(directory, CHECKPOINT, note.as_bytes())?;
         self.shared.checkpoints.fetch_add(1, Ordering::Relaxed);
         self.tell.send_replace(Arc::new(Published { size, below, root, note, signed_root: Some(signed_root) }));
-        // Only now: whoever looks for a tile of the checkpoint before finds that there is a newer one, and asks again of that.
-        let swept = tree.sweep();
         wal.published(count);
         self.gathered = None;
-        swept?;
+        // Only now: whoever looks for a tile of the checkpoint before finds that there is a newer one, and asks again of that.
+        tree.sweep()?;
 
         self.unsettled.extend(tree.unsettled());
         let behind = wal.behind(self.unsettled.leaves());
