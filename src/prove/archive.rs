@@ -15,12 +15,14 @@ use super::cosign::{Cosigning, WITNESSED};
 use super::disclosure::disclosure;
 use super::found::{Found, Included};
 use super::ids::Ids;
-use super::key::Vkey;
+use super::key::{Key, Vkey};
+use super::ledger::open::Signed;
 use super::ledger::{KEYS, OpenError};
 use super::log::{self, Wal};
 use super::proof::SignedRoot;
 use super::publisher::{CHECKPOINT, CHECKPOINT_COSE, Published, retried};
 use super::receipt::State;
+use super::rotation::Vkeys;
 use super::salts::{self, MAX_SUBJECTS, Salts, Sealing};
 use super::segment;
 use super::statement::{Statement, id_of};
@@ -125,6 +127,14 @@ impl Archive {
     pub(super) fn newest_for_others(&self) -> Arc<Published> {
         let witnessed = self.cosigning.get().map(|cosigning| cosigning.newest.borrow().clone());
         witnessed.filter(|witnessed| witnessed.size > 0).unwrap_or_else(|| self.published.borrow().clone())
+    }
+
+    /// Whether its newest checkpoint bears the signature of one of these keys. A shard that has ended is read as it lies there, and its own
+    /// list of keys says nothing of who wrote it.
+    pub(super) fn is_signed_by(&self, keys: &[Key]) -> bool {
+        let candidates: Vec<Vkeys> = keys.iter().map(|key| key.vkeys(&self.origin)).collect();
+        let note = self.published.borrow().note.clone();
+        Signed::read(note.as_bytes(), self.files.directory(), &candidates).is_ok_and(|signed| signed.size() > 0)
     }
 
     /// Waits until a checkpoint covers the entry of number `seq`; says whether it does, and not that the log was closed before.

@@ -39,7 +39,7 @@ use crate::infer::{Answer, Payload};
 use crate::trail::{Content, Stop, Trail, Verdict, Who};
 use crate::wire::Body;
 
-mod open;
+pub(super) mod open;
 
 pub(super) use open::KEYS;
 pub use open::{OpenError, Opened};

@@ -205,10 +205,15 @@ impl Shards {
         };
         let (mut past, mut found, mut all) = (Vec::new(), Vec::new(), None::<Opened>);
         let before: Vec<Option<Label>> = there.into_iter().filter(|there| *there != label).collect();
-        let sealing = if before.is_empty() { None } else { Some(Key::from_file(&key).map_err(OpenError::Key)?.0) };
-        if let Some(key) = &sealing {
-            let previous = config.previous_path(base).map(|path| Key::from_file(&path)).transpose().map_err(OpenError::Key)?;
-            let previous = previous.as_ref().map(|(previous, _)| &**previous.sealing());
+        // The log's key, and the one before it.
+        let mut keys: Vec<Key> = Vec::new();
+        if !before.is_empty() {
+            for path in std::iter::once(key).chain(config.previous_path(base)) {
+                keys.push(Key::from_file(&path).map_err(OpenError::Key)?.0);
+            }
+        }
+        if let Some(key) = keys.first() {
+            let previous = keys.get(1).map(|previous| &**previous.sealing());
             for label in before {
                 let ended = Archive::ended(&config.of_shard(label), base, key.sealing(), previous)?;
                 let archive = match ended {
@@ -231,11 +236,11 @@ impl Shards {
         for (archive, salts) in found {
             let path = || archive.files.directory().join(salts::FILE);
             ledger.0.finish_erasures(&archive.salts, &salts.untold).map_err(|error| OpenError::Io(path(), error))?;
-            if let Some(key) = sealing.as_ref().filter(|_| salts.by_previous) {
+            if let Some(key) = keys.first().filter(|_| salts.by_previous) {
                 archive.salts.reseal(key.sealing()).map_err(|error| OpenError::Io(path(), error))?;
             }
         }
-        if let Some(Past { archive, .. }) = past.last() {
+        if let Some(Past { archive, .. }) = past.last().filter(|past| past.archive.is_signed_by(&keys)) {
             tell_ended(&ledger, archive);
         }
         let (current, label) = (ArcSwap::new(ledger.0), tokio::sync::Mutex::new(label));

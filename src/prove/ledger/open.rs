@@ -318,11 +318,11 @@ fn read_if_there(path: &Path) -> io::Result<Vec<u8>> {
 
 /// The checkpoint in a file, and when it was signed; no checkpoint and no time in an empty file.
 #[derive(Default)]
-pub(super) struct Signed(pub(super) Option<(Note, Checkpoint)>, pub(super) u64);
+pub(in crate::prove) struct Signed(pub(super) Option<(Note, Checkpoint)>, pub(super) u64);
 
 impl Signed {
     /// Reads `note`, which was in the file `path` and must be by one of `candidates`.
-    pub(super) fn read(note: &[u8], path: &Path, candidates: &[Vkeys]) -> Result<Self, OpenError> {
+    pub(in crate::prove) fn read(note: &[u8], path: &Path, candidates: &[Vkeys]) -> Result<Self, OpenError> {
         if note.is_empty() {
             return Ok(Self::default());
         }
@@ -337,7 +337,7 @@ impl Signed {
     }
 
     /// How many entries it covers.
-    pub(super) fn size(&self) -> u64 {
+    pub(in crate::prove) fn size(&self) -> u64 {
         self.0.as_ref().map_or(0, |(_, checkpoint)| checkpoint.size)
     }
 

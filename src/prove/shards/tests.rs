@@ -433,3 +433,27 @@ fn the_shard_of_a_moment_is_of_its_month() {
     let later = Some("2027h1".parse().unwrap());
     assert_eq!(due(&[None, later], now).to_string(), "2027h1");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ended_shard_that_nobody_with_the_logs_key_signed_is_not_vouched_for() {
+    let House { folder, shards, .. } = house(at("2026-06-30T23:59:00Z"));
+    shards.roll_over(at("2026-07-01T00:00:00Z")).await.unwrap();
+    tokio::task::spawn_blocking(move || shards.close()).await.unwrap();
+    let log = folder.path().join("data/log");
+    let told = endings(&log.join("2026h2")).len();
+    assert_eq!(told, 1);
+    // As somebody leaves it who has the disk and not the key: the root holds, the signatures do not.
+    let checkpoint = log.join("2026h1").join(CHECKPOINT);
+    let note = std::fs::read_to_string(&checkpoint).unwrap();
+    let (text, lines) = note.split_once("\n\n").unwrap();
+    let forged: String = lines.lines().map(|line| format!("{}AAAA\n", &line[..line.len() - 4])).collect();
+    std::fs::write(&checkpoint, format!("{text}\n\n{forged}")).unwrap();
+    let (shards, _events) = open_in(folder.path(), HALF_YEARLY, at("2026-07-02T00:00:00Z")).unwrap();
+    tokio::task::spawn_blocking(move || shards.close()).await.unwrap();
+    assert_eq!(endings(&log.join("2026h2")).len(), told);
+    // As it was signed, it is told again.
+    std::fs::write(&checkpoint, note).unwrap();
+    let (shards, _events) = open_in(folder.path(), HALF_YEARLY, at("2026-07-02T00:00:00Z")).unwrap();
+    tokio::task::spawn_blocking(move || shards.close()).await.unwrap();
+    assert_eq!(endings(&log.join("2026h2")).len(), told + 1);
+}
