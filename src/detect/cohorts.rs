@@ -15,7 +15,7 @@ use crate::trail::Who;
 pub enum Kind {
     /// They are of one tenant.
     Tenant,
-    /// The ids of their API keys are the same up to a number: see [`family`].
+    /// They are of one tenant, and the ids of their API keys are the same up to a number: see [`family`].
     Family,
     /// They ask from one block of addresses: see [`block`].
     Address,
@@ -46,7 +46,8 @@ impl Kinds {
             cohorts.push((Kind::Tenant, format!("tenant:{}", who.tenant)));
         }
         if let Some(family) = self.0.contains(&Kind::Family).then(|| family(&who.caller)).flatten() {
-            cohorts.push((Kind::Family, format!("family:{family}")));
+            // Of one tenant: nobody throttles another tenant's callers by a key that is named like theirs.
+            cohorts.push((Kind::Family, format!("family:{}/{family}", who.tenant)));
         }
         if let Some(block) = self.0.contains(&Kind::Address).then(|| block(address)).flatten() {
             cohorts.push((Kind::Address, format!("address:{block}")));
@@ -110,6 +111,13 @@ mod tests {
     }
 
     #[test]
+    fn keys_of_two_tenants_are_of_no_one_family() {
+        let names = |tenant: &str| Kinds(vec![Kind::Family]).of(&who("api_key:user-1", tenant), "::1".parse().unwrap());
+        assert_eq!(names("acme"), names("acme"));
+        assert_ne!(names("acme"), names("other"));
+    }
+
+    #[test]
     fn a_block_is_a_24_or_a_48_and_none_where_anybody_may_be() {
         let of = |address: &str| block(address.parse().unwrap());
         assert_eq!(of("203.0.113.77").as_deref(), Some("203.0.113.0/24"));
@@ -127,9 +135,9 @@ mod tests {
     fn a_tenant_is_a_cohort_where_the_policy_says_so() {
         let (who, address) = (who("api_key:a-1", "acme"), "203.0.113.1".parse().unwrap());
         let names = |kinds: &Kinds| kinds.of(&who, address).into_iter().map(|(_, name)| name).collect::<Vec<_>>();
-        assert_eq!(names(&Kinds::default()), ["family:a", "address:203.0.113.0/24"]);
+        assert_eq!(names(&Kinds::default()), ["family:acme/a", "address:203.0.113.0/24"]);
         let all = Kinds(vec![Kind::Address, Kind::Tenant, Kind::Family]);
-        assert_eq!(names(&all), ["tenant:acme", "family:a", "address:203.0.113.0/24"], "in one order, whatever the policy's");
+        assert_eq!(names(&all), ["tenant:acme", "family:acme/a", "address:203.0.113.0/24"], "in one order, whatever the policy's");
         assert!(Kinds(Vec::new()).of(&who, address).is_empty());
         assert!(Kinds(vec![Kind::Tenant]).of(&self::who("api_key:a", ""), address).is_empty());
     }
