@@ -280,6 +280,8 @@ impl Error {
 #[derive(Debug)]
 pub struct Detector {
     known: Gate<(Arc<str>, Arc<str>), Known>,
+    /// Apart from callers: addresses are anybody's, and are not to take the places of those who ask.
+    cohorts: Gate<(Arc<str>, Arc<str>), Known>,
     callers: Callers,
     nameless: Arc<str>,
     hasher: RandomState,
@@ -297,7 +299,14 @@ impl Detector {
     /// The same for `most` pairs.
     #[must_use]
     pub fn with_capacity(most: usize, now: Instant) -> Self {
-        Self { known: Gate::new(most), callers: Callers::new(now), nameless: "".into(), hasher: RandomState::new(), origin: now }
+        Self {
+            known: Gate::new(most),
+            cohorts: Gate::new(most),
+            callers: Callers::new(now),
+            nameless: "".into(),
+            hasher: RandomState::new(),
+            origin: now,
+        }
     }
 
     /// What every caller may have learned of each model it asked, as of now, and every cohort of several callers under its own name
@@ -305,13 +314,15 @@ impl Detector {
     #[must_use]
     pub fn exposed(&self) -> Vec<Exposed> {
         let mut all = Vec::new();
-        self.known.each(|(caller, model), known| {
-            let pupil = locked(&known.pupil);
-            let (exposure, step) = (pupil.exposure(), pupil.step());
-            if exposure.rows > 0 || step > Step::Observe {
-                all.push(Exposed { caller: caller.clone(), model: model.clone(), step, exposure });
-            }
-        });
+        for gate in [&self.known, &self.cohorts] {
+            gate.each(|(caller, model), known| {
+                let pupil = locked(&known.pupil);
+                let (exposure, step) = (pupil.exposure(), pupil.step());
+                if exposure.rows > 0 || step > Step::Observe {
+                    all.push(Exposed { caller: caller.clone(), model: model.clone(), step, exposure });
+                }
+            });
+        }
         all
     }
 
@@ -417,14 +428,20 @@ impl Detector {
 
     /// Counts `rows` more, and tells the number of the last of them: a request is judged when all of its rows are known.
     fn count(&self, who: &Who, model: Option<&Arc<str>>, rows: u64, now: Instant) -> Option<(Arc<Known>, u64)> {
-        let entry = self.known(who.caller.clone(), model, now)?;
+        let entry = self.entry(&self.known, who.caller.clone(), model, now)?;
         let before = entry.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| Some(count.saturating_add(rows)));
         let count = before.unwrap_or_else(|count| count).saturating_add(rows);
         Some((entry, count))
     }
 
-    fn known(&self, name: Arc<str>, model: Option<&Arc<str>>, now: Instant) -> Option<Arc<Known>> {
-        let entry = self.known.entry((name, model.unwrap_or(&self.nameless).clone()), now, || Known::new(self.origin))?;
+    fn entry(
+        &self,
+        gate: &Gate<(Arc<str>, Arc<str>), Known>,
+        name: Arc<str>,
+        model: Option<&Arc<str>>,
+        now: Instant,
+    ) -> Option<Arc<Known>> {
+        let entry = gate.entry((name, model.unwrap_or(&self.nameless).clone()), now, || Known::new(self.origin))?;
         entry.seen.fetch_max(now.saturating_duration_since(self.origin).as_secs(), Ordering::Relaxed);
         Some(entry)
     }
@@ -433,7 +450,7 @@ impl Detector {
     fn cohorts(&self, who: &Who, model: Option<&Arc<str>>, address: IpAddr, terms: &Terms, now: Instant) -> Vec<Cohort> {
         let cohorts = terms.cohorts.of(who, address).into_iter().filter_map(|(kind, name)| {
             let name: Arc<str> = name.into();
-            Some(Cohort { kind, known: self.known(name.clone(), model, now)?, name })
+            Some(Cohort { kind, known: self.entry(&self.cohorts, name.clone(), model, now)?, name })
         });
         cohorts.collect()
     }

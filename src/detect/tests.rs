@@ -115,6 +115,18 @@ fn rows_are_counted_by_caller_and_model_and_the_count_is_bounded() {
 }
 
 #[test]
+fn any_number_of_addresses_takes_no_callers_place() {
+    let now = Instant::now();
+    let detector = Detector::with_capacity(64, now);
+    let who = |name: &str| Who { caller: name.into(), tenant: "".into(), tier: "".into(), method: "api_key" };
+    let m: Arc<str> = "m".into();
+    let from = |block: u16| IpAddr::from([203, (block >> 8) as u8, block as u8, 1]);
+    let kept = (0..1_000).map(|block| detector.cohorts(&who("a"), Some(&m), from(block), &Terms::default(), now).len()).sum::<usize>();
+    assert!((1..=64).contains(&kept), "{kept}");
+    assert!(detector.count(&who("b"), Some(&m), 1, now).is_some());
+}
+
+#[test]
 fn a_dimension_beside_a_zero_neither_counts_rows_nor_overflows_the_count() {
     use crate::wire::oip::InferRequest;
     use crate::wire::tensor::{Datatype, Tensor};
