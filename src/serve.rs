@@ -421,6 +421,12 @@ fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>, disks: &
         Kind::Counter,
         watched(|house| house.shards.current().counters().salts.unkept as f64),
     );
+    metrics.watch(
+        "portcullis_detect_unwatched",
+        "Requests whose callers were not watched, for want of room",
+        Kind::Counter,
+        watched(|house| house.detector.unwatched() as f64),
+    );
     metrics.watch("portcullis_budget_callers", "Callers whose budget is kept", Kind::Gauge, watched(|house| house.budget.callers() as f64));
     let weak = Arc::downgrade(house);
     metrics.watch("portcullis_policy_info", "The policy in force", Kind::Gauge, move |observe| {

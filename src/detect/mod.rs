@@ -285,12 +285,14 @@ pub struct Detector {
     callers: Callers,
     nameless: Arc<str>,
     hasher: RandomState,
+    /// Requests that were to be watched and found no room.
+    unwatched: AtomicU64,
     origin: Instant,
 }
 
 impl Detector {
     /// For 100,000 pairs of caller and model. When more than that are heard of within the hour, new ones are weighed without a count of
-    /// their rows, and their alarms have no `query`.
+    /// their rows, their alarms have no `query`, and they are [not watched](Self::unwatched).
     #[must_use]
     pub fn new(now: Instant) -> Self {
         Self::with_capacity(MOST_ENTRIES, now)
@@ -305,8 +307,15 @@ impl Detector {
             callers: Callers::new(now),
             nameless: "".into(),
             hasher: RandomState::new(),
+            unwatched: AtomicU64::new(0),
             origin: now,
         }
+    }
+
+    /// Requests to watched models whose callers were not watched, since more than there is room for asked within the hour.
+    #[must_use]
+    pub fn unwatched(&self) -> u64 {
+        self.unwatched.load(Ordering::Relaxed)
     }
 
     /// What every caller may have learned of each model it asked, as of now, and every cohort of several callers under its own name
@@ -398,7 +407,12 @@ impl Detector {
                 (true, Act::Degrade | Act::Tell) | (false, _) => {}
             }
         }
-        let (Some(watch), Some(known), Some(query)) = (&terms.watch, known, query) else { return Ok((care, None)) };
+        let Some(watch) = &terms.watch else { return Ok((care, None)) };
+        let (Some(known), Some(query)) = (known, query) else {
+            // Nobody is refused for the number of others; that it happens is told.
+            self.unwatched.fetch_add(1, Ordering::Relaxed);
+            return Ok((care, None));
+        };
         let first = query.saturating_sub(rows) + 1;
         let (manner, moved) = watch.manner(&known.pupil, first, now.mono);
         if let Some((from, to)) = moved {

@@ -115,6 +115,23 @@ fn rows_are_counted_by_caller_and_model_and_the_count_is_bounded() {
 }
 
 #[test]
+fn whoever_finds_no_room_to_be_watched_is_answered_and_counted() {
+    use crate::wire::oip::InferRequest;
+    let mut case = Case::new("");
+    case.detector = Detector::with_capacity(64, case.now.mono);
+    case.terms.watch = Some(watch::tests::watch(&watch::tests::calibration(), ""));
+    let request = Request::Tensors(InferRequest::default());
+    let mut watched = 0;
+    for name in 0..200 {
+        let who = Arc::new(Who { caller: name.to_string().into(), tenant: "".into(), tier: "".into(), method: "api_key" });
+        let judged = case.detector.judge(&who, Some(&"m".into()), &request, &case.terms, &mut case.trail, &case.events, case.now);
+        watched += u64::from(judged.unwrap().1.is_some());
+    }
+    assert!((1..=64).contains(&watched), "{watched}");
+    assert_eq!(case.detector.unwatched(), 200 - watched);
+}
+
+#[test]
 fn any_number_of_addresses_takes_no_callers_place() {
     let now = Instant::now();
     let detector = Detector::with_capacity(64, now);

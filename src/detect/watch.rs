@@ -482,4 +482,4 @@ impl Lesson {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -31,7 +31,7 @@ fn honest(callers: usize, rows: usize) -> Recorded {
     recorded
 }
 
-fn watch(calibration: &str, policy: &str) -> Arc<Watch> {
+pub(in crate::detect) fn watch(calibration: &str, policy: &str) -> Arc<Watch> {
     let (mut mistakes, exposing) = (Vec::new(), toml::from_str(policy).unwrap());
     let config = Config { most: Some(Step::Quarantine), calm: None };
     let watch = config.compile(&exposing, calibration, None, true, &mut mistakes);
@@ -39,7 +39,7 @@ fn watch(calibration: &str, policy: &str) -> Arc<Watch> {
     Arc::new(watch.unwrap())
 }
 
-fn calibration() -> String {
+pub(in crate::detect) fn calibration() -> String {
     calibrate("m", 0.1, honest(20, 12)).map_err(|error| error.to_string()).unwrap().text
 }
 
