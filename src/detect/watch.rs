@@ -448,8 +448,7 @@ impl Lesson {
         }
         let wait = self.wait(row);
         // Past a lower limit goes only what holds among all callers of the model.
-        let richest = known.state.richest.iter().map(|wealth| wealth.0).fold(0.0, f32::max);
-        let discovered = self.watch.crowd.discovers(&mut known.counted, Wealth(richest));
+        let discovered = self.watch.crowd.discovers(&mut known.counted, known.state.acting());
         let rungs =
             Rungs { most: if discovered { self.watch.rungs.most } else { self.watch.rungs.most.min(Step::Throttle) }, ..self.watch.rungs };
         let may_act = families::ALL[alarm.family].reach == Reach::Act;

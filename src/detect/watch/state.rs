@@ -189,6 +189,12 @@ impl State {
         alarms
     }
 
+    /// The most that any family had that may act: what only tells makes nobody a discovery.
+    pub(super) fn acting(&self) -> Wealth {
+        let of_acting = families::ALL.iter().zip(self.richest).filter(|(family, _)| family.reach == Reach::Act);
+        Wealth(of_acting.map(|(_, wealth)| wealth.0).fold(0.0, f32::max))
+    }
+
     /// Lets a family begin anew, once its word has had its effect.
     pub(super) fn listen(&mut self, family: usize) {
         (self.wealth[family], self.alarmed[family]) = (Wealth::default(), false);
@@ -201,5 +207,19 @@ impl State {
                 self.listen(family);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_family_that_only_tells_makes_nobody_a_discovery() {
+        let mut state = State::default();
+        for (at, family) in families::ALL.iter().enumerate() {
+            state.richest[at] = Wealth(if family.reach == Reach::Act { 3.0 } else { 50.0 });
+        }
+        assert_eq!(state.acting(), Wealth(3.0));
     }
 }
