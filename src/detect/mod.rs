@@ -188,8 +188,10 @@ impl Config {
         };
         let guards = self.leak.compile(self.mode, mistakes).map(Arc::new);
         let calibration = calibration.filter(|_| self.mode != Mode::Off);
-        let uncalibrated = contract.is_some() && calibration.is_none() && self.mode == Mode::Enforce;
-        let watch = calibration.and_then(|text| self.ladder.compile(&self.exposure, text, contract, self.mode == Mode::Enforce, mistakes));
+        let enforced = self.mode == Mode::Enforce;
+        // Of a model elsewhere nobody knows whether it takes numbers, unless its policy sets budgets for what it tells of them.
+        let uncalibrated = enforced && calibration.is_none() && (contract.is_some() || self.exposure.has_budgets());
+        let watch = self.ladder.compile(&self.exposure, calibration, contract, enforced, mistakes);
         let families = families.filter(|(mode, _)| *mode != Mode::Off).collect();
         Terms { families, watch: watch.map(Arc::new), cohorts: self.cohorts.clone(), uncalibrated, callers, guards }
     }

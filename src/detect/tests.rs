@@ -115,6 +115,22 @@ fn rows_are_counted_by_caller_and_model_and_the_count_is_bounded() {
 }
 
 #[test]
+fn what_cannot_be_kept_is_told_also_without_a_calibration() {
+    let compiled = |text: &str| {
+        let mut mistakes = Vec::new();
+        let terms = toml::from_str::<Config>(text).unwrap().compile(None, None, &mut mistakes);
+        (mistakes.len(), terms.is_uncalibrated())
+    };
+    assert_eq!(compiled("[exposure]\nfidelity = 1.1"), (1, false));
+    assert_eq!(compiled("[ladder]\ncalm = \"0s\""), (1, false));
+    assert_eq!(compiled("[ladder]\nmost = \"price\""), (1, false));
+    assert_eq!(compiled("[ladder]\nmost = \"block\""), (0, false));
+    assert_eq!(compiled("[exposure]\nfidelity = 1.0"), (0, false));
+    assert_eq!(compiled("mode = \"enforce\"\n[exposure]\nfidelity = 1.0"), (0, true), "a budget that nobody counts against");
+    assert_eq!(compiled("mode = \"enforce\""), (0, false));
+}
+
+#[test]
 fn whoever_finds_no_room_to_be_watched_is_answered_and_counted() {
     use crate::wire::oip::InferRequest;
     let mut case = Case::new("");

@@ -76,7 +76,7 @@ const ONE_IN: u64 = 4;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The last step that is taken; `degrade` where it is left out.
-    pub most: Option<Step>,
+    pub most: Option<Spanned<Step>>,
     /// How long a caller must be without new evidence to be a step better off; 24 hours where it is left out.
     pub calm: Option<Spanned<Span>>,
 }
@@ -149,16 +149,17 @@ pub struct Watch {
 }
 
 impl Config {
-    /// Turns a calibration and the table into a watch; what is wrong is added to `mistakes`.
+    /// Turns a calibration and the table into a watch, nothing without one; what is wrong is added to `mistakes` in any case.
     pub(super) fn compile(
         &self,
         exposing: &Exposing,
-        calibration: &str,
+        calibration: Option<&str>,
         contract: Option<&Contract>,
         enforced: bool,
         mistakes: &mut Vec<Mistake>,
     ) -> Option<Watch> {
-        let budgets = exposing.compile(mistakes);
+        let (budgets, rungs) = (exposing.compile(mistakes), self.rungs(mistakes));
+        let calibration = calibration?;
         let read =
             Calibration::read(calibration.as_bytes()).map_err(|error| mistakes.push(Mistake::of_file(format!("the calibration: {error}"))));
         let calibration_of = Digest::of(calibration.as_bytes());
@@ -169,13 +170,19 @@ impl Config {
             mistakes
                 .push(Mistake::of_file(format!("the model takes {has} numbers a row, and its calibration is of {was}: calibrate anew")));
         }
-        if self.calm.as_ref().is_some_and(|calm| calm.get_ref().0.is_zero()) {
-            let span = self.calm.as_ref().map_or(0..0, Spanned::span);
-            mistakes.push(Mistake::at(span, "calm is longer than no time"));
-        }
-        let calm = self.calm.as_ref().map_or(CALM, |calm| calm.get_ref().0);
-        let rungs = Rungs { most: self.most.unwrap_or(Step::Degrade), price: false, delay: DELAY, calm };
         Some(Watch { enforced, calibration, rungs, budgets, crowd: Crowd::default(), digest: calibration_of })
+    }
+
+    fn rungs(&self, mistakes: &mut Vec<Mistake>) -> Rungs {
+        if let Some(most) = self.most.as_ref().filter(|most| *most.get_ref() == Step::Price) {
+            let what = "answers have no price yet: say \"degrade\", the step before, or \"quarantine\", the step after";
+            mistakes.push(Mistake::at(most.span(), what));
+        }
+        if let Some(calm) = self.calm.as_ref().filter(|calm| calm.get_ref().0.is_zero()) {
+            mistakes.push(Mistake::at(calm.span(), "calm is longer than no time"));
+        }
+        let most = self.most.as_ref().map_or(Step::Degrade, |most| *most.get_ref());
+        Rungs { most, price: false, delay: DELAY, calm: self.calm.as_ref().map_or(CALM, |calm| calm.get_ref().0) }
     }
 }
 

@@ -45,6 +45,11 @@ pub(super) struct Budgets {
 }
 
 impl Config {
+    /// Whether anything is bounded.
+    pub(in crate::detect) fn has_budgets(&self) -> bool {
+        self.fidelity.is_some() || self.bits.is_some()
+    }
+
     pub(super) fn compile(&self, mistakes: &mut Vec<Mistake>) -> Budgets {
         let fidelity = self.fidelity.as_ref().map(|fidelity| *fidelity.get_ref());
         if let Some(wrong) = self.fidelity.as_ref().filter(|fidelity| !(0.0..=1.0).contains(fidelity.get_ref())) {

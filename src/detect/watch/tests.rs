@@ -33,8 +33,8 @@ fn honest(callers: usize, rows: usize) -> Recorded {
 
 pub(in crate::detect) fn watch(calibration: &str, policy: &str) -> Arc<Watch> {
     let (mut mistakes, exposing) = (Vec::new(), toml::from_str(policy).unwrap());
-    let config = Config { most: Some(Step::Quarantine), calm: None };
-    let watch = config.compile(&exposing, calibration, None, true, &mut mistakes);
+    let config: Config = toml::from_str("most = \"quarantine\"").unwrap();
+    let watch = config.compile(&exposing, Some(calibration), None, true, &mut mistakes);
     assert!(mistakes.is_empty(), "{mistakes:?}");
     Arc::new(watch.unwrap())
 }
