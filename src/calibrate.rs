@@ -122,7 +122,9 @@ fn place(policies: &Path, name: &str) -> Result<PathBuf, No> {
 /// A file that only its owner reads, as a whole or not at all: whoever knows the space knows where not to be seen.
 fn write(place: &Path, text: &[u8]) -> std::io::Result<()> {
     let new = place.with_extension("json.new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    // One that a run left behind may be anybody's to read.
+    let _ = fs::remove_file(&new);
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
     file.write_all(text).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&new, place)).inspect_err(|_| drop(fs::remove_file(&new)))
 }
 

@@ -53,10 +53,14 @@ pub fn run(arguments: &Arguments) -> Result<(), No> {
     let exposed: Vec<Exposed> =
         serde_json::from_str(&body).map_err(|error| No::because(format!("{admin} answered something else: {error}")))?;
     println!("{:<40} {:<24} {:>8} {:>12} {:>10}  step", "caller", "model", "fidelity", "bits", "rows");
-    for Exposed { caller, model, fidelity, bits, rows, step } in exposed {
-        println!("{caller:<40} {model:<24} {fidelity:>8.3} {bits:>12.0} {rows:>10}  {step}");
-    }
+    exposed.iter().for_each(|exposed| println!("{}", line(exposed)));
     Ok(())
+}
+
+/// A caller's name may be whatever an issuer of tokens says: what would steer a terminal is escaped.
+fn line(Exposed { caller, model, fidelity, bits, rows, step }: &Exposed) -> String {
+    let (caller, model) = (caller.escape_debug().to_string(), model.escape_debug().to_string());
+    format!("{caller:<40} {model:<24} {fidelity:>8.3} {bits:>12.0} {rows:>10}  {step}")
 }
 
 fn ask(admin: SocketAddr) -> std::io::Result<String> {
@@ -70,5 +74,17 @@ fn ask(admin: SocketAddr) -> std::io::Result<String> {
         Some((head, body)) if head.split(' ').nth(1) == Some("200") => Ok(body.to_owned()),
         Some((head, _)) => Err(std::io::Error::other(head.lines().next().unwrap_or_default().to_owned())),
         None => Err(std::io::Error::other("its answer broke off")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_steers_the_terminal_of_who_looks() {
+        let caller = "jwt:issuer#\u{1b}[2J\nadmin".to_owned();
+        let line = line(&Exposed { caller, model: "m".into(), fidelity: 0.5, bits: 1.0, rows: 2, step: "observe".into() });
+        assert!(!line.contains(char::is_control) && line.contains("\\u{1b}[2J\\nadmin"), "{line}");
     }
 }
