@@ -537,9 +537,8 @@ mod tests {
         (body, late)
     }
 
-    /// What the caller of `chat` reads, whether the stream ended cleanly, and whether it is told to be complete.
-    async fn told(pieces: &[&'static str], decimals: Option<u8>) -> (String, bool, bool) {
-        let (mut body, late) = of_chat(pieces, decimals);
+    /// What a caller reads, whether the stream ended cleanly, and whether it is told to be complete.
+    async fn read(mut body: Metered, late: Late) -> (String, bool, bool) {
         let (mut text, mut clean) = (String::new(), true);
         while let Some(frame) = body.frame().await {
             match frame {
@@ -548,6 +547,12 @@ mod tests {
             }
         }
         (text, clean, late.end().unwrap().complete)
+    }
+
+    /// The same of `chat`.
+    async fn told(pieces: &[&'static str], decimals: Option<u8>) -> (String, bool, bool) {
+        let (body, late) = of_chat(pieces, decimals);
+        read(body, late).await
     }
 
     #[tokio::test]
@@ -600,14 +605,7 @@ mod tests {
         let (mut body, late) = metered(route, &pieces, true);
         let (events, _reader) = crate::event::channel(4);
         body.guard = Some(Guard::over(INSTRUCTIONS, &events));
-        let (mut text, mut clean) = (String::new(), true);
-        while let Some(frame) = body.frame().await {
-            match frame {
-                Ok(frame) => text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap()),
-                Err(_) => clean = false,
-            }
-        }
-        (text, clean, late.end().unwrap().complete)
+        read(body, late).await
     }
 
     #[tokio::test]
