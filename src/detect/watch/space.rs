@@ -23,6 +23,18 @@ pub(super) const STEPS: f32 = 2048.0;
 /// Past so many standard deviations a coordinate is as odd as can be.
 const CLIP: f32 = 24.0;
 
+/// Rows by which the limits of a coordinate are set.
+const LIMITED_BY: usize = 1_000;
+
+/// The part of them that is within its spread.
+const NEARLY_ALL: f64 = 0.98;
+
+/// As many as must move for a coordinate to have a spread of its own.
+const HANDFUL: usize = 5;
+
+/// Times the spread at which a coordinate's limits are.
+const TIMES: f32 = 8.0;
+
 /// Numbers of an input that are held against the grid.
 const LOOKED_AT: usize = 256;
 
@@ -128,11 +140,13 @@ impl Space {
         let count = rows.clone().count() as f64;
         let mut sums = vec![(0.0_f64, 0.0_f64); width];
         let mut range = [f32::INFINITY, f32::NEG_INFINITY];
+        let limits = limits(rows.clone(), width);
         for row in rows.clone() {
-            for (sum, number) in sums.iter_mut().zip(row) {
-                sum.0 += f64::from(*number);
-                sum.1 += f64::from(*number) * f64::from(*number);
-                range = [range[0].min(*number), range[1].max(*number)];
+            for ((sum, number), [low, high]) in sums.iter_mut().zip(row).zip(&limits) {
+                let number = number.clamp(*low, *high);
+                sum.0 += f64::from(number);
+                sum.1 += f64::from(number) * f64::from(number);
+                range = [range[0].min(number), range[1].max(number)];
             }
         }
         let mean: Vec<f32> = sums.iter().map(|sum| (sum.0 / count) as f32).collect();
@@ -357,6 +371,31 @@ fn key(seed: &[u8; 32]) -> [u64; 2] {
     [noise.next(), noise.next() | 1]
 }
 
+/// Beyond which numbers of each coordinate count as if they were there: some times as far from the median as nearly all are. A few rows of a
+/// thief in the recording, of whatever size, do not make all others one point.
+fn limits<'a>(rows: impl Iterator<Item = &'a [f32]> + Clone, width: usize) -> Vec<[f32; 2]> {
+    let step = rows.clone().count().div_ceil(LIMITED_BY).max(1);
+    let part = |sorted: &[f32], part: f64| sorted.get((part * sorted.len() as f64) as usize).copied();
+    let mut medians = Vec::with_capacity(width);
+    let mut spreads = Vec::with_capacity(width);
+    for place in 0..width {
+        let mut numbers: Vec<f32> = rows.clone().step_by(step).map(|row| row[place]).collect();
+        numbers.sort_unstable_by(f32::total_cmp);
+        let median = part(&numbers, 0.5).unwrap_or_default();
+        // Of one that hardly moves, those that do say how far: a handful of them at least.
+        let mut apart: Vec<f32> = numbers.iter().map(|number| (number - median).abs()).filter(|apart| *apart > 0.0).collect();
+        apart.sort_unstable_by(f32::total_cmp);
+        medians.push(median);
+        spreads.push(part(&apart, NEARLY_ALL).filter(|_| apart.len() >= HANDFUL));
+    }
+    let widest = spreads.iter().flatten().copied().fold(0.0, f32::max);
+    let limit = |(median, spread): (&f32, &Option<f32>)| {
+        let far = spread.unwrap_or(widest) * TIMES;
+        if far > 0.0 { [(median - far).max(f32::MIN), (median + far).min(f32::MAX)] } else { [f32::MIN, f32::MAX] }
+    };
+    medians.iter().zip(&spreads).map(limit).collect()
+}
+
 /// The coarsest of a few grids on which a good part of the rows lie whole.
 fn grid<'a>(rows: impl Iterator<Item = &'a [f32]> + Clone) -> Option<f32> {
     let count = rows.clone().count();
@@ -473,6 +512,22 @@ mod tests {
         }
         let all = of(&|point| point.z.iter().map(|number| number * number).sum::<f32>()) / Z as f32;
         assert!((0.5..1.05).contains(&all), "{all}");
+    }
+
+    #[test]
+    fn a_few_rows_of_any_size_do_not_make_all_others_one_point() {
+        let mut rows = rows(400, 64);
+        let apart = |space: &Space, rows: &[Vec<f32>]| {
+            let (a, b) = (space.point(&rows[0]), space.point(&rows[1]));
+            a.z.iter().zip(&b.z).map(|(a, b)| (a - b).powi(2)).sum::<f32>()
+        };
+        let fit = |rows: &[Vec<f32>]| Space::fit([9; 32], rows.iter().map(|row| &row[..])).unwrap();
+        let before = fit(&rows);
+        rows.extend([vec![f32::MAX; 64], vec![-3.0e38; 64]]);
+        let after = fit(&rows);
+        let (before, after) = (apart(&before, &rows), (apart(&after, &rows), after));
+        assert!(after.0 > before / 4.0, "{} of {before}", after.0);
+        assert!(after.1.fitted().range.iter().all(|end| end.abs() < 1_000.0), "{:?}", after.1.fitted().range);
     }
 
     #[test]
