@@ -11,7 +11,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError, Weak};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -68,8 +68,38 @@ struct State {
 struct Past {
     label: Option<Label>,
     archive: Arc<Archive>,
-    /// Whose requests are not over yet.
-    ending: Weak<Inner>,
+    ending: Arc<Ending>,
+}
+
+/// How a shard ends: once, and whoever else wants it ended waits for that.
+#[derive(Default)]
+struct Ending {
+    /// `None` once it is closed and told of.
+    open: Mutex<Option<Arc<Inner>>>,
+}
+
+impl Ending {
+    fn of(old: Arc<Inner>) -> Arc<Self> {
+        Arc::new(Self { open: Mutex::new(Some(old)) })
+    }
+
+    /// Whether the requests of it are over, and whatever is left to do is done too.
+    fn is_over(&self) -> bool {
+        match self.open.try_lock() {
+            Ok(open) => open.is_none(),
+            Err(TryLockError::Poisoned(open)) => open.into_inner().is_none(),
+            Err(TryLockError::WouldBlock) => false,
+        }
+    }
+
+    /// Closes it, unless that is done, and has it told in the log that `current` gives. Blocks for a few syncs.
+    fn end(&self, current: impl FnOnce() -> Ledger) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(old) = open.take() else { return };
+        let archive = old.archive.clone();
+        Ledger(old).close();
+        tell_ended(&current(), &archive);
+    }
 }
 
 /// What every shard is opened with.
@@ -229,7 +259,7 @@ impl Shards {
                         ledger.0.archive.clone()
                     }
                 };
-                past.push(Past { label, archive, ending: Weak::new() });
+                past.push(Past { label, archive, ending: Arc::default() });
             }
         }
         let (ledger, opened) = opening.open(label, known, &shared)?;
@@ -279,26 +309,22 @@ impl Shards {
         }
         let old = self.0.current.load_full();
         // First: who looks something up finds it in one place or the other, or in both.
-        let past = Past { label: *label, archive: old.archive.clone(), ending: Arc::downgrade(&old) };
+        let (held, ending) = (Arc::downgrade(&old), Ending::of(old.clone()));
+        let past = Past { label: *label, archive: old.archive.clone(), ending: ending.clone() };
         self.0.past.write().unwrap_or_else(PoisonError::into_inner).push(past);
         drop(self.0.current.swap(ledger.0));
+        drop(old);
         *label = Some(next);
-        tokio::spawn(self.clone().end(old));
+        tokio::spawn(self.clone().end(held, ending));
         Ok(Some(next))
     }
 
-    /// Closes a shard once nobody holds it any more: nobody can come to hold it either, since it is the current one no longer.
-    async fn end(self, old: Arc<Inner>) {
-        while Arc::strong_count(&old) > 1 {
+    /// Closes a shard once nobody but its ending holds it any more: nobody can come to hold it either, since it is the current one no longer.
+    async fn end(self, held: Weak<Inner>, ending: Arc<Ending>) {
+        while held.strong_count() > 1 {
             tokio::time::sleep(ENDING_EVERY).await;
         }
-        let _ = tokio::task::spawn_blocking(move || self.close_one(old)).await;
-    }
-
-    fn close_one(&self, old: Arc<Inner>) {
-        let archive = old.archive.clone();
-        Ledger(old).close();
-        tell_ended(&self.current(), &archive);
+        let _ = tokio::task::spawn_blocking(move || ending.end(|| self.current())).await;
     }
 
     /// Has the checkpoints of every shard cosigned from now on: those of the one that is written, and the last one of those before it that
@@ -368,8 +394,8 @@ impl Shards {
 
     /// Closes all of it: appends the last counts, writes, syncs and publishes what there is. Blocks for a few syncs.
     pub fn close(&self) {
-        for old in self.past().into_iter().filter_map(|past| past.ending.upgrade()) {
-            self.close_one(old);
+        for past in self.past() {
+            past.ending.end(|| self.current());
         }
         self.current().close();
     }
@@ -403,7 +429,7 @@ impl Shards {
                 "origin": &*archive.origin,
                 "prefix": format!("{PREFIX}{}/", name(label)),
                 "vkeys": archive.vkeys.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "ended": ending.strong_count() == 0,
+                "ended": ending.is_over(),
                 "size": newest.size,
                 "root": hex(&newest.root),
             })
