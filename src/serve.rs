@@ -423,9 +423,15 @@ fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>, disks: &
     );
     metrics.watch(
         "portcullis_detect_unwatched",
-        "Requests whose callers were not watched, for want of room",
+        "Requests whose callers were not watched, and rows that were not watched closely, for want of room",
         Kind::Counter,
         watched(|house| house.detector.unwatched() as f64),
+    );
+    metrics.watch(
+        "portcullis_detect_watched",
+        "Callers and cohorts that are watched closely",
+        Kind::Gauge,
+        watched(|house| house.detector.watched() as f64),
     );
     metrics.watch("portcullis_budget_callers", "Callers whose budget is kept", Kind::Gauge, watched(|house| house.budget.callers() as f64));
     let weak = Arc::downgrade(house);

@@ -7,7 +7,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ pub mod response;
 pub mod text;
 pub mod watch;
 
-use watch::{Cohort, Exposure, Lesson, Manner, Pupil, Step, Watch};
+use watch::{Cohort, Exposure, Lesson, MOST_WATCHED, Manner, Pupil, Room, Step, Watch};
 
 /// The most decimals that anything is rounded to: more than a 64-bit number tells.
 pub(crate) const MOST_DECIMALS: u8 = 15;
@@ -287,8 +287,10 @@ pub struct Detector {
     callers: Callers,
     nameless: Arc<str>,
     hasher: RandomState,
-    /// Requests that were to be watched and found no room.
-    unwatched: AtomicU64,
+    /// Where callers and cohorts are watched closely.
+    room: Arc<Room>,
+    /// Requests that were to be watched, and rows that were to be watched closely, and found no room.
+    unwatched: Arc<AtomicU64>,
     origin: Instant,
 }
 
@@ -309,15 +311,23 @@ impl Detector {
             callers: Callers::new(now),
             nameless: "".into(),
             hasher: RandomState::new(),
-            unwatched: AtomicU64::new(0),
+            room: Arc::new(Room::new(MOST_WATCHED)),
+            unwatched: Arc::default(),
             origin: now,
         }
     }
 
-    /// Requests to watched models whose callers were not watched, since more than there is room for asked within the hour.
+    /// Requests to watched models whose callers were not watched, since more than there is room for asked within the hour; and rows of callers
+    /// and cohorts for whom there was no place to be watched closely.
     #[must_use]
     pub fn unwatched(&self) -> u64 {
         self.unwatched.load(Ordering::Relaxed)
+    }
+
+    /// Callers and cohorts that are watched closely.
+    #[must_use]
+    pub fn watched(&self) -> usize {
+        self.room.taken()
     }
 
     /// What every caller may have learned of each model it asked, as of now, and every cohort of several callers under its own name
@@ -416,7 +426,8 @@ impl Detector {
             return Ok((care, None));
         };
         let first = query.saturating_sub(rows) + 1;
-        let (manner, moved) = watch.manner(&known.pupil, first, now.mono);
+        // A step that comes with one row of a batch holds for all of it.
+        let (manner, moved) = watch.manner(&known.pupil, query, now.mono);
         if let Some((from, to)) = moved {
             watch::tell_moved(who, model, trail.id, (from, to), events, now);
         }
@@ -428,6 +439,8 @@ impl Detector {
         let lesson = request.tensors().map(|request| Lesson {
             watch: watch.clone(),
             pupil: known,
+            room: self.room.clone(),
+            unwatched: self.unwatched.clone(),
             cohorts: self.cohorts(who, model, trail.address, terms, now.mono),
             caller: self.hasher.hash_one(&who.caller),
             inputs: request.inputs.clone(),
@@ -520,12 +533,14 @@ pub(crate) struct Known {
     pupil: Mutex<Pupil>,
     /// Seconds since the origin.
     seen: AtomicU64,
+    /// It has asked since its place was last looked at.
+    asked: AtomicBool,
     origin: Instant,
 }
 
 impl Known {
     fn new(origin: Instant) -> Self {
-        Self { count: AtomicU64::new(0), pupil: Mutex::default(), seen: AtomicU64::new(0), origin }
+        Self { count: AtomicU64::new(0), pupil: Mutex::default(), seen: AtomicU64::new(0), asked: AtomicBool::new(false), origin }
     }
 }
 

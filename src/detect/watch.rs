@@ -3,6 +3,7 @@
 //! [`Watch`] is what a model's policy says of it, [`Pupil`] what is known of one caller of one model, and [`Lesson`] what a request leaves to be
 //! learned once its answer is known.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use toml::Spanned;
 use super::Care;
 use super::exposure::bits::Told as Tells;
 use super::exposure::meter::Answer;
-use super::response::{Response, Seed, Shaping};
+use super::response::{Level, Response, Seed, Shaping};
 use crate::budget::gate::locked;
 use crate::check::Contract;
 use crate::clock::Moment;
@@ -33,6 +34,7 @@ mod ladder;
 mod loss;
 mod near;
 mod noise;
+mod room;
 mod rows;
 mod space;
 mod state;
@@ -42,6 +44,7 @@ mod wealth;
 pub(super) use cohort::KINDS;
 pub use ladder::Step;
 pub use loss::{Config as Exposing, Exposure};
+pub(super) use room::{MOST as MOST_WATCHED, Room};
 pub(super) use together::Cohort;
 
 use bounds::Calibration;
@@ -68,8 +71,11 @@ const EVIDENCE: f32 = 2.0;
 /// Where a caller comes to whose budget of exposure is spent, and from where no calm takes it away.
 const SPENT: Step = Step::Degrade;
 
-/// Of so many requests of a caller that is throttled one is let through.
+/// Of so many requests of a caller that is throttled one is let through, and nobody can tell which it will be.
 const ONE_IN: u64 = 4;
+
+/// The part of a budget from which on what it bounds is evidence that is not forgotten.
+const EVIDENCE_OF_BUDGET: f64 = 0.5;
 
 /// `[detect.ladder]`
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -79,6 +85,34 @@ pub struct Config {
     pub most: Option<Spanned<Step>>,
     /// How long a caller must be without new evidence to be a step better off; 24 hours where it is left out.
     pub calm: Option<Spanned<Span>>,
+    /// What the answers at the step `degrade` are; `labels` where it is left out.
+    pub degrade: Lessening,
+}
+
+/// How answers tell less.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lessening {
+    /// The best class alone.
+    #[default]
+    Labels,
+    /// The nearest of few answers (ModelGuard-S).
+    Quantised,
+    /// Of several inputs to a sigmoid one (reverse sigmoid).
+    ReverseSigmoid,
+    /// Scores that lead a search by scores astray (AAA, linear).
+    Adversarial,
+}
+
+impl Lessening {
+    const fn shaping(self) -> Shaping {
+        match self {
+            Self::Labels => Shaping::LabelOnly,
+            Self::Quantised => Shaping::Quantised(Level::MOST),
+            Self::ReverseSigmoid => Shaping::ReverseSigmoid(Level::MOST),
+            Self::Adversarial => Shaping::Adversarial,
+        }
+    }
 }
 
 /// What honest callers asked and were told.
@@ -142,6 +176,7 @@ pub struct Watch {
     enforced: bool,
     calibration: Calibration,
     rungs: Rungs,
+    degrade: Shaping,
     budgets: Budgets,
     crowd: Crowd,
     /// Of the calibration's file: what was learned in another space is nothing in this.
@@ -170,7 +205,8 @@ impl Config {
             mistakes
                 .push(Mistake::of_file(format!("the model takes {has} numbers a row, and its calibration is of {was}: calibrate anew")));
         }
-        Some(Watch { enforced, calibration, rungs, budgets, crowd: Crowd::default(), digest: calibration_of })
+        let (degrade, crowd) = (self.degrade.shaping(), Crowd::default());
+        Some(Watch { enforced, calibration, rungs, degrade, budgets, crowd, digest: calibration_of })
     }
 
     fn rungs(&self, mistakes: &mut Vec<Mistake>) -> Rungs {
@@ -199,13 +235,35 @@ pub struct Pupil {
     ladder: Ladder,
     /// By the calibrations of the model's versions, between which a caller may choose.
     learned: Vec<Learned>,
-    /// Requests, since it was throttled.
-    throttled: u64,
+    throttle: Throttle,
     /// Of a caller, its part in each kind of its cohorts.
     parts: [Part; KINDS],
     /// Of a cohort, its callers.
     company: Company,
     members: Members,
+}
+
+/// The requests of a caller who is throttled.
+#[derive(Debug, Default)]
+struct Throttle {
+    count: u64,
+    /// Which of the round is let through.
+    through: u64,
+}
+
+impl Throttle {
+    /// Whether the next request is let through: one of each [`ONE_IN`] in a row, which nobody knows beforehand.
+    fn lets_through(&mut self) -> bool {
+        let at = self.count % ONE_IN;
+        if at == 0 {
+            let mut dice = [0; 8];
+            // Without randomness it is the first of each round.
+            let _ = aws_lc_rs::rand::fill(&mut dice);
+            self.through = u64::from_le_bytes(dice) % ONE_IN;
+        }
+        self.count += 1;
+        at == self.through
+    }
 }
 
 /// What was learned of a caller under one calibration.
@@ -225,6 +283,8 @@ impl Learned {
         let at = all.iter().position(|learned| learned.under == watch.digest).unwrap_or_else(|| {
             all.retain(|learned| learned.watch.strong_count() > 0);
             let (state, counted, loss) = (State::default(), Counted::default(), Loss::default());
+            // Nearly everyone asks one version.
+            all.reserve_exact(1);
             all.push(Self { under: watch.digest, watch: Weak::new(), state, counted, loss });
             all.len() - 1
         });
@@ -246,9 +306,12 @@ impl Pupil {
         self.ladder.step()
     }
 
-    /// Whether a new one would not be the same: some family won, or the ladder was climbed.
+    /// Whether a new one would not be the same: some family won, the ladder was climbed, or much of a budget is spent.
     pub(super) fn has_evidence(&self) -> bool {
-        let won = |learned: &Learned| learned.state.wealth.iter().any(|wealth| wealth.0 > EVIDENCE);
+        let won = |learned: &Learned| {
+            learned.state.wealth.iter().any(|wealth| wealth.0 > EVIDENCE)
+                || learned.watch.upgrade().is_some_and(|watch| learned.loss.spent(&watch.budgets) >= EVIDENCE_OF_BUDGET)
+        };
         self.ladder.step() > Step::Observe || self.learned.iter().any(won)
     }
 }
@@ -274,14 +337,15 @@ pub(super) enum Manner {
 }
 
 impl Watch {
-    /// How a caller is to be answered whose next row is `row`.
+    /// How a caller is to be answered the last of whose rows is `row`.
     pub(super) fn manner(&self, pupil: &Mutex<Pupil>, row: u64, now: Instant) -> (Manner, Option<(Step, Step)>) {
         if !self.enforced {
             return (Manner::With(Care::default()), None);
         }
         let mut pupil = locked(pupil);
         // What was learned is not unlearned by waiting.
-        if pupil.learned.iter().any(|learned| learned.loss.is_past(&self.budgets)) {
+        let spent = pupil.learned.iter().map(|learned| learned.loss.spent(&self.budgets)).fold(0.0, f64::max);
+        if spent >= 1.0 {
             pupil.ladder.hold(SPENT, &self.rungs, now);
         }
         let (step, from) = pupil.ladder.at(row, &self.rungs, now);
@@ -290,25 +354,34 @@ impl Watch {
         }
         let moved = from.map(|from| (from, step));
         let manner = match step {
-            Step::Observe | Step::Alert => Manner::With(Care::default()),
             Step::Block => Manner::NotNow,
-            Step::Throttle | Step::Degrade | Step::Price | Step::Quarantine => {
-                pupil.throttled += 1;
-                if step == Step::Throttle && !pupil.throttled.is_multiple_of(ONE_IN) {
-                    Manner::NotNow
+            Step::Throttle => {
+                if pupil.throttle.lets_through() {
+                    Manner::With(self.care(step, spent))
                 } else {
-                    Manner::With(self.care(step))
+                    Manner::NotNow
                 }
             }
+            Step::Observe | Step::Alert | Step::Degrade | Step::Price | Step::Quarantine => Manner::With(self.care(step, spent)),
         };
         (manner, moved)
     }
 
-    fn care(&self, step: Step) -> Care {
-        let shaping = match step {
-            Step::Degrade | Step::Price | Step::Quarantine | Step::Block => Shaping::LabelOnly,
+    /// How much less answers tell at a step, or once so much of a budget is spent. It does not follow each row, but grades: equal inputs get
+    /// equal answers within one.
+    fn care(&self, step: Step, spent: f64) -> Care {
+        let by_step = match step {
+            Step::Quarantine | Step::Block => Shaping::LabelOnly,
+            Step::Degrade | Step::Price if spent >= 1.0 => Shaping::LabelOnly,
+            Step::Degrade | Step::Price => self.degrade,
             Step::Observe | Step::Alert | Step::Throttle => Shaping::AsIs,
         };
+        let graded = Level::of_spent(spent.min(1.0)).filter(|_| self.rungs.most >= Step::Degrade);
+        let by_budget = graded.map_or(Shaping::AsIs, Shaping::Quantised);
+        let shaping = by_step.max(by_budget);
+        if shaping == Shaping::AsIs {
+            return Care::default();
+        }
         let mut noise = Noise::new(&self.calibration.bounds.space.seed, step.as_str());
         let seed = u128::from(noise.next()) << 64 | u128::from(noise.next());
         let response = Response { shaping, seed: Seed::from_secret(seed.to_le_bytes()), ..Response::default() };
@@ -325,6 +398,9 @@ impl Watch {
 pub struct Lesson {
     pub(super) watch: Arc<Watch>,
     pub(super) pupil: Arc<super::Known>,
+    pub(super) room: Arc<Room>,
+    /// Counts rows of callers for whom there is no place.
+    pub(super) unwatched: Arc<AtomicU64>,
     /// What else learns from it.
     pub(super) cohorts: Vec<Cohort>,
     /// A keyed hash of the caller's name.
@@ -356,6 +432,7 @@ impl Lesson {
         let (mut spent, mut heard) = (None, Vec::new());
         let company = self.company();
         let exposure = {
+            self.pupil.asked.store(true, Ordering::Relaxed);
             let mut pupil = locked(&self.pupil.pupil);
             let Pupil { ladder, learned, parts, .. } = &mut *pupil;
             let known = Learned::of(learned, &self.watch);
@@ -363,12 +440,13 @@ impl Lesson {
                 let mut point = calibration.space.point(row);
                 point.digest ^= usize::try_from(number - self.first).ok().and_then(|at| rows.exact.get(at)).copied().unwrap_or_default();
                 let repeats = known.state.repeats;
+                self.look_closely(known, &self.pupil);
                 for alarm in known.state.learn(calibration, &point, told, |_, _| {}) {
                     self.climb(ladder, known, &alarm, number);
                     alarms.push((number, alarm, self.watch.step_of(ladder)));
                 }
                 if known.state.repeats == repeats {
-                    self.lose(&mut known.loss, &point, told, scores.as_ref(), number);
+                    self.lose(known, &point, told, scores.as_ref(), number);
                     self.learn_together(&company, (ladder, known, parts), (&point, told, scores.as_ref()), number, &mut heard);
                 }
                 if known.state.insists {
@@ -400,15 +478,28 @@ impl Lesson {
         Some(exposure)
     }
 
+    /// Has a caller or a cohort watched closely from its fourth row on, if there is a place.
+    fn look_closely(&self, known: &mut Learned, who: &Arc<super::Known>) {
+        if !known.state.should_be_close() {
+            return;
+        }
+        if self.room.take(who, self.watch.digest) {
+            known.state.come_close();
+        } else {
+            self.unwatched.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Counts what a row told of the model. Bits are counted whether or not the owner's rows are there to try a copy on.
-    fn lose(&self, loss: &mut Loss, point: &space::Point, told: &Told, scores: Option<&Scores>, number: u64) {
+    fn lose(&self, known: &mut Learned, point: &space::Point, told: &Told, scores: Option<&Scores>, number: u64) {
+        let Learned { loss, state, .. } = known;
         let row = scores.and_then(|scores| Some((scores, scores.iter().nth(usize::try_from(number - self.first).ok()?)?)));
         let (tells, values) = match row {
             Some((scores, row)) => (loss::tells(scores, row), row),
             None => (Tells::Label { classes: told.classes.max(2) }, &[][..]),
         };
         loss.charge(tells, self.more);
-        let Some(owned) = &self.watch.calibration.owned else { return };
+        let Some(owned) = self.watch.calibration.owned.as_ref().filter(|_| state.is_close()) else { return };
         let probabilities: Vec<f64> = values.iter().map(|value| f64::from(*value)).collect();
         let answer = match (tells, told.label) {
             (Tells::Probabilities { .. }, _) => Answer::Probabilities(&probabilities),

@@ -129,7 +129,7 @@ pub(super) fn placed(seed: [u8; 32], recording: &Recording) -> Result<(Space, Pl
 
 fn alarms_about(calibration: &Calibration, points: Points<'_>) -> bool {
     let mut state = State::default();
-    points.iter().any(|(point, told)| !state.learn(calibration, point, told, |_, _| {}).is_empty())
+    points.iter().any(|(point, told)| !state.learn_closely(calibration, point, told, |_, _| {}).is_empty())
 }
 
 /// Fits bounds to callers, and tells how many were left out.
@@ -224,7 +224,7 @@ fn windows(space: &Space, bounds: &Bounds, callers: &[Points<'_>]) -> (Vec<f32>,
     for points in callers {
         let (mut near, mut sums, mut been) = (super::near::Near::default(), Sums::default(), std::collections::HashSet::new());
         for (query, (point, told)) in points.iter().enumerate() {
-            if !near.look(space, point, told, false, bounds.radius, query as u64 + 1).is_first() {
+            if !near.look(space, point, told, [false, true], bounds.radius, query as u32 + 1).is_first() {
                 continue;
             }
             let new = been.insert(space.bucket(&point.z));
@@ -257,7 +257,7 @@ fn bets_of(bounds: &mut Bounds, callers: &[Points<'_>]) -> Result<usize, Unfit> 
         .map(|points| {
             let (mut state, mut heard) = (State::default(), [(0.0, 0.0); COUNT]);
             for (point, told) in *points {
-                state.learn(&calibration, point, told, |family, signal| {
+                state.learn_closely(&calibration, point, told, |family, signal| {
                     heard[family].0 += signal.odd;
                     heard[family].1 += 1.0;
                 });
@@ -283,7 +283,7 @@ fn bets_of(bounds: &mut Bounds, callers: &[Points<'_>]) -> Result<usize, Unfit> 
     for points in callers {
         let mut state = State::default();
         for (point, told) in *points {
-            state.learn(&calibration, point, told, |_, _| {});
+            state.learn_closely(&calibration, point, told, |_, _| {});
         }
         richest.push(state.richest.map(|wealth| wealth.0));
     }

@@ -22,8 +22,8 @@ const THIEVES: usize = 4;
 /// The most decimals that are looked for in answers; finer ones count as all that their type can tell.
 const MOST_DECIMALS: u8 = 4;
 
-/// A caller's rows from which no copy is learned.
-const UNMETERED: u64 = 3;
+/// The least part of errors that a budget of fidelity can leave, for their logarithm.
+const FEWEST_ERRORS: f64 = 1e-3;
 
 /// `[detect.exposure]`
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -151,6 +151,8 @@ impl Kept {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Loss {
     meter: Option<Box<Meter>>,
+    /// What a meter had come to that is no longer kept.
+    before: f32,
     ledger: Ledger,
     /// Rows that told something.
     rows: u64,
@@ -176,11 +178,8 @@ impl Loss {
         self.ledger.charge(told, more.saturating_add(1));
     }
 
-    /// Learns from a row that was charged. The meter begins with a caller's fourth row: of the many who ask no more, nothing so large is kept.
+    /// Learns from a row that was charged, of a caller who is watched closely: of others nothing so large is kept.
     pub(super) fn learn(&mut self, owned: &Owned, point: &Point, answer: Answer<'_>) {
-        if self.rows <= UNMETERED {
-            return;
-        }
         let meter = self.meter.get_or_insert_default();
         meter.learn(&owned.holdout, &Features::of(&point.turned), answer);
         if meter.is_due() {
@@ -189,8 +188,31 @@ impl Loss {
     }
 
     pub(super) fn exposure(&self) -> Exposure {
-        let fidelity = self.meter.as_ref().map_or(0.0, |meter| meter.estimate().fidelity);
+        let fidelity = self.meter.as_ref().map_or(0.0, |meter| meter.estimate().fidelity).max(self.before);
         Exposure { fidelity, bits: self.ledger.bits(), rows: self.rows }
+    }
+
+    /// Bytes that are kept apart from it.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.meter.as_ref().map_or(0, |_| size_of::<Meter>())
+    }
+
+    /// Keeps what the meter says, and not the meter.
+    pub(super) fn step_back(&mut self) {
+        self.before = self.exposure().fidelity;
+        self.meter = None;
+    }
+
+    /// The part that is spent of the budget of which more is: 1 and above when [it is past](Self::is_past). Of a copy's fidelity the errors
+    /// count, by their logarithm: each of the halvings from all wrong to as few as the budget leaves is as much of it as the next.
+    pub(super) fn spent(&self, budgets: &Budgets) -> f64 {
+        let errors = |fidelity: f64| (1.0 - fidelity).max(FEWEST_ERRORS).ln();
+        let copied = budgets.fidelity.map_or(0.0, |most| match f64::from(self.exposure().fidelity) {
+            fidelity if fidelity >= most => 1.0,
+            fidelity => (errors(fidelity) / errors(most)).min(1.0),
+        });
+        copied.max(budgets.bits.map_or(0.0, |(budget, capacity)| budget.spent(self.ledger, capacity)))
     }
 
     /// Whether a budget is spent.

@@ -3,8 +3,11 @@
 use super::rows::Told;
 use super::space::{Point, SAMPLE, STEPS, Space};
 
-/// Inputs that are remembered of a caller.
-const RING: usize = 128;
+/// Inputs that are remembered of a caller who is watched closely.
+const RING: usize = 112;
+
+/// Inputs that are remembered of others.
+pub(super) const FIRST: usize = 4;
 
 /// Clusters that are remembered of a caller.
 const CLUSTERS: usize = 16;
@@ -29,10 +32,18 @@ const RETURNED: f32 = 1.0 / 9.0;
 struct Item {
     digest: u64,
     sample: [i16; SAMPLE],
-    label: Option<u32>,
+    /// [`NO_LABEL`] where there was none.
+    label: u32,
     cluster: Option<u8>,
     /// The query at which it came; 0 for a free place.
-    query: u64,
+    query: u32,
+}
+
+/// In the place of a label.
+const NO_LABEL: u32 = u32::MAX;
+
+impl Item {
+    const FREE: Self = Self { digest: 0, sample: [0; SAMPLE], label: NO_LABEL, cluster: None, query: 0 };
 }
 
 /// Inputs that lie close together, each near one before.
@@ -47,7 +58,7 @@ pub(super) struct Cluster {
     /// Where and by how much the last of them differed, where it was in a single coordinate or two.
     step: (u64, f32),
     /// When the last of them came.
-    query: u64,
+    query: u32,
 }
 
 /// A caller's inputs.
@@ -102,9 +113,17 @@ pub(super) struct Seen {
 }
 
 impl Near {
-    /// Looks at an input, and remembers it. `radius` is how near is near, and how near is kin, in standard deviations; a low margin or a flip
-    /// counts for its cluster.
-    pub(super) fn look(&mut self, space: &Space, point: &Point, told: &Told, low: bool, [radius, kin]: [f32; 2], query: u64) -> Seen {
+    /// Looks at an input, and remembers it: as many as there is room for where its caller is watched `closely`, few otherwise. `radius` is how
+    /// near is near, and how near is kin, in standard deviations; a low margin or a flip counts for its cluster.
+    pub(super) fn look(
+        &mut self,
+        space: &Space,
+        point: &Point,
+        told: &Told,
+        [low, closely]: [bool; 2],
+        [radius, kin]: [f32; 2],
+        query: u32,
+    ) -> Seen {
         let kept = space.sampled().0;
         if self.items.iter().any(|item| item.digest == point.digest) {
             return Seen { repeat: true, ..Seen::default() };
@@ -124,7 +143,7 @@ impl Near {
             seen.kin = Some(change(space, &item.sample, &point.sample, distance));
             if near.is_some() {
                 seen.change = seen.kin;
-                seen.flipped = item.label.zip(told.label).is_some_and(|(before, now)| before != now);
+                seen.flipped = item.label != NO_LABEL && told.label.is_some_and(|now| now != item.label);
                 let at = match item.cluster {
                     Some(at) => at,
                     None => self.found(place),
@@ -132,8 +151,8 @@ impl Near {
                 cluster = Some(at);
             }
         }
-        let place = self.place();
-        self.items[place] = Item { digest: point.digest, sample: point.sample, label: told.label, cluster, query };
+        let place = self.place(if closely { RING } else { FIRST });
+        self.items[place] = Item { digest: point.digest, sample: point.sample, label: told.label.unwrap_or(NO_LABEL), cluster, query };
         if let Some(at) = cluster {
             let cluster = &mut self.clusters[usize::from(at)];
             cluster.size += 1;
@@ -198,7 +217,7 @@ impl Near {
         } else {
             let newest = self.clusters.iter().map(|cluster| cluster.query).max().unwrap_or_default();
             // The one is dropped that is small and old: both count alike.
-            let worth = |cluster: &Cluster| (u64::from(cluster.size) * 16).saturating_sub(newest.saturating_sub(cluster.query));
+            let worth = |cluster: &Cluster| cluster.size.saturating_mul(16).saturating_sub(newest.saturating_sub(cluster.query));
             let at = (0..CLUSTERS).min_by_key(|at| worth(&self.clusters[*at])).unwrap_or_default();
             self.items.iter_mut().filter(|item| item.cluster == Some(at as u8)).for_each(|item| item.cluster = None);
             self.clusters[at] = cluster;
@@ -210,14 +229,30 @@ impl Near {
 
     /// A place for a new input: the oldest that is not one of the last two of a cluster, so that a caller does not make the gateway forget
     /// a chain by asking for something else in between.
-    fn place(&mut self) -> usize {
-        if self.items.len() < RING {
-            self.items.push(Item { digest: 0, sample: [0; SAMPLE], label: None, cluster: None, query: 0 });
+    fn place(&mut self, most: usize) -> usize {
+        if self.items.len() < most {
+            self.items.reserve_exact(if self.items.len() < FIRST { 1 } else { most - self.items.len() });
+            self.items.push(Item::FREE);
             return self.items.len() - 1;
         }
         let kept = |place: usize| self.clusters.iter().any(|cluster| cluster.size > 1 && cluster.last.contains(&(place as u8)));
-        let oldest = (0..RING).filter(|place| !kept(*place)).min_by_key(|place| self.items[*place].query);
+        let oldest = (0..self.items.len()).filter(|place| !kept(*place)).min_by_key(|place| self.items[*place].query);
         oldest.unwrap_or_default()
+    }
+
+    /// Bytes that are kept.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.items.capacity() * size_of::<Item>() + self.clusters.capacity() * size_of::<Cluster>()
+    }
+
+    /// Forgets all but the newest few.
+    pub(super) fn forget(&mut self) {
+        self.items.sort_unstable_by_key(|item| std::cmp::Reverse(item.query));
+        self.items.truncate(FIRST);
+        self.items.shrink_to_fit();
+        self.items.iter_mut().for_each(|item| item.cluster = None);
+        self.clusters = Vec::new();
     }
 }
 

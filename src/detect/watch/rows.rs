@@ -1,5 +1,6 @@
 //! A request's tensors as rows of numbers, and its answer as what each row was told: all that the families ever see of either.
 
+use std::cmp::Reverse;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::LazyLock;
@@ -131,11 +132,20 @@ pub(super) struct Scores {
 }
 
 impl Scores {
-    /// The first floating tensor with a row for each of `rows` and two classes or more.
+    /// Of the floating tensors with a row for each of `rows` and two classes or more that with most classes, and of equals the first by name:
+    /// in what order a caller asks for them says nothing. Without one, a tensor of one number a row between 0 and 1 is the probability of
+    /// the second of two classes.
     pub(super) fn of(tensors: &[Tensor], rows: usize) -> Option<Self> {
+        let floating = || tensors.iter().filter(|tensor| is_floating(tensor.datatype));
         let of_rows = |tensor: &&Tensor| tensor.shape.len() == 2 && tensor.shape[0] == rows as u64 && tensor.shape[1] > 1;
-        let scores = tensors.iter().filter(|tensor| is_floating(tensor.datatype)).find(of_rows)?;
-        Some(Self { classes: usize::try_from(scores.shape[1]).ok()?, values: numbers(scores) })
+        if let Some(scores) = floating().filter(of_rows).min_by_key(|tensor| (Reverse(tensor.shape[1]), &tensor.name)) {
+            return Some(Self { classes: usize::try_from(scores.shape[1]).ok()?, values: numbers(scores) });
+        }
+        let one_each = |tensor: &&Tensor| rows > 0 && tensor.elements() == Some(rows);
+        let single = floating().filter(one_each).min_by_key(|tensor| &tensor.name)?;
+        let second = numbers(single);
+        let probable = second.iter().all(|score| (0.0..=1.0).contains(score));
+        probable.then(|| Self { classes: 2, values: second.iter().flat_map(|score| [1.0 - score, *score]).collect() })
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &[f32]> {
@@ -278,6 +288,26 @@ mod tests {
         let told = Told::of(&[fp32(&[1, 3], &[0.2_f32.ln() + 5.0, 0.7_f32.ln() + 5.0, 0.1_f32.ln() + 5.0])], 1)[0];
         assert!((told.margin.unwrap() - 0.5).abs() < 1e-5);
         assert_eq!(Told::of(&[bytes(&[2], &[4, 9])], 2).iter().map(|told| told.label).collect::<Vec<_>>(), [Some(4), Some(9)]);
-        assert_eq!(Told::of(&[fp32(&[1, 1], &[0.3])], 1), [Told::default()]);
+        assert_eq!(Told::of(&[fp32(&[1, 1], &[3.0])], 1), [Told::default()], "a number that is no probability tells of no class");
+    }
+
+    #[test]
+    fn one_probability_a_row_is_of_the_second_class() {
+        for shape in [&[2, 1][..], &[2]] {
+            let told = Told::of(&[fp32(shape, &[0.25, 0.75])], 2);
+            assert_eq!(told.iter().map(|told| (told.label, told.classes)).collect::<Vec<_>>(), [(Some(0), 2), (Some(1), 2)]);
+            assert_eq!(told.iter().map(|told| told.margin).collect::<Vec<_>>(), [Some(0.5), Some(0.5)]);
+        }
+        assert_eq!(Scores::of(&[fp32(&[2, 1], &[0.25, 1.25])], 2), None, "of what is no probability, none is one");
+    }
+
+    #[test]
+    fn which_scores_count_is_not_for_the_caller_to_say() {
+        let named = |name: &str, values: &[f32]| Tensor { name: name.into(), ..fp32(&[1, values.len() as u64], values) };
+        let (few, many, more) = (named("a", &[0.9, 0.1]), named("b", &[0.1, 0.2, 0.7]), named("c", &[0.7, 0.2, 0.1]));
+        for order in [[&few, &many, &more], [&more, &many, &few], [&many, &few, &more]] {
+            let order: Vec<Tensor> = order.into_iter().cloned().collect();
+            assert_eq!(Scores::of(&order, 1).unwrap().values, [0.1, 0.2, 0.7]);
+        }
     }
 }

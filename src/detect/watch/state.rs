@@ -2,13 +2,13 @@
 
 use super::bounds::Calibration;
 use super::families::{self, COUNT, Occasion, Own, Reach, Signal, Sums};
-use super::near::Near;
+use super::near::{self, Near};
 use super::rows::Told;
 use super::space::{BUCKETS, Point, SAMPLE, STEPS, Z};
 use super::wealth::Wealth;
 
 /// Rows up to which no more is kept of a caller than they are.
-const AT_FIRST: u64 = 3;
+const AT_FIRST: u64 = near::FIRST as u64 - 1;
 
 /// Rows to which a caller's own mean is half believed.
 const FEW: f32 = 5.0;
@@ -124,6 +124,20 @@ impl State {
         self.weigh(calibration, point, told, None, heard)
     }
 
+    /// The same for one whom there is always room to watch closely.
+    pub(super) fn learn_closely(
+        &mut self,
+        calibration: &Calibration,
+        point: &Point,
+        told: &Told,
+        heard: impl FnMut(usize, Signal),
+    ) -> Vec<Alarm> {
+        if self.should_be_close() {
+            self.come_close();
+        }
+        self.learn(calibration, point, told, heard)
+    }
+
     fn weigh(
         &mut self,
         calibration: &Calibration,
@@ -136,10 +150,9 @@ impl State {
         self.rows += 1;
         self.insists = false;
         let low = told.margin.is_some_and(|margin| margin < bounds.low_margin);
-        let mut seen = self.near.look(space, point, told, low, bounds.radius, self.rows);
-        if self.rows > AT_FIRST && self.close.is_none() {
-            self.close = Some(Box::default());
-        }
+        // The cast is of a number that was held below its bound.
+        let query = self.rows.min(u64::from(u32::MAX)) as u32;
+        let mut seen = self.near.look(space, point, told, [low, self.is_close()], bounds.radius, query);
         // Callers take turns: what leads from one's input to another's and back is no search, nor where the one has meanwhile changed a number.
         if own.is_some() && (seen.returned || seen.swept) {
             seen.line = None;
@@ -187,6 +200,33 @@ impl State {
             }
         }
         alarms
+    }
+
+    /// Whether more is kept of the caller than a few rows.
+    pub(super) fn is_close(&self) -> bool {
+        self.close.is_some()
+    }
+
+    /// Whether the next row is one for which more should be kept.
+    pub(super) fn should_be_close(&self) -> bool {
+        self.close.is_none() && self.rows >= AT_FIRST
+    }
+
+    /// Keeps more of the caller from now on.
+    pub(super) fn come_close(&mut self) {
+        self.close.get_or_insert_default();
+    }
+
+    /// Bytes that are kept apart from it.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.near.kept() + self.close.as_ref().map_or(0, |_| size_of::<Close>())
+    }
+
+    /// Keeps no more of the caller than at first, but what its families have won.
+    pub(super) fn step_back(&mut self) {
+        self.close = None;
+        self.near.forget();
     }
 
     /// The most that any family had that may act: what only tells makes nobody a discovery.

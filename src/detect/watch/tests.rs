@@ -45,13 +45,18 @@ pub(in crate::detect) fn calibration() -> String {
 
 struct Caller {
     known: Arc<Known>,
+    room: Arc<Room>,
     events: Events,
     rows: u64,
 }
 
 impl Caller {
     fn new() -> Self {
-        Self { known: Arc::new(Known::new(Instant::now())), events: channel(1).0, rows: 0 }
+        Self::in_room(Arc::new(Room::new(100)))
+    }
+
+    fn in_room(room: Arc<Room>) -> Self {
+        Self { known: Arc::new(Known::new(Instant::now())), room, events: channel(1).0, rows: 0 }
     }
 
     fn lesson(&mut self, watch: &Arc<Watch>, inputs: Vec<Tensor>, now: Moment) -> Lesson {
@@ -62,6 +67,8 @@ impl Caller {
             cohorts: Vec::new(),
             watch: watch.clone(),
             pupil: self.known.clone(),
+            room: self.room.clone(),
+            unwatched: Arc::default(),
             inputs,
             first: self.rows,
             more: 0,
@@ -177,4 +184,96 @@ fn a_search_whose_answers_nobody_reads_is_seen() {
         caller.lesson(&watch, row(&search(at)), now).learn(&[], &[]);
     }
     assert!(caller.step() >= Step::Alert);
+}
+
+#[test]
+fn answers_tell_less_by_grades_as_a_budget_is_spent_and_labels_when_it_is() {
+    let watch = watch(&calibration(), "bits = 0.5\nparameters = 10");
+    let shaping = |step, spent| match watch.care(step, spent) {
+        Care { response: Response { shaping, .. }, .. } => shaping,
+    };
+    assert_eq!(shaping(Step::Observe, 0.5), Shaping::AsIs);
+    assert_eq!(shaping(Step::Observe, 0.51), Shaping::Quantised(Level::LEAST));
+    assert_eq!(shaping(Step::Throttle, 0.99), Shaping::Quantised(Level::MOST));
+    assert_eq!(shaping(Step::Observe, 2.0), Shaping::Quantised(Level::MOST), "until the step comes");
+    assert_eq!(shaping(Step::Degrade, 0.0), Shaping::LabelOnly);
+    let grade = |spent| watch.care(Step::Observe, spent);
+    assert_eq!(grade(0.60), grade(0.61), "within a grade equal inputs get equal answers");
+    assert_ne!(grade(0.60), grade(0.70));
+}
+
+#[test]
+fn what_degraded_answers_are_is_the_owners_and_a_budget_that_is_spent_leaves_labels() {
+    let (calibration, mut mistakes) = (calibration(), Vec::new());
+    let mut compiled = |ladder: &str| {
+        let (config, exposing) = (toml::from_str::<Config>(ladder).unwrap(), toml::from_str("bits = 0.5\nparameters = 10").unwrap());
+        config.compile(&exposing, Some(&calibration), None, true, &mut mistakes).unwrap()
+    };
+    let watch = compiled("degrade = \"adversarial\"");
+    assert_eq!(watch.care(Step::Degrade, 0.0).response.shaping, Shaping::Adversarial);
+    assert_eq!(watch.care(Step::Degrade, 1.0).response.shaping, Shaping::LabelOnly);
+    assert_eq!(watch.care(Step::Quarantine, 0.0).response.shaping, Shaping::LabelOnly);
+    let watch = compiled("most = \"throttle\"");
+    assert_eq!(watch.care(Step::Throttle, 0.9).response.shaping, Shaping::AsIs, "the owner allows no less");
+    assert!(toml::from_str::<Config>("degrade = \"noise\"").is_err());
+}
+
+#[test]
+fn one_of_each_four_requests_is_let_through_and_nobody_knows_which() {
+    let mut throttle = Throttle::default();
+    let rounds: Vec<[bool; 4]> = (0..200).map(|_| std::array::from_fn(|_| throttle.lets_through())).collect();
+    assert!(rounds.iter().all(|round| round.iter().filter(|through| **through).count() == 1));
+    for place in 0..4 {
+        assert!(rounds.iter().any(|round| round[place]), "{place}");
+    }
+}
+
+#[test]
+fn who_finds_no_place_is_counted_and_who_has_evidence_against_him_keeps_his() {
+    let (watch, now) = (watch(&calibration(), ""), Moment::now());
+    let room = Arc::new(Room::new(2));
+    let mut thief = Caller::in_room(room.clone());
+    for at in 0..400 {
+        thief.ask(&watch, &search(at), now);
+    }
+    assert!(thief.step() >= Step::Alert);
+    let mut noise = Noise::new(&[8; 32], "others");
+    let mut asks = |caller: &mut Caller, rows: usize| {
+        for _ in 0..rows {
+            caller.ask(&watch, &std::array::from_fn::<_, WIDTH, _>(|_| noise.normal()), now);
+        }
+    };
+    let close = |caller: &Caller| locked(&caller.known.pupil).learned[0].state.is_close();
+    let (mut first, mut second) = (Caller::in_room(room.clone()), Caller::in_room(room.clone()));
+    asks(&mut first, 3);
+    assert!(!close(&first), "three rows are kept of everyone");
+    asks(&mut first, 1);
+    assert!(close(&first));
+    // Whoever has asked since the last round keeps his place once.
+    asks(&mut second, 4);
+    assert!(close(&first) && !close(&second));
+    asks(&mut second, 1);
+    assert!(!close(&first) && close(&second), "it goes to who asks from who is silent");
+    assert!(close(&thief), "however long he is silent");
+    assert_eq!(room.taken(), 2);
+    assert_eq!(first.exposure().rows, 4, "what was learned stays");
+}
+
+#[test]
+fn what_is_kept_of_a_caller_is_less_than_a_kibibyte_at_first_and_32_when_watched() {
+    let (watch, now) = (watch(&calibration(), ""), Moment::now());
+    let mut noise = Noise::new(&[8; 32], "size");
+    let mut caller = Caller::new();
+    let mut kept = |rows: u64| {
+        while caller.rows < rows {
+            caller.ask(&watch, &std::array::from_fn::<_, WIDTH, _>(|_| noise.normal()), now);
+        }
+        let pupil = locked(&caller.known.pupil);
+        let learned: usize = pupil.learned.iter().map(|learned| learned.state.kept() + learned.loss.kept()).sum();
+        size_of::<Known>() + pupil.learned.capacity() * size_of::<Learned>() + learned
+    };
+    let (first, few, many) = (kept(1), kept(3), kept(1_000));
+    assert!(first <= 1 << 10, "{first}");
+    assert!(few <= 3 << 9, "three rows are kept: {few}");
+    assert!(many <= 32 << 10, "{many}");
 }

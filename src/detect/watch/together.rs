@@ -2,6 +2,7 @@
 //!
 //! Of the locks, a caller's own comes first, and then one cohort's at a time.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use super::cohort;
@@ -81,6 +82,10 @@ impl Lesson {
             if let Some((state, loss)) = begins {
                 let known = Learned::of(&mut theirs.learned, &self.watch);
                 (known.state, known.loss) = (state, loss);
+                if known.state.is_close() && !self.room.take(&cohort.known, self.watch.digest) {
+                    known.state.step_back();
+                    known.loss.step_back();
+                }
             }
         }
         true
@@ -101,13 +106,15 @@ impl Lesson {
             let (words, spent, callers) = {
                 let mut theirs = locked(&cohort.known.pupil);
                 let Pupil { learned, company, .. } = &mut *theirs;
-                let Learned { state, loss, .. } = Learned::of(learned, &self.watch);
-                let repeats = state.repeats;
-                let words = cohort::learn(state, company, part, &self.watch.calibration, (point, told, own));
-                if state.repeats == repeats {
-                    self.lose(loss, point, told, scores, row);
+                cohort.known.asked.store(true, Ordering::Relaxed);
+                let theirs = Learned::of(learned, &self.watch);
+                self.look_closely(theirs, &cohort.known);
+                let repeats = theirs.state.repeats;
+                let words = cohort::learn(&mut theirs.state, company, part, &self.watch.calibration, (point, told, own));
+                if theirs.state.repeats == repeats {
+                    self.lose(theirs, point, told, scores, row);
                 }
-                let spent = (!part.spent && loss.is_past(&self.watch.budgets)).then(|| loss.exposure());
+                let spent = (!part.spent && theirs.loss.is_past(&self.watch.budgets)).then(|| theirs.loss.exposure());
                 (words, spent, company.callers())
             };
             part.spent |= spent.is_some();

@@ -109,6 +109,9 @@ impl How {
     /// Shapes one row. `narrowed` is what a number is once it is written.
     fn row(&self, row: &mut [f64], narrowed: impl Fn(f64) -> f64) {
         match Kind::of(row, self.logits) {
+            // What stands beside a number that is none is not told in the place of what was to be withheld.
+            Kind::Broken if self.response.shaping != Shaping::AsIs => one_hot::broken(row),
+            Kind::Numbers if self.response.shaping == Shaping::LabelOnly => one_hot::numbers(row),
             Kind::Broken | Kind::Numbers => self.coarsened(row, None),
             Kind::Probabilities => {
                 let best = row::best(row);

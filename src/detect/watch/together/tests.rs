@@ -7,7 +7,7 @@ use super::super::bounds::{Bounds, Calibration};
 use super::super::calibrate::{fit, placed};
 use super::super::loss::Kept;
 use super::super::noise::Noise;
-use super::super::{Crowd, DELAY, Exposing, Manner, Watch};
+use super::super::{Crowd, DELAY, Exposing, Manner, Room, Shaping, Watch};
 use super::*;
 use crate::clock::Moment;
 use crate::digest::Digest;
@@ -50,6 +50,7 @@ struct Place {
     watch: Arc<Watch>,
     family: Arc<str>,
     cohort: Arc<Known>,
+    room: Arc<Room>,
     events: Events,
     reader: Reader,
     now: Moment,
@@ -62,10 +63,26 @@ impl Place {
         let budgets = toml::from_str::<Exposing>(budget).unwrap().compile(&mut Vec::new());
         let rungs = Rungs { most: Step::Block, price: false, delay: DELAY, calm: std::time::Duration::from_secs(86_400) };
         let calibration = Calibration::of(bounds).unwrap();
-        let watch = Watch { enforced: true, calibration, rungs, budgets, crowd: Crowd::default(), digest: Digest::of(b"calibration") };
+        let watch = Watch {
+            enforced: true,
+            calibration,
+            rungs,
+            degrade: Shaping::LabelOnly,
+            budgets,
+            crowd: Crowd::default(),
+            digest: Digest::of(b"calibration"),
+        };
         let (events, reader) = channel(4_096);
         let now = Moment::now();
-        Self { watch: Arc::new(watch), family: "family:key".into(), cohort: Arc::new(Known::new(now.mono)), events, reader, now }
+        Self {
+            watch: Arc::new(watch),
+            family: "family:key".into(),
+            cohort: Arc::new(Known::new(now.mono)),
+            room: Arc::new(Room::new(100)),
+            events,
+            reader,
+            now,
+        }
     }
 
     fn key(&self) -> Arc<Known> {
@@ -78,6 +95,8 @@ impl Place {
             more: 0,
             watch: self.watch.clone(),
             pupil: known.clone(),
+            room: self.room.clone(),
+            unwatched: Arc::default(),
             cohorts: vec![Cohort { kind: Kind::Family, name: self.family.clone(), known: self.cohort.clone() }],
             caller: Noise::new(&[9; 32], &format!("key-{key}")).next(),
             inputs: tensor(row),
