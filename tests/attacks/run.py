@@ -35,6 +35,8 @@ import tables  # noqa: E402
 import victims  # noqa: E402
 from oracle import Recording  # noqa: E402
 
+# What an alarm is called that is of an exposure budget.
+BUDGET = "exposure"
 # Benign callers that are awake together in one process.
 CROWD = 50
 # Callers of one tenant; an attacker's keys are each a tenant of its own, which is what hides them best.
@@ -64,6 +66,7 @@ def arguments():
         parser.add_argument(f"--{name}", type=int, help=what)
     parser.add_argument("--rows", type=int, nargs=2, metavar=("LEAST", "MOST"), help="rows of a benign caller's day")
     parser.add_argument("--detect", default="", help="more lines of the [detect] table, as TOML", metavar="TOML")
+    parser.add_argument("--fidelity", type=float, default=0.9, help="the exposure budget; 0 for none", metavar="F")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", help="the figures, for a program to read", metavar="FILE")
     parser.add_argument("--keep", help="where policies, recordings and the security log go and stay", metavar="DIR")
@@ -112,7 +115,8 @@ def main():
         if thefts and not (encoder.FOLDER / "model.safetensors").is_file():
             say(f"{encoder.FOLDER} is not there (`make minilm`): no encoder is attacked")
             thefts = []
-        gate = gateway.lay(home / "gate", chosen, asked.detect, llama and llama.stdout.readline().strip(), encoder.FOLDER if thefts else None)
+        budget = f"\n[detect.exposure]\nfidelity = {asked.fidelity}" if asked.fidelity else ""
+        gate = gateway.lay(home / "gate", chosen, asked.detect + budget, llama and llama.stdout.readline().strip(), encoder.FOLDER if thefts else None)
         states = {victim.name: calibrated(asked, gate, victim, home) for victim in chosen}
         keys, tasks = prepare(asked, gate, chosen, (talks, campaigns, thefts), until)
         gate.start()
@@ -120,11 +124,12 @@ def main():
         results = carry_out(asked, chosen, tasks, until)
         say(f"played for {time.time() - begun:.0f} s")
         time.sleep(2)  # alarms are written a moment after the answer
+        exposed = exposures(gate, keys)
         gate.stop()
         alarms = alarms_of(gate, keys)
-        report = {"fpr": asked.fpr, "calibration": states, "benign": {}, "attacks": {}, "chat": {}, "talk": {}, "campaigns": {}, "embed": {}, "thefts": {}}
+        report = {"fpr": asked.fpr, "budget": asked.fidelity, "calibration": states, "benign": {}, "attacks": {}, "chat": {}, "talk": {}, "campaigns": {}, "embed": {}, "thefts": {}}
         report |= {"cut": results.pop("cut"), "broken": results.pop("broken")}
-        judge(asked, chosen, results, alarms, report)
+        judge(asked, chosen, results, alarms, exposed, report)
         tables.show(report)
         if asked.json:
             pathlib.Path(asked.json).write_text(json.dumps(report, indent=1))
@@ -260,16 +265,29 @@ def alarms_of(gate, keys):
     return found
 
 
+def exposures(gate, keys):
+    """What the gateway's meter says of each caller, by what the caller was meant to be."""
+    told = json.loads(gate.admin("/v1/exposure")[1])
+    return {keys[one["caller"]]: one for one in told if one["caller"] in keys}
+
+
+def without_budget(events):
+    """Alarms of families: that a budget is spent says nothing of what a caller is."""
+    return [event for event in events if event["family"] != BUDGET]
+
+
 def distinct(events, name):
     return sorted({event.get(name, "") for event in events})
 
 
-def judge(asked, chosen, results, alarms, report):
+def judge(asked, chosen, results, alarms, exposed, report):
     for victim in chosen:
         crowds = results.get(("benign", victim.name), [])
         told = {caller: mine for part, _ in crowds for caller, mine in part.items()}
         for caller, mine in told.items():
-            events = [event for event in alarms.get(("benign", victim.name, caller), []) if event["model"] == victim.name]
+            told_of = [event for event in alarms.get(("benign", victim.name, caller), []) if event["model"] == victim.name]
+            events = without_budget(told_of)
+            mine |= {"spent": len(told_of) > len(events)}
             mine |= {"alarms": len(events), "families": distinct(events, "family"), "steps": distinct(events, "step")}
             mine["query"] = events[0].get("query") if events else None
         report["benign"][victim.name] = {"callers": told, "took": [seconds for _, part in crowds for seconds in part]}
@@ -277,7 +295,7 @@ def judge(asked, chosen, results, alarms, report):
     for (what, label), parts in results.items():
         if what == "attack":
             victim, kind, mode, run = label
-            runs.setdefault((victim, kind), {}).setdefault(run, {})[mode] = first_alarm(parts[0], alarms, label)
+            runs.setdefault((victim, kind), {}).setdefault(run, {})[mode] = first_alarm(parts[0], alarms, exposed, label)
         elif what == "chat":
             _, name, mode, _ = label
             events = alarms.get(("attack", label, 0), [])
@@ -308,24 +326,28 @@ def judge(asked, chosen, results, alarms, report):
             report["attacks"].setdefault(victim, {})[kind] = [{key: value() if callable(value) else value for key, value in run.items()} for run in told]
 
 
-def first_alarm(run, alarms, label):
+def first_alarm(run, alarms, exposed, label):
     """The row of the whole attack at which its first alarm fell, over all of its keys."""
-    owners, first, families, alarmed = np.array(run["owners"]), None, set(), 0
+    owners, first, families, alarmed, spent = np.array(run["owners"]), None, set(), 0, False
     for key in range(int(owners.max()) + 1 if len(owners) else 1):
-        events = alarms.get(("attack", label, key), [])
+        told_of = alarms.get(("attack", label, key), [])
+        events = without_budget(told_of)
+        spent |= len(told_of) > len(events)
         families |= {event["family"] for event in events}
         alarmed += bool(events)
         for event in events[:1]:
             theirs = np.flatnonzero(owners == key)
             row = int(theirs[min(event["query"], len(theirs)) - 1]) + 1 if event.get("query") and len(theirs) else 1
             first = row if first is None else min(first, row)
-    return run | {"alarm": first, "families": sorted(families), "keys_alarmed": alarmed}
+    meters = [one["fidelity"] for meaning, one in exposed.items() if meaning[:2] == ("attack", label)]
+    return run | {"alarm": first, "families": sorted(families), "keys_alarmed": alarmed, "spent": spent, "metered": max(meters, default=0.0)}
 
 
 def judged(pool, victim, kind, modes):
     """The figures of one run with the response and one without; copies are made in the pool and waited for when they are asked for."""
     without, with_it = modes["shadow"], modes["enforce"]
     told = {"families": sorted({*without["families"], *with_it["families"]}), "keys_alarmed": without["keys_alarmed"], "refusals": with_it["refusals"]}
+    told |= {"metered": without["metered"], "spent": with_it["spent"]}
     for suffix, run in (("", without), ("_enforced", with_it)):
         told |= {f"{name}{suffix}": run[name] for name in ("alarm", "ended", "bases", "successes")} | {f"asked{suffix}": len(run["rows"])}
     if kind.split(",")[0] in attacks.THEFT or kind.startswith("jacobian"):

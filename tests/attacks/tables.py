@@ -9,6 +9,8 @@ import language
 
 # Steps of the ladder that a caller does not feel.
 HARMLESS = {"", "observe", "alert"}
+# How near the meter is to be to the best copy.
+NEAR = 0.05
 
 
 def show(report):
@@ -42,13 +44,24 @@ def attacked(victim, kinds):
         row = [kind, len(runs), figures.mean([run["asked"] for run in runs], 0), detected(kind, seen, runs), *figures.queries(seen, len(runs))]
         row.append(" ".join(sorted({family for run in runs for family in run["families"]})) or "–")
         row += [figures.mean([run.get(name) for run in runs]) for name in ("fidelity_at_alarm", "fidelity", "fidelity_enforced", "fidelity_of_labels")]
+        row += [figures.mean([run["metered"] for run in runs]), f"{sum(run['spent'] for run in runs)}/{len(runs)}"]
         rows.append(row + [evaded(runs, ""), evaded(runs, "_enforced")])
-    heads = ["attack", "runs", "rows", "detected", "median", "p90", "families", "copy at alarm", "copy, shadow", "copy, enforced", "copy, labels only"]
+    copies(victim, kinds)
+    heads = ["attack", "runs", "rows", "detected", "median", "p90", "families", "copy at alarm", "copy, shadow", "copy, enforced", "copy, labels only",
+             "metered", "budget spent"]
     print(figures.markdown([*heads, "evaded, shadow", "evaded, enforced"], rows))
     ends = {(kind, run[how]) for kind, runs in kinds.items() for run in runs for how in ("ended", "ended_enforced")}
     early = sorted(f"{kind}: {end}" for kind, end in ends if end not in ("spent", "done"))
     if early:
         print("\nEnded early: " + "; ".join(early) + ".")
+
+
+def copies(victim, kinds):
+    """How the meter stands to the best copy of what one caller was answered, where a copy was made."""
+    pairs = [(run["metered"], run["fidelity"]) for kind, runs in kinds.items() for run in runs if run.get("fidelity") is not None and not kind.endswith("keys")]
+    if pairs:
+        near, below = (sum(test(meter, copy) for meter, copy in pairs) for test in (lambda m, c: abs(m - c) <= NEAR, lambda m, c: m <= c + NEAR))
+        print(f"The meter was within {NEAR} of the best copy in {near} of {len(pairs)} runs, and no more than that above it in {below}.\n")
 
 
 def detected(kind, seen, runs):
@@ -112,6 +125,9 @@ def harmed(victim, crowd):
         rows.append([group, figures.share(figure["alarmed"], len(theirs)), figure["acted"], " ".join(figure["families"]) or "–", figure["rows"],
                      figure["refused"], figures.percent(figure["changed"] / answered), f"{figure['error'] / answered:.2g}", f"{figure['worst']:.2g}"])
     print(figures.markdown(["callers", "alarmed [95 %]", "acted on", "families", "rows", "refused", "top-1 changed", "mean error of p", "worst"], rows))
+    spent = sum(mine.get("spent", False) for mine in callers.values())
+    if spent:
+        print(f"\nPast the exposure budget, and told labels since: {spent} of {len(callers)}.")
     if took:
         crowd["milliseconds"] = {name: float(np.quantile(took, q)) * 1000 for name, q in (("p50", 0.5), ("p99", 0.99))}
         print(f"\nA request took {crowd['milliseconds']['p50']:.2f} ms (median), {crowd['milliseconds']['p99']:.2f} ms (p99), client and all.")
