@@ -23,6 +23,7 @@ use crate::clock::Moment;
 use crate::event::{Event, Events, Name};
 use crate::mistake::Mistake;
 use crate::trail::{Stop, Trail, Verdict, Who};
+use crate::wire::openai::embeddings::VECTORS;
 
 pub mod cohorts;
 pub mod distinct;
@@ -33,8 +34,10 @@ pub mod precision;
 pub mod price;
 pub mod response;
 pub mod text;
+pub mod vectors;
 pub mod watch;
 
+use vectors::{Seen, Sight};
 use watch::{Cohort, Exposure, Lesson, MOST_WATCHED, Manner, Pupil, Room, Step, Watch};
 
 /// The most decimals that anything is rounded to: more than a 64-bit number tells.
@@ -74,6 +77,7 @@ pub struct Cleared {
     care: Care,
     guard: Option<Box<Guard>>,
     lesson: Option<Lesson>,
+    sight: Option<Sight>,
 }
 
 impl Cleared {
@@ -97,6 +101,11 @@ impl Cleared {
     /// What watches the answer, where there is anything to watch for.
     pub fn take_guard(&mut self) -> Option<Box<Guard>> {
         self.guard.take()
+    }
+
+    /// What is to be learned of embeddings in its answer.
+    pub fn take_sight(&mut self) -> Option<Sight> {
+        self.sight.take()
     }
 
     /// Its parts; with them what is to be learned of its answer.
@@ -141,6 +150,8 @@ pub struct Config {
     pub ladder: watch::Config,
     /// How much of the model one caller may learn.
     pub exposure: watch::Exposing,
+    /// How much of the space of embeddings one caller may see before they become noisy.
+    pub vectors: vectors::Config,
     /// What joins callers whose evidence and exposure add up.
     pub cohorts: cohorts::Kinds,
 }
@@ -154,6 +165,7 @@ pub struct Terms {
     /// What callers ask is to be acted upon, and nobody knows what honest ones do.
     uncalibrated: bool,
     callers: callers::Rules,
+    vectors: Mode,
     guards: Option<Arc<Guards>>,
 }
 
@@ -186,6 +198,8 @@ impl Config {
             distillation: or(self.distillation.mode),
             probing: or(self.probing.mode),
         };
+        let embeds = contract.is_some_and(|contract| contract.outputs.iter().any(|output| output.name == VECTORS));
+        let vectors = if embeds { or(self.vectors.mode) } else { Mode::Off };
         let guards = self.leak.compile(self.mode, mistakes).map(Arc::new);
         let calibration = calibration.filter(|_| self.mode != Mode::Off);
         let enforced = self.mode == Mode::Enforce;
@@ -193,7 +207,7 @@ impl Config {
         let uncalibrated = enforced && calibration.is_none() && (contract.is_some() || self.exposure.has_budgets());
         let watch = self.ladder.compile(&self.exposure, calibration, contract, enforced, mistakes);
         let families = families.filter(|(mode, _)| *mode != Mode::Off).collect();
-        Terms { families, watch: watch.map(Arc::new), cohorts: self.cohorts.clone(), uncalibrated, callers, guards }
+        Terms { families, watch: watch.map(Arc::new), cohorts: self.cohorts.clone(), uncalibrated, callers, vectors, guards }
     }
 }
 
@@ -287,6 +301,8 @@ pub struct Detector {
     callers: Callers,
     nameless: Arc<str>,
     hasher: RandomState,
+    /// By which the space of embeddings is cut.
+    secret: [u8; 32],
     /// Where callers and cohorts are watched closely.
     room: Arc<Room>,
     /// Requests that were to be watched, and rows that were to be watched closely, and found no room.
@@ -305,12 +321,19 @@ impl Detector {
     /// The same for `most` pairs.
     #[must_use]
     pub fn with_capacity(most: usize, now: Instant) -> Self {
+        let hasher = RandomState::new();
+        // As secret as the keys of the maps, which the system made.
+        let mut secret = [0; 32];
+        for (at, bytes) in secret.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            *bytes = hasher.hash_one(("planes", at)).to_le_bytes();
+        }
         Self {
             known: Gate::new(most),
             cohorts: Gate::new(most),
             callers: Callers::new(now),
             nameless: "".into(),
-            hasher: RandomState::new(),
+            hasher,
+            secret,
             room: Arc::new(Room::new(MOST_WATCHED)),
             unwatched: Arc::default(),
             origin: now,
@@ -356,12 +379,16 @@ impl Detector {
         let grant = input.permit().grant();
         let who = &grant.caller().identity().who;
         let model = grant.which().map(|which| &which.name);
-        let (care, lesson) = self.judge(who, model, input.request(), terms, trail, events, now)?;
+        let (mut care, lesson) = self.judge(who, model, input.request(), terms, trail, events, now)?;
+        let sight = self.sight(who, model, input.request(), terms, trail, events, now);
+        if let Some(sight) = sight.as_ref().filter(|sight| sight.enforced) {
+            care = care.and(vectors::care(&sight.known.seen_vectors));
+        }
         let guard = match (&terms.guards, input.request()) {
             (Some(guards), Request::Language(asked)) => guards.guard(&asked.said, || alarm(who, model, trail, now), events),
             _ => None,
         };
-        Ok(Cleared { input, care, lesson, guard })
+        Ok(Cleared { input, care, lesson, sight, guard })
     }
 
     #[expect(clippy::too_many_arguments, reason = "they are the parts of the input that families may see, and where findings go")]
@@ -455,6 +482,31 @@ impl Detector {
         Ok((care.and(more), lesson))
     }
 
+    /// What is to be learned of the embeddings that a request asks for, if there may be any.
+    #[expect(clippy::too_many_arguments, reason = "they are the parts of the input that families may see, and where findings go")]
+    fn sight(
+        &self,
+        who: &Arc<Who>,
+        model: Option<&Arc<str>>,
+        request: &Request,
+        terms: &Terms,
+        trail: &Trail,
+        events: &Events,
+        at: Moment,
+    ) -> Option<Sight> {
+        request.tensors().filter(|_| terms.vectors != Mode::Off)?;
+        Some(Sight {
+            known: self.entry(&self.known, who.caller.clone(), model, at.mono)?,
+            secret: self.secret,
+            enforced: terms.vectors == Mode::Enforce,
+            who: who.clone(),
+            model: model.cloned(),
+            receipt: trail.id,
+            events: events.clone(),
+            at,
+        })
+    }
+
     /// Counts `rows` more, and tells the number of the last of them: a request is judged when all of its rows are known.
     fn count(&self, who: &Who, model: Option<&Arc<str>>, rows: u64, now: Instant) -> Option<(Arc<Known>, u64)> {
         let entry = self.entry(&self.known, who.caller.clone(), model, now)?;
@@ -531,6 +583,8 @@ pub(crate) struct Known {
     count: AtomicU64,
     /// What was learned of it.
     pupil: Mutex<Pupil>,
+    /// Where its embeddings lay.
+    seen_vectors: Mutex<Seen>,
     /// Seconds since the origin.
     seen: AtomicU64,
     /// It has asked since its place was last looked at.
@@ -540,7 +594,14 @@ pub(crate) struct Known {
 
 impl Known {
     fn new(origin: Instant) -> Self {
-        Self { count: AtomicU64::new(0), pupil: Mutex::default(), seen: AtomicU64::new(0), asked: AtomicBool::new(false), origin }
+        Self {
+            count: AtomicU64::new(0),
+            pupil: Mutex::default(),
+            seen_vectors: Mutex::default(),
+            seen: AtomicU64::new(0),
+            asked: AtomicBool::new(false),
+            origin,
+        }
     }
 }
 

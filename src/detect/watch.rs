@@ -33,7 +33,7 @@ mod families;
 mod ladder;
 mod loss;
 mod near;
-mod noise;
+pub(super) mod noise;
 mod room;
 mod rows;
 mod space;

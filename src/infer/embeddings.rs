@@ -28,6 +28,9 @@ pub(super) async fn from_model(
     let mut tensors = run(model, request.inputs, &[], &mut call).await?;
     let usage = settled(model, &tensors, inputs, &mut call)?;
     trail.usage = usage;
+    if let Some(sight) = call.sight.take() {
+        sight.learn(&tensors);
+    }
     if let Some(lesson) = call.lesson.take() {
         lesson.learn(&tensors, &tensors);
     }

@@ -30,6 +30,7 @@ use crate::authorize::{OipAsks, ReceiptForm, Route};
 use crate::budget::Hold;
 use crate::check::Request;
 use crate::detect::language::guard::Guard;
+use crate::detect::vectors::Sight;
 use crate::detect::watch::Lesson;
 use crate::detect::{Care, Cleared};
 use crate::trail::{Late, Trail, Who};
@@ -180,6 +181,7 @@ struct Call {
     guard: Option<Box<Guard>>,
     /// What is to be learned of the answer.
     lesson: Option<Lesson>,
+    sight: Option<Sight>,
     hold: Hold,
     deadline: Instant,
 }
@@ -190,7 +192,7 @@ impl Inference {
     /// # Errors
     /// See [`Error`].
     pub async fn answer(&self, mut cleared: Cleared, terms: &Terms, receipts: &dyn Receipts, trail: &mut Trail) -> Result<Answer, Error> {
-        let guard = cleared.take_guard();
+        let (guard, sight) = (cleared.take_guard(), cleared.take_sight());
         let (input, care, lesson) = cleared.into_parts();
         let (permit, bytes, request) = input.into_parts();
         let (grant, hold) = permit.into_parts();
@@ -210,6 +212,7 @@ impl Inference {
             care,
             guard,
             lesson,
+            sight,
             hold,
             deadline: peer.deadline(),
         });

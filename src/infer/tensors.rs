@@ -64,6 +64,9 @@ pub(super) async fn from_model(
     let aside = hidden.and_then(|_| tensors.pop());
     // Compared is what the models say, before either is rounded or cut to its best classes.
     let given = copied.as_ref().map(|_| tensors.clone());
+    if let Some(sight) = call.sight.take() {
+        sight.learn(&tensors);
+    }
     let lesson = call.lesson.take().map(|lesson| (lesson, tensors.clone()));
     terms.shape.tensors(&mut tensors, call.care);
     trail.exposure = lesson.and_then(|(lesson, said)| lesson.learn(&said, &tensors)).map(|exposure| exposure.fidelity);

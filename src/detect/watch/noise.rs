@@ -3,7 +3,7 @@
 use crate::digest::Digest;
 
 /// A stream of them.
-pub(super) struct Noise {
+pub(in crate::detect) struct Noise {
     block: Vec<u8>,
     count: u64,
     words: [u64; 4],
@@ -13,14 +13,14 @@ pub(super) struct Noise {
 
 impl Noise {
     /// The stream for one purpose.
-    pub(super) fn new(seed: &[u8; 32], purpose: &str) -> Self {
+    pub(in crate::detect) fn new(seed: &[u8; 32], purpose: &str) -> Self {
         let mut block = seed.to_vec();
         block.extend_from_slice(purpose.as_bytes());
         block.extend_from_slice(&[0; 8]);
         Self { block, count: 0, words: [0; 4], left: 0, spare: None }
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    pub(in crate::detect) fn next(&mut self) -> u64 {
         if self.left == 0 {
             let at = self.block.len() - 8;
             self.block[at..].copy_from_slice(&self.count.to_le_bytes());
@@ -35,12 +35,12 @@ impl Noise {
     }
 
     /// From 0 up to 1.
-    pub(super) fn uniform(&mut self) -> f32 {
+    pub(in crate::detect) fn uniform(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1_u32 << 24) as f32
     }
 
     /// Of the standard normal distribution (Box and Muller, 1958).
-    pub(super) fn normal(&mut self) -> f32 {
+    pub(in crate::detect) fn normal(&mut self) -> f32 {
         if let Some(spare) = self.spare.take() {
             return spare;
         }

@@ -189,9 +189,7 @@ fn a_search_whose_answers_nobody_reads_is_seen() {
 #[test]
 fn answers_tell_less_by_grades_as_a_budget_is_spent_and_labels_when_it_is() {
     let watch = watch(&calibration(), "bits = 0.5\nparameters = 10");
-    let shaping = |step, spent| match watch.care(step, spent) {
-        Care { response: Response { shaping, .. }, .. } => shaping,
-    };
+    let shaping = |step, spent| watch.care(step, spent).response.shaping;
     assert_eq!(shaping(Step::Observe, 0.5), Shaping::AsIs);
     assert_eq!(shaping(Step::Observe, 0.51), Shaping::Quantised(Level::LEAST));
     assert_eq!(shaping(Step::Throttle, 0.99), Shaping::Quantised(Level::MOST));

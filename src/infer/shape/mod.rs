@@ -13,6 +13,7 @@ use crate::detect::response::{Coverage, Response, Shaping};
 use crate::detect::{Care, MOST_DECIMALS};
 use crate::mistake::Mistake;
 use crate::unit::Size;
+use crate::wire::openai::embeddings::VECTORS;
 use crate::wire::tensor::{Datatype, Tensor};
 
 pub mod adversarial;
@@ -69,7 +70,7 @@ impl Config {
     /// Whether tensors leave as the model made them.
     #[must_use]
     pub fn leaves_tensors_alone(&self, care: Care) -> bool {
-        self.top.is_none() && self.decimals.is_none() && care.decimals.is_none() && care.response.shaping == Shaping::AsIs
+        self.top.is_none() && self.decimals.is_none() && care.decimals.is_none() && care.response.is_nothing()
     }
 
     /// Shapes every floating tensor of an answer.
@@ -81,7 +82,8 @@ impl Config {
         let decimals = [self.decimals, care.decimals].into_iter().flatten().min();
         for tensor in tensors {
             let logits = self.logits.iter().any(|name| **name == *tensor.name);
-            let how = How { top: self.top.map(|top| top as usize), decimals, logits, response: care.response };
+            let noise = tensor.name == VECTORS && care.response.covered != Coverage::default();
+            let how = How { top: self.top.map(|top| top as usize), decimals, logits, noise, response: care.response };
             match tensor.datatype {
                 Datatype::Fp32 => floats::<4>(tensor, &how, |b| f64::from(f32::from_le_bytes(b)), |x| (x as f32).to_le_bytes()),
                 Datatype::Fp64 => floats::<8>(tensor, &how, f64::from_le_bytes, f64::to_le_bytes),
@@ -102,6 +104,8 @@ struct How {
     top: Option<usize>,
     decimals: Option<u8>,
     logits: bool,
+    /// Whether rows are embeddings, and are to be noisy.
+    noise: bool,
     response: Response,
 }
 
@@ -109,6 +113,10 @@ impl How {
     /// Shapes one row. `narrowed` is what a number is once it is written.
     fn row(&self, row: &mut [f64], narrowed: impl Fn(f64) -> f64) {
         match Kind::of(row, self.logits) {
+            Kind::Numbers | Kind::Probabilities if self.noise => {
+                noise::shape(row, self.response.covered, &self.response.seed);
+                self.coarsened(row, None);
+            }
             // What stands beside a number that is none is not told in the place of what was to be withheld.
             Kind::Broken if self.response.shaping != Shaping::AsIs => one_hot::broken(row),
             Kind::Numbers if self.response.shaping == Shaping::LabelOnly => one_hot::numbers(row),
@@ -161,14 +169,6 @@ pub fn respond(row: &mut [f64], best: usize, response: &Response) {
         Shaping::Quantised(level) => quantised::shape(row, best, level, &response.seed),
         Shaping::LabelOnly => one_hot::shape(row, best),
     }
-}
-
-/// Carries out what the ladder wants done to embeddings, `width` numbers each.
-pub fn embeddings(values: &mut [f64], width: usize, response: &Response) {
-    if response.covered == Coverage::default() || width == 0 {
-        return;
-    }
-    values.chunks_mut(width).for_each(|row| noise::shape(row, response.covered, &response.seed));
 }
 
 fn floats<const W: usize>(tensor: &mut Tensor, how: &How, read: fn([u8; W]) -> f64, write: fn(f64) -> [u8; W]) {

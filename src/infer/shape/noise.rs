@@ -39,7 +39,7 @@ pub fn shape(row: &mut [f64], covered: Coverage, seed: &Seed) {
     }
     let size = length / (row.len() as f64).sqrt();
     let deviation = deviation(covered) * size;
-    let mut draws = Draws::of(row, size, seed);
+    let mut draws = Draws::of(row, size, covered, seed);
     for pair in row.chunks_mut(2) {
         // Box and Muller's two normal numbers of two uniform ones.
         let radius = (-2.0 * draws.uniform().ln()).sqrt();
@@ -60,10 +60,12 @@ pub fn shape(row: &mut [f64], covered: Coverage, seed: &Seed) {
 struct Draws(u64);
 
 impl Draws {
-    fn of(row: &[f64], size: f64, seed: &Seed) -> Self {
+    fn of(row: &[f64], size: f64, covered: Coverage, seed: &Seed) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, seed.expose());
         let mut context = hmac::Context::with_key(&key);
         context.update(b"portcullis/shape/noise/v1");
+        // Noise that only grew would be told from what it is added to by two answers.
+        context.update(&covered.percent().to_be_bytes());
         for value in row {
             // The cast saturates: what is that far out is far out.
             context.update(&((value / size * 64.0).round() as i32).to_be_bytes());
@@ -121,6 +123,16 @@ mod tests {
         assert_ne!(noisy(&row, 0.7, &SEED), noisy(&row, 0.7, &Seed::from_secret([6; 16])));
         let last_bit: Vec<f64> = row.iter().map(|x| x * (1.0 + 1e-9)).collect();
         assert!(distance(&noisy(&row, 0.7, &SEED), &noisy(&last_bit, 0.7, &SEED)) < 1e-6);
+    }
+
+    #[test]
+    fn two_grades_do_not_give_away_what_is_under_both() {
+        let row = embedding(3.0);
+        let [less, more] = [0.70, 0.75].map(|covered| noisy(&row, covered, &SEED));
+        let [small, large] = [0.70, 0.75].map(|covered| deviation(Coverage::of(covered)));
+        // What would be left if both were the same draw.
+        let drawn: Vec<f64> = less.iter().zip(&more).map(|(less, more)| (large * less - small * more) / (large - small)).collect();
+        assert!(distance(&drawn, &row) > distance(&less, &row));
     }
 
     #[test]

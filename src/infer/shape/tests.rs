@@ -157,16 +157,28 @@ fn a_label_alone_is_a_one_hot_row_of_the_same_shape_and_type() {
 }
 
 #[test]
-fn what_is_no_row_of_probabilities_is_left_alone() {
-    for shaping in shapings() {
+fn what_is_no_row_of_probabilities_is_left_alone_until_labels_alone_are_to_be_told() {
+    for shaping in shapings().into_iter().filter(|shaping| *shaping != Shaping::LabelOnly) {
         let care = Care { response: seeded(shaping), ..Care::default() };
         for row in [&[3.5, -1.0, 2.0][..], &[0.5, 0.6], &[7.0]] {
             let tensor = fp32(&[1, row.len() as u64], &row.iter().map(|x| *x as f32).collect::<Vec<_>>());
             assert_eq!(shaped(&Config::default(), care, tensor.clone()), tensor);
         }
-        let broken = fp32(&[2, 2], &[f32::NAN, 1.0, f32::INFINITY, 0.0]);
-        let after = shaped(&Config::default(), care, broken.clone());
-        assert_eq!(after.data, broken.data);
+    }
+    let care = Care { response: seeded(Shaping::LabelOnly), ..Care::default() };
+    assert_eq!(values(&shaped(&Config::default(), care, fp32(&[2, 3], &[3.5, -1.0, 2.0, 0.5, 0.6, 0.0]))), [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]);
+    assert_eq!(values(&shaped(&Config::default(), care, fp32(&[3, 1], &[7.125, 0.3, 0.9]))), [7.1, 0.0, 1.0]);
+}
+
+#[test]
+fn beside_a_number_that_is_none_nothing_else_is_told_where_less_is_to_be() {
+    let broken = fp32(&[2, 3], &[f32::NAN, 0.25, 0.5, f32::INFINITY, 0.0, -3.0]);
+    for shaping in shapings() {
+        let care = Care { response: seeded(shaping), ..Care::default() };
+        let after = values(&shaped(&Config::default(), care, broken.clone()));
+        assert!(after[0].is_nan() && after[3] == f32::INFINITY, "{shaping:?}");
+        let expected = if shaping == Shaping::AsIs { [0.25, 0.5, 0.0, -3.0] } else { [0.0, 1.0, 1.0, 0.0] };
+        assert_eq!([after[1], after[2], after[4], after[5]], expected, "{shaping:?}");
     }
 }
 
@@ -199,9 +211,9 @@ fn noise_goes_to_embeddings_alone() {
     let care = Care { response, ..Care::default() };
     let tensor = fp32(&[1, 2], &[0.4, 0.6]);
     assert_eq!(shaped(&Config::default(), care, tensor.clone()), tensor);
-    let mut values = vec![0.5, 0.5, 0.5, 0.5, 1.0, 2.0, 3.0, 4.0];
-    let before = values.clone();
-    embeddings(&mut values, 4, &response);
-    assert!(values.iter().zip(&before).all(|(a, b)| a != b));
-    embeddings(&mut values, 0, &response);
+    // Also where an embedding happens to look like probabilities.
+    let before = Tensor { name: VECTORS.into(), ..fp32(&[2, 4], &[0.25, 0.25, 0.25, 0.25, 1.0, 2.0, 3.0, 4.0]) };
+    let after = values(&shaped(&Config::default(), care, before.clone()));
+    assert!(after.iter().zip(&values(&before)).all(|(a, b)| a != b));
+    assert_eq!(shaped(&Config::default(), Care::default(), before.clone()), before);
 }
