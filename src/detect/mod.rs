@@ -29,6 +29,7 @@ pub mod cohorts;
 pub mod distinct;
 pub mod exposure;
 pub mod language;
+mod meaning;
 pub mod parameters;
 pub mod precision;
 pub mod price;
@@ -426,7 +427,7 @@ impl Detector {
                 (true, Act::Tell) => "alert",
                 (true, Act::RefuseParameters | Act::RefuseStep) => "refuse",
             };
-            let mut event = alarm(who, model, trail, now).with("family", family);
+            let mut event = meaning::of(family, alarm(who, model, trail, now));
             if let Some(query) = query {
                 event = event.with("query", query);
             }

@@ -11,11 +11,11 @@
 use std::sync::{Arc, Mutex};
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::response::{Coverage, Response};
 use super::watch::noise::Noise;
-use super::{Care, Known, Mode};
+use super::{Care, Known, Mode, meaning};
 use crate::budget::gate::locked;
 use crate::clock::Moment;
 use crate::event::{Event, Events, Name};
@@ -115,14 +115,10 @@ impl Sight {
     }
 
     fn tell(self, covered: f64, count: u64) {
-        let mut event = Event::new(Name::DetectAlarm, self.at.wall)
-            .with("family", "vectors")
+        let mut event = meaning::of("vectors", Event::new(Name::DetectAlarm, self.at.wall))
             .with("query", count)
             .with("evidence", json!({ "covered": covered, "embeddings": count }))
-            .with("step", if self.enforced { "degrade" } else { "observe" })
-            .with("atlas", Value::from(vec!["AML.T0024.002"]))
-            .with("owasp", Value::from(vec!["ML05:2023"]))
-            .with("advice", "the caller has seen half of the space of embeddings, as who copies the encoder must; who indexes all kinds of texts does too");
+            .with("step", if self.enforced { "degrade" } else { "observe" });
         event.rule = Some("vectors".into());
         event.caller = Some(self.who.caller.clone());
         event.tenant = Some(self.who.tenant.clone());

@@ -14,6 +14,7 @@ use toml::Spanned;
 use super::Care;
 use super::exposure::bits::Told as Tells;
 use super::exposure::meter::Answer;
+use super::meaning;
 use super::response::{Level, Response, Seed, Shaping};
 use crate::budget::gate::locked;
 use crate::check::Contract;
@@ -517,14 +518,10 @@ impl Lesson {
     }
 
     fn tell_spent(&self, row: u64, exposure: Exposure, step: Step, cohort: Option<&Heard<'_>>) {
-        let mut event = Event::new(Name::DetectAlarm, self.at.wall)
-            .with("family", "exposure")
+        let mut event = meaning::of("exposure", Event::new(Name::DetectAlarm, self.at.wall))
             .with("query", row)
             .with("evidence", json!({ "fidelity": exposure.fidelity, "bits": exposure.bits, "rows": exposure.rows }))
-            .with("step", step.as_str())
-            .with("atlas", json!(["AML.T0024.002"]))
-            .with("owasp", json!(["ML05:2023"]))
-            .with("advice", "the caller has had as much of the model as its budget allows; raise the budget if that is the bargain");
+            .with("step", step.as_str());
         event.rule = Some("exposure".into());
         self.events.tell(self.about(event, cohort));
     }

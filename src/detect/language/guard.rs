@@ -10,7 +10,7 @@ use serde_json::Value;
 use toml::Spanned;
 
 use super::leak::{self, Guarded, Leak, Stream};
-use crate::detect::Mode;
+use crate::detect::{Mode, meaning};
 use crate::event::{Event, Events};
 use crate::mistake::Mistake;
 use crate::wire::Said;
@@ -156,7 +156,7 @@ impl Guard {
         event.time = now;
         event.rule = Some(if leak.canary { "leak.canary" } else { "leak.instructions" }.into());
         let evidence = serde_json::json!({"containment": containment, "form": form, "canary": leak.canary});
-        self.events.tell(event.with("family", "leak").with("evidence", evidence).with("step", step));
+        self.events.tell(meaning::of("leak", event).with("evidence", evidence).with("step", step));
     }
 }
 
