@@ -19,7 +19,7 @@ pub(crate) struct Rows {
     pub(super) width: usize,
     /// All rows, one after another.
     pub(super) numbers: Vec<f32>,
-    /// A keyed digest of each row's bytes, where its numbers do not tell all of them: where they are finer than 32 bits, or thinned. Without it
+    /// A keyed digest of each row's bytes, where its numbers do not tell all of them: where they are finer than 32 bits, thinned, or beside texts. Without it
     /// inputs that differ only in what is not looked at would pass for repeats.
     pub(super) exact: Vec<u64>,
 }
@@ -29,10 +29,13 @@ static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl Rows {
     /// The rows of a batch: along the first dimension, where all tensors have the same or one that is 1, which then is of every row; else all
-    /// of it as one row. A single tensor without a second dimension is one row, several are its columns. Texts have no numbers; where
-    /// there is nothing else, there are no rows.
+    /// of it as one row. A single tensor without a second dimension is one row, several are its columns, by their names and not in
+    /// the order in which a caller sends them. Texts have no numbers, and only tell repeats apart; where there is nothing else, there are no rows.
     pub(crate) fn of(tensors: &[Tensor]) -> Self {
-        let numeric = || tensors.iter().filter(|tensor| tensor.datatype != Datatype::Bytes && !tensor.data.is_empty());
+        let (mut ordered, texts): (Vec<&Tensor>, Vec<&Tensor>) =
+            tensors.iter().filter(|tensor| !tensor.data.is_empty()).partition(|tensor| tensor.datatype != Datatype::Bytes);
+        ordered.sort_by(|a, b| a.name.cmp(&b.name));
+        let numeric = || ordered.iter().copied();
         let Some(first) = numeric().next() else { return Self::default() };
         let of = |tensor: &Tensor| tensor.shape.first().copied().unwrap_or(1);
         let dimension = numeric().map(of).max().unwrap_or(1);
@@ -45,7 +48,7 @@ impl Rows {
         let widths: Vec<usize> = columns.iter().zip(&held).map(|(column, held)| column.len() / held).collect();
         let whole: usize = widths.iter().sum();
         let step = whole.div_ceil(MOST_NUMBERS).max(1);
-        let exact = if step > 1 || numeric().any(|tensor| is_finer(tensor.datatype)) {
+        let exact = if step > 1 || !texts.is_empty() || numeric().any(|tensor| is_finer(tensor.datatype)) {
             let digest = |row: usize| {
                 let mut hasher = KEY.build_hasher();
                 for (tensor, held) in numeric().zip(&held) {
@@ -53,6 +56,8 @@ impl Rows {
                     let at = row.min(held - 1);
                     hasher.write(&tensor.data[at * bytes..(at + 1) * bytes]);
                 }
+                // Where one's text ends and another's begins is not looked at: all of them are of every row.
+                texts.iter().for_each(|text| hasher.write(&text.data));
                 hasher.finish()
             };
             (0..rows).map(digest).collect()
@@ -218,21 +223,23 @@ mod tests {
 
     #[test]
     fn a_batch_is_unrolled_in_order_over_all_its_tensors() {
-        let rows = Rows::of(&[fp32(&[2, 2], &[1.0, 2.0, 3.0, 4.0]), bytes(&[2, 1], &[7, 8])]);
-        assert_eq!(rows.iter().collect::<Vec<_>>(), [[1.0, 2.0, 7.0], [3.0, 4.0, 8.0]]);
+        let (x, b) = (fp32(&[2, 2], &[1.0, 2.0, 3.0, 4.0]), bytes(&[2, 1], &[7, 8]));
+        for sent in [[x.clone(), b.clone()], [b, x]] {
+            assert_eq!(Rows::of(&sent).iter().collect::<Vec<_>>(), [[7.0, 1.0, 2.0], [8.0, 3.0, 4.0]], "by name, whatever the order");
+        }
     }
 
     #[test]
     fn tensors_without_a_common_first_dimension_are_one_row() {
         let rows = Rows::of(&[fp32(&[2, 1], &[1.0, 2.0]), bytes(&[3, 1], &[7, 8, 9])]);
-        assert_eq!(rows.iter().collect::<Vec<_>>(), [[1.0, 2.0, 7.0, 8.0, 9.0]]);
+        assert_eq!(rows.iter().collect::<Vec<_>>(), [[7.0, 8.0, 9.0, 1.0, 2.0]]);
         assert_eq!(Rows::of(&[fp32(&[3], &[1.0, 2.0, 3.0])]).iter().len(), 1);
     }
 
     #[test]
     fn columns_without_a_second_dimension_and_what_is_of_every_row_make_rows_in_whatever_order() {
         let rows = Rows::of(&[fp32(&[2], &[1.0, 2.0]), fp32(&[2], &[3.0, 4.0]), bytes(&[1, 1], &[7])]);
-        assert_eq!(rows.iter().collect::<Vec<_>>(), [[1.0, 3.0, 7.0], [2.0, 4.0, 7.0]]);
+        assert_eq!(rows.iter().collect::<Vec<_>>(), [[7.0, 1.0, 3.0], [7.0, 2.0, 4.0]]);
         let rows = Rows::of(&[bytes(&[1, 2], &[7, 8]), fp32(&[2, 1], &[1.0, 2.0])]);
         assert_eq!(rows.iter().collect::<Vec<_>>(), [[7.0, 8.0, 1.0], [7.0, 8.0, 2.0]]);
     }
@@ -263,6 +270,12 @@ mod tests {
         assert_eq!(long(1.0).numbers, long(2.0).numbers);
         assert_ne!(long(1.0).exact, long(2.0).exact);
         assert!(Rows::of(&[fp32(&[2, 1], &[1.0, 2.0])]).exact.is_empty());
+        let beside = |text: &'static [u8]| {
+            let text = Tensor { name: "t".into(), datatype: Datatype::Bytes, shape: vec![1], data: text.into() };
+            Rows::of(&[fp32(&[1, 1], &[1.0]), text])
+        };
+        assert_eq!(beside(b"\x01\0\0\0a"), beside(b"\x01\0\0\0a"));
+        assert_ne!(beside(b"\x01\0\0\0a").exact, beside(b"\x01\0\0\0b").exact);
     }
 
     #[test]
