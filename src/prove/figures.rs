@@ -11,6 +11,8 @@ use http::StatusCode;
 use super::config::{Mode, OnFailure, Terms};
 use super::entries::Entries;
 use super::ledger::tests::{House, head, house, now};
+use super::proof::verify_receipt;
+use super::statement::tests::{sent, signer, trail};
 use super::statement::{Kind, Sent};
 use super::tree::Tree;
 use super::want::Want;
@@ -197,4 +199,65 @@ fn what_a_proof_in_a_log_of_ten_million_reads() {
     let tree = Tree::open(folder.path(), SIZE - 30_000, &tail).unwrap();
     assert_eq!(tree.root(), root);
     println!("opened again, with 30,000 entries in the write-ahead file, in {:.1?}", begun.elapsed());
+}
+
+/// Perfect subtrees over so many leaves that they fill one.
+struct Levels(Vec<Vec<merkle::Hash>>);
+
+impl Levels {
+    fn over(entries: &[Vec<u8>]) -> Self {
+        let mut levels = vec![entries.iter().map(|entry| merkle::leaf(entry)).collect::<Vec<_>>()];
+        while let Some(below) = levels.last().filter(|level| level.len() > 1) {
+            let above = below.as_chunks::<2>().0.iter().map(|[left, right]| merkle::node(left, right)).collect();
+            levels.push(above);
+        }
+        Self(levels)
+    }
+}
+
+impl merkle::Subtrees for Levels {
+    type Error = std::convert::Infallible;
+
+    fn subtree(&mut self, height: u8, index: u64) -> Result<merkle::Hash, Self::Error> {
+        Ok(self.0[usize::from(height)][index as usize])
+    }
+}
+
+/// An experiment, which is not how statements are signed: those that wait are the leaves of a small tree (RFC 6962), its root is signed once,
+/// and each carries its receipt (RFC 9942) in the place of a signature of its own.
+#[test]
+#[ignore = "measures, decides nothing"]
+fn what_one_signature_for_many_statements_would_save() {
+    const ROUNDS: usize = 2_000;
+    let signer = signer();
+    let vkey = signer.key.log_vkey(&signer.origin);
+    let (trail, sent) = (trail(1_800_000_000), sent());
+    let entry = |seq: u64| signer.answer(Kind::Inference, seq, 1_800_000_001_000_000_000, &trail, &sent);
+    let begun = Instant::now();
+    let whole: Vec<Vec<u8>> = (0..4_096).map(entry).collect();
+    println!("a statement of {} bytes, composed and signed alone: {:.1} us", whole[0].len(), begun.elapsed().as_secs_f64() * 1e6 / 4_096.0);
+    println!("{:>10} {:>12} {:>12} {:>22}", "statements", "us alone", "us together", "bytes more an entry");
+    for together in [1, 2, 4, 8, 16, 32, 64, 128] {
+        let statements = &whole[..together];
+        let (mut alone, mut shared, mut bytes) = (Duration::ZERO, Duration::ZERO, 0);
+        for round in 0..ROUNDS.div_ceil(together) {
+            let begun = Instant::now();
+            let signatures: Vec<[u8; 64]> = statements.iter().map(|statement| signer.key.sign_statement(statement)).collect();
+            alone += begun.elapsed();
+            let begun = Instant::now();
+            let mut levels = Levels::over(statements);
+            let root = merkle::root(together as u64, &mut levels).unwrap();
+            let signed = signer.sign_root(root, together as u64, 1_800_000_001);
+            let receipts: Vec<Vec<u8>> = (0..together as u64)
+                .map(|index| signed.receipt(index, together as u64, &merkle::inclusion(index, together as u64, &mut levels).unwrap()))
+                .collect();
+            shared += begun.elapsed();
+            bytes = receipts[0].len();
+            assert_eq!(signatures.len(), together);
+            let at = round % together;
+            assert_eq!(verify_receipt(&receipts[at], &statements[at], &vkey), Ok((at as u64, together as u64)));
+        }
+        let each = |took: Duration| took.as_secs_f64() * 1e6 / (ROUNDS.div_ceil(together) * together) as f64;
+        println!("{together:>10} {:>12.1} {:>12.1} {:>22}", each(alone), each(shared), bytes as i64 - 64);
+    }
 }
