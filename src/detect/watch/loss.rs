@@ -199,6 +199,14 @@ impl Loss {
         copied || budgets.bits.is_some_and(|(budget, capacity)| budget.spent(self.ledger, capacity) >= 1.0)
     }
 
+    /// The part of its budget that is spent, of the two the greater, from 0 up; 0 where there is none.
+    pub(super) fn spent(&self, budgets: &Budgets) -> f64 {
+        // What is past no budget at all is past it without end, also by nothing.
+        let copied = budgets.fidelity.map(|most| if most > 0.0 { f64::from(self.exposure().fidelity) / most } else { f64::INFINITY });
+        let told = budgets.bits.map(|(budget, capacity)| budget.spent(self.ledger, capacity));
+        copied.into_iter().chain(told).fold(0.0, f64::max)
+    }
+
     /// Whether it is to be told that a budget is spent: once.
     pub(super) fn is_told(&mut self) -> bool {
         !std::mem::replace(&mut self.spent, true)
@@ -243,6 +251,25 @@ mod tests {
         assert_eq!(tells(&scores, &[0.0, 0.75, 0.0]), Tells::Top { classes: 3, kept: 1, grain: Grain::decimals(2) });
         assert_eq!(tells(&scores, &[0.123_456_7, 0.5, 0.376_543_3]), Tells::Probabilities { classes: 3, grain: Grain::Single });
         assert_eq!(tells(&scores, &[3.25, -1.5, 0.5]), Tells::Numbers { count: 3, grain: Grain::decimals(2) });
+    }
+
+    #[test]
+    fn what_is_spent_is_the_greater_part_of_the_budgets() {
+        let spent = |text: &str, rows: u32| {
+            let budgets = toml::from_str::<Config>(text).unwrap().compile(&mut Vec::new());
+            let mut loss = Loss::default();
+            (0..rows).for_each(|_| loss.charge(Tells::Label { classes: 2 }, 0));
+            (loss.spent(&budgets), loss.is_past(&budgets))
+        };
+        // A bit a row, of half of 24 times 2.
+        assert_eq!(spent("bits = 0.5\nparameters = 2", 0), (0.0, false));
+        let (almost, past) = spent("bits = 0.5\nparameters = 2", 11);
+        assert!(almost < 1.0 && !past, "{almost}");
+        assert_eq!(spent("", 1_000), (0.0, false), "who has no budget has spent nothing of it");
+        assert_eq!(spent("fidelity = 0.5", 1_000), (0.0, false));
+        assert_eq!(spent("fidelity = 0.0", 0), (f64::INFINITY, true));
+        let (both, past) = spent("fidelity = 0.5\nbits = 0.5\nparameters = 2", 1_000);
+        assert!(both > 10.0 && past);
     }
 
     #[test]
