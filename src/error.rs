@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
+use crate::detect::price::CHALLENGE_HEADER;
 use crate::trail::Stop;
 use crate::wire::grpc::{Code, Malformed};
 use crate::wire::{json, read};
@@ -295,5 +296,27 @@ fn detect(error: &detect::Error) -> Told {
         detect::Error::CallerAsksTooOften => {
             Told::new(error.code(), StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted, "Too many requests for now.").rule(error.rule())
         }
+        detect::Error::CallerOwesWork(challenge) => {
+            let text = "This answer costs work: solve `Portcullis-Work-Challenge`, and ask again with it in `Portcullis-Work`.";
+            let challenge = HeaderValue::try_from(&**challenge).ok();
+            Told::new(error.code(), StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted, text)
+                .with(challenge.map(|challenge| (HeaderName::from_static(CHALLENGE_HEADER), challenge)))
+                .retry_after(SOON)
+                .rule(error.rule())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_costs_work_is_refused_as_by_a_limit_with_the_challenge() {
+        let told = Refusal::Detect(detect::Error::CallerOwesWork("v1.6.0.0.0".into())).told();
+        assert_eq!((told.code, told.status, told.grpc), ("budget.work", StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted));
+        let headers: Vec<_> = told.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        assert_eq!(headers, [("portcullis-work-challenge", "v1.6.0.0.0"), ("retry-after", "1")]);
+        assert!(!["exposure", "detect", "ladder", "step", "v1"].iter().any(|word| told.message.contains(word)));
     }
 }

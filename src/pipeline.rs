@@ -17,6 +17,7 @@ use crate::authorize::{Action, ReceiptForm};
 use crate::budget::{Ask, Budget};
 use crate::check;
 use crate::config::Snapshot;
+use crate::detect::price::Brought;
 use crate::detect::{self, Detector};
 use crate::error::Refusal;
 use crate::event::{Event, Events, Name};
@@ -84,6 +85,7 @@ impl House {
         let arrived = peer.arrived();
         // Read before the head is stripped of it; whether it is any good is told to those alone who may ask for an answer.
         let want = Want::of_request(peer.headers(), peer.deadline());
+        let work = Brought::of_request(peer.headers());
 
         let caller = policy.authenticator.authenticate(peer, arrived);
         let caller = walk.past(Stop::Authenticate, caller, Refusal::Authenticate)?;
@@ -109,7 +111,7 @@ impl House {
         let standing = input.permit().headers();
 
         let spent = input.permit().spent();
-        let cleared = self.detector.weigh(input, &terms.detect, &mut walk.trail, &self.events, arrived);
+        let cleared = self.detector.weigh(input, &terms.detect, &work, &mut walk.trail, &self.events, arrived).await;
         let cleared = walk.past(Stop::Detect, cleared, |error| match error {
             detect::Error::CallerAsksTooOften => Refusal::Budget(spent),
             error => Refusal::Detect(error),

@@ -433,6 +433,7 @@ fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>, disks: &
         Kind::Gauge,
         watched(|house| house.detector.watched() as f64),
     );
+    observe_price(house);
     metrics.watch("portcullis_budget_callers", "Callers whose budget is kept", Kind::Gauge, watched(|house| house.budget.callers() as f64));
     let weak = Arc::downgrade(house);
     metrics.watch("portcullis_policy_info", "The policy in force", Kind::Gauge, move |observe| {
@@ -444,6 +445,23 @@ fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>, disks: &
     let counters = counters.clone();
     metrics.watch("portcullis_connections", "Open connections", Kind::Gauge, move |observe| {
         observe(&[], counters.open.load(Ordering::Relaxed) as f64)
+    });
+}
+
+/// What answers cost, and who paid.
+fn observe_price(house: &Arc<House>) {
+    let metrics = house.recorder.metrics();
+    let weak = Arc::downgrade(house);
+    metrics.watch("portcullis_detect_challenges", "Refusals that asked for work", Kind::Counter, move |observe| {
+        if let Some(house) = weak.upgrade() {
+            observe(&[], house.detector.desk().challenges() as f64);
+        }
+    });
+    let weak = Arc::downgrade(house);
+    metrics.watch("portcullis_detect_work", "Requests whose answers cost work, by what came of it", Kind::Counter, move |observe| {
+        if let Some(house) = weak.upgrade() {
+            house.detector.desk().outcomes().for_each(|(outcome, count)| observe(&[("outcome", outcome)], count as f64));
+        }
     });
 }
 

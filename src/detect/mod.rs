@@ -17,11 +17,13 @@ use toml::Spanned;
 
 use self::language::callers::{self, Callers};
 use self::language::guard::{self, Guard, Guards};
+use self::price::{Brought, Desk, Price};
 use crate::budget::gate::{Gate, MOST_ENTRIES, State, locked};
 use crate::check::{Contract, Input, Request};
 use crate::clock::Moment;
 use crate::event::{Event, Events, Name};
 use crate::mistake::Mistake;
+use crate::secret::Secret;
 use crate::trail::{Stop, Trail, Verdict, Who};
 use crate::wire::openai::embeddings::VECTORS;
 
@@ -238,6 +240,15 @@ struct Weighed {
     finding: Option<Finding>,
 }
 
+/// What becomes of a request that nothing refuses out of hand.
+#[derive(Debug, Default)]
+struct Judged {
+    care: Care,
+    lesson: Option<Lesson>,
+    /// What it costs, where it costs anything.
+    price: Option<Price>,
+}
+
 /// Something that is wrong with a request.
 #[derive(Debug)]
 struct Finding {
@@ -260,9 +271,9 @@ enum Act {
     RefuseStep,
 }
 
-/// A refusal. Both say no more than `check` would of a limit: the rules are fixed and keep no state, so that the caller can mend
+/// A refusal. The first two say no more than `check` would of a limit: the rules are fixed and keep no state, so that the caller can mend
 /// the request and learns nothing of any detector by it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
     /// More log-probabilities or bias entries than may be asked for; `check.parameters`, 400. The rule is for the log.
     CallerAskedForTooMuch(&'static str),
@@ -270,25 +281,28 @@ pub enum Error {
     CallerSentTooFine(&'static str),
     /// The caller is throttled or blocked; `budget.requests`, 429, as for any caller who asks too often.
     CallerAsksTooOften,
+    /// The answer costs work that the caller did not bring; `budget.work`, 429. The challenge is for the caller.
+    CallerOwesWork(Box<str>),
 }
 
 impl Error {
     /// The static code.
     #[must_use]
-    pub const fn code(self) -> &'static str {
+    pub const fn code(&self) -> &'static str {
         match self {
             Self::CallerAskedForTooMuch(_) => "check.parameters",
             Self::CallerSentTooFine(_) => "check.step",
             Self::CallerAsksTooOften => "budget.requests",
+            Self::CallerOwesWork(_) => "budget.work",
         }
     }
 
     /// The rule that decided, for the log and never for the caller.
     #[must_use]
-    pub const fn rule(self) -> &'static str {
+    pub const fn rule(&self) -> &'static str {
         match self {
             Self::CallerAskedForTooMuch(rule) | Self::CallerSentTooFine(rule) => rule,
-            Self::CallerAsksTooOften => "ladder",
+            Self::CallerAsksTooOften | Self::CallerOwesWork(_) => "ladder",
         }
     }
 }
@@ -300,6 +314,7 @@ pub struct Detector {
     /// Apart from callers: addresses are anybody's, and are not to take the places of those who ask.
     cohorts: Gate<(Arc<str>, Arc<str>), Known>,
     callers: Callers,
+    desk: Desk,
     nameless: Arc<str>,
     hasher: RandomState,
     /// By which the space of embeddings is cut.
@@ -332,6 +347,7 @@ impl Detector {
             known: Gate::new(most),
             cohorts: Gate::new(most),
             callers: Callers::new(now),
+            desk: Desk::new(&Secret::random(32), now),
             nameless: "".into(),
             hasher,
             secret,
@@ -354,6 +370,12 @@ impl Detector {
         self.room.taken()
     }
 
+    /// Where answers are paid for.
+    #[must_use]
+    pub fn desk(&self) -> &Desk {
+        &self.desk
+    }
+
     /// What every caller may have learned of each model it asked, as of now, and every cohort of several callers under its own name
     /// (`tenant:`, `family:` or `address:`); those with nothing left out.
     #[must_use]
@@ -372,15 +394,23 @@ impl Detector {
     }
 
     /// Weighs an input. What a family finds is told as `detect.alarm`; in shadow it leaves a shadowed step on the trail and nothing else.
-    /// The step with which the stop passes or refuses is the pipeline's to write.
+    /// The step with which the stop passes or refuses is the pipeline's to write. `work` is looked at only where the answer costs some.
     ///
     /// # Errors
-    /// The first finding that is enforced by refusing.
-    pub fn weigh(&self, input: Input, terms: &Terms, trail: &mut Trail, events: &Events, now: Moment) -> Result<Cleared, Error> {
+    /// The first finding that is enforced by refusing, and work that is owed.
+    pub async fn weigh(
+        &self,
+        input: Input,
+        terms: &Terms,
+        work: &Brought,
+        trail: &mut Trail,
+        events: &Events,
+        now: Moment,
+    ) -> Result<Cleared, Error> {
         let grant = input.permit().grant();
         let who = &grant.caller().identity().who;
         let model = grant.which().map(|which| &which.name);
-        let (mut care, lesson) = self.judge(who, model, input.request(), terms, trail, events, now)?;
+        let Judged { mut care, lesson, price } = self.judge(who, model, input.request(), terms, trail, events, now)?;
         let sight = self.sight(who, model, input.request(), terms, trail, events, now);
         if let Some(sight) = sight.as_ref().filter(|sight| sight.enforced) {
             care = care.and(vectors::care(&sight.known.seen_vectors));
@@ -389,7 +419,16 @@ impl Detector {
             (Some(guards), Request::Language(asked)) => guards.guard(&asked.said, || alarm(who, model, trail, now), events),
             _ => None,
         };
+        if let Some(price) = price {
+            self.collect(&price, work, now).await?;
+        }
         Ok(Cleared { input, care, lesson, sight, guard })
+    }
+
+    /// Takes the work that an answer costs. Whatever is wrong with it, the caller is told no more than what to do next.
+    async fn collect(&self, price: &Price, work: &Brought, now: Moment) -> Result<(), Error> {
+        let taken = self.desk.take(work, price, now).await;
+        taken.map_err(|_| Error::CallerOwesWork(self.desk.ask(price, now).into()))
     }
 
     #[expect(clippy::too_many_arguments, reason = "they are the parts of the input that families may see, and where findings go")]
@@ -402,9 +441,9 @@ impl Detector {
         trail: &mut Trail,
         events: &Events,
         now: Moment,
-    ) -> Result<(Care, Option<Lesson>), Error> {
+    ) -> Result<Judged, Error> {
         if terms.families.is_empty() && terms.watch.is_none() && terms.callers.are_off() || matches!(request, Request::Nothing) {
-            return Ok((Care::default(), None));
+            return Ok(Judged::default());
         }
         let rows = rows(request);
         let (known, query) = self.count(who, model, rows, now.mono).unzip();
@@ -447,11 +486,11 @@ impl Detector {
                 (true, Act::Degrade | Act::Tell) | (false, _) => {}
             }
         }
-        let Some(watch) = &terms.watch else { return Ok((care, None)) };
+        let Some(watch) = &terms.watch else { return Ok(Judged { care, ..Judged::default() }) };
         let (Some(known), Some(query)) = (known, query) else {
             // Nobody is refused for the number of others; that it happens is told.
             self.unwatched.fetch_add(1, Ordering::Relaxed);
-            return Ok((care, None));
+            return Ok(Judged { care, ..Judged::default() });
         };
         let first = query.saturating_sub(rows) + 1;
         // A step that comes with one row of a batch holds for all of it.
@@ -459,7 +498,15 @@ impl Detector {
         if let Some((from, to)) = moved {
             watch::tell_moved(who, model, trail.id, (from, to), events, now);
         }
-        let Manner::With(more) = manner else { return Err(Error::CallerAsksTooOften) };
+        let (more, price) = match manner {
+            Manner::With(care) => (care, None),
+            Manner::ForWork(care) => {
+                let rows = u32::try_from(rows).unwrap_or(u32::MAX);
+                let (caller, model) = (who.caller.clone(), model.unwrap_or(&self.nameless).clone());
+                (care, Some(Price { caller, model, rows, due: watch.due(&known.pupil, rows) }))
+            }
+            Manner::NotNow => return Err(Error::CallerAsksTooOften),
+        };
         let beside = match request {
             Request::Explain(explanation) => explanation.evaluations() / explanation.rows.max(1),
             _ => 0,
@@ -480,7 +527,7 @@ impl Detector {
             events: events.clone(),
             at: now,
         });
-        Ok((care.and(more), lesson))
+        Ok(Judged { care: care.and(more), lesson, price })
     }
 
     /// What is to be learned of the embeddings that a request asks for, if there may be any.

