@@ -13,12 +13,14 @@ use uuid::Uuid;
 
 use crate::cli::No;
 use crate::clock::from_rfc3339;
-use crate::prove::entries::Entries;
 use crate::prove::key::{Kind, Vkey};
 use crate::prove::reconcile::{MAX_METRICS, Metrics, Reconciled, reconcile};
 use crate::prove::statement::Statement;
 use crate::prove::verify::{Report, Select, show as statements, verify_dir};
-use crate::prove::{Found, Label, NoProof, folders};
+use crate::prove::{Found, NoProof};
+use crate::verify::entries::Entries;
+use crate::verify::folder::folders;
+use crate::verify::label::Label;
 use finding::{NotAFinding, finding};
 
 /// The most entries that `tail` begins with.

@@ -11,25 +11,28 @@ use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 use super::config::Config;
-use super::cosign::{Cosigning, WITNESSED};
+use super::cosign::Cosigning;
 use super::disclosure::disclosure;
 use super::found::{Found, Included};
 use super::ids::Ids;
 use super::key::{Key, Vkey};
+use super::ledger::OpenError;
 use super::ledger::open::Signed;
-use super::ledger::{KEYS, OpenError};
 use super::log::{self, Wal};
 use super::proof::SignedRoot;
-use super::publisher::{CHECKPOINT, CHECKPOINT_COSE, Published, retried};
+use super::publisher::{Published, retried};
 use super::receipt::State;
 use super::rotation::Vkeys;
 use super::salts::{self, MAX_SUBJECTS, Salts, Sealing};
-use super::segment;
 use super::statement::{Statement, id_of};
-use super::tree::Files;
 use crate::tlog::merkle;
 use crate::tlog::{Checkpoint, Note};
 use crate::trail::Who;
+use crate::verify::files::Files;
+use crate::verify::folder::KEYS;
+use crate::verify::folder::WITNESSED;
+use crate::verify::folder::{CHECKPOINT, CHECKPOINT_COSE};
+use crate::verify::segment;
 
 /// How long who asks for a proof waits for the checkpoint; one is made every tenth of a second.
 const INCLUSION_PATIENCE: Duration = Duration::from_secs(2);

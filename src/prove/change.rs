@@ -1,9 +1,9 @@
 //! Entries that no request leaves: models that were loaded, swapped, refused or retired, and policies that were put in force or refused.
 
-use super::cbor::Writer;
 use super::statement::{Kind, Signer, clip, fresh_id};
 use crate::digest::Digest;
 use crate::trail::Which;
+use crate::verify::cbor::Writer;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

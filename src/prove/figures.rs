@@ -9,7 +9,6 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::config::{Mode, OnFailure, Terms};
-use super::entries::Entries;
 use super::ledger::tests::{House, head, house, now};
 use super::statement::{Kind, Sent};
 use super::tree::Tree;
@@ -18,6 +17,7 @@ use crate::digest::Digest;
 use crate::infer::Payload;
 use crate::tlog::merkle::{self, verify_inclusion};
 use crate::tlog::tile::{MAX_LEVEL, Tile};
+use crate::verify::entries::Entries;
 
 fn terms(mode: Mode) -> Terms {
     Terms { mode, on_failure: OnFailure::Refuse }

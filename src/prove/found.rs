@@ -13,13 +13,15 @@ use serde_json::{Value as Json, json};
 
 use super::ids;
 use super::proof::{self, SignedRoot};
-use super::publisher::{CHECKPOINT, CHECKPOINT_COSE, Published};
+use super::publisher::Published;
 use super::receipt::State;
 use super::statement::Statement;
-use super::tree::{Files, TreeError};
 use super::verify::Select;
 use crate::tlog::merkle::{self, Hash};
 use crate::tlog::{Checkpoint, Note};
+use crate::verify::files::{Files, TreeError};
+use crate::verify::folder::IDS;
+use crate::verify::folder::{CHECKPOINT, CHECKPOINT_COSE};
 
 /// How often a proof is begun again since the log grew meanwhile.
 const PATIENCE: usize = 4;
@@ -152,7 +154,7 @@ impl Found {
         let index = match select {
             Select::Index(index) => Some(index),
             Select::Id(id) => {
-                let path = directory.join(ids::FILE);
+                let path = directory.join(IDS);
                 ids::search(&path, id).map_err(|error| NoProof::Io(path, error))?
             }
             Select::Seq(seq) => of_number(&files, size, seq)?,
@@ -228,7 +230,7 @@ mod tests {
         house.ledger.close();
         let (log, keys) = (house.log(), house.ledger.vkeys());
         let mut size = 0;
-        for (index, entry) in crate::prove::entries::Entries::of(&log).unwrap().map(Result::unwrap) {
+        for (index, entry) in crate::verify::entries::Entries::of(&log).unwrap().map(Result::unwrap) {
             let by_index = Found::in_folder(&log, Select::Index(index)).unwrap();
             assert_eq!(by_index.statement(), &entry);
             let receipt = by_index.receipt().unwrap();

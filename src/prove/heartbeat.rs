@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use ciborium::Value;
 
-use super::cbor::Writer;
 use super::census::{Census, Counting, Traffic};
 use super::statement::{Kind, Signer, Statement, clip, fresh_id, map, unsigned};
 use crate::clock::Moment;
+use crate::verify::cbor::Writer;
 
 /// How often the counts are told, in a process that does not end.
 pub const EVERY: Duration = Duration::from_secs(60);

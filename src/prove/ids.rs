@@ -14,9 +14,8 @@ use uuid::Uuid;
 
 use super::statement::id_of;
 use crate::tlog::tile::{self, WIDTH};
+use crate::verify::folder::IDS;
 
-/// The file's name in the log's folder.
-pub(super) const FILE: &str = "ids";
 /// How much a search reads at a time.
 const PIECE: usize = 1 << 20;
 /// The bytes of an id.
@@ -35,7 +34,7 @@ impl Ids {
     /// Opens the file of a log for its first `size` entries, a multiple of 256; what lies behind is written again. What is missing
     /// before is made from the bundles, of which `bundle` gives the bytes; of those that are pruned there are no ids.
     pub(super) fn open(directory: &Path, size: u64, mut bundle: impl FnMut(u64) -> Option<Vec<u8>>) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(directory.join(FILE))?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(directory.join(IDS))?;
         let there = file.metadata()?.len().min(size * ID) / (WIDTH * ID);
         file.set_len(there * WIDTH * ID)?;
         let mut spans = Vec::new();
@@ -62,7 +61,7 @@ impl Ids {
     /// # Errors
     /// Also when it is not the file of so many entries.
     pub(super) fn ended(directory: &Path, size: u64) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(directory.join(FILE))?;
+        let file = OpenOptions::new().read(true).write(true).open(directory.join(IDS))?;
         if file.metadata()?.len() != size * ID {
             return Err(io::Error::other("not the ids of so many entries"));
         }

@@ -41,7 +41,6 @@ use crate::wire::Body;
 
 pub(super) mod open;
 
-pub(super) use open::KEYS;
 pub use open::{OpenError, Opened};
 
 /// Slots that may be taken at once: answers that are being made, streamed or waited for.

@@ -4,13 +4,11 @@
 //! [write-ahead file](log) holds before the answer is released. It does not say that the answer arrived.
 
 mod archive;
-mod cbor;
 pub mod census;
 mod change;
 mod config;
 pub mod cosign;
 mod disclosure;
-pub mod entries;
 mod erasure;
 mod events;
 #[cfg(test)]
@@ -19,7 +17,6 @@ mod found;
 pub mod heartbeat;
 mod ids;
 pub mod key;
-mod label;
 mod ledger;
 mod lock;
 pub mod log;
@@ -33,7 +30,6 @@ mod refusals;
 mod release;
 mod rotation;
 pub mod salts;
-mod segment;
 pub mod served;
 mod shards;
 pub mod statement;
@@ -48,10 +44,9 @@ pub use config::{Config, Mode, OnFailure, Sharding, Terms, TermsConfig};
 pub use erasure::{EraseError, Erased, Erasure};
 pub use found::{Found, NoProof};
 pub use key::Key;
-pub use label::Label;
 pub use ledger::{Accepted, Counters, Error, Ledger, NotProved, OpenError, Opened, Slot};
 pub use receipt::{Receipt, State};
-pub use shards::{NotRolled, Shards, folders};
+pub use shards::{NotRolled, Shards};
 pub use statement::Build;
 pub use want::{MAX_WAIT, Want};
 pub use witness::Witnesses;

@@ -5,10 +5,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ciborium::Value;
 
-use super::cbor::{Writer, canonical};
 use super::key::Vkey;
 use super::statement::{Signer, to_be_signed};
 use crate::tlog::merkle::{self, Hash};
+use crate::verify::cbor::{Writer, canonical};
 
 /// COSE header parameter `receipts` (RFC 9943).
 const RECEIPTS: u64 = 394;

@@ -7,11 +7,11 @@
 //! The ML-DSA-44 line of a checkpoint is by who holds the log, and by nobody else: the key before signs along with its Ed25519 line alone,
 //! for those who know no other yet.
 
-use super::cbor::Writer;
 use super::key::{Key, PublicKey, Vkey};
 use super::statement::{Kind, Signer, Statement, fresh_id};
 use crate::digest::Digest;
 use crate::tlog::Note;
+use crate::verify::cbor::Writer;
 
 /// What stands before all else that the log key after signs.
 const VOUCH: &[u8] = b"portcullis/key-rotation/v1\n";

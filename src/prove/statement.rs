@@ -72,7 +72,6 @@ use ciborium::Value;
 use serde_json::{Map, Value as Json, json};
 use uuid::Uuid;
 
-use super::cbor::{Writer, canonical};
 use super::change::model;
 use super::key::{Key, PublicKey, Vkey};
 use super::salts::Salts;
@@ -82,6 +81,7 @@ use crate::tlog::signature::{CannotSign, ML_DSA_44_PUBLIC};
 use crate::tlog::tile::MAX_ENTRY;
 use crate::tlog::{Checkpoint, Note};
 use crate::trail::{Step, Stop, Trail, Usage, Verdict, Who};
+use crate::verify::cbor::{Writer, canonical};
 
 /// The payload's media type in entries of early versions.
 pub const CONTENT_TYPE: &str = "application/vnd.portcullis.inference-statement+cbor";

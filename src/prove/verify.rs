@@ -9,23 +9,24 @@ use serde::Serialize;
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use super::cosign::{WITNESSED, WITNESSED_NEW};
-use super::entries::Entries;
-use super::ids;
 use super::key::{Kind as KeyKind, Vkey};
-use super::label::Label;
-use super::ledger::KEYS;
 use super::proof::SignedRoot;
-use super::prune::{NEW_ENTRY, kept_index};
-use super::publisher::{CHECKPOINT, CHECKPOINT_COSE};
-use super::salts;
-use super::segment::{First, HEADER, Record, numbers, segment_number, sound_after};
 use super::statement::{Statement, id_of};
-use super::tree::{Files, NEW};
 use crate::tlog::merkle::{self, Hash};
 use crate::tlog::note::Verified;
 use crate::tlog::tile::{self, Edge, Tile, WIDTH};
 use crate::tlog::{Checkpoint, Note};
+use crate::verify::entries::Entries;
+use crate::verify::files::Files;
+use crate::verify::files::kept_index;
+use crate::verify::folder::KEYS;
+use crate::verify::folder::NEW;
+use crate::verify::folder::NEW_ENTRY;
+use crate::verify::folder::{CHECKPOINT, CHECKPOINT_COSE};
+use crate::verify::folder::{IDS, LOCK, SALTS, SALTS_NEW, SALTS_OLD};
+use crate::verify::folder::{WITNESSED, WITNESSED_NEW};
+use crate::verify::label::Label;
+use crate::verify::segment::{First, HEADER, Record, numbers, segment_number, sound_after};
 
 mod trust;
 
@@ -115,7 +116,7 @@ pub fn verify_dir(directory: &Path, keys: Option<&[Vkey]>) -> io::Result<Report>
         next: 0,
         checked: HashSet::new(),
         unwritten: HashMap::new(),
-        ids: fs::read(directory.join(ids::FILE)).unwrap_or_default(),
+        ids: fs::read(directory.join(IDS)).unwrap_or_default(),
         kept: Files::of(directory).kept()?,
     };
     check.entries(directory)?;
@@ -396,7 +397,7 @@ impl Check {
         self.report.entries += 1;
         let id = self.ids.get(index as usize * 16..).filter(|rest| !rest.is_empty()).map(|rest| &rest[..rest.len().min(16)]);
         if id.is_some_and(|id| Some(id) != id_of(entry).as_ref().map(|id| &id.as_bytes()[..])) {
-            self.report.problem(format!("{}: another id than that of entry {index}", ids::FILE));
+            self.report.problem(format!("{}: another id than that of entry {index}", IDS));
         }
         let statement = match Statement::read(entry) {
             Ok(statement) => statement,
@@ -564,10 +565,10 @@ impl Check {
         // Those of the last bundle are overwritten after it is gone.
         let forgotten = usize::try_from(report.first_index.saturating_sub(WIDTH) * 16).unwrap_or(usize::MAX).min(self.ids.len());
         if self.ids[..forgotten].iter().any(|byte| *byte != 0) {
-            report.problem(format!("{}: ids of entries that are pruned", ids::FILE));
+            report.problem(format!("{}: ids of entries that are pruned", IDS));
         }
         if !self.ids.len().is_multiple_of(16) || self.ids.len() as u64 / 16 > self.edge.size() {
-            report.problem(format!("{}: longer than the log, or cut short", ids::FILE));
+            report.problem(format!("{}: longer than the log, or cut short", IDS));
         }
     }
 }
@@ -580,7 +581,7 @@ fn named(vkey: &Vkey) -> String {
 /// Everything in the folder must be known.
 fn strangers(directory: &Path, report: &mut Report) -> io::Result<()> {
     // What `new` and `new.witnessed` hold was never part of the log: a crash leaves them, and the next start removes them.
-    let files = [KEYS, "lock", CHECKPOINT, CHECKPOINT_COSE, WITNESSED, ids::FILE, NEW, WITNESSED_NEW, NEW_ENTRY];
+    let files = [KEYS, LOCK, CHECKPOINT, CHECKPOINT_COSE, WITNESSED, IDS, NEW, WITNESSED_NEW, NEW_ENTRY];
     for file in fs::read_dir(directory)? {
         let file = file?;
         let name = file.file_name();
@@ -591,7 +592,10 @@ fn strangers(directory: &Path, report: &mut Report) -> io::Result<()> {
             label if label.parse::<Label>().is_ok() => kind.is_dir(),
             name => {
                 kind.is_file()
-                    && (files.contains(&name) || salts::is_file(name) || segment_number(name).is_some() || kept_index(name).is_some())
+                    && (files.contains(&name)
+                        || [SALTS, SALTS_NEW, SALTS_OLD].contains(&name)
+                        || segment_number(name).is_some()
+                        || kept_index(name).is_some())
             }
         });
         if !known {

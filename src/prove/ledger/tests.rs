@@ -500,7 +500,7 @@ async fn a_change_stands_before_the_answers_that_come_after_it_and_a_log_that_ta
 }
 
 fn reconciled(path: &Path, metrics: Option<&crate::prove::reconcile::Metrics>) -> crate::prove::reconcile::Reconciled {
-    crate::prove::reconcile::reconcile(crate::prove::entries::Entries::of_live(path).unwrap(), metrics).unwrap()
+    crate::prove::reconcile::reconcile(crate::verify::entries::Entries::of_live(path).unwrap(), metrics).unwrap()
 }
 
 fn scraped(ledger: &Ledger) -> crate::prove::reconcile::Metrics {

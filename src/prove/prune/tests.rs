@@ -2,16 +2,18 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::prove::config::Terms;
-use crate::prove::entries::Entries;
 use crate::prove::found::{Found, NoProof};
 use crate::prove::key::Vkey;
 use crate::prove::ledger::Ledger;
 use crate::prove::ledger::tests::{House, answer, house, open_in};
 use crate::prove::proof::verify_receipt;
 use crate::prove::reconcile::reconcile;
-use crate::prove::segment::{First, frame, numbers, path_of};
 use crate::prove::verify::{Report, Select, verify_dir};
 use crate::tlog::merkle;
+use crate::verify::entries::Entries;
+use crate::verify::files::kept_index;
+use crate::verify::folder::IDS;
+use crate::verify::segment::{First, frame, numbers, path_of};
 
 const DAY: u64 = 86_400_000_000_000;
 
@@ -225,7 +227,7 @@ async fn a_pruned_log_opens_again_also_without_its_ids() {
     drop(ledger);
     for lost in [false, true] {
         if lost {
-            fs::remove_file(log.path().join(super::super::ids::FILE)).unwrap();
+            fs::remove_file(log.path().join(IDS)).unwrap();
         }
         let ledger = log.open();
         let last = Statement::read(&log.entries()[70].1).unwrap();
@@ -352,7 +354,7 @@ async fn what_is_kept_beside_a_pruned_log_is_the_very_entry_that_stood_there() {
         fs::remove_file(log.path().join(name)).unwrap();
     }
     assert!(log.verify().ok);
-    let ids = log.path().join(super::super::ids::FILE);
+    let ids = log.path().join(IDS);
     let mut bytes = fs::read(&ids).unwrap();
     bytes[5] = 1;
     fs::write(&ids, bytes).unwrap();

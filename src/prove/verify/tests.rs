@@ -166,7 +166,7 @@ async fn a_kill_before_a_tile_that_is_full_by_then_was_written_leaves_a_log_that
     house.ledger.close();
     // What a kill leaves: the entries are written, and nothing was made of the last of them.
     put(&aside.path().join("tile"), &path.join("tile"));
-    for file in [CHECKPOINT, CHECKPOINT_COSE, ids::FILE] {
+    for file in [CHECKPOINT, CHECKPOINT_COSE, IDS] {
         fs::copy(aside.path().join(file), path.join(file)).unwrap();
     }
     let report = verify_dir(&path, None).unwrap();

@@ -10,9 +10,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::publisher::CHECKPOINT;
+use super::files::Files;
+use super::folder::CHECKPOINT;
 use super::segment::{FRAME, First, HEADER, Record, numbers, path_of};
-use super::tree::Files;
 use crate::tlog::tile::{self, MAX_ENTRY, Tile, WIDTH};
 use crate::tlog::{Checkpoint, Note};
 
