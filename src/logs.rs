@@ -15,12 +15,12 @@ use crate::cli::No;
 use crate::clock::from_rfc3339;
 use crate::prove::key::{Kind, Vkey};
 use crate::prove::reconcile::{MAX_METRICS, Metrics, Reconciled, reconcile};
-use crate::prove::statement::Statement;
-use crate::prove::verify::{Report, Select, show as statements, verify_dir};
 use crate::prove::{Found, NoProof};
 use crate::verify::entries::Entries;
 use crate::verify::folder::folders;
 use crate::verify::label::Label;
+use crate::verify::log::{Report, Select, show as statements, verify_dir};
+use crate::verify::statement::Statement;
 use finding::{NotAFinding, finding};
 
 /// The most entries that `tail` begins with.

@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::statement::Kind;
+use crate::verify::statement::Kind;
 
 /// A place for each kind, by its number.
 const PLACES: usize = 16;

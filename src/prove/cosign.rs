@@ -247,8 +247,8 @@ mod tests {
     use crate::prove::ledger::Error;
     use crate::prove::ledger::tests::{House, answer, config, house, want};
     use crate::prove::statement::Build;
-    use crate::prove::verify::{Select, show};
     use crate::prove::want::Want;
+    use crate::verify::log::{Select, show};
 
     /// The log's witnesses have been silent for so long.
     fn silent(house: &House, since: Duration) {

@@ -8,8 +8,9 @@ use uuid::Uuid;
 
 use super::log::Poisoned;
 use super::salts::{self, Destroyed, Name, Salts, Whose};
-use super::statement::{Kind, Signer};
+use super::statement::Signer;
 use crate::verify::cbor::Writer;
+use crate::verify::statement::Kind;
 
 /// What is to be destroyed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use http::StatusCode;
 
 use super::config::{Mode, OnFailure, Terms};
 use super::ledger::tests::{House, head, house, now};
-use super::statement::{Kind, Sent};
+use super::statement::Sent;
 use super::tree::Tree;
 use super::want::Want;
 use crate::digest::Digest;
@@ -18,6 +18,7 @@ use crate::infer::Payload;
 use crate::tlog::merkle::{self, verify_inclusion};
 use crate::tlog::tile::{MAX_LEVEL, Tile};
 use crate::verify::entries::Entries;
+use crate::verify::statement::Kind;
 
 fn terms(mode: Mode) -> Terms {
     Terms { mode, on_failure: OnFailure::Refuse }

@@ -12,16 +12,15 @@ use bytes::Bytes;
 use serde_json::{Value as Json, json};
 
 use super::ids;
-use super::proof::{self, SignedRoot};
 use super::publisher::Published;
 use super::receipt::State;
-use super::statement::Statement;
-use super::verify::Select;
 use crate::tlog::merkle::{self, Hash};
 use crate::tlog::{Checkpoint, Note};
 use crate::verify::files::{Files, TreeError};
-use crate::verify::folder::IDS;
-use crate::verify::folder::{CHECKPOINT, CHECKPOINT_COSE};
+use crate::verify::folder::{CHECKPOINT, CHECKPOINT_COSE, IDS};
+use crate::verify::log::Select;
+use crate::verify::proof::{self, SignedRoot};
+use crate::verify::statement::Statement;
 
 /// How often a proof is begun again since the log grew meanwhile.
 const PATIENCE: usize = 4;
@@ -219,7 +218,7 @@ mod tests {
     use super::*;
     use crate::prove::config::Terms;
     use crate::prove::ledger::tests::{answer, house};
-    use crate::prove::proof::verify_receipt;
+    use crate::verify::proof::verify_receipt;
 
     #[tokio::test]
     async fn every_entry_of_a_folder_is_proved_by_id_by_number_and_by_index() {

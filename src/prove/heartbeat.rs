@@ -10,9 +10,10 @@ use std::time::Duration;
 use ciborium::Value;
 
 use super::census::{Census, Counting, Traffic};
-use super::statement::{Kind, Signer, Statement, clip, fresh_id, map, unsigned};
+use super::statement::{Signer, clip, fresh_id};
 use crate::clock::Moment;
 use crate::verify::cbor::Writer;
+use crate::verify::statement::{Kind, Statement, map, unsigned};
 
 /// How often the counts are told, in a process that does not end.
 pub const EVERY: Duration = Duration::from_secs(60);

@@ -12,9 +12,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use uuid::Uuid;
 
-use super::statement::id_of;
 use crate::tlog::tile::{self, WIDTH};
 use crate::verify::folder::IDS;
+use crate::verify::statement::id_of;
 
 /// How much a search reads at a time.
 const PIECE: usize = 1 << 20;

@@ -29,7 +29,7 @@ use super::receipt::{CONTENT_DIGEST, Receipt, STATEMENT, State, content_digest, 
 use super::refusals::Refusals;
 use super::release::{Appended, Unkept};
 use super::salts::{self, Destroyed, Salts};
-use super::statement::{Kind, Sent, Signer, fresh_id};
+use super::statement::{Sent, Signer, fresh_id};
 use super::stream::Proving;
 use super::want::Want;
 use crate::clock::{Moment, month};
@@ -37,6 +37,7 @@ use crate::digest::Digest;
 use crate::event::{Event, Events, Name};
 use crate::infer::{Answer, Payload};
 use crate::trail::{Content, Stop, Trail, Verdict, Who};
+use crate::verify::statement::Kind;
 use crate::wire::Body;
 
 pub(super) mod open;

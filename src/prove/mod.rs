@@ -1,6 +1,6 @@
 //! The eighth stop: what was answered to whom by what, signed, and written where it cannot be changed unseen.
 //!
-//! Its value is the [`Receipt`]: an answer or a refusal that carries its signed [statement], which the
+//! Its value is the [`Receipt`]: an answer or a refusal that carries its signed [statement](crate::verify::statement), which the
 //! [write-ahead file](log) holds before the answer is released. It does not say that the answer arrived.
 
 mod archive;
@@ -20,7 +20,6 @@ pub mod key;
 mod ledger;
 mod lock;
 pub mod log;
-pub mod proof;
 mod prune;
 mod pseudonyms;
 pub mod publisher;
@@ -32,10 +31,11 @@ mod rotation;
 pub mod salts;
 pub mod served;
 mod shards;
-pub mod statement;
+mod statement;
 mod stream;
 pub mod tree;
-pub mod verify;
+#[cfg(test)]
+mod verified;
 mod want;
 pub mod witness;
 

@@ -16,11 +16,11 @@ use super::change::{Change, Changed};
 use super::heartbeat::Heart;
 use super::ids::Ids;
 use super::log::{Poisoned, Until, Wal};
-use super::statement::{Kind, Statement};
 use crate::tlog::tile::{self, Tile, WIDTH};
 use crate::tlog::{Checkpoint, Note};
 use crate::verify::files::{Files, KEPT};
 use crate::verify::folder::{NEW_ENTRY, WITNESSED};
+use crate::verify::statement::{Kind, Statement};
 
 /// How often it is looked whether something has become too old.
 pub(super) const EVERY: Duration = Duration::from_secs(60 * 60);

@@ -18,15 +18,14 @@ use tokio::sync::watch;
 use super::heartbeat::{Heart, Life};
 use super::lock::{LockFile, Swap};
 use super::log::{Fatal, Poisoned, Wal, wants_descriptors};
-use super::proof::SignedRoot;
 use super::prune::{self, Pruner};
 use super::tree::{Tree, Unsettled};
 use crate::clock::Moment;
 use crate::tlog::Checkpoint;
 use crate::tlog::merkle::{self, Hash};
 use crate::verify::files::Files;
-use crate::verify::folder::NEW;
-use crate::verify::folder::{CHECKPOINT, CHECKPOINT_COSE};
+use crate::verify::folder::{CHECKPOINT, CHECKPOINT_COSE, NEW};
+use crate::verify::proof::SignedRoot;
 
 /// How often a checkpoint is made while there is something new.
 pub const CHECKPOINT_EVERY: Duration = Duration::from_millis(100);

@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use super::census::{Census, Traffic};
 use super::heartbeat::{Counted, Life};
-use super::statement::{Kind, Statement};
+use crate::verify::statement::{Kind, Statement};
 pub use openmetrics::{MAX_METRICS, Metrics, NotMetrics};
 
 /// How many problems are told; more are counted.

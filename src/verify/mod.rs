@@ -1,11 +1,26 @@
-//! What verifies a log offline: the files, the public keys and the formats are all that it needs.
+//! What verifies a log and its receipts offline: the files, the public keys and the formats are all that it needs.
 //!
 //! It knows nothing of the server that writes them, so that it can be read alone and built for other machines: there are no sockets, tasks,
-//! clocks and configuration in it. The writing halves of what is read here are in `prove`.
+//! clocks and configuration in it. With [`crate::tlog`] and [`crate::digest`] it is whole; a test reads its `use` lines and holds that. The
+//! writing halves of what is read here are in `prove`.
+//!
+//! | file | what it reads |
+//! | --- | --- |
+//! | [`log`] | a folder, everything in which it derives again from the entries |
+//! | [`statement`] | an entry: its signature, and what it says |
+//! | `rotation` | the entry by which one log key hands over to another |
+//! | [`proof`] | signed roots, COSE receipts and tlog-proofs |
+//! | [`entries`] | a log's entries in order, from bundles and segments |
+//! | [`files`], `segment`, [`folder`], [`label`] | how a log lies on the disk |
+//! | `cbor` | CBOR, in its one deterministic encoding |
 
 pub(crate) mod cbor;
 pub mod entries;
 pub mod files;
 pub mod folder;
 pub mod label;
+pub mod log;
+pub mod proof;
+pub(crate) mod rotation;
 pub(crate) mod segment;
+pub mod statement;

@@ -7,10 +7,10 @@ use http::{HeaderMap, Method, StatusCode};
 use super::super::finding::{NotAFinding, finding};
 use super::*;
 use crate::clock::Moment;
-use crate::prove::statement::Statement;
 use crate::prove::{Build, Change, Changed, Config, Key, Ledger};
 use crate::trail::{Assurance, Content, Stop, Trace, Trail, Usage, Verdict, Which, Who};
 use crate::verify::entries::Entries;
+use crate::verify::statement::Statement;
 
 /// What of OCSF's schema these events may use, as JSON Schema; `tests/data/make_ocsf.py` tells where it is from.
 const SCHEMA: &str = include_str!("../../../tests/data/ocsf.json");

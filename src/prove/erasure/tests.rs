@@ -15,10 +15,10 @@ use crate::prove::key::{Key, commitment};
 use crate::prove::ledger::tests::{House, answer, house, now, open_in};
 use crate::prove::receipt::Receipt;
 use crate::prove::salts::{Salts, Wrapping};
-use crate::prove::statement::Statement;
-use crate::prove::verify::{Select, show, verify_dir};
 use crate::trail::Who;
 use crate::verify::folder::SALTS;
+use crate::verify::log::{Select, show, verify_dir};
+use crate::verify::statement::Statement;
 
 fn a() -> Arc<Who> {
     now().who.unwrap()

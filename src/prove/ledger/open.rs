@@ -20,7 +20,7 @@ use super::super::prune::Pruner;
 use super::super::publisher::{Desk, Publisher};
 use super::super::rotation::{self, Vkeys, signer_of};
 use super::super::salts::{self, MAX_SUBJECTS, Salts};
-use super::super::statement::{Build, Signer, Statement};
+use super::super::statement::{Build, Signer};
 use super::super::tree::Tree;
 use super::super::witness::Witnesses;
 use super::{Inner, Ledger, tell_counts};
@@ -29,11 +29,8 @@ use crate::event::Events;
 use crate::tlog::{Checkpoint, Note};
 use crate::verify::entries::Entries;
 use crate::verify::files::TreeError;
-use crate::verify::folder::CHECKPOINT;
-use crate::verify::folder::NEW;
-use crate::verify::folder::NEW_ENTRY;
-use crate::verify::folder::WITNESSED_NEW;
-use crate::verify::folder::{KEYS, SALTS};
+use crate::verify::folder::{CHECKPOINT, KEYS, NEW, NEW_ENTRY, SALTS, WITNESSED_NEW};
+use crate::verify::statement::Statement;
 
 /// Numbers left out after a restart in which entries may have been lost that callers hold statements of, so that no number means two.
 pub(super) const SKIP: u64 = 1 << 20;

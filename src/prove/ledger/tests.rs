@@ -16,9 +16,9 @@ use crate::prove::config::{Config, Mode};
 use crate::prove::key::Key;
 use crate::prove::statement::Build;
 use crate::prove::statement::tests::trail;
-use crate::prove::verify::{Select, show, verify_dir, verify_statement};
 use crate::tlog::{Checkpoint, Note};
 use crate::trail::{End, Late, Usage};
+use crate::verify::log::{Select, show, verify_dir, verify_statement};
 use crate::wire::body::Broken;
 
 pub(in crate::prove) struct House {

@@ -6,13 +6,13 @@ use crate::prove::found::{Found, NoProof};
 use crate::prove::key::Vkey;
 use crate::prove::ledger::Ledger;
 use crate::prove::ledger::tests::{House, answer, house, open_in};
-use crate::prove::proof::verify_receipt;
 use crate::prove::reconcile::reconcile;
-use crate::prove::verify::{Report, Select, verify_dir};
 use crate::tlog::merkle;
 use crate::verify::entries::Entries;
 use crate::verify::files::kept_index;
 use crate::verify::folder::IDS;
+use crate::verify::log::{Report, Select, verify_dir};
+use crate::verify::proof::verify_receipt;
 use crate::verify::segment::{First, frame, numbers, path_of};
 
 const DAY: u64 = 86_400_000_000_000;

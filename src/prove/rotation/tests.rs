@@ -8,14 +8,14 @@ use crate::prove::found::Found;
 use crate::prove::key::commitment;
 use crate::prove::ledger::tests::answer;
 use crate::prove::ledger::{Ledger, OpenError, Opened};
-use crate::prove::proof::verify_receipt;
 use crate::prove::reconcile::reconcile;
 use crate::prove::statement::Build;
 use crate::prove::statement::tests::{signer, trail};
-use crate::prove::verify::{Report, Select, verify_dir, verify_statement};
 use crate::trail::Who;
 use crate::verify::entries::Entries;
 use crate::verify::folder::CHECKPOINT;
+use crate::verify::log::{Report, Select, verify_dir, verify_statement};
+use crate::verify::proof::verify_receipt;
 
 const ORIGIN: &str = "gw.example/node1";
 

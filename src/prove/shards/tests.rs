@@ -10,12 +10,12 @@ use crate::event::Reader;
 use crate::infer::Payload;
 use crate::prove::config::{Mode, Terms};
 use crate::prove::ledger::tests::{answer, head, now, statement_of};
-use crate::prove::proof::verify_receipt;
-use crate::prove::statement::{Kind, Statement};
-use crate::prove::verify::{verify_dir, verify_statement};
 use crate::prove::{Receipt, State, Want};
 use crate::verify::entries::Entries;
 use crate::verify::folder::{CHECKPOINT, folders};
+use crate::verify::log::{verify_dir, verify_statement};
+use crate::verify::proof::verify_receipt;
+use crate::verify::statement::{Kind, Statement};
 
 struct House {
     folder: tempfile::TempDir,

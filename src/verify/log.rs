@@ -1,4 +1,4 @@
-//! Checks a log, or one statement, offline. Knows nothing of the server: files, keys and the formats are all it needs.
+//! Checks a log, or one statement: everything in a folder is derived again from its entries.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
@@ -9,24 +9,18 @@ use serde::Serialize;
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use super::key::{Kind as KeyKind, Vkey};
+use super::entries::Entries;
+use super::files::{Files, kept_index};
+use super::folder::{CHECKPOINT, CHECKPOINT_COSE, IDS, KEYS, LOCK, NEW, NEW_ENTRY, SALTS, SALTS_NEW, SALTS_OLD, WITNESSED, WITNESSED_NEW};
+use super::label::Label;
 use super::proof::SignedRoot;
+use super::segment::{First, HEADER, Record, numbers, segment_number, sound_after};
 use super::statement::{Statement, id_of};
 use crate::tlog::merkle::{self, Hash};
 use crate::tlog::note::Verified;
 use crate::tlog::tile::{self, Edge, Tile, WIDTH};
+use crate::tlog::vkey::{Kind as KeyKind, Vkey};
 use crate::tlog::{Checkpoint, Note};
-use crate::verify::entries::Entries;
-use crate::verify::files::Files;
-use crate::verify::files::kept_index;
-use crate::verify::folder::KEYS;
-use crate::verify::folder::NEW;
-use crate::verify::folder::NEW_ENTRY;
-use crate::verify::folder::{CHECKPOINT, CHECKPOINT_COSE};
-use crate::verify::folder::{IDS, LOCK, SALTS, SALTS_NEW, SALTS_OLD};
-use crate::verify::folder::{WITNESSED, WITNESSED_NEW};
-use crate::verify::label::Label;
-use crate::verify::segment::{First, HEADER, Record, numbers, segment_number, sound_after};
 
 mod trust;
 
@@ -673,7 +667,3 @@ pub fn show(directory: &Path, select: Select) -> io::Result<impl Iterator<Item =
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
-
-#[cfg(test)]
-#[path = "verify/tests.rs"]
-mod tests;

@@ -5,10 +5,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ciborium::Value;
 
-use super::key::Vkey;
-use super::statement::{Signer, to_be_signed};
+use super::cbor::{Writer, canonical};
+use super::statement::to_be_signed;
 use crate::tlog::merkle::{self, Hash};
-use crate::verify::cbor::{Writer, canonical};
+use crate::tlog::vkey::Vkey;
 
 /// COSE header parameter `receipts` (RFC 9943).
 const RECEIPTS: u64 = 394;
@@ -20,13 +20,6 @@ const VDP: u64 = 396;
 const SUBJECT: &str = "urn:portcullis:tree:";
 /// The data structure RFC9162_SHA256.
 const RFC9162_SHA256: u64 = 1;
-
-impl Signer {
-    /// Signs the root of a tree of `size` leaves for receipts; `time` is in seconds since 1970.
-    pub(super) fn sign_root(&self, root: Hash, size: u64, time: u64) -> SignedRoot {
-        SignedRoot::sign(root, size, &self.origin, &self.log_kid, time, |message| self.key.sign_endorsement(message))
-    }
-}
 
 /// The root of a tree, signed as COSE_Sign1: the root is its payload, and detached in the receipts that rest on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +34,7 @@ impl SignedRoot {
     ///
     /// A receipt of RFC 9942 covers the root alone, and a path may fit more than one size: the subject of the claims (RFC 9943 asks
     /// for one) names the size.
-    fn sign(root: Hash, size: u64, origin: &str, kid: &[u8], time: u64, sign: impl FnOnce(&[u8]) -> [u8; 64]) -> Self {
+    pub(crate) fn sign(root: Hash, size: u64, origin: &str, kid: &[u8], time: u64, sign: impl FnOnce(&[u8]) -> [u8; 64]) -> Self {
         let mut protected = Writer::with_room(origin.len() + 64);
         protected.map(4).uint(1).negative(7).uint(4).bytes(kid);
         protected.uint(15).map(3).uint(1).text(origin).uint(2).text(&format!("{SUBJECT}{size}")).uint(6).uint(time);

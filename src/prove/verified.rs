@@ -1,9 +1,15 @@
-use std::path::PathBuf;
+//! Whether what verifies a log finds what is wrong with one: logs as `prove` writes them, and what was done to them.
 
-use super::*;
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use crate::prove::config::Terms;
 use crate::prove::key::Key;
 use crate::prove::ledger::tests::{answer, house};
+use crate::tlog::Vkey;
+use crate::verify::folder::{CHECKPOINT, CHECKPOINT_COSE, IDS, KEYS};
+use crate::verify::log::{Select, show, verify_dir};
+use crate::verify::segment::{First, HEADER, Record};
 
 async fn log() -> (tempfile::TempDir, PathBuf, [Vkey; 3]) {
     let house = house();
