@@ -14,12 +14,12 @@ use uuid::Uuid;
 use crate::cli::No;
 use crate::clock::from_rfc3339;
 use crate::prove::key::{Kind, Vkey};
-use crate::prove::reconcile::{MAX_METRICS, Metrics, Reconciled, reconcile};
-use crate::prove::{Found, NoProof};
 use crate::verify::entries::Entries;
 use crate::verify::folder::folders;
 use crate::verify::label::Label;
 use crate::verify::log::{Report, Select, show as statements, verify_dir};
+use crate::verify::proved::{NoProof, Proved};
+use crate::verify::reconcile::{MAX_METRICS, Metrics, Reconciled, reconcile};
 use crate::verify::statement::Statement;
 use finding::{NotAFinding, finding};
 
@@ -281,14 +281,14 @@ fn proof(arguments: &ProofArgs) -> Result<(), No> {
     }
     let mut found = Err(NoProof::NoSuchEntry);
     while let (Some(shard), Err(NoProof::NoSuchEntry)) = (shards.pop(), &found) {
-        found = Found::in_folder(&shard, select);
+        found = Proved::in_folder(&shard, select);
     }
     let found = found.map_err(No::because)?;
     let bytes = match arguments.form {
         Form::Json => Some(format!("{}\n", found.json()).into_bytes()),
-        Form::Cose => found.receipt(),
+        Form::Cose => Some(found.receipt()),
         Form::Scitt => found.transparent(),
-        Form::TlogProof => found.tlog_proof().map(String::into_bytes),
+        Form::TlogProof => Some(found.tlog_proof().into_bytes()),
     };
     let bytes = bytes.ok_or_else(|| No::because("the log has no receipt of it"))?;
     io::stdout().write_all(&bytes).map_err(No::because)

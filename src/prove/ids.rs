@@ -14,12 +14,11 @@ use uuid::Uuid;
 
 use crate::tlog::tile::{self, WIDTH};
 use crate::verify::folder::IDS;
+use crate::verify::ids::ID;
 use crate::verify::statement::id_of;
 
 /// How much a search reads at a time.
 const PIECE: usize = 1 << 20;
-/// The bytes of an id.
-const ID: u64 = 16;
 
 /// The open file.
 pub(super) struct Ids {
@@ -142,24 +141,6 @@ impl Ids {
         }
         Ok(found)
     }
-}
-
-/// The number of the oldest entry with this id, in the file of a log that may be growing; reads all of it, which is 16 bytes an entry.
-pub(super) fn search(path: &Path, id: Uuid) -> io::Result<Option<u64>> {
-    let file = File::open(path)?;
-    let (mut at, mut ids) = (0, vec![0; PIECE]);
-    // An id of zeros stands in the place of what was pruned.
-    while !id.is_nil() {
-        let read = file.read_at(&mut ids, at)? / ID as usize * ID as usize;
-        if read == 0 {
-            break;
-        }
-        if let Some(found) = ids[..read].chunks_exact(ID as usize).position(|bytes| bytes == id.as_bytes()) {
-            return Ok(Some(at / ID + found as u64));
-        }
-        at += read as u64;
-    }
-    Ok(None)
 }
 
 /// The time that a UUIDv7 begins with.

@@ -15,13 +15,12 @@ use serde_json::Value as Json;
 use uuid::Uuid;
 
 use super::archive::{self, Archive, Shared};
-use super::census::{Census, Traffic};
 use super::change::Change;
 use super::config::{Mode, OnFailure, Terms};
 use super::cosign::{self, Cosigning};
 use super::erasure::{EraseError, Erased, Erasure};
 use super::found::Found;
-use super::heartbeat::{self, Heart, Heartbeat, Life};
+use super::heartbeat::{self, Heart};
 use super::key::Vkey;
 use super::log::{self, Poisoned, Until, Wait, Wal};
 use super::publisher::{self, Publisher};
@@ -37,6 +36,8 @@ use crate::digest::Digest;
 use crate::event::{Event, Events, Name};
 use crate::infer::{Answer, Payload};
 use crate::trail::{Content, Stop, Trail, Verdict, Who};
+use crate::verify::census::{Census, Traffic};
+use crate::verify::heartbeat::{Heartbeat, Life};
 use crate::verify::statement::Kind;
 use crate::wire::Body;
 

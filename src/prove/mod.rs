@@ -4,7 +4,7 @@
 //! [write-ahead file](log) holds before the answer is released. It does not say that the answer arrived.
 
 mod archive;
-pub mod census;
+mod census;
 mod change;
 mod config;
 pub mod cosign;
@@ -14,17 +14,20 @@ mod events;
 #[cfg(test)]
 mod figures;
 mod found;
-pub mod heartbeat;
+mod heartbeat;
 mod ids;
 pub mod key;
 mod ledger;
 mod lock;
 pub mod log;
+#[cfg(test)]
+mod proved;
 mod prune;
 mod pseudonyms;
 pub mod publisher;
 mod receipt;
-pub mod reconcile;
+#[cfg(test)]
+mod reconciled;
 mod refusals;
 mod release;
 mod rotation;
@@ -42,7 +45,7 @@ pub mod witness;
 pub use change::{Change, Changed};
 pub use config::{Config, Mode, OnFailure, Sharding, Terms, TermsConfig};
 pub use erasure::{EraseError, Erased, Erasure};
-pub use found::{Found, NoProof};
+pub use found::Found;
 pub use key::Key;
 pub use ledger::{Accepted, Counters, Error, Ledger, NotProved, OpenError, Opened, Slot};
 pub use receipt::{Receipt, State};

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::heartbeat::{Heart, Life};
+use super::heartbeat::Heart;
 use super::lock::{LockFile, Swap};
 use super::log::{Fatal, Poisoned, Wal, wants_descriptors};
 use super::prune::{self, Pruner};
@@ -25,6 +25,7 @@ use crate::tlog::Checkpoint;
 use crate::tlog::merkle::{self, Hash};
 use crate::verify::files::Files;
 use crate::verify::folder::{CHECKPOINT, CHECKPOINT_COSE, NEW};
+use crate::verify::heartbeat::Life;
 use crate::verify::proof::SignedRoot;
 
 /// How often a checkpoint is made while there is something new.

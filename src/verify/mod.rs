@@ -10,17 +10,24 @@
 //! | [`statement`] | an entry: its signature, and what it says |
 //! | `rotation` | the entry by which one log key hands over to another |
 //! | [`proof`] | signed roots, COSE receipts and tlog-proofs |
+//! | [`proved`] | one entry of a folder, with its proof |
+//! | [`mod@reconcile`], [`heartbeat`], [`census`] | what heartbeats and metrics count, against the entries |
 //! | [`entries`] | a log's entries in order, from bundles and segments |
-//! | [`files`], `segment`, [`folder`], [`label`] | how a log lies on the disk |
+//! | [`files`], `segment`, `ids`, [`folder`], [`label`] | how a log lies on the disk |
 //! | `cbor` | CBOR, in its one deterministic encoding |
 
 pub(crate) mod cbor;
+pub mod census;
 pub mod entries;
 pub mod files;
 pub mod folder;
+pub mod heartbeat;
+pub(crate) mod ids;
 pub mod label;
 pub mod log;
 pub mod proof;
+pub mod proved;
+pub mod reconcile;
 pub(crate) mod rotation;
 pub(crate) mod segment;
 pub mod statement;

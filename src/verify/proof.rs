@@ -4,9 +4,10 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ciborium::Value;
+use serde_json::{Value as Json, json};
 
 use super::cbor::{Writer, canonical};
-use super::statement::to_be_signed;
+use super::statement::{Statement, to_be_signed};
 use crate::tlog::merkle::{self, Hash};
 use crate::tlog::vkey::Vkey;
 
@@ -119,6 +120,43 @@ pub fn transparent(entry: &[u8], receipt: &[u8]) -> Option<Vec<u8>> {
 pub fn tlog_proof(index: u64, path: &[Hash], checkpoint: &str) -> String {
     let path: String = path.iter().map(|hash| STANDARD.encode(hash) + "\n").collect();
     format!("c2sp.org/tlog-proof@v1\nindex {index}\n{path}\n{checkpoint}")
+}
+
+/// Where an entry stands in the tree of a checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Inclusion<'a> {
+    /// Its place, from 0.
+    pub index: u64,
+    /// How many leaves the tree has.
+    pub size: u64,
+    /// The hashes that lead from the entry to the root.
+    pub path: &'a [Hash],
+    /// The root.
+    pub root: &'a Hash,
+    /// The checkpoint, a signed note.
+    pub checkpoint: &'a str,
+}
+
+/// The receipt for people: where it stands, the statement, what that says, and what shows that the log has it.
+#[must_use]
+pub fn json(entry: &[u8], statement: &Statement, state: &str, inclusion: Option<&Inclusion<'_>>) -> Json {
+    let mut view = json!({
+        "id": statement.id.hyphenated().to_string(),
+        "log": statement.issuer,
+        "state": state,
+        "statement": STANDARD.encode(entry),
+        "view": statement.view(),
+    });
+    if let Some(Inclusion { index, size, path, root, checkpoint }) = inclusion {
+        view["inclusion"] = json!({
+            "index": index,
+            "size": size,
+            "path": path.iter().map(|hash| STANDARD.encode(hash)).collect::<Vec<_>>(),
+            "root": STANDARD.encode(root),
+            "checkpoint": checkpoint,
+        });
+    }
+    view
 }
 
 /// The size in the claims of a protected header.

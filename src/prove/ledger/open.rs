@@ -12,7 +12,7 @@ use super::super::archive::{Archive, Shared};
 use super::super::census::Counting;
 use super::super::config::Config;
 use super::super::cosign::{Known, SetBack};
-use super::super::heartbeat::{Heart, Life};
+use super::super::heartbeat::Heart;
 use super::super::key::{Exposed, Key, KeyError, Vkey};
 use super::super::lock::LockFile;
 use super::super::log::{self, Fatal, OnFatal, Poisoned, Recovered, SEGMENT, Until, Wal};
@@ -30,6 +30,7 @@ use crate::tlog::{Checkpoint, Note};
 use crate::verify::entries::Entries;
 use crate::verify::files::TreeError;
 use crate::verify::folder::{CHECKPOINT, KEYS, NEW, NEW_ENTRY, SALTS, WITNESSED_NEW};
+use crate::verify::heartbeat::Life;
 use crate::verify::statement::Statement;
 
 /// Numbers left out after a restart in which entries may have been lost that callers hold statements of, so that no number means two.

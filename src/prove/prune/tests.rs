@@ -2,17 +2,17 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::prove::config::Terms;
-use crate::prove::found::{Found, NoProof};
 use crate::prove::key::Vkey;
 use crate::prove::ledger::Ledger;
 use crate::prove::ledger::tests::{House, answer, house, open_in};
-use crate::prove::reconcile::reconcile;
 use crate::tlog::merkle;
 use crate::verify::entries::Entries;
 use crate::verify::files::kept_index;
 use crate::verify::folder::IDS;
 use crate::verify::log::{Report, Select, verify_dir};
 use crate::verify::proof::verify_receipt;
+use crate::verify::proved::{NoProof, Proved};
+use crate::verify::reconcile::reconcile;
 use crate::verify::segment::{First, frame, numbers, path_of};
 
 const DAY: u64 = 86_400_000_000_000;
@@ -155,8 +155,8 @@ async fn what_remains_is_proved_as_before_and_what_is_gone_is_said_to_be() {
     let all = log.entries();
     let proved: Vec<_> = [0, 300, 511, 512, 599]
         .map(|index| {
-            let found = Found::in_folder(&log.path(), Select::Index(index)).unwrap();
-            (index, found.receipt().unwrap(), found.statement().clone())
+            let found = Proved::in_folder(&log.path(), Select::Index(index)).unwrap();
+            (index, found.receipt(), found.entry().to_vec())
         })
         .into();
     let ledger = log.open();
@@ -178,17 +178,17 @@ async fn what_remains_is_proved_as_before_and_what_is_gone_is_said_to_be() {
     drop(ledger);
     for (index, receipt, entry) in proved {
         assert_eq!(verify_receipt(&receipt, &entry, &log.vkeys[0]).unwrap().0, index, "made before, it verifies after");
-        let now = Found::in_folder(&log.path(), Select::Index(index));
+        let now = Proved::in_folder(&log.path(), Select::Index(index));
         match now {
-            Ok(found) if index >= 512 => drop(verify_receipt(&found.receipt().unwrap(), &entry, &log.vkeys[0]).unwrap()),
+            Ok(found) if index >= 512 => drop(verify_receipt(&found.receipt(), &entry, &log.vkeys[0]).unwrap()),
             Err(NoProof::Pruned(512)) => assert!(index < 512),
             other => panic!("{index}: {other:?}"),
         }
     }
     for gone in [Select::Seq(3), Select::Id(id(3)), Select::Index(511)] {
-        assert!(matches!(Found::in_folder(&log.path(), gone), Err(NoProof::Pruned(512))), "{gone:?}");
+        assert!(matches!(Proved::in_folder(&log.path(), gone), Err(NoProof::Pruned(512))), "{gone:?}");
     }
-    assert!(matches!(Found::in_folder(&log.path(), Select::Seq(u64::MAX)), Err(NoProof::NoSuchEntry)));
+    assert!(matches!(Proved::in_folder(&log.path(), Select::Seq(u64::MAX)), Err(NoProof::NoSuchEntry)));
     // It tells what it did, and its counts hold.
     let (last, mut rest) = Entries::last(&log.path(), 1_000).unwrap();
     assert_eq!((last[0].0, rest.next().is_none(), Entries::first_index(&log.path()).unwrap()), (512, true, 512));

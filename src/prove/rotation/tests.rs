@@ -4,11 +4,9 @@ use std::sync::Arc;
 use super::*;
 use crate::digest::Digest;
 use crate::prove::config::{Config, Mode, Terms};
-use crate::prove::found::Found;
 use crate::prove::key::commitment;
 use crate::prove::ledger::tests::answer;
 use crate::prove::ledger::{Ledger, OpenError, Opened};
-use crate::prove::reconcile::reconcile;
 use crate::prove::statement::Build;
 use crate::prove::statement::tests::{signer, trail};
 use crate::trail::Who;
@@ -16,6 +14,8 @@ use crate::verify::entries::Entries;
 use crate::verify::folder::CHECKPOINT;
 use crate::verify::log::{Report, Select, verify_dir, verify_statement};
 use crate::verify::proof::verify_receipt;
+use crate::verify::proved::Proved;
+use crate::verify::reconcile::reconcile;
 
 const ORIGIN: &str = "gw.example/node1";
 
@@ -133,7 +133,7 @@ async fn statements_of_each_period_are_its_statement_keys_and_receipts_of_all_ar
         if statement.kind != Kind::KeyRotation {
             verify_statement(entry, &log.keys[period][1]).unwrap();
         }
-        let receipt = Found::in_folder(&log.log(), Select::Index(index as u64)).unwrap().receipt().unwrap();
+        let receipt = Proved::in_folder(&log.log(), Select::Index(index as u64)).unwrap().receipt();
         assert_eq!(verify_receipt(&receipt, entry, &log.keys[2][0]).unwrap().0, index as u64);
         assert!(verify_receipt(&receipt, entry, &log.keys[1][0]).is_err());
     }

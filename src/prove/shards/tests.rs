@@ -182,7 +182,7 @@ async fn a_request_that_began_in_a_shard_ends_in_it() {
     house.holds("2026h2");
     // Each counts what began in it, and no other.
     for label in ["2026h1", "2026h2"] {
-        let counts = crate::prove::reconcile::reconcile(Entries::of(&house.log(label)).unwrap(), None).unwrap();
+        let counts = crate::verify::reconcile::reconcile(Entries::of(&house.log(label)).unwrap(), None).unwrap();
         assert_eq!(counts.problems.iter().filter(|problem| !problem.contains("accepted requests")).count(), 0, "{label}: {counts:?}");
     }
 }

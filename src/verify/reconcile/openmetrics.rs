@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::census::{Census, Traffic};
-use crate::verify::statement::Kind;
+use super::super::statement::Kind;
 
 /// The longest text in bytes.
 pub const MAX_METRICS: usize = 16 << 20;
