@@ -50,8 +50,6 @@ use rewrite::{Leftover, Rewrite};
 /// How many callers have a key of their own. At the cap the file is 93 MB long, and they take about 120 MB of memory.
 pub const MAX_SUBJECTS: usize = 1_000_000;
 
-/// The file, in the log's folder.
-
 /// Caller and tenant, as statements call them.
 pub(super) type Pair = ([u8; 16], [u8; 16]);
 

@@ -34,6 +34,7 @@ use crate::clock::month;
 use crate::event::Events;
 use crate::mistake::Mistake;
 use crate::trail::Who;
+use crate::verify::chain;
 use crate::verify::folder::{SALTS, labels};
 use crate::verify::label::Label;
 
@@ -417,7 +418,7 @@ impl Shards {
 /// Writes down with what a shard has ended.
 fn tell_ended(ledger: &Ledger, ended: &Archive) {
     let last = ended.published.borrow().clone();
-    let reason = format!("{} ended with {} entries, root {}", ended.origin, last.size, hex(&last.root));
+    let reason = chain::Ended { origin: ended.origin.to_string(), entries: last.size, root: hex(&last.root) }.to_string();
     ledger.tell(&Change { changed: Changed::Ended, which: None, reason: Some(&reason), policy: None });
 }
 

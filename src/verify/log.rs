@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value as Json;
 use uuid::Uuid;
 
+use super::chain::Ended;
 use super::entries::Entries;
 use super::files::{Files, kept_index};
 use super::folder::{CHECKPOINT, CHECKPOINT_COSE, IDS, KEYS, LOCK, NEW, NEW_ENTRY, SALTS, SALTS_NEW, SALTS_OLD, WITNESSED, WITNESSED_NEW};
@@ -28,6 +29,8 @@ use trust::Trust;
 
 /// How many problems are told; more are counted.
 const TOLD: usize = 100;
+/// How many endings of shards a log may tell.
+const MAX_ENDED: usize = 16;
 /// The longest file of public keys in bytes.
 const MAX_KEYS: u64 = 64 << 10;
 
@@ -36,6 +39,8 @@ const MAX_KEYS: u64 = 64 << 10;
 pub struct Report {
     /// Whether everything holds.
     pub ok: bool,
+    /// The log's origin, as its checkpoint names it.
+    pub origin: Option<String>,
     /// How many entries there are.
     pub entries: u64,
     /// How many of them the checkpoint covers.
@@ -52,6 +57,8 @@ pub struct Report {
     pub kinds: BTreeMap<&'static str, u64>,
     /// The last number.
     pub last_seq: Option<u64>,
+    /// What its entries say of shards before it.
+    pub ended: Vec<Ended>,
     /// Numbers that a restart left out and a signed entry accounts for, from and to.
     pub left_out: Vec<(u64, u64)>,
     /// No key was given, so the log's own were used: this shows that nothing is damaged, not whose log it is.
@@ -77,7 +84,7 @@ impl Report {
         format!("the log {verdict}: {entries} entries{first}, {covered} under the checkpoint, {problems} problems{scope}")
     }
 
-    fn problem(&mut self, text: String) {
+    pub(crate) fn problem(&mut self, text: String) {
         if self.problems.len() < TOLD { self.problems.push(text) } else { self.more_problems += 1 }
     }
 }
@@ -417,6 +424,14 @@ impl Check {
 
     fn statement(&mut self, statement: &Statement, place: &str, index: u64) {
         *self.report.kinds.entry(statement.kind.as_str()).or_default() += 1;
+        // A shard says of the last one before it alone how it ended, at each start.
+        if let Some(ended) = statement.ended().filter(|ended| !self.report.ended.contains(ended)) {
+            if self.report.ended.len() < MAX_ENDED {
+                self.report.ended.push(ended);
+            } else {
+                self.report.problem(format!("{place}: says of more than {MAX_ENDED} shards how they ended"));
+            }
+        }
         if statement.issued != statement.signed_at / 1_000_000_000 {
             self.report.problem(format!("{place}: its two times differ"));
         }
@@ -498,7 +513,7 @@ impl Check {
     fn checkpoint(&mut self) {
         let report = &mut self.report;
         if let Some((note, checkpoint)) = &self.heads.note {
-            report.covered = checkpoint.size;
+            (report.origin, report.covered) = (Some(checkpoint.origin.clone()), checkpoint.size);
             report.root = Some(hex(&checkpoint.root));
             if self.heads.found.0 != Some(checkpoint.root) {
                 report.problem(format!("{CHECKPOINT}: its root is not that of the first {} entries", checkpoint.size));

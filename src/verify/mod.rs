@@ -7,6 +7,7 @@
 //! | file | what it reads |
 //! | --- | --- |
 //! | [`log`] | a folder, everything in which it derives again from the entries |
+//! | [`chain`] | shards, and what they say of one another |
 //! | [`statement`] | an entry: its signature, and what it says |
 //! | `rotation` | the entry by which one log key hands over to another |
 //! | [`proof`] | signed roots, COSE receipts and tlog-proofs |
@@ -18,6 +19,7 @@
 
 pub(crate) mod cbor;
 pub mod census;
+pub mod chain;
 pub mod entries;
 pub mod files;
 pub mod folder;

@@ -407,7 +407,7 @@ pub(crate) fn unsigned(map: &[(Value, Value)], key: i64) -> Option<u64> {
     u64::try_from(field(map, key)?.as_integer()?).ok()
 }
 
-fn text(map: &[(Value, Value)], key: i64) -> Option<&str> {
+pub(crate) fn text(map: &[(Value, Value)], key: i64) -> Option<&str> {
     field(map, key)?.as_text()
 }
 
