@@ -248,7 +248,7 @@ mod tests {
     use crate::prove::ledger::tests::{House, answer, config, house, want};
     use crate::prove::statement::Build;
     use crate::prove::want::Want;
-    use crate::verify::log::{Select, show};
+    use crate::verify::show::{Select, show};
 
     /// The log's witnesses have been silent for so long.
     fn silent(house: &House, since: Duration) {

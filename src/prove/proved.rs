@@ -6,9 +6,9 @@ use crate::prove::config::Terms;
 use crate::prove::ledger::tests::{answer, house};
 use crate::verify::entries::Entries;
 use crate::verify::folder::CHECKPOINT_COSE;
-use crate::verify::log::Select;
 use crate::verify::proof::verify_receipt;
 use crate::verify::proved::{NoProof, Proved};
+use crate::verify::show::Select;
 
 #[tokio::test]
 async fn every_entry_of_a_folder_is_proved_by_id_by_number_and_by_index() {

@@ -8,8 +8,9 @@ use crate::prove::key::Key;
 use crate::prove::ledger::tests::{answer, house};
 use crate::tlog::Vkey;
 use crate::verify::folder::{CHECKPOINT, CHECKPOINT_COSE, IDS, KEYS};
-use crate::verify::log::{Select, show, verify_dir};
+use crate::verify::log::verify_dir;
 use crate::verify::segment::{First, HEADER, Record};
+use crate::verify::show::{Select, show};
 
 async fn log() -> (tempfile::TempDir, PathBuf, [Vkey; 3]) {
     let house = house();

@@ -11,6 +11,7 @@
 //! | [`statement`] | an entry: its signature, and what it says |
 //! | `rotation` | the entry by which one log key hands over to another |
 //! | [`proof`] | signed roots, COSE receipts and tlog-proofs |
+//! | [`mod@show`] | what statements say, unverified |
 //! | [`proved`] | one entry of a folder, with its proof |
 //! | [`mod@reconcile`], [`heartbeat`], [`census`] | what heartbeats and metrics count, against the entries |
 //! | [`entries`] | a log's entries in order, from bundles and segments |
@@ -32,4 +33,5 @@ pub mod proved;
 pub mod reconcile;
 pub(crate) mod rotation;
 pub(crate) mod segment;
+pub mod show;
 pub mod statement;

@@ -17,7 +17,8 @@ use crate::prove::receipt::Receipt;
 use crate::prove::salts::{Salts, Wrapping};
 use crate::trail::Who;
 use crate::verify::folder::SALTS;
-use crate::verify::log::{Select, show, verify_dir};
+use crate::verify::log::verify_dir;
+use crate::verify::show::{Select, show};
 use crate::verify::statement::Statement;
 
 fn a() -> Arc<Who> {

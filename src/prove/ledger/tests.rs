@@ -18,7 +18,8 @@ use crate::prove::statement::Build;
 use crate::prove::statement::tests::trail;
 use crate::tlog::{Checkpoint, Note};
 use crate::trail::{End, Late, Usage};
-use crate::verify::log::{Select, show, verify_dir, verify_statement};
+use crate::verify::log::{verify_dir, verify_statement};
+use crate::verify::show::{Select, show};
 use crate::wire::body::Broken;
 
 pub(in crate::prove) struct House {

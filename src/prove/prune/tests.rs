@@ -9,11 +9,12 @@ use crate::tlog::merkle;
 use crate::verify::entries::Entries;
 use crate::verify::files::kept_index;
 use crate::verify::folder::IDS;
-use crate::verify::log::{Report, Select, verify_dir};
+use crate::verify::log::{Report, verify_dir};
 use crate::verify::proof::verify_receipt;
 use crate::verify::proved::{NoProof, Proved};
 use crate::verify::reconcile::reconcile;
 use crate::verify::segment::{First, frame, numbers, path_of};
+use crate::verify::show::Select;
 
 const DAY: u64 = 86_400_000_000_000;
 

@@ -12,10 +12,11 @@ use crate::prove::statement::tests::{signer, trail};
 use crate::trail::Who;
 use crate::verify::entries::Entries;
 use crate::verify::folder::CHECKPOINT;
-use crate::verify::log::{Report, Select, verify_dir, verify_statement};
+use crate::verify::log::{Report, verify_dir, verify_statement};
 use crate::verify::proof::verify_receipt;
 use crate::verify::proved::Proved;
 use crate::verify::reconcile::reconcile;
+use crate::verify::show::Select;
 
 const ORIGIN: &str = "gw.example/node1";
 
