@@ -14,7 +14,8 @@ use crate::admin::erasures::{HEADER, PATH, is_month};
 use crate::cli::No;
 use crate::config;
 use crate::outbound::Origin;
-use crate::prove::{Build, Erasure, Shards, folders, salts};
+use crate::prove::{Build, Erasure, Shards};
+use crate::verify::folder::{SALTS, folders};
 
 /// The example of the command's help.
 pub const EXAMPLE: &str = "Examples:\n  portcullis erase --tenant acme --caller api_key:batch-job --admin http://127.0.0.1:9443\n  \
@@ -97,7 +98,7 @@ fn here(policies: &Path, erasure: Erasure) -> Result<Json, String> {
     let (directory, _) = gateway.prove.paths(policies);
     // A log that is not there would be begun.
     let logs = folders(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-    if !logs.iter().any(|log| log.join(salts::FILE).exists()) {
+    if !logs.iter().any(|log| log.join(SALTS).exists()) {
         return Err(format!("{}: no log with keys to erase", directory.display()));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;

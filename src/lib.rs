@@ -34,7 +34,7 @@
 //! # The leaves
 //!
 //! They use nothing of the stops: [`clock`], [`digest`], [`event`], [`mistake`], [`outbound`], [`secret`], [`tlog`],
-//! [`trail`], [`mod@unit`], and [`wire`], which holds the formats that several stops read.
+//! [`trail`], [`mod@unit`], [`verify`], which verifies a log offline, and [`wire`], which holds the formats that several stops read.
 //!
 //! # What holds everywhere
 //!
@@ -83,4 +83,5 @@ pub mod secret;
 pub mod tlog;
 pub mod trail;
 pub mod unit;
+pub mod verify;
 pub mod wire;

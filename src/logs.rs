@@ -2,6 +2,7 @@
 
 mod finding;
 mod ocsf;
+mod verify;
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -13,13 +14,13 @@ use uuid::Uuid;
 
 use crate::cli::No;
 use crate::clock::from_rfc3339;
-use crate::prove::entries::Entries;
-use crate::prove::key::{Kind, Vkey};
-use crate::prove::reconcile::{MAX_METRICS, Metrics, Reconciled, reconcile};
-use crate::prove::statement::Statement;
-use crate::prove::verify::{Report, Select, show as statements, verify_dir};
-use crate::prove::{Found, Label, NoProof, folders};
+use crate::verify::entries::Entries;
+use crate::verify::folder::folders;
+use crate::verify::proved::{NoProof, Proved};
+use crate::verify::show::{Select, show as statements};
+use crate::verify::statement::Statement;
 use finding::{NotAFinding, finding};
+use verify::verify;
 
 /// The most entries that `tail` begins with.
 const MAX_TAIL: u64 = 10_000;
@@ -35,7 +36,7 @@ pub enum Verb {
     #[command(after_help = "Examples:\n  portcullis log verify data/log --key \"$(sed -n 1p data/log/keys.vkey)\"\n  \
                       curl -s 127.0.0.1:9443/metrics | portcullis log verify data/log --reconcile -")]
     Verify {
-        /// The log's folder.
+        /// The log's folder, that of its shards, or one of them.
         dir: PathBuf,
         /// A key to trust, as a line of `keys.vkey`; without one the log's own are used, which shows integrity only.
         #[arg(long = "key", value_name = "VKEY")]
@@ -47,22 +48,23 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Show entries, one line of JSON each.
+    /// Show entries, one line of JSON each; of a log in shards those of all of them, the oldest first.
     #[command(after_help = "Example:\n  portcullis log show data/log 0192f5c4-7a5b-7cc0-8000-5f6b7f1d2a11")]
     Show {
-        /// The log's folder.
+        /// The log's folder, that of its shards, or one of them.
         dir: PathBuf,
-        /// A receipt's id or an entry's number; all entries without one.
+        /// A receipt's id or an entry's number, which each shard has its own of; all entries without one.
         which: Option<String>,
     },
     /// Show that an entry is in the log: its proof under the newest checkpoint. Nothing is verified.
     #[command(after_help = "Examples:\n  portcullis log proof data/log --seq 7\n  \
                             portcullis log proof data/log --id 0192f5c4-7a5b-7cc0-8000-5f6b7f1d2a11 --form scitt > entry.scitt")]
     Proof(ProofArgs),
-    /// Show the last entries, one line of JSON each, and with --follow those that come after them, until it is interrupted.
+    /// Show the last entries, one line of JSON each, and with --follow those that come after them, in the next shard too, until it is
+    /// interrupted.
     #[command(after_help = "Example:\n  portcullis log tail data/log --lines 20 --follow")]
     Tail {
-        /// The log's folder.
+        /// The log's folder, that of its shards, or one of them.
         dir: PathBuf,
         /// How many of the last entries.
         #[arg(long, short = 'n', default_value_t = 10, value_parser = clap::value_parser!(u64).range(..=MAX_TAIL))]
@@ -80,7 +82,7 @@ pub enum Verb {
 /// `portcullis log proof`.
 #[derive(Debug, Args)]
 pub struct ProofArgs {
-    /// The log's folder.
+    /// The log's folder, that of its shards, or one of them.
     dir: PathBuf,
     #[command(flatten)]
     which: Which,
@@ -120,7 +122,7 @@ pub enum Form {
 /// `portcullis log export`.
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// The log's folder.
+    /// The log's folder, that of its shards, or one of them.
     dir: PathBuf,
     /// ocsf: OCSF 1.9 with the statement inside; json: what each statement says.
     #[arg(long, value_enum, default_value = "ocsf")]
@@ -177,134 +179,83 @@ fn at(dir: &Path) -> impl Fn(io::Error) -> No {
 /// The folders of a log's shards, the oldest first; of a log that is in one, its own.
 fn shards(dir: &Path) -> Result<Vec<PathBuf>, No> {
     let found = folders(dir).map_err(at(dir))?;
-    // One without a checkpoint is told by whoever reads it.
-    Ok(if found.is_empty() { vec![dir.to_owned()] } else { found })
-}
-
-/// The label of a shard's folder.
-fn label_of(shard: &Path) -> Option<Label> {
-    shard.file_name()?.to_str()?.parse().ok()
-}
-
-fn verify(dir: &Path, keys: &[String], metrics: Option<&Path>, json: bool) -> Result<(), No> {
-    let keys: Result<Vec<Vkey>, No> = keys.iter().map(|key| key.parse().map_err(No::because)).collect();
-    let keys = keys?;
-    // Read first: what the log has beyond it was appended since.
-    let metrics = metrics.map(read_metrics).transpose()?;
-    let shards = shards(dir)?;
-    let (mut ok, mut told) = (true, serde_json::Map::new());
-    for (at_shard, shard) in shards.iter().enumerate() {
-        let alone = shard == dir && shards.len() == 1;
-        let keys: Vec<Vkey> = if alone { keys.clone() } else { keys.iter().map(|key| of_shard(key, label_of(shard))).collect() };
-        let report = verify_dir(shard, (!keys.is_empty()).then_some(&keys)).map_err(at(shard))?;
-        // The metrics are of the shard that is written.
-        let metrics = metrics.as_ref().filter(|_| at_shard + 1 == shards.len());
-        let counts = Entries::of_live(shard).and_then(|entries| reconcile(entries, metrics));
-        let counts = counts.unwrap_or_else(|error| Reconciled { problems: vec![error.to_string()], ..Reconciled::default() });
-        ok &= report.ok && counts.ok;
-        match (json, alone) {
-            (true, true) => println!("{}", verified(&report, &counts)),
-            (true, false) => {
-                let name = label_of(shard).map_or_else(|| ".".to_owned(), |label| label.to_string());
-                told.insert(name, verified(&report, &counts));
-            }
-            (false, _) => {
-                let shard = if alone { String::new() } else { format!("{}: ", shard.display()) };
-                tell_verified(&shard, &report, &counts, metrics.is_some());
-            }
-        }
+    if found.is_empty() {
+        let dir = dir.display();
+        let what =
+            "no log lies here: name the folder with its `checkpoint`, or the one that holds its shards, which are called as 2026h2 is";
+        return Err(No::because(format!("{dir}: {what}")));
     }
-    if json && !told.is_empty() {
-        println!("{}", serde_json::json!({ "ok": ok, "shards": told }));
-    }
-    if ok { Ok(()) } else { Err(No(Vec::new())) }
-}
-
-/// A log key under the name of another shard of the same log: who trusts it in one trusts it in all of them.
-fn of_shard(key: &Vkey, label: Option<Label>) -> Vkey {
-    if key.kind() != Kind::Log {
-        return key.clone();
-    }
-    let log = match key.name.rsplit_once('/') {
-        Some((log, last)) if last.parse::<Label>().is_ok() => log,
-        _ => &*key.name,
-    };
-    let name = label.map_or_else(|| log.to_owned(), |label| format!("{log}/{label}"));
-    Vkey { name, key: key.key.clone() }
-}
-
-/// For people; `shard` stands before each line.
-fn tell_verified(shard: &str, report: &Report, counts: &Reconciled, with_metrics: bool) {
-    let told = report.problems.iter().map(|problem| ("", problem)).chain(counts.problems.iter().map(|problem| ("counts: ", problem)));
-    told.for_each(|(part, problem)| println!("{shard}{part}{problem}"));
-    counts.notes.iter().for_each(|note| println!("{shard}note: {note}"));
-    println!("{shard}{}", report.summary());
-    let verdict = if counts.ok { "agree" } else { "do not agree" };
-    let with = if with_metrics { " and the metrics" } else { "" };
-    println!(
-        "{shard}the counts of {} heartbeats{with} {verdict} with the entries; {} entries follow the last heartbeat",
-        counts.heartbeats, counts.uncounted
-    );
-}
-
-fn verified(report: &Report, counts: &Reconciled) -> serde_json::Value {
-    let mut told = serde_json::json!(report);
-    told["ok"] = (report.ok && counts.ok).into();
-    told["counts"] = serde_json::json!(counts);
-    told
-}
-
-fn read_metrics(path: &Path) -> Result<Metrics, No> {
-    let told = |why: String| No::because(format!("{}: {why}", path.display()));
-    let mut text = String::new();
-    let from: Box<dyn Read> =
-        if path == Path::new("-") { Box::new(io::stdin()) } else { Box::new(File::open(path).map_err(|error| told(error.to_string()))?) };
-    from.take(MAX_METRICS as u64 + 1).read_to_string(&mut text).map_err(|error| told(error.to_string()))?;
-    Metrics::read(&text).map_err(|error| told(error.to_string()))
+    Ok(found)
 }
 
 /// The line of one entry: what its statement says.
-fn line(seq: u64, entry: &[u8]) -> io::Result<String> {
-    let statement = Statement::read(entry).map_err(|error| io::Error::other(format!("seq {seq}: {error}")))?;
+fn line(index: u64, entry: &[u8]) -> io::Result<String> {
+    let statement = Statement::read(entry).map_err(|error| io::Error::other(format!("entry {index}: {error}")))?;
     Ok(statement.view().to_string())
 }
 
 fn proof(arguments: &ProofArgs) -> Result<(), No> {
     let Which { id, seq, index } = arguments.which;
     let select = id.map(Select::Id).or(seq.map(Select::Seq)).or(index.map(Select::Index)).unwrap_or(Select::All);
-    let mut shards = shards(&arguments.dir)?;
+    let shards = shards(&arguments.dir)?;
     if id.is_none() && shards.len() > 1 {
         let dir = arguments.dir.display();
-        return Err(No::because(format!("{dir}: each shard has its own numbers: name one of the folders in it")));
+        let names: Vec<String> = shards.iter().map(|shard| shard.display().to_string()).collect();
+        return Err(No::because(format!("{dir}: each shard has its own numbers: name one of {}", names.join(", "))));
     }
-    let mut found = Err(NoProof::NoSuchEntry);
-    while let (Some(shard), Err(NoProof::NoSuchEntry)) = (shards.pop(), &found) {
-        found = Found::in_folder(&shard, select);
-    }
-    let found = found.map_err(No::because)?;
+    let found = proved(&shards, select)?;
     let bytes = match arguments.form {
         Form::Json => Some(format!("{}\n", found.json()).into_bytes()),
-        Form::Cose => found.receipt(),
+        Form::Cose => Some(found.receipt()),
         Form::Scitt => found.transparent(),
-        Form::TlogProof => found.tlog_proof().map(String::into_bytes),
+        Form::TlogProof => Some(found.tlog_proof().into_bytes()),
     };
     let bytes = bytes.ok_or_else(|| No::because("the log has no receipt of it"))?;
     io::stdout().write_all(&bytes).map_err(No::because)
 }
 
-/// Of a log in shards, the newest of them.
+/// The entry, in whatever shard it is: the newest that has it. Where none has, what is told is what keeps one from having it.
+fn proved(shards: &[PathBuf], select: Select) -> Result<Proved, No> {
+    let mut why = No::because(NoProof::NoSuchEntry);
+    let mut told = false;
+    for shard in shards.iter().rev() {
+        match Proved::in_folder(shard, select) {
+            Ok(found) => return Ok(found),
+            Err(NoProof::NoSuchEntry) => {}
+            Err(_) if told => {}
+            Err(error) if shards.len() == 1 => return Err(No::because(error)),
+            Err(error) => (why, told) = (No::because(format!("{}: {error}", shard.display())), true),
+        }
+    }
+    Err(why)
+}
+
 fn tail(dir: &Path, lines: u64, follow: bool) -> Result<(), No> {
     let shards = shards(dir)?;
-    let dir = shards.last().map_or(dir, PathBuf::as_path);
-    let (last, mut entries) = Entries::last(dir, usize::try_from(lines).unwrap_or(0)).map_err(at(dir))?;
-    if (last.len() as u64) < lines {
-        tell_pruned(dir)?;
+    let mut left = usize::try_from(lines).unwrap_or(0);
+    let (mut last, mut following) = (Vec::new(), Vec::new());
+    // From the newest on, as many shards as it takes.
+    for shard in shards.iter().rev() {
+        let (found, entries) = Entries::last(shard, left).map_err(at(shard))?;
+        left -= found.len();
+        if left > 0 {
+            tell_pruned(shard)?;
+        }
+        last.push((shard, found));
+        if following.is_empty() {
+            following.push((shard.clone(), entries));
+        }
+        if left == 0 {
+            break;
+        }
     }
     let mut out = io::stdout().lock();
-    for (seq, entry) in last {
-        // A reader that has seen enough closes the pipe, which is not a failure.
-        if writeln!(out, "{}", line(seq, &entry).map_err(at(dir))?).is_err() {
-            return Ok(());
+    for (shard, entries) in last.into_iter().rev() {
+        for (index, entry) in entries {
+            // A reader that has seen enough closes the pipe, which is not a failure.
+            if writeln!(out, "{}", line(index, &entry).map_err(at(shard))?).is_err() {
+                return Ok(());
+            }
         }
     }
     if !follow {
@@ -314,11 +265,19 @@ fn tail(dir: &Path, lines: u64, follow: bool) -> Result<(), No> {
     runtime.block_on(async {
         let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
         loop {
-            for entry in &mut entries {
-                let (seq, entry) = entry.map_err(at(dir))?;
-                if writeln!(out, "{}", line(seq, &entry).map_err(at(dir))?).and_then(|()| out.flush()).is_err() {
-                    return Ok(());
+            // The requests that began in a shard end in it, beside those of the next one.
+            for (shard, entries) in &mut following {
+                for entry in entries {
+                    let (index, entry) = entry.map_err(at(shard))?;
+                    if writeln!(out, "{}", line(index, &entry).map_err(at(shard))?).and_then(|()| out.flush()).is_err() {
+                        return Ok(());
+                    }
                 }
+            }
+            let newest = following.last().map(|(shard, _)| shard.clone());
+            for shard in folders(dir).map_err(at(dir))?.into_iter().skip_while(|shard| Some(shard) != newest.as_ref()).skip(1) {
+                let entries = Entries::of_live(&shard).map_err(at(&shard))?;
+                following.push((shard, entries));
             }
             tokio::select! {
                 _ = &mut interrupted => return Ok(()),
@@ -346,22 +305,17 @@ fn export(arguments: &ExportArgs) -> Result<(), No> {
     }
     // A closed pipe, as below.
     let _ = out.flush();
-    match shards.last() {
-        Some(dir) if !found && one => Err(no_such_entry(dir)),
-        _ => Ok(()),
-    }
+    if found || !one { Ok(()) } else { Err(no_such_entry(&shards)) }
 }
 
 /// Says whether there was anything; nothing when nobody reads any more.
 fn export_shard(dir: &Path, arguments: &ExportArgs, out: &mut impl Write) -> Result<Option<bool>, No> {
     let mut found = false;
     for entry in Entries::of_live(dir).map_err(at(dir))? {
-        let (seq, entry) = entry.map_err(at(dir))?;
-        if arguments.seq.is_some_and(|wanted| wanted != seq) {
-            continue;
-        }
-        let statement = Statement::read(&entry).map_err(|error| No::because(format!("{}: seq {seq}: {error}", dir.display())))?;
-        if arguments.id.is_some_and(|wanted| wanted != statement.id)
+        let (index, entry) = entry.map_err(at(dir))?;
+        let statement = Statement::read(&entry).map_err(|error| No::because(format!("{}: entry {index}: {error}", dir.display())))?;
+        if arguments.seq.is_some_and(|wanted| wanted != statement.seq)
+            || arguments.id.is_some_and(|wanted| wanted != statement.id)
             || !arguments.wants(UNIX_EPOCH + Duration::from_nanos(statement.signed_at))
         {
             continue;
@@ -443,17 +397,20 @@ fn show(dir: &Path, which: Option<&str>) -> Result<(), No> {
             }
         }
     }
-    match shards.last() {
-        Some(dir) if shown == 0 && which.is_some() => Err(no_such_entry(dir)),
-        _ => Ok(()),
-    }
+    if shown > 0 || which.is_none() { Ok(()) } else { Err(no_such_entry(&shards)) }
 }
 
 /// Why an entry is not there: it never was, or it may have been pruned.
-fn no_such_entry(dir: &Path) -> No {
-    match Entries::first_index(dir) {
-        Ok(0) | Err(_) => No::because("no such entry"),
-        Ok(first) => No::because(format!("no such entry; those before {first} were pruned")),
+fn no_such_entry(shards: &[PathBuf]) -> No {
+    let first = |shard: &PathBuf| Entries::first_index(shard).ok().filter(|first| *first > 0).map(|first| (shard.clone(), first));
+    let pruned: Vec<(PathBuf, u64)> = shards.iter().filter_map(first).collect();
+    match &pruned[..] {
+        [] => No::because("no such entry"),
+        [(_, first)] if shards.len() == 1 => No::because(format!("no such entry; those before {first} were pruned")),
+        pruned => {
+            let told: Vec<String> = pruned.iter().map(|(shard, first)| format!("in {} those before {first}", shard.display())).collect();
+            No::because(format!("no such entry; {} were pruned", told.join(", ")))
+        }
     }
 }
 

@@ -11,25 +11,26 @@ use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 use super::config::Config;
-use super::cosign::{Cosigning, WITNESSED};
-use super::disclosure::disclosure;
+use super::cosign::Cosigning;
+use super::disclosure::{disclosure, made_for};
 use super::found::{Found, Included};
 use super::ids::Ids;
 use super::key::{Key, Vkey};
+use super::ledger::OpenError;
 use super::ledger::open::Signed;
-use super::ledger::{KEYS, OpenError};
 use super::log::{self, Wal};
-use super::proof::SignedRoot;
-use super::publisher::{CHECKPOINT, CHECKPOINT_COSE, Published, retried};
+use super::publisher::{Published, retried};
 use super::receipt::State;
 use super::rotation::Vkeys;
 use super::salts::{self, MAX_SUBJECTS, Salts, Sealing};
-use super::segment;
-use super::statement::{Statement, id_of};
-use super::tree::Files;
 use crate::tlog::merkle;
 use crate::tlog::{Checkpoint, Note};
 use crate::trail::Who;
+use crate::verify::files::Files;
+use crate::verify::folder::{CHECKPOINT, CHECKPOINT_COSE, KEYS, WITNESSED};
+use crate::verify::proof::SignedRoot;
+use crate::verify::segment;
+use crate::verify::statement::{Statement, id_of};
 
 /// How long who asks for a proof waits for the checkpoint; one is made every tenth of a second.
 const INCLUSION_PATIENCE: Duration = Duration::from_secs(2);
@@ -199,7 +200,7 @@ pub(super) async fn find(shared: &Shared, archives: Vec<Arc<Archive>>, id: Uuid,
         archives.into_iter().find_map(|archive| archive.look_up(id).map(|found| (archive, found)))
     });
     let (archive, found) = found.await.ok().flatten()?;
-    let for_them = audits || found.statement.made_for(who, &archive.salts);
+    let for_them = audits || made_for(&found.statement, who, &archive.salts);
     for_them.then_some((archive, found))
 }
 

@@ -1,9 +1,10 @@
 //! Entries that no request leaves: models that were loaded, swapped, refused or retired, and policies that were put in force or refused.
 
-use super::cbor::Writer;
-use super::statement::{Kind, Signer, clip, fresh_id};
+use super::statement::{Signer, clip, fresh_id};
 use crate::digest::Digest;
 use crate::trail::Which;
+use crate::verify::cbor::Writer;
+use crate::verify::statement::Kind;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,8 +104,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::prove::statement::Statement;
     use crate::prove::statement::tests::{signer, trail};
+    use crate::verify::statement::Statement;
 
     fn change(changed: Changed, reason: Option<&str>) -> (Vec<u8>, Statement) {
         let trail = trail(1_800_000_000);

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::label::{self, Label};
 use super::prune::SHORTEST;
 use super::witness::{self, WitnessConfig};
 use crate::mistake::Mistake;
 use crate::unit::Span;
+use crate::verify::label::{self, Label};
 
 /// The longest origin in bytes: it stands in every statement and every receipt header.
 const MAX_ORIGIN: usize = 128;

@@ -12,15 +12,12 @@ use tokio::time::{sleep, timeout};
 use super::archive::Archive;
 use super::ledger::{Ledger, OpenError};
 use super::publisher::{Published, retried};
-use super::tree::{Files, Tree};
+use super::tree::Tree;
 use super::witness::{Consistency, FIRST_PAUSE, Failure, Latest, Seen, Witnesses};
 use crate::tlog::Note;
 use crate::tlog::merkle;
-
-/// The file of the newest checkpoint that a quorum of witnesses has cosigned.
-pub(super) const WITNESSED: &str = "checkpoint.witnessed";
-/// What it is called until it is whole.
-pub(super) const WITNESSED_NEW: &str = "new.witnessed";
+use crate::verify::files::Files;
+use crate::verify::folder::{WITNESSED, WITNESSED_NEW};
 
 /// How long a checkpoint may wait for enough cosignatures before answers that need them are refused at once. Witnesses that answer take
 /// milliseconds, and where a round brought not enough there are two more within this time.
@@ -250,8 +247,8 @@ mod tests {
     use crate::prove::ledger::Error;
     use crate::prove::ledger::tests::{House, answer, config, house, want};
     use crate::prove::statement::Build;
-    use crate::prove::verify::{Select, show};
     use crate::prove::want::Want;
+    use crate::verify::show::{Select, show};
 
     /// The log's witnesses have been silent for so long.
     fn silent(house: &House, since: Duration) {

@@ -7,9 +7,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value as Json, json};
 
 use super::salts::{Salting, Salts};
-use super::statement::Statement;
 use crate::clock::month;
 use crate::trail::Who;
+use crate::verify::statement::Statement;
 
 /// How a commitment is opened, in words that a person can follow.
 const HOW: &str = "commit = SHA-256(\"portcullis/commit/v1\" || label || salt || SHA-256(content)), where label is its ASCII text, salt and \
@@ -36,10 +36,16 @@ pub(super) fn disclosure(statement: &Statement, who: &Who, salts: &Salts) -> Opt
     })
 }
 
+/// Whether a statement was made for this caller, as the holder of the keys can tell.
+pub(super) fn made_for(statement: &Statement, who: &Who, salts: &Salts) -> bool {
+    let Some((pseudonym, epoch)) = statement.principal() else { return false };
+    salts.pseudonyms(who, epoch).is_some_and(|(caller, _)| *pseudonym == caller)
+}
+
 fn salting(statement: &Statement, who: &Who, salts: &Salts) -> Option<Salting> {
     match statement.principal() {
         None => salts.of_strangers(month(statement.arrived()), statement.seq),
-        Some(_) if statement.made_for(who, salts) => salts.of_subject(who, statement.seq),
+        Some(_) if made_for(statement, who, salts) => salts.of_subject(who, statement.seq),
         Some((pseudonym, epoch)) => salts.of_pseudonym(pseudonym, epoch, statement.seq),
     }
 }

@@ -6,10 +6,11 @@ use std::io;
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
-use super::cbor::Writer;
 use super::log::Poisoned;
 use super::salts::{self, Destroyed, Name, Salts, Whose};
-use super::statement::{Kind, Signer};
+use super::statement::Signer;
+use crate::verify::cbor::Writer;
+use crate::verify::statement::Kind;
 
 /// What is to be destroyed.
 #[derive(Clone, Debug, PartialEq, Eq)]

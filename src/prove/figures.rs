@@ -9,17 +9,18 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::config::{Mode, OnFailure, Terms};
-use super::entries::Entries;
 use super::ledger::tests::{House, head, house, now};
-use super::proof::verify_receipt;
+use super::statement::Sent;
 use super::statement::tests::{sent, signer, trail};
-use super::statement::{Kind, Sent};
 use super::tree::Tree;
 use super::want::Want;
 use crate::digest::Digest;
 use crate::infer::Payload;
 use crate::tlog::merkle::{self, verify_inclusion};
 use crate::tlog::tile::{MAX_LEVEL, Tile};
+use crate::verify::entries::Entries;
+use crate::verify::proof::verify_receipt;
+use crate::verify::statement::Kind;
 
 fn terms(mode: Mode) -> Terms {
     Terms { mode, on_failure: OnFailure::Refuse }

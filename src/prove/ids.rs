@@ -12,15 +12,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use uuid::Uuid;
 
-use super::statement::id_of;
 use crate::tlog::tile::{self, WIDTH};
+use crate::verify::folder::IDS;
+use crate::verify::ids::ID;
+use crate::verify::statement::id_of;
 
-/// The file's name in the log's folder.
-pub(super) const FILE: &str = "ids";
 /// How much a search reads at a time.
 const PIECE: usize = 1 << 20;
-/// The bytes of an id.
-const ID: u64 = 16;
 
 /// The open file.
 pub(super) struct Ids {
@@ -35,7 +33,7 @@ impl Ids {
     /// Opens the file of a log for its first `size` entries, a multiple of 256; what lies behind is written again. What is missing
     /// before is made from the bundles, of which `bundle` gives the bytes; of those that are pruned there are no ids.
     pub(super) fn open(directory: &Path, size: u64, mut bundle: impl FnMut(u64) -> Option<Vec<u8>>) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(directory.join(FILE))?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(directory.join(IDS))?;
         let there = file.metadata()?.len().min(size * ID) / (WIDTH * ID);
         file.set_len(there * WIDTH * ID)?;
         let mut spans = Vec::new();
@@ -62,7 +60,7 @@ impl Ids {
     /// # Errors
     /// Also when it is not the file of so many entries.
     pub(super) fn ended(directory: &Path, size: u64) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(directory.join(FILE))?;
+        let file = OpenOptions::new().read(true).write(true).open(directory.join(IDS))?;
         if file.metadata()?.len() != size * ID {
             return Err(io::Error::other("not the ids of so many entries"));
         }
@@ -143,24 +141,6 @@ impl Ids {
         }
         Ok(found)
     }
-}
-
-/// The number of the oldest entry with this id, in the file of a log that may be growing; reads all of it, which is 16 bytes an entry.
-pub(super) fn search(path: &Path, id: Uuid) -> io::Result<Option<u64>> {
-    let file = File::open(path)?;
-    let (mut at, mut ids) = (0, vec![0; PIECE]);
-    // An id of zeros stands in the place of what was pruned.
-    while !id.is_nil() {
-        let read = file.read_at(&mut ids, at)? / ID as usize * ID as usize;
-        if read == 0 {
-            break;
-        }
-        if let Some(found) = ids[..read].chunks_exact(ID as usize).position(|bytes| bytes == id.as_bytes()) {
-            return Ok(Some(at / ID + found as u64));
-        }
-        at += read as u64;
-    }
-    Ok(None)
 }
 
 /// The time that a UUIDv7 begins with.

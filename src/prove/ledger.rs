@@ -15,13 +15,12 @@ use serde_json::Value as Json;
 use uuid::Uuid;
 
 use super::archive::{self, Archive, Shared};
-use super::census::{Census, Traffic};
 use super::change::Change;
 use super::config::{Mode, OnFailure, Terms};
 use super::cosign::{self, Cosigning};
 use super::erasure::{EraseError, Erased, Erasure};
 use super::found::Found;
-use super::heartbeat::{self, Heart, Heartbeat, Life};
+use super::heartbeat::{self, Heart};
 use super::key::Vkey;
 use super::log::{self, Poisoned, Until, Wait, Wal};
 use super::publisher::{self, Publisher};
@@ -29,7 +28,7 @@ use super::receipt::{CONTENT_DIGEST, Receipt, STATEMENT, State, content_digest, 
 use super::refusals::Refusals;
 use super::release::{Appended, Unkept};
 use super::salts::{self, Destroyed, Salts};
-use super::statement::{Kind, Sent, Signer, fresh_id};
+use super::statement::{Sent, Signer, fresh_id};
 use super::stream::Proving;
 use super::want::Want;
 use crate::clock::{Moment, month};
@@ -37,11 +36,13 @@ use crate::digest::Digest;
 use crate::event::{Event, Events, Name};
 use crate::infer::{Answer, Payload};
 use crate::trail::{Content, Stop, Trail, Verdict, Who};
+use crate::verify::census::{Census, Traffic};
+use crate::verify::heartbeat::{Heartbeat, Life};
+use crate::verify::statement::Kind;
 use crate::wire::Body;
 
 pub(super) mod open;
 
-pub(super) use open::KEYS;
 pub use open::{OpenError, Opened};
 
 /// Slots that may be taken at once: answers that are being made, streamed or waited for.

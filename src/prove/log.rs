@@ -33,8 +33,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::segment::{First, HEADER, frame, path_of};
 use crate::tlog::tile::MAX_ENTRY;
+use crate::verify::folder::LOCK;
+use crate::verify::segment::{First, HEADER, frame, path_of};
 
 mod recover;
 
@@ -55,8 +56,6 @@ const LEAD: usize = 16;
 
 /// How long to ask for the lock: a process that is just being forked, or just ending, holds it for a moment longer.
 pub(super) const LOCK_PATIENCE: Duration = Duration::from_millis(200);
-
-const LOCK: &str = "lock";
 
 /// Called once when a sync has failed; it should end the process.
 pub type OnFatal = Box<dyn Fn(&io::Error) + Send + Sync>;

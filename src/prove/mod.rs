@@ -1,57 +1,55 @@
 //! The eighth stop: what was answered to whom by what, signed, and written where it cannot be changed unseen.
 //!
-//! Its value is the [`Receipt`]: an answer or a refusal that carries its signed [statement], which the
+//! Its value is the [`Receipt`]: an answer or a refusal that carries its signed [statement](crate::verify::statement), which the
 //! [write-ahead file](log) holds before the answer is released. It does not say that the answer arrived.
 
 mod archive;
-mod cbor;
-pub mod census;
+mod census;
 mod change;
 mod config;
 pub mod cosign;
 mod disclosure;
-pub mod entries;
 mod erasure;
 mod events;
 #[cfg(test)]
 mod figures;
 mod found;
-pub mod heartbeat;
+mod heartbeat;
 mod ids;
 pub mod key;
-mod label;
 mod ledger;
 mod lock;
 pub mod log;
-pub mod proof;
+#[cfg(test)]
+mod proved;
 mod prune;
 mod pseudonyms;
 pub mod publisher;
 mod receipt;
-pub mod reconcile;
+#[cfg(test)]
+mod reconciled;
 mod refusals;
 mod release;
 mod rotation;
 pub mod salts;
-mod segment;
 pub mod served;
 mod shards;
-pub mod statement;
+mod statement;
 mod stream;
 pub mod tree;
-pub mod verify;
+#[cfg(test)]
+mod verified;
 mod want;
 pub mod witness;
 
 pub use change::{Change, Changed};
 pub use config::{Config, Mode, OnFailure, Sharding, Terms, TermsConfig};
 pub use erasure::{EraseError, Erased, Erasure};
-pub use found::{Found, NoProof};
+pub use found::Found;
 pub use key::Key;
-pub use label::Label;
 pub use ledger::{Accepted, Counters, Error, Ledger, NotProved, OpenError, Opened, Slot};
 pub use receipt::{Receipt, State};
-pub use shards::{NotRolled, Shards, folders};
+pub use shards::{NotRolled, Shards};
 pub use statement::Build;
 pub use want::{MAX_WAIT, Want};
 pub use witness::Witnesses;

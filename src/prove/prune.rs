@@ -13,14 +13,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::change::{Change, Changed};
-use super::cosign::WITNESSED;
 use super::heartbeat::Heart;
 use super::ids::Ids;
 use super::log::{Poisoned, Until, Wal};
-use super::statement::{Kind, Statement};
-use super::tree::Files;
 use crate::tlog::tile::{self, Tile, WIDTH};
 use crate::tlog::{Checkpoint, Note};
+use crate::verify::files::{Files, KEPT};
+use crate::verify::folder::{NEW_ENTRY, WITNESSED};
+use crate::verify::statement::{Kind, Statement};
 
 /// How often it is looked whether something has become too old.
 pub(super) const EVERY: Duration = Duration::from_secs(60 * 60);
@@ -28,15 +28,6 @@ pub(super) const EVERY: Duration = Duration::from_secs(60 * 60);
 pub(super) const SHORTEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// How many bundles one run removes, for each of which it syncs a folder; where there are more, the next run follows at once.
 const MOST: u64 = 1_024;
-/// What a kept entry is called until it is whole.
-pub(super) const NEW_ENTRY: &str = "new.entry";
-const KEPT: &str = "entry.";
-
-/// The index in the name of a file of a kept entry, `entry.0` and so on.
-pub(super) fn kept_index(name: &str) -> Option<u64> {
-    let index = name.strip_prefix(KEPT)?;
-    index.parse().ok().filter(|number: &u64| number.to_string() == index)
-}
 
 /// Removes what is too old.
 pub(super) struct Pruner {
@@ -157,34 +148,6 @@ fn keep(directory: &Path, index: u64, entry: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&new, directory.join(format!("{KEPT}{index}")))?;
     File::open(directory)?.sync_all()
-}
-
-impl Files {
-    /// The index of the first entry that is there, in a log of `size` of them: the bundles before it were pruned.
-    pub(super) fn first_index(&self, size: u64) -> u64 {
-        let there = |number| self.path(Tile { level: None, number, width: WIDTH as u16 }).exists();
-        let (mut from, mut to) = (0, size / WIDTH);
-        if to == 0 || there(0) {
-            return 0;
-        }
-        while from < to {
-            let middle = from + (to - from) / 2;
-            if there(middle) { to = middle } else { from = middle + 1 }
-        }
-        from * WIDTH
-    }
-
-    /// The entries that were kept when their bundles were pruned, by their index.
-    pub(super) fn kept(&self) -> io::Result<std::collections::BTreeMap<u64, Vec<u8>>> {
-        let mut kept = std::collections::BTreeMap::new();
-        for file in fs::read_dir(self.directory())? {
-            let file = file?;
-            if let Some(index) = file.file_name().to_str().and_then(kept_index) {
-                kept.insert(index, fs::read(file.path())?);
-            }
-        }
-        Ok(kept)
-    }
 }
 
 #[cfg(test)]

@@ -15,15 +15,18 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::heartbeat::{Heart, Life};
+use super::heartbeat::Heart;
 use super::lock::{LockFile, Swap};
 use super::log::{Fatal, Poisoned, Wal, wants_descriptors};
-use super::proof::SignedRoot;
 use super::prune::{self, Pruner};
-use super::tree::{Files, NEW, Tree, Unsettled};
+use super::tree::{Tree, Unsettled};
 use crate::clock::Moment;
 use crate::tlog::Checkpoint;
 use crate::tlog::merkle::{self, Hash};
+use crate::verify::files::Files;
+use crate::verify::folder::{CHECKPOINT, CHECKPOINT_COSE, NEW};
+use crate::verify::heartbeat::Life;
+use crate::verify::proof::SignedRoot;
 
 /// How often a checkpoint is made while there is something new.
 pub const CHECKPOINT_EVERY: Duration = Duration::from_millis(100);
@@ -31,10 +34,6 @@ pub const CHECKPOINT_EVERY: Duration = Duration::from_millis(100);
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// How often something is read again since the log grew meanwhile.
 const PATIENCE: usize = 64;
-/// The file of the newest checkpoint, a signed note.
-pub(super) const CHECKPOINT: &str = "checkpoint";
-/// The file of its root as COSE_Sign1.
-pub(super) const CHECKPOINT_COSE: &str = "checkpoint.cose";
 
 /// A checkpoint that was published.
 #[derive(Debug)]

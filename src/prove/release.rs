@@ -109,8 +109,9 @@ mod tests {
     use crate::infer::Payload;
     use crate::prove::config::Terms;
     use crate::prove::ledger::tests::{House, durable, head, house, now, want};
-    use crate::prove::statement::{Kind, Sent};
+    use crate::prove::statement::Sent;
     use crate::prove::{Receipt, Want};
+    use crate::verify::statement::Kind;
 
     async fn answer(house: &House, terms: &Terms, want: Want) -> Receipt {
         let slot = house.ledger.reserve(terms, want).unwrap();

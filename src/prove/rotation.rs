@@ -1,20 +1,16 @@
 //! How a log goes on with other keys: the entry by which the log key before hands it over, and who holds a log that is opened.
 //!
-//! The entry is signed by the log key before, and holds the consent of the one after: `VOUCH ‖ origin ‖ "\n" ‖ log key before ‖ log key after
-//! ‖ statement key after ‖ SHA-256(checkpoint key after)`, signed by the log key after. Neither key alone makes one. Trust flows forward:
-//! who knows the first log key follows the entries to the newest one.
+//! How such an entry is read, and why it is signed by both keys, is told in [`crate::verify::rotation`].
 //!
 //! The ML-DSA-44 line of a checkpoint is by who holds the log, and by nobody else: the key before signs along with its Ed25519 line alone,
 //! for those who know no other yet.
 
-use super::cbor::Writer;
-use super::key::{Key, PublicKey, Vkey};
-use super::statement::{Kind, Signer, Statement, fresh_id};
-use crate::digest::Digest;
+use super::key::{Key, Vkey};
+use super::statement::{Signer, fresh_id};
 use crate::tlog::Note;
-
-/// What stands before all else that the log key after signs.
-const VOUCH: &[u8] = b"portcullis/key-rotation/v1\n";
+use crate::verify::cbor::Writer;
+use crate::verify::rotation::vouched;
+use crate::verify::statement::{Kind, Statement};
 
 /// The public keys of a log under one PEM: the log key, the statement key, and the second key of checkpoints.
 pub(super) type Vkeys = [Vkey; 3];
@@ -24,10 +20,6 @@ impl Key {
     pub(super) fn vkeys(&self, origin: &str) -> Vkeys {
         [self.log_vkey(origin), self.statement_vkey(origin), self.checkpoint_vkey(origin)]
     }
-}
-
-fn vouched(origin: &str, before: &[u8], after: &[u8], statement: &[u8], checkpoint: &[u8]) -> Vec<u8> {
-    [VOUCH, origin.as_bytes(), b"\n", before, after, statement, Digest::of(checkpoint).as_bytes()].concat()
 }
 
 impl Signer {
@@ -49,21 +41,6 @@ impl Signer {
         }
         to.uint(21).bytes(checkpoint.key.bytes());
         self.seal_by(fresh_id(t1), t1, &to.done(), &old.kid(), |message| before.sign_endorsement(message))
-    }
-}
-
-impl Statement {
-    /// The log keys before and after, of an entry that hands the log over and is signed by both. Whether the first one held the log is
-    /// another question.
-    #[must_use]
-    pub fn hands_over(&self) -> Option<(Vkey, Vkey)> {
-        let (after, consent, before) = self.rotation()?;
-        let vkey = |key| Vkey { name: self.issuer.clone(), key: PublicKey::Log(key) };
-        let (old, new) = (vkey(before), vkey(after));
-        let endorsed = self.endorses();
-        let [PublicKey::Statement(statement), PublicKey::MlDsa44(checkpoint)] = &endorsed[..] else { return None };
-        let message = vouched(&self.issuer, &before, &after, statement, &checkpoint[..]);
-        (old != new && self.signed_by(&old) && new.verifies(&message, consent)).then_some((old, new))
     }
 }
 

@@ -41,6 +41,7 @@ use super::key::commitment;
 use super::pseudonyms::Pseudonyms;
 use crate::digest::Digest;
 use crate::trail::Who;
+use crate::verify::folder::{SALTS as FILE, SALTS_NEW as NEW, SALTS_OLD as OLD};
 
 use file::{HEADER, Kept, RECORD};
 pub(super) use file::{Name, Sealing, Wrapping};
@@ -49,18 +50,8 @@ use rewrite::{Leftover, Rewrite};
 /// How many callers have a key of their own. At the cap the file is 93 MB long, and they take about 120 MB of memory.
 pub const MAX_SUBJECTS: usize = 1_000_000;
 
-/// The file, in the log's folder.
-pub const FILE: &str = "salts";
-const NEW: &str = "salts.new";
-const OLD: &str = "salts.old";
-
 /// Caller and tenant, as statements call them.
 pub(super) type Pair = ([u8; 16], [u8; 16]);
-
-/// Whether a file of this name in a log's folder is one of the keys'.
-pub(super) fn is_file(name: &str) -> bool {
-    [FILE, NEW, OLD].contains(&name)
-}
 
 /// What a key is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

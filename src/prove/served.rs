@@ -7,9 +7,10 @@ use serde_json::json;
 
 use super::archive::Archive;
 use super::ledger::Ledger;
-use super::publisher::{CHECKPOINT, CHECKPOINT_COSE, retried};
+use super::publisher::retried;
 use crate::tlog::PublicKey;
 use crate::tlog::tile::Tile;
+use crate::verify::folder::{CHECKPOINT, CHECKPOINT_COSE};
 
 /// Where the log's files begin.
 pub const PREFIX: &str = "/log/";

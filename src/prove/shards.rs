@@ -25,18 +25,18 @@ use super::cosign::Known;
 use super::erasure::{EraseError, Erased, Erasure};
 use super::found::Found;
 use super::key::{Exposed, Key, Vkey};
-use super::label::Label;
 use super::ledger::{Inner, Ledger, OpenError, Opened};
 use super::log::{Fatal, OnFatal};
-use super::publisher::CHECKPOINT;
-use super::salts;
-use super::segment;
 use super::served::{LogFile, PREFIX, WELL_KNOWN, hex};
 use super::statement::Build;
 use super::witness::{Failure, Witnesses};
+use crate::clock::month;
 use crate::event::Events;
 use crate::mistake::Mistake;
 use crate::trail::Who;
+use crate::verify::chain;
+use crate::verify::folder::{SALTS, labels};
+use crate::verify::label::Label;
 
 /// How often it is looked whether the last request of a shard that ends is over.
 const ENDING_EVERY: Duration = Duration::from_millis(100);
@@ -142,46 +142,14 @@ impl fmt::Display for NotRolled {
 
 impl std::error::Error for NotRolled {}
 
-/// The logs in a folder, in order: that which lies in it itself, under no label, and its shards.
-///
-/// # Errors
-/// When the folder cannot be read. One that is not there has none.
-fn labels(directory: &Path) -> io::Result<Vec<Option<Label>>> {
-    let mut found = Vec::new();
-    let files = match std::fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
-        files => files?,
-    };
-    for file in files {
-        let file = file?;
-        let label = file.file_name().to_str().and_then(|name| name.parse::<Label>().ok());
-        if label.is_some() && file.file_type()?.is_dir() && holds_a_log(&file.path())? {
-            found.push(label);
-        }
-    }
-    if holds_a_log(directory)? {
-        found.push(None);
-    }
-    found.sort_unstable();
-    Ok(found)
-}
-
-/// The folders of the logs in a folder, in order: itself, where a log lies in it, and its shards.
-///
-/// # Errors
-/// When the folder cannot be read. One that is not there has none.
-pub fn folders(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let labels = labels(directory)?.into_iter();
-    Ok(labels.map(|label| label.map_or_else(|| directory.to_owned(), |label| directory.join(label.to_string()))).collect())
-}
-
-fn holds_a_log(directory: &Path) -> io::Result<bool> {
-    Ok(directory.join(CHECKPOINT).try_exists()? || !segment::numbers(directory)?.is_empty())
+/// The half-year of this moment, in UTC.
+fn half_year(time: SystemTime) -> Label {
+    Label::of_month(month(time))
 }
 
 /// The shard that is to be written at `now`: that of the half-year, or a later one that is there already.
 fn due(there: &[Option<Label>], now: SystemTime) -> Label {
-    there.iter().flatten().copied().fold(Label::at(now), Label::max)
+    there.iter().flatten().copied().fold(half_year(now), Label::max)
 }
 
 impl Shards {
@@ -264,7 +232,7 @@ impl Shards {
         }
         let (ledger, opened) = opening.open(label, known, &shared)?;
         for (archive, salts) in found {
-            let path = || archive.files.directory().join(salts::FILE);
+            let path = || archive.files.directory().join(SALTS);
             ledger.0.finish_erasures(&archive.salts, &salts.untold).map_err(|error| OpenError::Io(path(), error))?;
             if let Some(key) = keys.first().filter(|_| salts.by_previous) {
                 archive.salts.reseal(key.sealing()).map_err(|error| OpenError::Io(path(), error))?;
@@ -291,7 +259,7 @@ impl Shards {
     /// When the next one does not open: the log goes on in the one that it has, and this may be asked again.
     pub async fn roll_over(&self, now: SystemTime) -> Result<Option<Label>, NotRolled> {
         let mut label = self.0.label.lock().await;
-        let next = Label::at(now);
+        let next = half_year(now);
         if label.is_none_or(|label| next <= label) {
             return Ok(None);
         }
@@ -450,7 +418,7 @@ impl Shards {
 /// Writes down with what a shard has ended.
 fn tell_ended(ledger: &Ledger, ended: &Archive) {
     let last = ended.published.borrow().clone();
-    let reason = format!("{} ended with {} entries, root {}", ended.origin, last.size, hex(&last.root));
+    let reason = chain::Ended { origin: ended.origin.to_string(), entries: last.size, root: hex(&last.root) }.to_string();
     ledger.tell(&Change { changed: Changed::Ended, which: None, reason: Some(&reason), policy: None });
 }
 

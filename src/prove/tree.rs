@@ -4,41 +4,16 @@
 //! covers only entries that the write-ahead file holds synced. A segment of that is removed once the full tiles that hold its entries
 //! are settled on the disk. When the log is opened, everything that the write-ahead file still speaks of is derived again.
 
-use std::fmt;
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::ids::Ids;
-use crate::tlog::merkle::{self, Hash};
-use crate::tlog::tile::{self, Edge, Tile, Tiles, WIDTH};
-
-/// What a file is called until it is whole.
-pub(super) const NEW: &str = "new";
-
-/// Why a tree does not open.
-#[derive(Debug)]
-pub enum TreeError {
-    /// A file cannot be read or written.
-    Io(PathBuf, io::Error),
-    /// A tile or bundle that the log needs is not there, or is not whole.
-    Missing(PathBuf),
-    /// The write-ahead file and a bundle say different things of one entry.
-    Differs(PathBuf),
-}
-
-impl fmt::Display for TreeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
-            Self::Missing(path) => write!(f, "{}: the log needs this tile, and it is missing or cut short; restore it", path.display()),
-            Self::Differs(path) => write!(f, "{}: this bundle and the write-ahead file differ; restore them together", path.display()),
-        }
-    }
-}
-
-impl std::error::Error for TreeError {}
+use crate::tlog::merkle::Hash;
+use crate::tlog::tile::{self, Edge, Tile, WIDTH};
+use crate::verify::files::{Files, TreeError};
+use crate::verify::folder::{IDS, NEW};
 
 /// An open tree. One thread writes it; anybody may read its files.
 pub(super) struct Tree {
@@ -56,21 +31,17 @@ pub(super) struct Tree {
 #[derive(Default)]
 pub(super) struct Unsettled(Vec<Tile>);
 
-/// Where a log's tiles lie.
-#[derive(Clone, Debug)]
-pub(super) struct Files(Arc<Path>);
-
 impl Tree {
     /// Opens the tree of a log whose write-ahead file holds `entries`, the first of which has the index `first`.
     ///
     /// # Errors
     /// When a tile from before `first` is missing, or a file cannot be written.
     pub(super) fn open(directory: &Path, first: u64, entries: &[Arc<[u8]>]) -> Result<Self, TreeError> {
-        let files = Files(directory.into());
+        let files = Files::of(directory);
         let start = first - first % WIDTH;
-        let edge = Edge::of(start, |tile| files.rebuild(tile))?;
+        let edge = Edge::of(start, |tile| rebuild(&files, tile))?;
         let bundle = |number| files.read(Tile { level: None, number, width: WIDTH as u16 }).ok();
-        let ids = Ids::open(directory, start, bundle).map_err(|error| TreeError::Io(directory.join(super::ids::FILE), error))?;
+        let ids = Ids::open(directory, start, bundle).map_err(|error| TreeError::Io(directory.join(IDS), error))?;
         let ids = Arc::new(ids);
         let mut tree = Self { files, edge, bundle: Vec::new(), ids, unsettled: Unsettled::default(), unswept: Vec::new() };
         // The write-ahead file may begin in the middle of a bundle, which then is full and on the disk.
@@ -125,19 +96,19 @@ impl Tree {
             edge.push(entry, |level, number, hashes| {
                 if level == 0 {
                     let full = Tile { level: None, number, width: WIDTH as u16 };
-                    outcome = std::mem::replace(&mut outcome, Ok(())).and_then(|()| self.files.write(full, &bundle));
+                    outcome = std::mem::replace(&mut outcome, Ok(())).and_then(|()| write(&self.files, full, &bundle));
                     written.push(full);
                     bundle.clear();
                 }
                 let full = Tile { level: Some(level), number, width: WIDTH as u16 };
-                outcome = std::mem::replace(&mut outcome, Ok(())).and_then(|()| self.files.write(full, hashes.as_flattened()));
+                outcome = std::mem::replace(&mut outcome, Ok(())).and_then(|()| write(&self.files, full, hashes.as_flattened()));
                 written.push(full);
             });
         }
         outcome?;
         for partial in Tile::added(old, edge.size()).filter(|tile| !tile.is_full()) {
             let bytes = partial.level.map_or(&bundle[..], |level| edge.partial(level).as_flattened());
-            self.files.write(partial, bytes)?;
+            write(&self.files, partial, bytes)?;
             written.push(partial);
         }
         self.ids.add(old, entries)?;
@@ -154,7 +125,7 @@ impl Tree {
     pub(super) fn sweep(&mut self) -> io::Result<()> {
         for tile in self.unswept.drain(..) {
             let full = Tile { width: WIDTH as u16, ..tile };
-            let partials = self.files.0.join(format!("{full}.p"));
+            let partials = self.files.directory().join(format!("{full}.p"));
             if tile.is_full() {
                 match fs::remove_dir_all(&partials) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -199,115 +170,44 @@ impl Unsettled {
             let path = files.path(*tile);
             File::open(&path)?.sync_all()?;
             // A folder is new in the one above it.
-            let above = path.ancestors().skip(1).take_while(|folder| folder.starts_with(&files.0));
+            let above = path.ancestors().skip(1).take_while(|folder| folder.starts_with(files.directory()));
             folders.extend(above.map(Path::to_owned));
         }
-        File::open(files.0.join(super::ids::FILE))?.sync_all()?;
+        File::open(files.directory().join(IDS))?.sync_all()?;
         folders.iter().rev().try_for_each(|folder| File::open(folder)?.sync_all())
     }
 }
 
-impl Files {
-    /// The tiles of the log in `directory`.
-    pub(super) fn of(directory: &Path) -> Self {
-        Self(directory.into())
-    }
-
-    pub(super) fn directory(&self) -> &Path {
-        &self.0
-    }
-
-    pub(super) fn path(&self, tile: Tile) -> PathBuf {
-        self.0.join(tile.to_string())
-    }
-
-    /// The bytes of a tile or bundle.
-    pub(super) fn read(&self, tile: Tile) -> Result<Vec<u8>, TreeError> {
-        let path = self.path(tile);
-        match fs::read(&path) {
-            Ok(bytes) => Ok(bytes),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(TreeError::Missing(path)),
-            Err(error) => Err(TreeError::Io(path, error)),
-        }
-    }
-
-    /// The first `tile.width` hashes of a tile, or entries of a bundle, in a log of `size` leaves: the file may have grown since.
-    pub(super) fn read_grown(&self, tile: Tile, size: u64) -> Result<Vec<u8>, TreeError> {
-        let missing = || TreeError::Missing(self.path(tile));
-        let now = Tile::of(tile.level, tile.number, size).filter(|now| now.width >= tile.width).ok_or_else(missing)?;
-        let mut bytes = self.read(now)?;
-        let length = match tile.level {
-            Some(_) => usize::from(tile.width) * 32,
-            None => {
-                let entries = tile::entries(&bytes).ok_or_else(missing)?;
-                let kept = entries.get(..usize::from(tile.width)).ok_or_else(missing)?;
-                kept.iter().map(|entry| 2 + entry.len()).sum()
-            }
-        };
-        if bytes.len() < length {
-            return Err(missing());
-        }
-        bytes.truncate(length);
-        Ok(bytes)
-    }
-
-    /// The hashes of a tile of the tree of `size` leaves.
-    pub(super) fn hashes(&self, tile: Tile, size: u64) -> Result<Vec<Hash>, TreeError> {
-        tile::hashes(&self.read_grown(tile, size)?).ok_or_else(|| TreeError::Missing(self.path(tile)))
-    }
-
-    /// The subtrees of the tree of the first `size` leaves, in a log that has `now` of them.
-    pub(super) fn subtrees(&self, size: u64, now: u64) -> Tiles<impl FnMut(Tile) -> Result<Vec<Hash>, TreeError>> {
-        let files = self.clone();
-        Tiles::new(size, move |tile| files.hashes(tile, now))
-    }
-
-    /// The root of the tree of the first `size` leaves, in a log that has `now` of them.
-    pub(super) fn root(&self, size: u64, now: u64) -> Result<Hash, TreeError> {
-        merkle::root(size, &mut self.subtrees(size, now))
-    }
-
-    /// The entry `index` of a log of `size` leaves.
-    pub(super) fn entry(&self, index: u64, size: u64) -> Result<Vec<u8>, TreeError> {
-        let bundle = Tile::of(None, index / WIDTH, size).filter(|_| index < size);
-        let Some(bundle) = bundle else { return Err(TreeError::Missing(self.0.join(format!("entry {index}")))) };
-        let bytes = self.read(bundle)?;
-        let entries = tile::entries(&bytes).ok_or_else(|| TreeError::Missing(self.path(bundle)))?;
-        entries.get((index % WIDTH) as usize).map(|entry| entry.to_vec()).ok_or_else(|| TreeError::Missing(self.path(bundle)))
-    }
-
-    /// The hashes of a partial tile, from the full tiles below it.
-    fn rebuild(&self, tile: Tile) -> Result<Vec<Hash>, TreeError> {
-        let below = tile.level.and_then(|level| level.checked_sub(1));
-        (0..u64::from(tile.width))
-            .map(|at| {
-                let child = Tile { level: below, number: tile.number * WIDTH + at, width: WIDTH as u16 };
-                let bytes = self.read(child)?;
-                let hashes = tile::hashes(&bytes).filter(|hashes| hashes.len() as u64 == WIDTH);
-                hashes.map(|hashes| tile::join(&hashes)).ok_or_else(|| TreeError::Missing(self.path(child)))
-            })
-            .collect()
-    }
-
-    /// Writes a file as a whole or not at all. One that reads as it should is written too: after a failed sync it may read so and not be
-    /// on the disk, and only what is written again is synced again.
-    fn write(&self, tile: Tile, bytes: &[u8]) -> io::Result<()> {
-        let path = self.path(tile);
-        let new = self.0.join(NEW);
-        let written = fs::write(&new, bytes).and_then(|()| match fs::rename(&new, &path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(path.parent().unwrap_or(&self.0))?;
-                fs::rename(&new, &path)
-            }
-            outcome => outcome,
-        });
-        if written.is_err() {
-            let _ = fs::remove_file(&new);
-        }
-        written
-    }
+/// The hashes of a partial tile, from the full tiles below it.
+fn rebuild(files: &Files, tile: Tile) -> Result<Vec<Hash>, TreeError> {
+    let below = tile.level.and_then(|level| level.checked_sub(1));
+    (0..u64::from(tile.width))
+        .map(|at| {
+            let child = Tile { level: below, number: tile.number * WIDTH + at, width: WIDTH as u16 };
+            let bytes = files.read(child)?;
+            let hashes = tile::hashes(&bytes).filter(|hashes| hashes.len() as u64 == WIDTH);
+            hashes.map(|hashes| tile::join(&hashes)).ok_or_else(|| TreeError::Missing(files.path(child)))
+        })
+        .collect()
 }
 
+/// Writes a file as a whole or not at all. One that reads as it should is written too: after a failed sync it may read so and not be
+/// on the disk, and only what is written again is synced again.
+fn write(files: &Files, tile: Tile, bytes: &[u8]) -> io::Result<()> {
+    let path = files.path(tile);
+    let new = files.directory().join(NEW);
+    let written = fs::write(&new, bytes).and_then(|()| match fs::rename(&new, &path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(path.parent().unwrap_or(files.directory()))?;
+            fs::rename(&new, &path)
+        }
+        outcome => outcome,
+    });
+    if written.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    written
+}
 #[cfg(test)]
 #[path = "tree/tests.rs"]
 mod tests;

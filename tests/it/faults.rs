@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use portcullis::prove::entries::Entries;
-use portcullis::prove::verify::verify_dir;
+use portcullis::verify::entries::Entries;
+use portcullis::verify::log::verify_dir;
 use serde_json::json;
 
 use crate::support::ask::ask;

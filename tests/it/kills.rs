@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use portcullis::prove::entries::Entries;
-use portcullis::prove::verify::verify_dir;
 use portcullis::tlog::merkle::{self, Hash};
 use portcullis::tlog::tile::{self, Edge, Tile, Tiles};
 use portcullis::tlog::{Checkpoint, Note};
+use portcullis::verify::entries::Entries;
+use portcullis::verify::log::verify_dir;
 use serde_json::json;
 use tokio::task::JoinHandle;
 

@@ -5,7 +5,16 @@ use std::path::{Path, PathBuf};
 
 const STOPS: [&str; 9] = ["accept", "authenticate", "authorize", "budget", "check", "detect", "infer", "prove", "record"];
 /// In the order in which they may use one another.
-const LEAVES: [&str; 10] = ["clock", "digest", "event", "mistake", "outbound", "secret", "tlog", "trail", "unit", "wire"];
+const LEAVES: [&str; 11] = ["clock", "digest", "event", "mistake", "outbound", "secret", "tlog", "trail", "unit", "verify", "wire"];
+/// The leaves that a verifier is built of: nothing in them may lead to the server.
+const VERIFIER: [&str; 3] = ["digest", "tlog", "verify"];
+/// The other crates that they may name.
+const OF_OTHERS: [&str; 8] = ["aws_lc_rs", "base64", "ciborium", "crc32c", "memchr", "serde", "serde_json", "uuid"];
+/// What they may name of the standard library: no sockets, processes, threads, environment and clocks, and nothing of one system alone.
+const OF_STD: [&str; 14] =
+    ["array", "cmp", "collections", "convert", "error", "fmt", "fs", "io", "iter", "mem", "ops", "path", "str", "sync"];
+/// And of `std::time`, which is not to tell the time.
+const OF_TIME: [&str; 3] = ["Duration", "SystemTime", "UNIX_EPOCH"];
 /// The one file that may relax the lint on `unsafe`.
 const MAY_BE_UNSAFE: &str = "infer/model/isolate.rs";
 
@@ -68,6 +77,125 @@ fn the_reader_of_use_lines_reads_them() {
     assert_eq!(used("use crate::{accept, wire::{Body, json}, trail::Trail};"), ["accept", "wire", "trail"]);
     assert_eq!(used("let x = crate::infer::answer();"), ["infer"]);
     assert!(used("use mycrate::wire;").is_empty());
+}
+
+/// The paths in a text, as their segments: `x::y::z`, and `x` of `use x`. The words that it names its own.
+fn paths(text: &str) -> (Vec<Vec<&str>>, Vec<&str>) {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let word = |text: &str| text.find(|c| !is_word(c)).unwrap_or(text.len());
+    let (mut paths, mut own) = (Vec::new(), Vec::new());
+    for (at, _) in text.match_indices("::") {
+        let begin = text[..at].rfind(|c| !is_word(c)).map_or(0, |before| before + text[before..].chars().next().map_or(1, char::len_utf8));
+        if begin == at || text[..begin].ends_with("::") {
+            continue;
+        }
+        let (mut path, mut rest) = (vec![&text[begin..at]], &text[at..]);
+        while let Some(more) = rest.strip_prefix("::") {
+            let (segment, after) = more.split_at(word(more));
+            path.extend((!segment.is_empty()).then_some(segment));
+            rest = after;
+        }
+        match rest.strip_prefix('{') {
+            // Of a group each item; what stands in groups within it is as good as the item before them.
+            Some(group) => {
+                let items = group.split('}').next().unwrap_or_default().split(',').map(str::trim_start);
+                paths.extend(items.filter(|item| !item.is_empty()).map(|item| [&path[..], &[&item[..word(item)]]].concat()));
+            }
+            // A method and its types: `.collect::<x>()`.
+            None if path.len() == 1 => {}
+            None => paths.push(path),
+        }
+    }
+    for statement in text.split(';').map(str::trim_start) {
+        let last = statement.rsplit_once('\n').map_or(statement, |(_, line)| line.trim_start());
+        let after = |key: &str| {
+            statement.split_once(key).filter(|(before, _)| before.is_empty() || before.ends_with([' ', '\n'])).map(|(_, rest)| rest)
+        };
+        if let Some(used) = after("use ") {
+            let head = &used[..word(used)];
+            if !used[head.len()..].starts_with("::") {
+                paths.push(vec![head]);
+            }
+            own.extend(used[head.len()..].split(|c| !is_word(c)).filter(|word| !word.is_empty()));
+        }
+        if let Some(module) = last.rsplit_once("mod ").map(|(_, module)| module) {
+            own.push(&module[..word(module)]);
+        }
+    }
+    (paths, own)
+}
+
+/// The text of a file but for comments and the tests at its foot.
+fn code(text: &str) -> String {
+    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).flat_map(|line| [line, "\n"]).collect()
+}
+
+/// What a file of the verifier, so many folders below the crate's root, names and may not.
+fn strange(text: &str, depth: usize) -> Vec<String> {
+    const OF_THE_LANGUAGE: [&str; 10] = ["self", "str", "u8", "u16", "u32", "u64", "u128", "i64", "i128", "usize"];
+    let text = code(text);
+    let (paths, own) = paths(&text);
+    let may = |path: &Vec<&str>| match path[..] {
+        ["crate", part, ..] => VERIFIER.contains(&part),
+        ["std", "time", item, ..] => OF_TIME.contains(&item) && path.last() != Some(&"now"),
+        ["std" | "core", part, ..] => OF_STD.contains(&part),
+        ["super", ..] => path.iter().take_while(|segment| **segment == "super").count() <= depth,
+        [head, ..] if OF_OTHERS.contains(&head) || OF_THE_LANGUAGE.contains(&head) => true,
+        // A type; where it was imported from was looked at.
+        [head, ..] if head.starts_with(char::is_uppercase) => path.last() != Some(&"now"),
+        // A module that was imported, or lies beside it. No crate may be named like one.
+        [head, _, ..] => own.contains(&head),
+        _ => false,
+    };
+    paths.into_iter().filter(|path| !may(path)).map(|path| path.join("::")).collect()
+}
+
+#[test]
+fn the_reader_of_paths_tells_what_a_verifier_may_not_name() {
+    let fine = "//! [`tokio::sync`]\nuse std::fmt;\nuse std::io::{self, Read};\nuse crate::tlog::tile;\nuse super::cbor::Writer;\nmod trust;\n\
+                fn x(f: &mut fmt::Formatter<'_>) -> io::Result<Vec<u8>> { tile::y(); trust::Trust::new(); u32::from(1); vec.iter().sum::<u64>() }\n\
+                pub(crate) use serde_json::{Value as Json, json};\n#[cfg(test)]\nmod tests {\n    use tempfile::x;\n}";
+    assert_eq!(strange(fine, 1), [""; 0]);
+    for (bad, path) in [
+        ("use tokio::sync::watch;", "tokio::sync::watch"),
+        ("use http;", "http"),
+        ("use hyper as h;", "hyper"),
+        ("pub(crate) use crate::prove::Key;", "crate::prove::Key"),
+        ("fn x() {\n    crate::config::read();\n}", "crate::config::read"),
+        ("use super::super::prove;", "super::super::prove"),
+        ("fn x() -> cedar_policy::Decision {}", "cedar_policy::Decision"),
+        ("use std::net::TcpStream;", "std::net::TcpStream"),
+        ("use std::os::unix::fs::FileExt;", "std::os::unix::fs::FileExt"),
+        ("use std::time::Instant;", "std::time::Instant"),
+        ("use std::{fs, net};", "std::net"),
+        ("use std::time::{Duration, Instant};", "std::time::Instant"),
+        ("use std::time::SystemTime;\nfn x() {\n    SystemTime::now();\n}", "SystemTime::now"),
+        ("use std::fmt;\nfn x() {\n    tokio::spawn(y);\n}", "tokio::spawn"),
+    ] {
+        assert_eq!(strange(bad, 1), [path], "{bad}");
+    }
+}
+
+#[test]
+fn the_verifier_knows_nothing_of_the_server() {
+    let (mut wrong, mut read) = (Vec::new(), 0);
+    for part in VERIFIER {
+        let (mut files, file, dir) = (Vec::new(), src().join(part).with_extension("rs"), src().join(part));
+        files.extend(file.exists().then_some(file));
+        if dir.exists() {
+            sources(&dir, &mut files);
+        }
+        // Tests may hold other crates against it.
+        for file in files.iter().filter(|file| !file.ends_with("tests.rs") && !file.ends_with("trial.rs")) {
+            let below = file.strip_prefix(src()).unwrap().with_extension("");
+            let depth = below.components().filter(|part| part.as_os_str() != "mod").count() - 1;
+            wrong.extend(strange(&fs::read_to_string(file).unwrap(), depth).iter().map(|path| format!("{}: {path}", file.display())));
+            read += 1;
+        }
+    }
+    assert!(read > 20, "{read} files");
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]

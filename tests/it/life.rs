@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use portcullis::digest::Digest;
-use portcullis::prove::statement::Statement;
+use portcullis::verify::statement::Statement;
 use portcullis::wire::grpc as message;
 use serde_json::{Value, json};
 

@@ -93,7 +93,7 @@ async fn grow_to(ledger: &Ledger, mut size: u64, wanted: u64) -> u64 {
     size
 }
 
-async fn append(ledger: &Ledger, number: u64) {
+pub(crate) async fn append(ledger: &Ledger, number: u64) {
     if !number.is_multiple_of(REFUSED_EVERY) {
         let policy = Some(Digest::of(&number.to_be_bytes()));
         return ledger.tell(&Change { changed: Changed::Accepted, which: None, reason: None, policy });

@@ -21,5 +21,6 @@ mod policies;
 mod reload;
 mod routes;
 mod schemas;
+mod shards;
 mod support;
 mod walls;

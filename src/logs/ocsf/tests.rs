@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -7,10 +8,10 @@ use http::{HeaderMap, Method, StatusCode};
 use super::super::finding::{NotAFinding, finding};
 use super::*;
 use crate::clock::Moment;
-use crate::prove::entries::Entries;
-use crate::prove::statement::Statement;
-use crate::prove::{Build, Change, Changed, Config, Key, Ledger};
+use crate::prove::{Build, Change, Changed, Config, Erasure, Key, Ledger};
 use crate::trail::{Assurance, Content, Stop, Trace, Trail, Usage, Verdict, Which, Who};
+use crate::verify::entries::Entries;
+use crate::verify::statement::{Kind, Statement};
 
 /// What of OCSF's schema these events may use, as JSON Schema; `tests/data/make_ocsf.py` tells where it is from.
 const SCHEMA: &str = include_str!("../../../tests/data/ocsf.json");
@@ -168,6 +169,96 @@ async fn the_attestation_is_of_the_statement_that_the_event_carries() {
         // Whoever has the statement makes the same event again.
         assert_eq!(super::event(&Statement::read(&carried).unwrap().view(), &carried), event);
     }
+}
+
+/// A log that is handed to another key after the power was lost, and tells what was destroyed, pruned and ended.
+async fn log_of_two_keys() -> (tempfile::TempDir, Vec<(Json, Vec<u8>)>) {
+    let folder = tempfile::tempdir().unwrap();
+    ["one", "two"].iter().for_each(|key| std::fs::write(folder.path().join(key), Key::generate_pem().expose()).unwrap());
+    let open = |keys: &str| {
+        let config: Config = toml::from_str(&format!("directory = \"log\"\norigin = \"gw.example/node1\"\n{keys}")).unwrap();
+        let (events, _reader) = crate::event::channel(8);
+        Ledger::open(&config, folder.path(), Build::default(), events, Box::new(|_| {})).unwrap().0
+    };
+    let ledger = open("key = \"one\"");
+    ledger.refuse(trail(), "authorize.denied", StatusCode::FORBIDDEN, HeaderMap::new(), Bytes::new()).await;
+    ledger.close();
+    drop(ledger);
+    std::fs::write(folder.path().join("log/lock"), "another boot").unwrap();
+    let ledger = open("key = \"two\"\nprevious_key = \"one\"");
+    ledger.erase(Erasure::Subject { tenant: "acme".into(), caller: "api_key:a".into() }).await.unwrap();
+    for (changed, reason) in
+        [(Changed::Pruned, "entries before 256"), (Changed::Ended, "gw.example/node1/2026h1 ended with 3 entries, root 00")]
+    {
+        ledger.tell(&Change { changed, which: None, reason: Some(reason), policy: None });
+    }
+    ledger.close();
+    let read = |entry: Vec<u8>| (Statement::read(&entry).unwrap().view(), entry);
+    let entries = Entries::of(&folder.path().join("log")).unwrap().map(|entry| read(entry.unwrap().1)).collect();
+    (folder, entries)
+}
+
+#[tokio::test]
+async fn what_a_log_tells_of_itself_and_its_keys_is_allowed_too() {
+    let (_folder, entries) = log_of_two_keys().await;
+    let mut types = Vec::new();
+    for (view, entry) in &entries {
+        let event = event(view, entry);
+        assert_eq!(wrong(&event), [""; 0], "{event:#}");
+        types.push(event["type_uid"].as_u64().unwrap());
+    }
+    // Opened, refused, closed; handed over, opened, erased, pruned, ended, closed.
+    assert_eq!(types, [300_410, 100_806, 600_302, 100_807, 300_410, 100_806, 300_404, 300_403, 300_403, 100_807]);
+    assert!(entries[4].0["rotation"]["resumed_after"].is_u64(), "{}", entries[4].0);
+}
+
+#[tokio::test]
+async fn every_kind_of_entry_and_every_class_of_the_schema_is_held_against_the_other() {
+    let ((_one, mut entries), (_two, others)) = (log().await, log_of_two_keys().await);
+    entries.extend(others);
+    let of = |kind: &str| entries.iter().find(|(view, _)| view["kind"] == kind).unwrap();
+    let mut made: Vec<Json> = entries.iter().map(|(view, entry)| event(view, entry)).collect();
+    let refusal = of("deny");
+    for (kind, status) in [("inference", 200), ("inference", 422), ("aborted", 200), ("error", 502), ("deny", 403)] {
+        made.push(answered(refusal, kind, status));
+    }
+    // An answer with all that one may have, and one with as little.
+    let mut full = refusal.clone();
+    full.0["kind"] = json!("inference");
+    (full.0["resp"]["n_events"], full.0["resp"]["events_commit"]) = (json!(7), json!("00".repeat(32)));
+    full.0["exposure"] = json!(3);
+    made.push(event(&full.0, &full.1));
+    for name in ["model", "principal", "usage", "trace", "policy", "build"] {
+        full.0.as_object_mut().unwrap().remove(name);
+        made.push(event(&full.0, &full.1));
+    }
+    let heartbeat = of("heartbeat");
+    for counts in [
+        json!({ "gaps": 0, "life": 2 }),
+        json!({ "gaps": 3 }),
+        json!({ "gaps": 0, "suppressed": { "accept.full": 9 } }),
+        json!({ "gaps": 0, "resumed_after": 7, "life": 1 }),
+    ] {
+        let mut view = heartbeat.0.clone();
+        view["counts"] = counts;
+        made.push(event(&view, &heartbeat.1));
+    }
+    let erasure = of("erasure");
+    for of in ["subject", "epoch", "strangers"] {
+        let mut view = erasure.0.clone();
+        view["erasure"] = json!({ "keys": 1, "of": of, "from": 202_601, "to": 202_601 });
+        made.push(event(&view, &erasure.1));
+    }
+    made.push(finding(ALARM).unwrap());
+    for event in &made {
+        assert_eq!(wrong(event), [""; 0], "{event:#}");
+    }
+    let kinds: BTreeSet<&str> = made.iter().filter_map(|event| event["metadata"]["event_code"].as_str()).collect();
+    let expected: BTreeSet<&str> = Kind::ALL.into_iter().map(Kind::as_str).chain(["detect.alarm"]).collect();
+    assert_eq!(kinds, expected);
+    let schema: Json = serde_json::from_str(SCHEMA).unwrap();
+    let classes: BTreeSet<String> = made.iter().map(|event| event["class_uid"].to_string()).collect();
+    assert_eq!(classes, schema["classes"].as_object().unwrap().keys().cloned().collect());
 }
 
 #[tokio::test]

@@ -15,9 +15,11 @@ use crate::prove::key::{Key, commitment};
 use crate::prove::ledger::tests::{House, answer, house, now, open_in};
 use crate::prove::receipt::Receipt;
 use crate::prove::salts::{Salts, Wrapping};
-use crate::prove::statement::Statement;
-use crate::prove::verify::{Select, show, verify_dir};
 use crate::trail::Who;
+use crate::verify::folder::SALTS;
+use crate::verify::log::verify_dir;
+use crate::verify::show::{Select, show};
+use crate::verify::statement::Statement;
 
 fn a() -> Arc<Who> {
     now().who.unwrap()
@@ -113,7 +115,7 @@ async fn after_an_erasure_the_whole_folder_and_the_pem_give_no_salt_of_that_call
     let commit = of_answer(&Statement::read(house.ledger.find(id, &a(), false).await.unwrap().statement()).unwrap());
     let pem = std::fs::read(house.folder.path().join("provenance.key")).unwrap();
     let sealing = Key::from_pem(&pem).unwrap().sealing().clone();
-    let wrapping = sealing.open(&std::fs::read(house.log().join(salts::FILE)).unwrap()).unwrap();
+    let wrapping = sealing.open(&std::fs::read(house.log().join(SALTS)).unwrap()).unwrap();
     let found = |folder: &Path| {
         let keys = keys_anywhere(folder, &wrapping);
         let salts = keys.iter().map(|key| salts::Salting::of(key, None).salt(id, "response"));

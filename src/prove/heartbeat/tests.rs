@@ -1,5 +1,6 @@
 use super::*;
 use crate::prove::statement::tests::signer;
+use crate::verify::statement::Statement;
 
 fn full() -> Heartbeat<&'static str> {
     let mut census = Census::from(3);

@@ -84,7 +84,7 @@ async fn a_log_whose_write_ahead_file_holds_no_entry_any_more_goes_on_from_its_t
     let log = folder.path().join("data/log");
     std::fs::remove_file(log.join("wal-00000000")).unwrap();
     // It was begun for entries that a full disk then took back.
-    let header = crate::prove::segment::First { seq: 260, index: 256 }.header();
+    let header = crate::verify::segment::First { seq: 260, index: 256 }.header();
     std::fs::write(log.join("wal-00000001"), header).unwrap();
     assert!(verify_dir(&log, None).unwrap().ok);
     let (ledger, opened) = reopened(folder.path());
@@ -104,7 +104,7 @@ async fn whatever_pages_lost_power_leaves_nothing_covered_is_lost_and_no_number_
     let log = folder.path().join("data/log");
     let wal = log.join("wal-00000000");
     let synced = std::fs::read(&wal).unwrap();
-    let kept: Vec<Vec<u8>> = crate::prove::entries::Entries::of(&log).unwrap().map(|entry| entry.unwrap().1).collect();
+    let kept: Vec<Vec<u8>> = crate::verify::entries::Entries::of(&log).unwrap().map(|entry| entry.unwrap().1).collect();
     // What the disk had when the last checkpoint was made; and then much was written that no sync reached.
     let before = tempfile::tempdir().unwrap();
     copy(folder.path(), before.path());
@@ -147,7 +147,7 @@ async fn whatever_pages_lost_power_leaves_nothing_covered_is_lost_and_no_number_
         ledger.close();
         let report = verify_dir(&log, Some(&ledger.vkeys()[..1])).unwrap();
         assert!(report.ok, "round {round}: {report:?}");
-        let there: Vec<Vec<u8>> = crate::prove::entries::Entries::of(&log).unwrap().map(|entry| entry.unwrap().1).collect();
+        let there: Vec<Vec<u8>> = crate::verify::entries::Entries::of(&log).unwrap().map(|entry| entry.unwrap().1).collect();
         assert!(there.starts_with(&kept), "round {round}");
     }
 }

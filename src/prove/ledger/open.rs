@@ -11,28 +11,30 @@ use std::sync::{Arc, Mutex, OnceLock};
 use super::super::archive::{Archive, Shared};
 use super::super::census::Counting;
 use super::super::config::Config;
-use super::super::cosign::{Known, SetBack, WITNESSED_NEW};
-use super::super::entries::Entries;
-use super::super::heartbeat::{Heart, Life};
+use super::super::cosign::{Known, SetBack};
+use super::super::heartbeat::Heart;
 use super::super::key::{Exposed, Key, KeyError, Vkey};
 use super::super::lock::LockFile;
 use super::super::log::{self, Fatal, OnFatal, Poisoned, Recovered, SEGMENT, Until, Wal};
-use super::super::prune::{NEW_ENTRY, Pruner};
-use super::super::publisher::{CHECKPOINT, Desk, Publisher};
+use super::super::prune::Pruner;
+use super::super::publisher::{Desk, Publisher};
 use super::super::rotation::{self, Vkeys, signer_of};
 use super::super::salts::{self, MAX_SUBJECTS, Salts};
-use super::super::statement::{Build, Signer, Statement};
-use super::super::tree::{NEW, Tree, TreeError};
+use super::super::statement::{Build, Signer};
+use super::super::tree::Tree;
 use super::super::witness::Witnesses;
 use super::{Inner, Ledger, tell_counts};
 use crate::clock::Moment;
 use crate::event::Events;
 use crate::tlog::{Checkpoint, Note};
+use crate::verify::entries::Entries;
+use crate::verify::files::TreeError;
+use crate::verify::folder::{CHECKPOINT, KEYS, NEW, NEW_ENTRY, SALTS, WITNESSED_NEW};
+use crate::verify::heartbeat::Life;
+use crate::verify::statement::Statement;
 
 /// Numbers left out after a restart in which entries may have been lost that callers hold statements of, so that no number means two.
 pub(super) const SKIP: u64 = 1 << 20;
-/// The file of the log's public keys.
-pub(in crate::prove) const KEYS: &str = "keys.vkey";
 
 /// Why the log does not open.
 #[derive(Debug)]
@@ -293,10 +295,10 @@ impl Ledger {
         begun.map_err(unwritten)?;
         // Before anybody is promised anything: were these lost, the next start would give the same numbers out again.
         inner.wal.goes_on().map_err(|error| OpenError::Io(directory.clone(), error))?;
-        inner.finish_erasures(&inner.signer.salts, &found.untold).map_err(|error| OpenError::Io(directory.join(salts::FILE), error))?;
+        inner.finish_erasures(&inner.signer.salts, &found.untold).map_err(|error| OpenError::Io(directory.join(SALTS), error))?;
         if found.by_previous {
             // Until the log is of the new key, the old one alone opens them.
-            inner.signer.salts.reseal(inner.signer.key.sealing()).map_err(io(&directory.join(salts::FILE)))?;
+            inner.signer.salts.reseal(inner.signer.key.sealing()).map_err(io(&directory.join(SALTS)))?;
         }
         inner.publisher.prune();
         let salts_lost = found.begun && recovered.last_seq.is_some();

@@ -16,9 +16,10 @@ use crate::prove::config::{Config, Mode};
 use crate::prove::key::Key;
 use crate::prove::statement::Build;
 use crate::prove::statement::tests::trail;
-use crate::prove::verify::{Select, show, verify_dir, verify_statement};
 use crate::tlog::{Checkpoint, Note};
 use crate::trail::{End, Late, Usage};
+use crate::verify::log::{verify_dir, verify_statement};
+use crate::verify::show::{Select, show};
 use crate::wire::body::Broken;
 
 pub(in crate::prove) struct House {
@@ -499,16 +500,16 @@ async fn a_change_stands_before_the_answers_that_come_after_it_and_a_log_that_ta
     assert!(house.ledger.find(id, now().who.as_ref().unwrap(), false).await.is_none());
 }
 
-fn reconciled(path: &Path, metrics: Option<&crate::prove::reconcile::Metrics>) -> crate::prove::reconcile::Reconciled {
-    crate::prove::reconcile::reconcile(crate::prove::entries::Entries::of_live(path).unwrap(), metrics).unwrap()
+fn reconciled(path: &Path, metrics: Option<&crate::verify::reconcile::Metrics>) -> crate::verify::reconcile::Reconciled {
+    crate::verify::reconcile::reconcile(crate::verify::entries::Entries::of_live(path).unwrap(), metrics).unwrap()
 }
 
-fn scraped(ledger: &Ledger) -> crate::prove::reconcile::Metrics {
+fn scraped(ledger: &Ledger) -> crate::verify::reconcile::Metrics {
     // In the order in which a scrape reads them.
     let census = ledger.census();
     let Counters { traffic, gaps, suppressed, .. } = ledger.counters();
     let suppressed = suppressed.into_iter().map(|(code, count)| (code.to_owned(), count)).collect();
-    crate::prove::reconcile::Metrics { census, traffic, gaps, suppressed }
+    crate::verify::reconcile::Metrics { census, traffic, gaps, suppressed }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -593,7 +594,7 @@ async fn a_gap_is_told_by_a_heartbeat_and_by_the_metrics() {
     assert_eq!(metrics.gaps, 1);
     let found = reconciled(&house.log(), Some(&metrics));
     assert!(found.ok && found.notes.is_empty(), "{found:?}");
-    let hidden = crate::prove::reconcile::Metrics { gaps: 2, ..metrics };
+    let hidden = crate::verify::reconcile::Metrics { gaps: 2, ..metrics };
     assert!(!reconciled(&house.log(), Some(&hidden)).ok);
 }
 

@@ -5,8 +5,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::super::segment::{First, HEADER, Record, numbers, path_of, sound_after};
 use super::{OpenError, Recovered, Segment};
+use crate::verify::segment::{First, HEADER, Record, numbers, path_of, sound_after};
 
 /// What the segments hold.
 #[derive(Default)]

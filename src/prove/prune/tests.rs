@@ -2,16 +2,19 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::prove::config::Terms;
-use crate::prove::entries::Entries;
-use crate::prove::found::{Found, NoProof};
 use crate::prove::key::Vkey;
 use crate::prove::ledger::Ledger;
 use crate::prove::ledger::tests::{House, answer, house, open_in};
-use crate::prove::proof::verify_receipt;
-use crate::prove::reconcile::reconcile;
-use crate::prove::segment::{First, frame, numbers, path_of};
-use crate::prove::verify::{Report, Select, verify_dir};
 use crate::tlog::merkle;
+use crate::verify::entries::Entries;
+use crate::verify::files::kept_index;
+use crate::verify::folder::IDS;
+use crate::verify::log::{Report, verify_dir};
+use crate::verify::proof::verify_receipt;
+use crate::verify::proved::{NoProof, Proved};
+use crate::verify::reconcile::reconcile;
+use crate::verify::segment::{First, frame, numbers, path_of};
+use crate::verify::show::Select;
 
 const DAY: u64 = 86_400_000_000_000;
 
@@ -153,8 +156,8 @@ async fn what_remains_is_proved_as_before_and_what_is_gone_is_said_to_be() {
     let all = log.entries();
     let proved: Vec<_> = [0, 300, 511, 512, 599]
         .map(|index| {
-            let found = Found::in_folder(&log.path(), Select::Index(index)).unwrap();
-            (index, found.receipt().unwrap(), found.statement().clone())
+            let found = Proved::in_folder(&log.path(), Select::Index(index)).unwrap();
+            (index, found.receipt(), found.entry().to_vec())
         })
         .into();
     let ledger = log.open();
@@ -176,17 +179,17 @@ async fn what_remains_is_proved_as_before_and_what_is_gone_is_said_to_be() {
     drop(ledger);
     for (index, receipt, entry) in proved {
         assert_eq!(verify_receipt(&receipt, &entry, &log.vkeys[0]).unwrap().0, index, "made before, it verifies after");
-        let now = Found::in_folder(&log.path(), Select::Index(index));
+        let now = Proved::in_folder(&log.path(), Select::Index(index));
         match now {
-            Ok(found) if index >= 512 => drop(verify_receipt(&found.receipt().unwrap(), &entry, &log.vkeys[0]).unwrap()),
+            Ok(found) if index >= 512 => drop(verify_receipt(&found.receipt(), &entry, &log.vkeys[0]).unwrap()),
             Err(NoProof::Pruned(512)) => assert!(index < 512),
             other => panic!("{index}: {other:?}"),
         }
     }
     for gone in [Select::Seq(3), Select::Id(id(3)), Select::Index(511)] {
-        assert!(matches!(Found::in_folder(&log.path(), gone), Err(NoProof::Pruned(512))), "{gone:?}");
+        assert!(matches!(Proved::in_folder(&log.path(), gone), Err(NoProof::Pruned(512))), "{gone:?}");
     }
-    assert!(matches!(Found::in_folder(&log.path(), Select::Seq(u64::MAX)), Err(NoProof::NoSuchEntry)));
+    assert!(matches!(Proved::in_folder(&log.path(), Select::Seq(u64::MAX)), Err(NoProof::NoSuchEntry)));
     // It tells what it did, and its counts hold.
     let (last, mut rest) = Entries::last(&log.path(), 1_000).unwrap();
     assert_eq!((last[0].0, rest.next().is_none(), Entries::first_index(&log.path()).unwrap()), (512, true, 512));
@@ -225,7 +228,7 @@ async fn a_pruned_log_opens_again_also_without_its_ids() {
     drop(ledger);
     for lost in [false, true] {
         if lost {
-            fs::remove_file(log.path().join(super::super::ids::FILE)).unwrap();
+            fs::remove_file(log.path().join(IDS)).unwrap();
         }
         let ledger = log.open();
         let last = Statement::read(&log.entries()[70].1).unwrap();
@@ -352,7 +355,7 @@ async fn what_is_kept_beside_a_pruned_log_is_the_very_entry_that_stood_there() {
         fs::remove_file(log.path().join(name)).unwrap();
     }
     assert!(log.verify().ok);
-    let ids = log.path().join(super::super::ids::FILE);
+    let ids = log.path().join(IDS);
     let mut bytes = fs::read(&ids).unwrap();
     bytes[5] = 1;
     fs::write(&ids, bytes).unwrap();

@@ -4,18 +4,19 @@ use std::sync::Arc;
 use super::*;
 use crate::digest::Digest;
 use crate::prove::config::{Config, Mode, Terms};
-use crate::prove::entries::Entries;
-use crate::prove::found::Found;
 use crate::prove::key::commitment;
 use crate::prove::ledger::tests::answer;
 use crate::prove::ledger::{Ledger, OpenError, Opened};
-use crate::prove::proof::verify_receipt;
-use crate::prove::publisher::CHECKPOINT;
-use crate::prove::reconcile::reconcile;
 use crate::prove::statement::Build;
 use crate::prove::statement::tests::{signer, trail};
-use crate::prove::verify::{Report, Select, verify_dir, verify_statement};
 use crate::trail::Who;
+use crate::verify::entries::Entries;
+use crate::verify::folder::CHECKPOINT;
+use crate::verify::log::{Report, verify_dir, verify_statement};
+use crate::verify::proof::verify_receipt;
+use crate::verify::proved::Proved;
+use crate::verify::reconcile::reconcile;
+use crate::verify::show::Select;
 
 const ORIGIN: &str = "gw.example/node1";
 
@@ -81,7 +82,7 @@ impl Rotated {
 
     /// The write-ahead file with these entries in the place of those from `at` on, which the tiles have not yet.
     fn rewrite(&self, at: usize, with: &[Vec<u8>]) {
-        use crate::prove::segment::{First, frame, path_of};
+        use crate::verify::segment::{First, frame, path_of};
         let mut bytes = First { seq: 0, index: 0 }.header().to_vec();
         let all = self.entries();
         for entry in all[..at].iter().chain(with) {
@@ -133,7 +134,7 @@ async fn statements_of_each_period_are_its_statement_keys_and_receipts_of_all_ar
         if statement.kind != Kind::KeyRotation {
             verify_statement(entry, &log.keys[period][1]).unwrap();
         }
-        let receipt = Found::in_folder(&log.log(), Select::Index(index as u64)).unwrap().receipt().unwrap();
+        let receipt = Proved::in_folder(&log.log(), Select::Index(index as u64)).unwrap().receipt();
         assert_eq!(verify_receipt(&receipt, entry, &log.keys[2][0]).unwrap().0, index as u64);
         assert!(verify_receipt(&receipt, entry, &log.keys[1][0]).is_err());
     }

@@ -9,12 +9,13 @@ use crate::digest::Digest;
 use crate::event::Reader;
 use crate::infer::Payload;
 use crate::prove::config::{Mode, Terms};
-use crate::prove::entries::Entries;
 use crate::prove::ledger::tests::{answer, head, now, statement_of};
-use crate::prove::proof::verify_receipt;
-use crate::prove::statement::{Kind, Statement};
-use crate::prove::verify::{verify_dir, verify_statement};
 use crate::prove::{Receipt, State, Want};
+use crate::verify::entries::Entries;
+use crate::verify::folder::{CHECKPOINT, folders};
+use crate::verify::log::{verify_dir, verify_statement};
+use crate::verify::proof::verify_receipt;
+use crate::verify::statement::{Kind, Statement};
 
 struct House {
     folder: tempfile::TempDir,
@@ -181,7 +182,7 @@ async fn a_request_that_began_in_a_shard_ends_in_it() {
     house.holds("2026h2");
     // Each counts what began in it, and no other.
     for label in ["2026h1", "2026h2"] {
-        let counts = crate::prove::reconcile::reconcile(Entries::of(&house.log(label)).unwrap(), None).unwrap();
+        let counts = crate::verify::reconcile::reconcile(Entries::of(&house.log(label)).unwrap(), None).unwrap();
         assert_eq!(counts.problems.iter().filter(|problem| !problem.contains("accepted requests")).count(), 0, "{label}: {counts:?}");
     }
 }
@@ -424,6 +425,17 @@ async fn another_key_takes_the_salts_of_shards_that_have_ended_along() {
     for label in ["2026h1", "2026h2"] {
         assert!(verify_dir(&folder.path().join("data/log").join(label), None).unwrap().ok, "{label}");
     }
+}
+
+#[test]
+fn a_half_year_ends_in_utc() {
+    let of = |text: &str| half_year(at(text)).to_string();
+    assert_eq!(of("2026-01-01T00:00:00Z"), "2026h1");
+    assert_eq!(of("2026-06-30T23:59:59.999Z"), "2026h1");
+    assert_eq!(of("2026-07-01T00:00:00Z"), "2026h2");
+    assert_eq!(of("2026-07-01T01:30:00+02:00"), "2026h1");
+    assert_eq!(of("2026-12-31T23:59:59Z"), "2026h2");
+    assert_eq!(of("2027-01-01T00:00:00Z"), "2027h1");
 }
 
 #[test]

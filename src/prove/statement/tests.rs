@@ -1,11 +1,16 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use ciborium::Value;
 use http::Method;
+use serde_json::json;
 
 use super::*;
 use crate::clock::Moment;
-use crate::trail::{Assurance, Content, Trace, Which};
+use crate::prove::disclosure::made_for;
+use crate::tlog::Vkey;
+use crate::trail::{Assurance, Content, Trace, Which, Who};
+use crate::verify::statement::{CONTENT_TYPE, STOPS, Statement, id_of};
 
 const SEED: &str =
     "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n-----END PRIVATE KEY-----\n";
@@ -51,6 +56,12 @@ pub(in crate::prove) fn sent() -> Sent<'static> {
 }
 
 #[test]
+fn a_stop_has_the_name_that_it_has_on_the_way() {
+    assert_eq!(Stop::ALL.map(Stop::as_str), STOPS);
+    assert!(Stop::ALL.iter().enumerate().all(|(number, stop)| *stop as usize == number));
+}
+
+#[test]
 fn a_stream_of_events_tells_how_many_and_commits_to_the_root_of_their_tree() {
     let root = Digest::of(b"root");
     let of = |events| Sent { media_type: Some("text/event-stream"), events, ..sent() };
@@ -93,9 +104,9 @@ fn a_statement_verifies_reads_back_and_is_small() {
     let commits = [("request", &b"request"[..]), ("response", b"answer")];
     let commits = commits.map(|(label, content)| (label, salting.commit(statement.id, label, &Digest::of(content))));
     assert_eq!(statement.commits().collect::<Vec<_>>(), commits);
-    assert!(statement.made_for(&who, &signer.salts));
+    assert!(made_for(&statement, &who, &signer.salts));
     let other = Who { caller: "api_key:b".into(), tenant: "acme".into(), tier: "".into(), method: "api_key" };
-    assert!(!statement.made_for(&other, &signer.salts));
+    assert!(!made_for(&statement, &other, &signer.salts));
 }
 
 #[test]

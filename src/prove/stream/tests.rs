@@ -10,9 +10,9 @@ use super::*;
 use crate::infer::Payload;
 use crate::prove::config::Terms;
 use crate::prove::ledger::tests::{House, durable, house, now, statement_of, want};
-use crate::prove::verify::verify_statement;
 use crate::prove::{Receipt, Want};
 use crate::trail::End;
+use crate::verify::log::verify_statement;
 
 const WANT: (&str, &str) = ("provenance-want", "mode=async");
 const TE: (&str, &str) = ("te", "gzip, Trailers");

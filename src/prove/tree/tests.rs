@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 use super::*;
+use crate::tlog::merkle;
 use crate::tlog::merkle::{inclusion, verify_inclusion};
 
 /// One millisecond for each hundred, so that a time is many entries' and a bundle has several.
@@ -164,7 +165,7 @@ fn every_id_is_found_where_it_is_and_again_after_the_file_was_lost() {
     assert!(found(&tree));
     assert_eq!(tree.ids().find(id(1_500)).unwrap(), [0_u64; 0]);
     drop(tree);
-    let path = folder.path().join(super::super::ids::FILE);
+    let path = folder.path().join(IDS);
     for length in [1_500 * 16, 600 * 16 + 5, 0] {
         fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length).unwrap();
         assert!(found(&Tree::open(folder.path(), 1_000, &entries(1_000, 1_500)).unwrap()), "{length} bytes");

@@ -1,6 +1,12 @@
-use super::super::heartbeat::Heartbeat;
-use super::super::statement::tests::{sent, signer, trail};
-use super::*;
+//! Whether the counts of a log, as `prove` writes them, are held against its entries.
+
+use std::collections::BTreeMap;
+
+use super::statement::tests::{sent, signer, trail};
+use crate::verify::census::{Census, Traffic};
+use crate::verify::heartbeat::{Counted, Heartbeat, Life};
+use crate::verify::reconcile::{Metrics, Reconciled, TOLD, reconcile};
+use crate::verify::statement::Kind;
 
 /// A log that is made in memory, by a process that counts as the ledger does.
 #[derive(Default)]
@@ -129,14 +135,14 @@ fn an_entry_too_many_shows_and_is_told_once() {
     let metrics = log.metrics();
     let mut more = log.entries.clone();
     more.insert(2, log.entries[1].clone());
-    let held = held(&more, None);
-    assert_eq!((held.ok, held.problems.len(), held.heartbeats), (false, 2, 1), "{held:?}");
+    let told = held(&more, None);
+    assert_eq!((told.ok, told.problems.len(), told.heartbeats), (false, 2, 1), "{told:?}");
     let more = [&more[..], &[]].concat();
-    assert!(!super::tests::held(&more, Some(&metrics)).ok);
+    assert!(!held(&more, Some(&metrics)).ok);
     // Where one of another kind stands in its place, and the sum is right.
     let mut other = log.entries.clone();
     other[2] = signer().answer(Kind::Deny, 2, 2_000_000_000, &trail(1), &sent());
-    assert!(!super::tests::held(&other, None).ok && !super::tests::held(&other, Some(&metrics)).ok);
+    assert!(!held(&other, None).ok && !held(&other, Some(&metrics)).ok);
 }
 
 #[test]

@@ -1,9 +1,16 @@
-use std::path::PathBuf;
+//! Whether what verifies a log finds what is wrong with one: logs as `prove` writes them, and what was done to them.
 
-use super::*;
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use crate::prove::config::Terms;
 use crate::prove::key::Key;
 use crate::prove::ledger::tests::{answer, house};
+use crate::tlog::Vkey;
+use crate::verify::folder::{CHECKPOINT, CHECKPOINT_COSE, IDS, KEYS};
+use crate::verify::log::verify_dir;
+use crate::verify::segment::{First, HEADER, Record};
+use crate::verify::show::{Select, show};
 
 async fn log() -> (tempfile::TempDir, PathBuf, [Vkey; 3]) {
     let house = house();
@@ -166,7 +173,7 @@ async fn a_kill_before_a_tile_that_is_full_by_then_was_written_leaves_a_log_that
     house.ledger.close();
     // What a kill leaves: the entries are written, and nothing was made of the last of them.
     put(&aside.path().join("tile"), &path.join("tile"));
-    for file in [CHECKPOINT, CHECKPOINT_COSE, ids::FILE] {
+    for file in [CHECKPOINT, CHECKPOINT_COSE, IDS] {
         fs::copy(aside.path().join(file), path.join(file)).unwrap();
     }
     let report = verify_dir(&path, None).unwrap();

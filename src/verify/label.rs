@@ -2,12 +2,9 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::SystemTime;
-
-use crate::clock::month;
 
 /// How many bytes a label takes.
-pub(super) const LENGTH: usize = 6;
+pub(crate) const LENGTH: usize = 6;
 /// The last year that four digits write; whatever a clock says beyond it is taken for that year.
 const LAST_YEAR: u32 = 9_999;
 
@@ -19,10 +16,9 @@ pub struct Label {
 }
 
 impl Label {
-    /// The half-year of this moment.
+    /// The half-year of a month (YYYYMM).
     #[must_use]
-    pub fn at(time: SystemTime) -> Self {
-        let month = month(time);
+    pub fn of_month(month: u32) -> Self {
         if month / 100 > LAST_YEAR {
             return Self { year: LAST_YEAR, half: 2 };
         }
@@ -60,20 +56,15 @@ impl FromStr for Label {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::from_rfc3339;
 
-    fn at(text: &str) -> String {
-        Label::at(from_rfc3339(text).unwrap()).to_string()
+    fn of(month: u32) -> String {
+        Label::of_month(month).to_string()
     }
 
     #[test]
-    fn a_half_year_ends_with_june_and_with_december_in_utc() {
-        assert_eq!(at("2026-01-01T00:00:00Z"), "2026h1");
-        assert_eq!(at("2026-06-30T23:59:59.999Z"), "2026h1");
-        assert_eq!(at("2026-07-01T00:00:00Z"), "2026h2");
-        assert_eq!(at("2026-07-01T01:30:00+02:00"), "2026h1");
-        assert_eq!(at("2026-12-31T23:59:59Z"), "2026h2");
-        assert_eq!(at("2027-01-01T00:00:00Z"), "2027h1");
+    fn a_half_year_ends_with_june_and_with_december() {
+        assert_eq!([202_601, 202_606, 202_607, 202_612, 202_701].map(of), ["2026h1", "2026h1", "2026h2", "2026h2", "2027h1"]);
+        assert_eq!([999_912, 1_000_001, u32::MAX].map(of), ["9999h2"; 3], "beyond what four digits write");
         let label: Label = "2026h1".parse().unwrap();
         assert_eq!([label.next(), label.next().next()].map(|label| label.to_string()), ["2026h2", "2027h1"]);
         assert!(label < label.next() && label.next() < label.next().next());

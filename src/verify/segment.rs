@@ -14,17 +14,17 @@ use crate::tlog::tile::MAX_ENTRY;
 const MAGIC: &[u8; 8] = b"pclswal\n";
 const VERSION: u32 = 2;
 /// The length of a segment's header.
-pub(super) const HEADER: usize = 32;
+pub(crate) const HEADER: usize = 32;
 /// What a record takes beside its entry.
-pub(super) const FRAME: usize = 16;
+pub(crate) const FRAME: usize = 16;
 
 /// The file of segment `number`.
-pub(super) fn path_of(directory: &Path, number: u64) -> PathBuf {
+pub(crate) fn path_of(directory: &Path, number: u64) -> PathBuf {
     directory.join(format!("wal-{number:08}"))
 }
 
 /// The number in a segment's file name.
-pub(super) fn segment_number(name: &str) -> Option<u64> {
+pub(crate) fn segment_number(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("wal-")?;
     let number = digits.parse().ok()?;
     (format!("{number:08}") == digits).then_some(number)
@@ -32,14 +32,14 @@ pub(super) fn segment_number(name: &str) -> Option<u64> {
 
 /// What the header of a segment says: the number and the index of its first entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct First {
-    pub(super) seq: u64,
-    pub(super) index: u64,
+pub(crate) struct First {
+    pub(crate) seq: u64,
+    pub(crate) index: u64,
 }
 
 impl First {
     /// The header that says so.
-    pub(super) fn header(self) -> [u8; HEADER] {
+    pub(crate) fn header(self) -> [u8; HEADER] {
         let mut header = [0; HEADER];
         header[..8].copy_from_slice(MAGIC);
         header[8..12].copy_from_slice(&VERSION.to_le_bytes());
@@ -51,7 +51,7 @@ impl First {
     }
 
     /// What a segment that begins with a sound header of this version says.
-    pub(super) fn read(segment: &[u8]) -> Option<Self> {
+    pub(crate) fn read(segment: &[u8]) -> Option<Self> {
         let number = |at: usize| Some(u64::from_le_bytes(segment.get(at..at + 8)?.try_into().ok()?));
         let first = Self { seq: number(12)?, index: number(20)? };
         (segment.get(..HEADER)? == first.header()).then_some(first)
@@ -59,7 +59,7 @@ impl First {
 }
 
 /// Appends the record of an entry.
-pub(super) fn frame(to: &mut Vec<u8>, seq: u64, entry: &[u8]) {
+pub(crate) fn frame(to: &mut Vec<u8>, seq: u64, entry: &[u8]) {
     let length = u32::try_from(entry.len()).unwrap_or(u32::MAX).to_le_bytes();
     to.extend_from_slice(&length);
     to.extend_from_slice(&checksum(&length, &seq.to_le_bytes(), entry).to_le_bytes());
@@ -72,14 +72,14 @@ fn checksum(length: &[u8], seq: &[u8], entry: &[u8]) -> u32 {
 }
 
 /// A record as it lies in a segment.
-pub(super) struct Record<'a> {
-    pub(super) seq: u64,
-    pub(super) entry: &'a [u8],
+pub(crate) struct Record<'a> {
+    pub(crate) seq: u64,
+    pub(crate) entry: &'a [u8],
 }
 
 impl<'a> Record<'a> {
     /// The whole, sound record at the beginning of `bytes`.
-    pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
+    pub(crate) fn read(bytes: &'a [u8]) -> Option<Self> {
         let head = bytes.get(..FRAME)?;
         let length = u32::from_le_bytes(head[..4].try_into().ok()?) as usize;
         if length == 0 || length > MAX_ENTRY {
@@ -94,13 +94,13 @@ impl<'a> Record<'a> {
     }
 
     /// How many bytes it takes.
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         FRAME + self.entry.len()
     }
 }
 
 /// The numbers of the segments in a folder, in order.
-pub(super) fn numbers(directory: &Path) -> io::Result<Vec<u64>> {
+pub(crate) fn numbers(directory: &Path) -> io::Result<Vec<u64>> {
     let mut numbers = Vec::new();
     for file in fs::read_dir(directory)? {
         numbers.extend(file?.file_name().to_str().and_then(segment_number));
@@ -110,7 +110,7 @@ pub(super) fn numbers(directory: &Path) -> io::Result<Vec<u64>> {
 }
 
 /// Whether the last entry that the segments in a folder hold is the one before index `size`, with nothing behind it.
-pub(super) fn ends_with(directory: &Path, size: u64) -> io::Result<bool> {
+pub(crate) fn ends_with(directory: &Path, size: u64) -> io::Result<bool> {
     let Some(last) = numbers(directory)?.pop() else { return Ok(false) };
     let bytes = fs::read(path_of(directory, last))?;
     let Some(first) = First::read(&bytes) else { return Ok(false) };
@@ -123,7 +123,7 @@ pub(super) fn ends_with(directory: &Path, size: u64) -> io::Result<bool> {
 }
 
 /// Whether a sound record that could follow lies anywhere in `bytes`.
-pub(super) fn sound_after(bytes: &[u8], next: u64) -> bool {
+pub(crate) fn sound_after(bytes: &[u8], next: u64) -> bool {
     let plausible = next..next + (1 << 32);
     (0..bytes.len()).any(|at| Record::read(&bytes[at..]).is_some_and(|record| plausible.contains(&record.seq)))
 }

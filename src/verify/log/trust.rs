@@ -1,8 +1,8 @@
 //! Whose word holds where: from the keys that are given along the entries that endorse others. It flows forward only, from the key before
 //! to the key after.
 
-use super::super::key::{Kind as KeyKind, Vkey};
 use super::super::statement::{Kind, Statement};
+use crate::tlog::vkey::{Kind as KeyKind, Vkey};
 
 /// What is trusted, while a log is read from its first entry to its last.
 pub(super) struct Trust {

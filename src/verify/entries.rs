@@ -6,13 +6,12 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::publisher::CHECKPOINT;
+use super::files::Files;
+use super::folder::CHECKPOINT;
 use super::segment::{FRAME, First, HEADER, Record, numbers, path_of};
-use super::tree::Files;
 use crate::tlog::tile::{self, MAX_ENTRY, Tile, WIDTH};
 use crate::tlog::{Checkpoint, Note};
 
@@ -104,12 +103,12 @@ impl Entries {
 
     /// Reads more of the segment; nothing at its end.
     fn more(&mut self) -> io::Result<usize> {
-        let Some(file) = &self.file else { return Ok(0) };
+        let Some(file) = &mut self.file else { return Ok(0) };
         self.buffer.drain(..self.at);
         (self.offset, self.at) = (self.offset + self.at as u64, 0);
         let kept = self.buffer.len();
         self.buffer.resize(kept + PIECE, 0);
-        let read = file.read_at(&mut self.buffer[kept..], self.offset + kept as u64);
+        let read = file.seek(SeekFrom::Start(self.offset + kept as u64)).and_then(|_| file.read(&mut self.buffer[kept..]));
         self.buffer.truncate(kept + read.as_ref().copied().unwrap_or(0));
         read
     }
@@ -123,12 +122,12 @@ impl Entries {
             return if self.next < size { self.bundle(size, size) } else { Ok(false) };
         };
         let path = path_of(&self.directory, number);
-        let file = match File::open(&path) {
+        let mut file = match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             file => file?,
         };
         let mut header = [0; HEADER];
-        if file.read_at(&mut header, 0)? < HEADER {
+        if file.read(&mut header)? < HEADER {
             return Ok(false);
         }
         let Some(first) = First::read(&header) else {
@@ -216,7 +215,7 @@ fn first_of(directory: &Path, number: u64) -> io::Result<Option<First>> {
     match File::open(path_of(directory, number)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
-        Ok(file) => Ok((file.read_at(&mut header, 0)? == HEADER).then(|| First::read(&header)).flatten()),
+        Ok(mut file) => Ok((file.read(&mut header)? == HEADER).then(|| First::read(&header)).flatten()),
     }
 }
 

@@ -4,11 +4,12 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ciborium::Value;
+use serde_json::{Value as Json, json};
 
 use super::cbor::{Writer, canonical};
-use super::key::Vkey;
-use super::statement::{Signer, to_be_signed};
+use super::statement::{Statement, to_be_signed};
 use crate::tlog::merkle::{self, Hash};
+use crate::tlog::vkey::Vkey;
 
 /// COSE header parameter `receipts` (RFC 9943).
 const RECEIPTS: u64 = 394;
@@ -20,13 +21,6 @@ const VDP: u64 = 396;
 const SUBJECT: &str = "urn:portcullis:tree:";
 /// The data structure RFC9162_SHA256.
 const RFC9162_SHA256: u64 = 1;
-
-impl Signer {
-    /// Signs the root of a tree of `size` leaves for receipts; `time` is in seconds since 1970.
-    pub(super) fn sign_root(&self, root: Hash, size: u64, time: u64) -> SignedRoot {
-        SignedRoot::sign(root, size, &self.origin, &self.log_kid, time, |message| self.key.sign_endorsement(message))
-    }
-}
 
 /// The root of a tree, signed as COSE_Sign1: the root is its payload, and detached in the receipts that rest on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +35,7 @@ impl SignedRoot {
     ///
     /// A receipt of RFC 9942 covers the root alone, and a path may fit more than one size: the subject of the claims (RFC 9943 asks
     /// for one) names the size.
-    fn sign(root: Hash, size: u64, origin: &str, kid: &[u8], time: u64, sign: impl FnOnce(&[u8]) -> [u8; 64]) -> Self {
+    pub(crate) fn sign(root: Hash, size: u64, origin: &str, kid: &[u8], time: u64, sign: impl FnOnce(&[u8]) -> [u8; 64]) -> Self {
         let mut protected = Writer::with_room(origin.len() + 64);
         protected.map(4).uint(1).negative(7).uint(4).bytes(kid);
         protected.uint(15).map(3).uint(1).text(origin).uint(2).text(&format!("{SUBJECT}{size}")).uint(6).uint(time);
@@ -126,6 +120,43 @@ pub fn transparent(entry: &[u8], receipt: &[u8]) -> Option<Vec<u8>> {
 pub fn tlog_proof(index: u64, path: &[Hash], checkpoint: &str) -> String {
     let path: String = path.iter().map(|hash| STANDARD.encode(hash) + "\n").collect();
     format!("c2sp.org/tlog-proof@v1\nindex {index}\n{path}\n{checkpoint}")
+}
+
+/// Where an entry stands in the tree of a checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Inclusion<'a> {
+    /// Its place, from 0.
+    pub index: u64,
+    /// How many leaves the tree has.
+    pub size: u64,
+    /// The hashes that lead from the entry to the root.
+    pub path: &'a [Hash],
+    /// The root.
+    pub root: &'a Hash,
+    /// The checkpoint, a signed note.
+    pub checkpoint: &'a str,
+}
+
+/// The receipt for people: where it stands, the statement, what that says, and what shows that the log has it.
+#[must_use]
+pub fn json(entry: &[u8], statement: &Statement, state: &str, inclusion: Option<&Inclusion<'_>>) -> Json {
+    let mut view = json!({
+        "id": statement.id.hyphenated().to_string(),
+        "log": statement.issuer,
+        "state": state,
+        "statement": STANDARD.encode(entry),
+        "view": statement.view(),
+    });
+    if let Some(Inclusion { index, size, path, root, checkpoint }) = inclusion {
+        view["inclusion"] = json!({
+            "index": index,
+            "size": size,
+            "path": path.iter().map(|hash| STANDARD.encode(hash)).collect::<Vec<_>>(),
+            "root": STANDARD.encode(root),
+            "checkpoint": checkpoint,
+        });
+    }
+    view
 }
 
 /// The size in the claims of a protected header.

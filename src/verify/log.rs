@@ -1,91 +1,31 @@
-//! Checks a log, or one statement, offline. Knows nothing of the server: files, keys and the formats are all it needs.
+//! Checks a log, or one statement: everything in a folder is derived again from its entries.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-use serde_json::Value as Json;
-use uuid::Uuid;
-
-use super::cosign::{WITNESSED, WITNESSED_NEW};
-use super::entries::Entries;
-use super::ids;
-use super::key::{Kind as KeyKind, Vkey};
-use super::label::Label;
-use super::ledger::KEYS;
-use super::proof::SignedRoot;
-use super::prune::{NEW_ENTRY, kept_index};
-use super::publisher::{CHECKPOINT, CHECKPOINT_COSE};
-use super::salts;
-use super::segment::{First, HEADER, Record, numbers, segment_number, sound_after};
+use super::files::Files;
+use super::folder::{CHECKPOINT, CHECKPOINT_COSE, IDS, KEYS, WITNESSED};
+use super::segment::{First, HEADER, Record, numbers, sound_after};
 use super::statement::{Statement, id_of};
-use super::tree::{Files, NEW};
 use crate::tlog::merkle::{self, Hash};
 use crate::tlog::note::Verified;
 use crate::tlog::tile::{self, Edge, Tile, WIDTH};
-use crate::tlog::{Checkpoint, Note};
+use crate::tlog::vkey::{Kind as KeyKind, Vkey};
 
+mod heads;
+mod report;
+mod there;
 mod trust;
 
+use heads::Heads;
+pub use report::Report;
+use there::{Listed, listed, own_keys, strangers};
 use trust::Trust;
 
-/// How many problems are told; more are counted.
-const TOLD: usize = 100;
-/// The longest file of public keys in bytes.
-const MAX_KEYS: u64 = 64 << 10;
-
-/// What was found in a log.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Report {
-    /// Whether everything holds.
-    pub ok: bool,
-    /// How many entries there are.
-    pub entries: u64,
-    /// How many of them the checkpoint covers.
-    pub covered: u64,
-    /// The first entry that is there: those before it were pruned.
-    pub first_index: u64,
-    /// The root of the checkpoint's tree, in hex.
-    pub root: Option<String>,
-    /// Who signed the checkpoint: names and key ids.
-    pub signed_by: Vec<String>,
-    /// How many entries the newest checkpoint covers that witnesses have cosigned, and who did, as far as their keys are known.
-    pub witnessed: Option<(u64, Vec<String>)>,
-    /// How many of each kind.
-    pub kinds: BTreeMap<&'static str, u64>,
-    /// The last number.
-    pub last_seq: Option<u64>,
-    /// Numbers that a restart left out and a signed entry accounts for, from and to.
-    pub left_out: Vec<(u64, u64)>,
-    /// No key was given, so the log's own were used: this shows that nothing is damaged, not whose log it is.
-    pub integrity_only: bool,
-    /// How many bytes at the end of the write-ahead file are no whole entry: what is left where a process died while it wrote. It is a
-    /// problem as long as it is there, and the next start cuts it.
-    pub torn_bytes: u64,
-    /// What does not hold: the first hundred.
-    pub problems: Vec<String>,
-    /// How many more problems there are.
-    pub more_problems: u64,
-}
-
-impl Report {
-    /// The report in one line.
-    #[must_use]
-    pub fn summary(&self) -> String {
-        let verdict = if self.ok { "holds" } else { "does not hold" };
-        let scope = if self.integrity_only { "; integrity only: the keys are the log's own" } else { "" };
-        let (entries, covered) = (self.entries, self.covered);
-        let problems = self.problems.len() as u64 + self.more_problems;
-        let first = if self.first_index > 0 { format!(" (those before {} were pruned)", self.first_index) } else { String::new() };
-        format!("the log {verdict}: {entries} entries{first}, {covered} under the checkpoint, {problems} problems{scope}")
-    }
-
-    fn problem(&mut self, text: String) {
-        if self.problems.len() < TOLD { self.problems.push(text) } else { self.more_problems += 1 }
-    }
-}
+/// How many endings of shards a log may tell.
+const MAX_ENDED: usize = 16;
 
 /// Verifies the log in `directory`: that every file in it is what the entries make of it, every entry a statement with its number in
 /// order, in its one encoding and with a signature that holds, the checkpoint over them signed, and that nothing else is there. `keys`
@@ -115,7 +55,7 @@ pub fn verify_dir(directory: &Path, keys: Option<&[Vkey]>) -> io::Result<Report>
         next: 0,
         checked: HashSet::new(),
         unwritten: HashMap::new(),
-        ids: fs::read(directory.join(ids::FILE)).unwrap_or_default(),
+        ids: fs::read(directory.join(IDS)).unwrap_or_default(),
         kept: Files::of(directory).kept()?,
     };
     check.entries(directory)?;
@@ -131,117 +71,6 @@ pub fn verify_dir(directory: &Path, keys: Option<&[Vkey]>) -> io::Result<Report>
     }
     report.ok = report.problems.is_empty();
     Ok(report)
-}
-
-/// What the log says of its tree.
-struct Heads {
-    note: Option<(Note, Checkpoint)>,
-    /// The newest checkpoint that witnesses have cosigned, and the root that the tree had at its size.
-    witnessed: Option<(Note, Checkpoint, Option<Hash>)>,
-    signed_root: Option<SignedRoot>,
-    /// The root at the checkpoint's size, and the size, that or a later one, at which the tree had the root of `checkpoint.cose`.
-    found: (Option<Hash>, Option<u64>),
-}
-
-impl Heads {
-    fn read(directory: &Path, report: &mut Report) -> io::Result<Self> {
-        let mut read = |name: &str| match fs::read(directory.join(name)) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                report.problem(format!("{name}: missing"));
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        };
-        let (note, cose) = (read(CHECKPOINT)?, read(CHECKPOINT_COSE)?);
-        let parsed = note.as_ref().map(|bytes| {
-            let note = Note::parse(bytes).map_err(|error| error.to_string())?;
-            let checkpoint = Checkpoint::parse(note.text()).map_err(|error| error.to_string())?;
-            Ok::<_, String>((note, checkpoint))
-        });
-        let note = match parsed {
-            Some(Ok(note)) => Some(note),
-            Some(Err(error)) => {
-                report.problem(format!("{CHECKPOINT}: {error}"));
-                None
-            }
-            None => None,
-        };
-        let signed_root = cose.as_ref().and_then(|bytes| SignedRoot::read(bytes));
-        if cose.is_some() && signed_root.is_none() {
-            report.problem(format!("{CHECKPOINT_COSE}: not a signed root in its one encoding"));
-        }
-        let witnessed = match fs::read(directory.join(WITNESSED)) {
-            Ok(bytes) => {
-                let parsed = Note::parse(&bytes).ok().and_then(|note| Some((Checkpoint::parse(note.text()).ok()?, note)));
-                if parsed.is_none() {
-                    report.problem(format!("{WITNESSED}: not a checkpoint"));
-                }
-                parsed.map(|(checkpoint, note)| (note, checkpoint, None))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
-        };
-        Ok(Self { note, witnessed, signed_root, found: (None, None) })
-    }
-
-    /// The tree has `size` leaves and this root.
-    fn see(&mut self, edge: &Edge) {
-        let at = self.note.as_ref().map(|(_, checkpoint)| checkpoint.size);
-        if at == Some(edge.size()) {
-            self.found.0 = Some(edge.root());
-        }
-        if let Some((.., root)) = self.witnessed.as_mut().filter(|(_, checkpoint, _)| checkpoint.size == edge.size()) {
-            *root = Some(edge.root());
-        }
-        // It is written just before the checkpoint, so that after a crash it may be one ahead.
-        if let Some(signed) = &self.signed_root
-            && at.is_some_and(|at| at <= edge.size())
-            && signed.size() == Some(edge.size())
-        {
-            self.found.1 = (*signed.root() == edge.root()).then(|| edge.size());
-        }
-    }
-}
-
-/// A file under `tile` that has a tile's name.
-enum Listed {
-    Full(Tile),
-    /// Read at once: in a log that goes on it is soon superseded.
-    Partial(Tile, Vec<u8>),
-}
-
-/// Every file under `tile`. To be listed before the entries are read: of a log that goes on, those are then not behind.
-fn listed(directory: &Path) -> io::Result<Vec<(PathBuf, Option<Listed>)>> {
-    let mut there = Vec::new();
-    let mut folders = vec![directory.join("tile")];
-    let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
-    while let Some(folder) = folders.pop() {
-        // A folder of partial tiles goes when its tile is full, and the first of all comes with the first entry.
-        let files = match fs::read_dir(&folder) {
-            Err(error) if gone(&error) => continue,
-            files => files?,
-        };
-        for file in files {
-            let file = file?;
-            let (path, kind) = (file.path(), file.file_type()?);
-            if kind.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let name = path.strip_prefix(directory).ok().and_then(Path::to_str).unwrap_or_default();
-            let listed = match Tile::parse(name).filter(|_| kind.is_file()) {
-                Some(tile) if tile.is_full() => Some(Listed::Full(tile)),
-                Some(tile) => match fs::read(&path) {
-                    Err(error) if gone(&error) => continue,
-                    bytes => Some(Listed::Partial(tile, bytes?)),
-                },
-                None => None,
-            };
-            there.push((path, listed));
-        }
-    }
-    Ok(there)
 }
 
 /// What is known while a log is read from its first entry to its last.
@@ -396,7 +225,7 @@ impl Check {
         self.report.entries += 1;
         let id = self.ids.get(index as usize * 16..).filter(|rest| !rest.is_empty()).map(|rest| &rest[..rest.len().min(16)]);
         if id.is_some_and(|id| Some(id) != id_of(entry).as_ref().map(|id| &id.as_bytes()[..])) {
-            self.report.problem(format!("{}: another id than that of entry {index}", ids::FILE));
+            self.report.problem(format!("{}: another id than that of entry {index}", IDS));
         }
         let statement = match Statement::read(entry) {
             Ok(statement) => statement,
@@ -422,6 +251,14 @@ impl Check {
 
     fn statement(&mut self, statement: &Statement, place: &str, index: u64) {
         *self.report.kinds.entry(statement.kind.as_str()).or_default() += 1;
+        // A shard says of the last one before it alone how it ended, at each start.
+        if let Some(ended) = statement.ended().filter(|ended| !self.report.ended.contains(ended)) {
+            if self.report.ended.len() < MAX_ENDED {
+                self.report.ended.push(ended);
+            } else {
+                self.report.problem(format!("{place}: says of more than {MAX_ENDED} shards how they ended"));
+            }
+        }
         if statement.issued != statement.signed_at / 1_000_000_000 {
             self.report.problem(format!("{place}: its two times differ"));
         }
@@ -503,7 +340,7 @@ impl Check {
     fn checkpoint(&mut self) {
         let report = &mut self.report;
         if let Some((note, checkpoint)) = &self.heads.note {
-            report.covered = checkpoint.size;
+            (report.origin, report.covered) = (Some(checkpoint.origin.clone()), checkpoint.size);
             report.root = Some(hex(&checkpoint.root));
             if self.heads.found.0 != Some(checkpoint.root) {
                 report.problem(format!("{CHECKPOINT}: its root is not that of the first {} entries", checkpoint.size));
@@ -564,10 +401,10 @@ impl Check {
         // Those of the last bundle are overwritten after it is gone.
         let forgotten = usize::try_from(report.first_index.saturating_sub(WIDTH) * 16).unwrap_or(usize::MAX).min(self.ids.len());
         if self.ids[..forgotten].iter().any(|byte| *byte != 0) {
-            report.problem(format!("{}: ids of entries that are pruned", ids::FILE));
+            report.problem(format!("{}: ids of entries that are pruned", IDS));
         }
         if !self.ids.len().is_multiple_of(16) || self.ids.len() as u64 / 16 > self.edge.size() {
-            report.problem(format!("{}: longer than the log, or cut short", ids::FILE));
+            report.problem(format!("{}: longer than the log, or cut short", IDS));
         }
     }
 }
@@ -575,53 +412,6 @@ impl Check {
 /// A verifier key without the key: its name and its id.
 fn named(vkey: &Vkey) -> String {
     format!("{}+{:08x}", vkey.name, vkey.id())
-}
-
-/// Everything in the folder must be known.
-fn strangers(directory: &Path, report: &mut Report) -> io::Result<()> {
-    // What `new` and `new.witnessed` hold was never part of the log: a crash leaves them, and the next start removes them.
-    let files = [KEYS, "lock", CHECKPOINT, CHECKPOINT_COSE, WITNESSED, ids::FILE, NEW, WITNESSED_NEW, NEW_ENTRY];
-    for file in fs::read_dir(directory)? {
-        let file = file?;
-        let name = file.file_name();
-        let kind = file.file_type()?;
-        let known = name.to_str().is_some_and(|name| match name {
-            "tile" => kind.is_dir(),
-            // The shards that came after this log was closed.
-            label if label.parse::<Label>().is_ok() => kind.is_dir(),
-            name => {
-                kind.is_file()
-                    && (files.contains(&name) || salts::is_file(name) || segment_number(name).is_some() || kept_index(name).is_some())
-            }
-        });
-        if !known {
-            report.problem(format!("{}: nothing that belongs to a log", Path::new(&name).display()));
-        }
-    }
-    Ok(())
-}
-
-fn own_keys(directory: &Path, report: &mut Report) -> io::Result<Vec<Vkey>> {
-    use std::io::Read;
-    let mut text = String::new();
-    match fs::File::open(directory.join(KEYS)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        file => {
-            if file?.take(MAX_KEYS).read_to_string(&mut text).is_err() {
-                report.problem(format!("{KEYS}: not text"));
-            }
-        }
-    }
-    let mut keys = Vec::new();
-    for (line, text) in text.split_inclusive('\n').enumerate() {
-        match text.strip_suffix('\n').and_then(|text| text.parse::<Vkey>().ok()).filter(|key| !keys.contains(key)) {
-            Some(key) => keys.push(key),
-            None => {
-                report.problem(format!("{KEYS} line {}: not a key in its one canonical form, or one that stands there twice", line + 1))
-            }
-        }
-    }
-    Ok(keys)
 }
 
 /// Verifies one statement on its own, as a caller holds it; whether the log has it is another question.
@@ -633,43 +423,6 @@ pub fn verify_statement(entry: &[u8], key: &Vkey) -> Result<Statement, String> {
     if statement.signed_by(key) { Ok(statement) } else { Err("the signature is not this key's, or the origin is another".into()) }
 }
 
-/// Which statements to show.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Select {
-    /// All of them.
-    All,
-    /// The one of this receipt.
-    Id(Uuid),
-    /// The one with this number.
-    Seq(u64),
-    /// The one at this place in the tree.
-    Index(u64),
-}
-
-/// The statements in `directory`, oldest first, as JSON; nothing is verified beyond what it takes to read them.
-///
-/// # Errors
-/// When the folder cannot be read.
-pub fn show(directory: &Path, select: Select) -> io::Result<impl Iterator<Item = io::Result<Json>>> {
-    Ok(Entries::of(directory)?.filter_map(move |entry| {
-        let wanted = entry.and_then(|(index, entry)| {
-            let statement = Statement::read(&entry).map_err(|error| io::Error::other(format!("entry {index}: {error}")))?;
-            let wanted = match select {
-                Select::All => true,
-                Select::Id(id) => id == statement.id,
-                Select::Seq(seq) => seq == statement.seq,
-                Select::Index(wanted) => wanted == index,
-            };
-            Ok(wanted.then(|| statement.view()))
-        });
-        wanted.transpose()
-    }))
-}
-
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
-
-#[cfg(test)]
-#[path = "verify/tests.rs"]
-mod tests;

@@ -10,7 +10,7 @@
 //!    in flight at that moment, what has no entry (gaps, refusals past the allowance, both told by heartbeats), and what was abandoned.
 //!
 //! Gaps and refusals past the allowance are told by heartbeats within a second: in a process that goes on, those of the last second may
-//! be in the metrics and not in the log yet. Nothing here looks at a signature or a proof: see [`super::verify`].
+//! be in the metrics and not in the log yet. Nothing here looks at a signature or a proof: see [`super::log`].
 
 mod openmetrics;
 
@@ -25,7 +25,7 @@ use super::statement::{Kind, Statement};
 pub use openmetrics::{MAX_METRICS, Metrics, NotMetrics};
 
 /// How many problems are told; more are counted.
-const TOLD: usize = 100;
+pub(crate) const TOLD: usize = 100;
 
 /// What became of the counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -281,7 +281,3 @@ fn bounds(who: &str, traffic: Traffic, census: &Census) -> Option<String> {
     (traffic.accepted < traffic.forwarded)
         .then(|| format!("{who} {} accepted requests, and {} that were forwarded", traffic.accepted, traffic.forwarded))
 }
-
-#[cfg(test)]
-#[path = "reconcile/tests.rs"]
-mod tests;

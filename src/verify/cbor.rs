@@ -9,16 +9,16 @@ const MAX_DEPTH: usize = 12;
 
 /// Bytes of CBOR as they grow.
 #[derive(Default)]
-pub(super) struct Writer(Vec<u8>);
+pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
     /// An empty writer with room for `bytes`.
-    pub(super) fn with_room(bytes: usize) -> Self {
+    pub(crate) fn with_room(bytes: usize) -> Self {
         Self(Vec::with_capacity(bytes))
     }
 
     /// What was written.
-    pub(super) fn done(self) -> Vec<u8> {
+    pub(crate) fn done(self) -> Vec<u8> {
         self.0
     }
 
@@ -42,50 +42,50 @@ impl Writer {
         }
     }
 
-    pub(super) fn uint(&mut self, value: u64) -> &mut Self {
+    pub(crate) fn uint(&mut self, value: u64) -> &mut Self {
         self.head(0, value);
         self
     }
 
     /// The integer `-1 - value`.
-    pub(super) fn negative(&mut self, value: u64) -> &mut Self {
+    pub(crate) fn negative(&mut self, value: u64) -> &mut Self {
         self.head(1, value);
         self
     }
 
-    pub(super) fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
         self.head(2, bytes.len() as u64);
         self.0.extend_from_slice(bytes);
         self
     }
 
-    pub(super) fn text(&mut self, text: &str) -> &mut Self {
+    pub(crate) fn text(&mut self, text: &str) -> &mut Self {
         self.head(3, text.len() as u64);
         self.0.extend_from_slice(text.as_bytes());
         self
     }
 
-    pub(super) fn array(&mut self, items: usize) -> &mut Self {
+    pub(crate) fn array(&mut self, items: usize) -> &mut Self {
         self.head(4, items as u64);
         self
     }
 
-    pub(super) fn map(&mut self, pairs: usize) -> &mut Self {
+    pub(crate) fn map(&mut self, pairs: usize) -> &mut Self {
         self.head(5, pairs as u64);
         self
     }
 
-    pub(super) fn tag(&mut self, tag: u64) -> &mut Self {
+    pub(crate) fn tag(&mut self, tag: u64) -> &mut Self {
         self.head(6, tag);
         self
     }
 
-    pub(super) fn bool(&mut self, value: bool) -> &mut Self {
+    pub(crate) fn bool(&mut self, value: bool) -> &mut Self {
         self.0.push(if value { 0xf5 } else { 0xf4 });
         self
     }
 
-    pub(super) fn null(&mut self) -> &mut Self {
+    pub(crate) fn null(&mut self) -> &mut Self {
         self.0.push(0xf6);
         self
     }
@@ -131,7 +131,7 @@ impl Writer {
 }
 
 /// Reads one item that fills `bytes`, and only in the one encoding that [`Writer`] could have made of it.
-pub(super) fn canonical(bytes: &[u8]) -> Option<Value> {
+pub(crate) fn canonical(bytes: &[u8]) -> Option<Value> {
     let value: Value = ciborium::de::from_reader_with_recursion_limit(bytes, MAX_DEPTH).ok()?;
     let mut again = Writer::with_room(bytes.len());
     again.value(&value)?;
