@@ -23,6 +23,7 @@ use crate::clock::Moment;
 use crate::event::{Event, Events, Name};
 use crate::mistake::Mistake;
 use crate::trail::{Stop, Trail, Verdict, Who};
+use crate::wire::oip::InferRequest;
 
 pub mod cohorts;
 pub mod distinct;
@@ -31,10 +32,12 @@ pub mod language;
 pub mod parameters;
 pub mod precision;
 pub mod price;
+pub mod recording;
 pub mod response;
 pub mod text;
 pub mod watch;
 
+use recording::Recording;
 use watch::{Cohort, Exposure, Lesson, Manner, Pupil, Step, Watch};
 
 /// The most decimals that anything is rounded to: more than a 64-bit number tells.
@@ -143,6 +146,8 @@ pub struct Config {
     pub exposure: watch::Exposing,
     /// What joins callers whose evidence and exposure add up.
     pub cohorts: cohorts::Kinds,
+    /// Where what is asked is written down, to be calibrated from.
+    pub recording: Option<recording::Config>,
 }
 
 /// The families that weigh a model's requests, those that are off left out.
@@ -155,9 +160,21 @@ pub struct Terms {
     uncalibrated: bool,
     callers: callers::Rules,
     guards: Option<Arc<Guards>>,
+    recording: Option<Recording>,
 }
 
 impl Terms {
+    /// Where what is asked is written down.
+    #[must_use]
+    pub fn recording(&self) -> Option<&Recording> {
+        self.recording.as_ref()
+    }
+
+    /// Has what is asked written down.
+    pub fn record(&mut self, recording: Recording) {
+        self.recording = Some(recording);
+    }
+
     /// Whether what callers ask is to be acted upon and cannot be, for want of a calibration.
     #[must_use]
     pub fn is_uncalibrated(&self) -> bool {
@@ -193,7 +210,7 @@ impl Config {
         let uncalibrated = enforced && calibration.is_none() && (contract.is_some() || self.exposure.has_budgets());
         let watch = self.ladder.compile(&self.exposure, calibration, contract, enforced, mistakes);
         let families = families.filter(|(mode, _)| *mode != Mode::Off).collect();
-        Terms { families, watch: watch.map(Arc::new), cohorts: self.cohorts.clone(), uncalibrated, callers, guards }
+        Terms { families, watch: watch.map(Arc::new), cohorts: self.cohorts.clone(), uncalibrated, callers, guards, recording: None }
     }
 }
 
@@ -347,6 +364,9 @@ impl Detector {
         let who = &grant.caller().identity().who;
         let model = grant.which().map(|which| &which.name);
         let (care, lesson) = self.judge(who, model, input.request(), terms, trail, events, now)?;
+        if let (Some(recording), Some(tensors)) = (&terms.recording, input.request().tensors()) {
+            recording.take(who, tensors, now.wall);
+        }
         let guard = match (&terms.guards, input.request()) {
             (Some(guards), Request::Language(asked)) => guards.guard(&asked.said, || alarm(who, model, trail, now), events),
             _ => None,
@@ -488,14 +508,13 @@ fn rows(request: &Request) -> u64 {
     if let Request::Explain(explanation) = request {
         return explanation.rows.max(1).saturating_add(explanation.evaluations());
     }
-    match request.tensors() {
-        // A dimension beside a zero is the caller's word for nothing: there are no more rows than bytes.
-        Some(tensors) => {
-            let rows = tensors.inputs.iter().filter_map(|tensor| Some((*tensor.shape.first()?).min(tensor.data.len() as u64)));
-            rows.max().unwrap_or(1).max(1)
-        }
-        None => 1,
-    }
+    request.tensors().map_or(1, rows_of)
+}
+
+fn rows_of(tensors: &InferRequest) -> u64 {
+    // A dimension beside a zero is the caller's word for nothing: there are no more rows than bytes.
+    let rows = tensors.inputs.iter().filter_map(|tensor| Some((*tensor.shape.first()?).min(tensor.data.len() as u64)));
+    rows.max().unwrap_or(1).max(1)
 }
 
 /// How a caller of a model stands.
