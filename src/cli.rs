@@ -67,7 +67,8 @@ enum Verb {
     #[command(after_help = witness::EXAMPLE)]
     Witness(witness::Arguments),
     /// Learn what honest callers of a model do, so that what is odd can be told.
-    #[command(after_help = calibrate::EXAMPLE)]
+    // Its `--version` is the model's.
+    #[command(after_help = calibrate::EXAMPLE, disable_version_flag = true)]
     Calibrate(calibrate::Arguments),
     /// How much of its models each caller of a running gateway may have learned.
     #[command(after_help = exposure::EXAMPLE)]

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::SystemTime;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -13,6 +14,7 @@ use serde::de::DeserializeOwned;
 use crate::authenticate::{Authenticator, Failures};
 use crate::authorize::{self, Authorizer, Model, Policies, Resource, Routes, Serves, Traffic};
 use crate::clock::Moment;
+use crate::detect::recording::{self, Book, Recording};
 use crate::digest::{Digest, Hasher};
 use crate::disk::OnDisk;
 use crate::infer::model::runtime::{Places, Runtime};
@@ -150,6 +152,8 @@ pub struct Made {
     upstreams: BTreeMap<Version, (Digest, Arc<Upstream>)>,
     /// What shadows have come to, by name, version and bytes: of another model nothing is known yet.
     tallies: BTreeMap<(Version, Option<Digest>), Arc<Tally>>,
+    /// By the file, and of which model it is; nowhere is recorded where nothing runs.
+    recordings: BTreeMap<PathBuf, (String, Option<Arc<Book>>)>,
     failures: Arc<OnceLock<Arc<Failures>>>,
     /// Files that policies name and that are no policies themselves: keys, certificates, credentials.
     named: Vec<PathBuf>,
@@ -517,7 +521,15 @@ impl Building<'_> {
             check.explain(explain, around, &mut mistakes);
         }
         let budget = file.budget.compile(&mut mistakes);
-        let detect = file.detect.compile(calibration, contract.as_ref(), &mut mistakes);
+        let mut detect = file.detect.compile(calibration, contract.as_ref(), &mut mistakes);
+        let recording = file.detect.recording.as_ref();
+        if let (Some(recording), Traffic::Shadows(_)) = (recording, traffic) {
+            let what = "nobody asks a version with `shadow = true`: record those that answer, and calibrate this one by `--version` and `--recording`";
+            mistakes.push(Mistake::at(recording.file.span(), what));
+        }
+        if let Some(recording) = recording.and_then(|recording| self.recording(recording, &name, contract.as_ref(), base, &mut mistakes)) {
+            detect.record(recording);
+        }
         mistakes.extend(file.answer.mistakes());
         if file.prove.mode == prove::Mode::Witnessed && !self.witnesses {
             mistakes.push(Mistake::of_file("prove.mode = \"witnessed\" needs witnesses: [[prove.witness]] in gateway.toml"));
@@ -541,6 +553,38 @@ impl Building<'_> {
         };
         let terms = Terms { budget, check, detect, infer, prove };
         Ok((Model { which, resource, serves, traffic, terms: Arc::new(terms) }, standing))
+    }
+
+    /// Where what is asked of the model `name` is written down. The file is opened where a gateway runs, and stays open over reloads.
+    fn recording(
+        &mut self,
+        config: &recording::Config,
+        name: &str,
+        contract: Option<&check::Contract>,
+        base: &Path,
+        mistakes: &mut Vec<Mistake>,
+    ) -> Option<Recording> {
+        let before = mistakes.len();
+        let (path, caps) = config.resolve(base, contract, mistakes);
+        if self.next.recordings.contains_key(&path) {
+            mistakes.push(Mistake::at(config.file.span(), "another file under models/ names this recording: give each its own"));
+        }
+        if mistakes.len() > before {
+            return None;
+        }
+        let book = match (self.engines, self.made.recordings.get(&path)) {
+            (Engines::All, Some((of, Some(book)))) if of == name => Some(book.clone()),
+            (Engines::All, _) => match Book::open(&path, name, SystemTime::now()) {
+                Ok(book) => Some(Arc::new(book)),
+                Err(error) => {
+                    mistakes.push(Mistake::at(config.file.span(), format!("nothing can be recorded in {}: {error}", path.display())));
+                    return None;
+                }
+            },
+            (Engines::None | Engines::Uncalibrated, _) => None,
+        };
+        self.next.recordings.insert(path.clone(), (name.to_owned(), book.clone()));
+        Some(Recording::new(path, caps, book))
     }
 
     fn declare(&mut self, route: &authorize::RouteConfig, name: &str, mistakes: &mut Vec<Mistake>) {

@@ -34,6 +34,8 @@ use crate::record::names::metric;
 use crate::record::{Recorder, Served};
 use crate::{disk, life, reload};
 
+mod watched;
+
 /// Where the gateway listens, once it does.
 #[derive(Clone, Debug)]
 pub struct Listening {
@@ -75,14 +77,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     for warning in snapshot.authenticator.warnings() {
         eprintln!("portcullis: warning: {}", located(&policies, std::slice::from_ref(warning)).concat());
     }
-    for model in snapshot.authorizer.models().iter().filter(|model| model.terms.detect.is_uncalibrated()) {
-        let name = &model.which.name;
-        eprintln!(
-            "portcullis: warning: model {name}: its callers are not watched, as if detect.mode were \"shadow\": nobody told what honest ones do; \
-             portcullis calibrate --policies {} --model {name} --recording FILE",
-            policies.display()
-        );
-    }
+    watched::told(&snapshot, &policies).iter().for_each(|line| eprintln!("portcullis: {line}"));
     let accept = within_descriptors(Accept::new(&gateway.accept, &policies).map_err(told)?);
     let recorder = Recorder::new(&gateway.record, &policies).map_err(told)?;
     let events = recorder.events();
@@ -203,6 +198,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     }
     let closing = house.clone();
     let _ = tokio::task::spawn_blocking(move || closing.shards.close()).await;
+    let _ = tokio::time::timeout(LAST_WORDS, watched::flushed(&house.policy.load())).await;
     house.recorder.finish(LAST_WORDS).await;
     eprintln!("portcullis: stopped; {} request(s) cut", drained.cut);
     Ok(())
@@ -442,6 +438,7 @@ fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>, disks: &
         }
     });
     observe_models(house, disks);
+    watched::observe(house);
     let counters = counters.clone();
     metrics.watch("portcullis_connections", "Open connections", Kind::Gauge, move |observe| {
         observe(&[], counters.open.load(Ordering::Relaxed) as f64)

@@ -25,6 +25,7 @@ use crate::event::{Event, Events, Name};
 use crate::mistake::Mistake;
 use crate::secret::Secret;
 use crate::trail::{Stop, Trail, Verdict, Who};
+use crate::wire::oip::InferRequest;
 use crate::wire::openai::embeddings::VECTORS;
 
 pub mod cohorts;
@@ -35,11 +36,13 @@ mod meaning;
 pub mod parameters;
 pub mod precision;
 pub mod price;
+pub mod recording;
 pub mod response;
 pub mod text;
 pub mod vectors;
 pub mod watch;
 
+use recording::Recording;
 use vectors::{Seen, Sight};
 use watch::{Cohort, Exposure, Lesson, MOST_WATCHED, Manner, Pupil, Room, Step, Watch};
 
@@ -157,6 +160,8 @@ pub struct Config {
     pub vectors: vectors::Config,
     /// What joins callers whose evidence and exposure add up.
     pub cohorts: cohorts::Kinds,
+    /// Where what is asked is written down, to be calibrated from.
+    pub recording: Option<recording::Config>,
 }
 
 /// The families that weigh a model's requests, those that are off left out.
@@ -170,9 +175,21 @@ pub struct Terms {
     callers: callers::Rules,
     vectors: Mode,
     guards: Option<Arc<Guards>>,
+    recording: Option<Recording>,
 }
 
 impl Terms {
+    /// Where what is asked is written down.
+    #[must_use]
+    pub fn recording(&self) -> Option<&Recording> {
+        self.recording.as_ref()
+    }
+
+    /// Has what is asked written down.
+    pub fn record(&mut self, recording: Recording) {
+        self.recording = Some(recording);
+    }
+
     /// Whether what callers ask is to be acted upon and cannot be, for want of a calibration.
     #[must_use]
     pub fn is_uncalibrated(&self) -> bool {
@@ -210,7 +227,16 @@ impl Config {
         let uncalibrated = enforced && calibration.is_none() && (contract.is_some() || self.exposure.has_budgets());
         let watch = self.ladder.compile(&self.exposure, calibration, contract, enforced, mistakes);
         let families = families.filter(|(mode, _)| *mode != Mode::Off).collect();
-        Terms { families, watch: watch.map(Arc::new), cohorts: self.cohorts.clone(), uncalibrated, callers, vectors, guards }
+        Terms {
+            families,
+            watch: watch.map(Arc::new),
+            cohorts: self.cohorts.clone(),
+            uncalibrated,
+            callers,
+            vectors,
+            guards,
+            recording: None,
+        }
     }
 }
 
@@ -415,6 +441,9 @@ impl Detector {
         if let Some(sight) = sight.as_ref().filter(|sight| sight.enforced) {
             care = care.and(vectors::care(&sight.known.seen_vectors));
         }
+        if let (Some(recording), Some(tensors)) = (&terms.recording, input.request().tensors()) {
+            recording.take(who, tensors, now.wall);
+        }
         let guard = match (&terms.guards, input.request()) {
             (Some(guards), Request::Language(asked)) => guards.guard(&asked.said, || alarm(who, model, trail, now), events),
             _ => None,
@@ -601,14 +630,13 @@ fn rows(request: &Request) -> u64 {
     if let Request::Explain(explanation) = request {
         return explanation.rows.max(1).saturating_add(explanation.evaluations());
     }
-    match request.tensors() {
-        // A dimension beside a zero is the caller's word for nothing: there are no more rows than bytes.
-        Some(tensors) => {
-            let rows = tensors.inputs.iter().filter_map(|tensor| Some((*tensor.shape.first()?).min(tensor.data.len() as u64)));
-            rows.max().unwrap_or(1).max(1)
-        }
-        None => 1,
-    }
+    request.tensors().map_or(1, rows_of)
+}
+
+fn rows_of(tensors: &InferRequest) -> u64 {
+    // A dimension beside a zero is the caller's word for nothing: there are no more rows than bytes.
+    let rows = tensors.inputs.iter().filter_map(|tensor| Some((*tensor.shape.first()?).min(tensor.data.len() as u64)));
+    rows.max().unwrap_or(1).max(1)
 }
 
 /// How a caller of a model stands.

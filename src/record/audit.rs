@@ -1,13 +1,12 @@
 //! The security log: one JSON object a line, appended whole or not at all.
 //!
-//! A request never waits for it. Events pass a bounded channel to a task, lines a bounded channel to a thread of their
-//! own, which alone touches the file; whatever finds either full is counted, and a `log.lost` line tells the count.
+//! A request never waits for it. Events pass a bounded channel to a task, lines another to the thread that writes them
+//! ([`crate::lines`]); whatever finds either full is counted, and a `log.lost` line tells the count.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
@@ -16,12 +15,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::metrics::Metrics;
 use crate::clock::rfc3339;
 use crate::event::{Event, Reader};
+use crate::lines::{Lines, Sink};
 
 /// How many lines may wait for the sink before more are counted as lost.
 pub const MAX_WAITING_LINES: usize = 4_096;
-
-/// How many bytes one write takes at the most, a longer line aside.
-const MAX_BATCH: usize = 256 * 1_024;
 
 /// The longest line. An event that would make a longer one is cut to its fixed facts.
 pub const MAX_LINE: usize = 16 * 1_024;
@@ -57,16 +54,40 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
-enum Order {
-    Line(String),
-    Reopen,
-    Flush(oneshot::Sender<()>),
+type Opened = io::Result<Box<dyn Write + Send>>;
+
+/// What is written to, and how it is opened again.
+struct Written<A> {
+    sink: Box<dyn Write + Send>,
+    again: A,
+    metrics: Arc<Metrics>,
+}
+
+impl<A: Fn() -> Opened + Send + 'static> Sink for Written<A> {
+    type Item = String;
+
+    fn lines(&mut self, line: String, batch: &mut String) -> u64 {
+        batch.push_str(&line);
+        1
+    }
+
+    fn write(&mut self, batch: &[u8]) -> io::Result<()> {
+        self.sink.write_all(batch).and_then(|()| self.sink.flush())
+    }
+
+    fn reopen(&mut self) -> bool {
+        (self.again)().map(|new| self.sink = new).is_ok()
+    }
+
+    fn lost(&mut self, lines: u64, _why: &io::Error) {
+        self.metrics.lines_lost.inc_by(lines);
+    }
 }
 
 /// The end of the security log that takes lines. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct SecurityLog {
-    to: SyncSender<Order>,
+    lines: Lines<String>,
     metrics: Arc<Metrics>,
 }
 
@@ -82,40 +103,32 @@ impl SecurityLog {
 
     fn write_to(
         sink: Box<dyn Write + Send>,
-        again: impl Fn() -> io::Result<Box<dyn Write + Send>> + Send + 'static,
+        again: impl Fn() -> Opened + Send + 'static,
         metrics: Arc<Metrics>,
         capacity: usize,
     ) -> io::Result<Self> {
-        let (to, from) = sync_channel(capacity);
-        let counted = metrics.clone();
-        let writer = std::thread::Builder::new().name("security-log".to_owned());
-        writer.spawn(move || write(&from, sink, &again, &counted))?;
-        Ok(Self { to, metrics })
+        let lines = Lines::start("security-log", capacity, Written { sink, again, metrics: metrics.clone() })?;
+        Ok(Self { lines, metrics })
     }
 
     /// Opens the file anew, as log rotation wants it; while that fails the old one stays in use.
     pub fn reopen(&self) {
-        let _ = self.to.try_send(Order::Reopen);
+        self.lines.reopen();
     }
 
     /// Resolves once every line so far was handed to the system; at once where the queue is full.
     /// The caller bounds the wait: a sink that is stuck does not answer.
     async fn flush(&self) {
-        let (done, wait) = oneshot::channel();
-        if self.to.try_send(Order::Flush(done)).is_ok() {
-            let _ = wait.await;
-        }
+        self.lines.flush().await;
     }
 
     /// Whether there was room for the line.
     fn line(&self, line: String) -> bool {
-        match self.to.try_send(Order::Line(line)) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.metrics.lines_lost.inc();
-                false
-            }
+        let took = self.lines.give(line);
+        if !took {
+            self.metrics.lines_lost.inc();
         }
+        took
     }
 
     /// Writes what `reader` gives until every sender is gone. Whoever asks through `asks` is answered once the channel
@@ -160,7 +173,7 @@ impl SecurityLog {
         object.insert("event".to_owned(), "log.lost".into());
         object.insert("events".to_owned(), events.into());
         object.insert("lines".to_owned(), lines.into());
-        self.to.try_send(Order::Line(finish(object))).is_ok()
+        self.lines.give(finish(object))
     }
 }
 
@@ -219,53 +232,6 @@ fn finish(object: Map<String, Value>) -> String {
     }
     out.push('\n');
     out
-}
-
-fn write(
-    from: &Receiver<Order>,
-    mut sink: Box<dyn Write + Send>,
-    again: &dyn Fn() -> io::Result<Box<dyn Write + Send>>,
-    metrics: &Metrics,
-) {
-    let mut batch = String::new();
-    // A write that failed half-way left a piece of a line behind: the next one starts on a line of its own.
-    let mut torn = false;
-    while let Ok(first) = from.recv() {
-        let mut lines = 0;
-        let mut next = Some(first);
-        let mut order = None;
-        while let Some(one) = next.take() {
-            match one {
-                Order::Line(line) => {
-                    batch.push_str(&line);
-                    lines += 1;
-                }
-                other => order = Some(other),
-            }
-            if order.is_none() && batch.len() < MAX_BATCH {
-                next = from.try_recv().ok();
-            }
-        }
-        if lines > 0 {
-            if torn {
-                batch.insert(0, '\n');
-            }
-            torn = sink.write_all(batch.as_bytes()).and_then(|()| sink.flush()).is_err();
-            if torn {
-                metrics.lines_lost.inc_by(lines);
-            }
-            batch.clear();
-        }
-        match order {
-            Some(Order::Reopen) => {
-                if let Ok(new) = again() {
-                    (sink, torn) = (new, false);
-                }
-            }
-            Some(Order::Flush(done)) => _ = done.send(()),
-            Some(Order::Line(_)) | None => {}
-        }
-    }
 }
 
 #[cfg(test)]
@@ -390,35 +356,21 @@ mod tests {
         drop(release);
     }
 
-    #[test]
-    fn a_full_disk_is_counted_and_the_next_line_stands_alone() {
-        struct Fails(usize, blocking::Sender<Vec<u8>>);
-        impl Write for Fails {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                self.0 += 1;
-                match self.0 {
-                    1 => Ok(2),
-                    2 => Err(io::Error::from(io::ErrorKind::StorageFull)),
-                    _ => {
-                        let _ = self.1.send(bytes.to_vec());
-                        Ok(bytes.len())
-                    }
-                }
+    #[tokio::test]
+    async fn a_full_disk_is_counted() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
             }
             fn flush(&mut self) -> io::Result<()> {
                 Ok(())
             }
         }
-        let metrics = Metrics::default();
-        let (orders, from) = sync_channel(4);
-        let (written, out) = blocking::channel();
-        let (done, _) = oneshot::channel();
-        orders.send(Order::Line("one\n".to_owned())).unwrap();
-        orders.send(Order::Flush(done)).unwrap();
-        orders.send(Order::Line("two\n".to_owned())).unwrap();
-        drop(orders);
-        write(&from, Box::new(Fails(0, written)), &|| Err(io::Error::other("gone")), &metrics);
-        assert_eq!(out.recv().unwrap(), b"\ntwo\n");
+        let metrics = Arc::new(Metrics::default());
+        let log = SecurityLog::write_to(Box::new(Full), || Err(io::Error::other("gone")), metrics.clone(), 4).unwrap();
+        assert!(log.line("one\n".to_owned()));
+        log.flush().await;
         assert_eq!(metrics.lines_lost.get(), 1);
     }
 

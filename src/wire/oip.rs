@@ -17,7 +17,7 @@ use super::tensor::Tensor;
 
 pub use explain::{BASE, Explain, METHOD, PREFIX, VALUES};
 pub use read::{DIMENSIONS_MAX, NAME_MAX, TENSORS_MAX};
-pub use write::{Encoded, Unwritable, model_metadata, model_ready, server_live, server_metadata, server_ready};
+pub use write::{Asked, Encoded, Unwritable, asked, model_metadata, model_ready, server_live, server_metadata, server_ready};
 
 pub(super) use read::{classification, distinct, shared_memory};
 

@@ -59,7 +59,7 @@ impl std::fmt::Display for Error {
         match self {
             Self::OperatorRecordedTooFew(callers, needed) => write!(
                 f,
-                "the recording has {callers} callers, and the rate needs at least {needed}: record {} more, or state a higher rate",
+                "the recording has {callers} callers, each a caller-day, and the rate needs at least {needed}: record {} more, or state a higher rate",
                 needed - callers
             ),
             Self::OperatorRecordedOtherWidths => f.write_str("the recording has rows of more than one width, or none"),

@@ -85,23 +85,7 @@ impl InferResponse {
             put(&mut out, id);
         }
         out.extend_from_slice(b",\"outputs\":[");
-        for (at, output) in self.outputs.iter().enumerate() {
-            out.extend_from_slice(if at == 0 { b"{\"name\":" } else { b",{\"name\":" });
-            put(&mut out, &output.name);
-            out.extend_from_slice(b",\"datatype\":");
-            put(&mut out, output.datatype.as_str());
-            out.extend_from_slice(b",\"shape\":");
-            put(&mut out, &output.shape);
-            if binary(&output.name) {
-                out.extend_from_slice(b",\"parameters\":{\"binary_data_size\":");
-                put(&mut out, &output.data.len());
-                out.extend_from_slice(b"}}");
-            } else {
-                out.extend_from_slice(b",\"data\":[");
-                elements(&mut out, output)?;
-                out.extend_from_slice(b"]}");
-            }
-        }
+        tensors(&mut out, &self.outputs, &binary)?;
         out.extend_from_slice(b"]}");
         let length = out.len();
         for output in self.outputs.iter().filter(|output| binary(&output.name)) {
@@ -109,6 +93,59 @@ impl InferResponse {
         }
         Ok((length, out.into()))
     }
+}
+
+/// A request of these inputs and nothing else: its JSON, with the elements of those that JSON can say.
+///
+/// # Errors
+/// [`Unwritable::Malformed`].
+pub fn asked(inputs: &[Tensor]) -> Result<Asked, Unwritable> {
+    let written = |binary: bool| {
+        let mut out =
+            Vec::with_capacity(128 + inputs.iter().map(|input| 128 + if binary { 0 } else { input.data.len() * 3 }).sum::<usize>());
+        out.extend_from_slice(b"{\"inputs\":[");
+        tensors(&mut out, inputs, &|_| binary)?;
+        out.extend_from_slice(b"]}");
+        Ok(out)
+    };
+    let (json, binary) = match written(false) {
+        Ok(json) => (json, None),
+        Err(Unwritable::Malformed) => return Err(Unwritable::Malformed),
+        Err(Unwritable::NotFinite | Unwritable::BinaryOnly) => {
+            (written(true)?, Some(inputs.iter().map(|input| &input.data[..]).collect::<Vec<_>>().concat()))
+        }
+    };
+    Ok(Asked { json: String::from_utf8(json).map_err(|_| Unwritable::Malformed)?, binary })
+}
+
+/// A request that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Its JSON.
+    pub json: String,
+    /// The elements of all of its tensors, where JSON cannot say some.
+    pub binary: Option<Vec<u8>>,
+}
+
+fn tensors(out: &mut Vec<u8>, all: &[Tensor], binary: &impl Fn(&str) -> bool) -> Result<(), Unwritable> {
+    for (at, tensor) in all.iter().enumerate() {
+        out.extend_from_slice(if at == 0 { b"{\"name\":" } else { b",{\"name\":" });
+        put(out, &tensor.name);
+        out.extend_from_slice(b",\"datatype\":");
+        put(out, tensor.datatype.as_str());
+        out.extend_from_slice(b",\"shape\":");
+        put(out, &tensor.shape);
+        if binary(&tensor.name) {
+            out.extend_from_slice(b",\"parameters\":{\"binary_data_size\":");
+            put(out, &tensor.data.len());
+            out.extend_from_slice(b"}}");
+        } else {
+            out.extend_from_slice(b",\"data\":[");
+            elements(out, tensor)?;
+            out.extend_from_slice(b"]}");
+        }
+    }
+    Ok(())
 }
 
 /// Strings, numbers and lists of numbers always have JSON, and a `Vec` always takes it.

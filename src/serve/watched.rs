@@ -1,0 +1,76 @@
+//! What is said of models whose callers are watched or recorded: at the start, in metrics, and the last of it at the end.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::authorize::Model;
+use crate::config::{Snapshot, Terms};
+use crate::detect::recording::{Tally, Why};
+use crate::pipeline::House;
+use crate::record::metrics::{Kind, Observe};
+
+/// What is told of them at the start, a line each.
+pub(super) fn told(snapshot: &Snapshot, policies: &Path) -> Vec<String> {
+    let models = snapshot.authorizer.models();
+    let mut versions: BTreeMap<&str, usize> = BTreeMap::new();
+    models.iter().for_each(|model| *versions.entry(&model.which.name).or_default() += 1);
+    let lines = models.iter().flat_map(|model| {
+        let (name, detect) = (&model.which.name, &model.terms.detect);
+        let version = if versions[&**name] > 1 { format!(" --version {}", model.which.version) } else { String::new() };
+        let command = format!("portcullis calibrate --policies {} --model {name}{version}", policies.display());
+        let uncalibrated = detect.is_uncalibrated().then(|| {
+            let how = match detect.recording().and_then(|recording| recording.book()) {
+                Some(book) => format!("its recording has {} caller-days by now, and is learned from by {command}", book.tally().callers()),
+                None => format!("have the gateway record them by [detect.recording], or give a recording: {command} --recording FILE"),
+            };
+            format!(
+                "warning: model {name}: its callers are not watched, as if detect.mode were \"shadow\": nobody told what honest ones do; {how}"
+            )
+        });
+        let recorded = detect
+            .recording()
+            .map(|recording| format!("model {name}: what its callers ask is recorded in {}, in the clear", recording.path().display()));
+        uncalibrated.into_iter().chain(recorded)
+    });
+    lines.collect()
+}
+
+/// Resolves once what was asked is in the recordings.
+pub(super) async fn flushed(snapshot: &Snapshot) {
+    for model in snapshot.authorizer.models() {
+        if let Some(book) = model.terms.detect.recording().and_then(|recording| recording.book()) {
+            book.flush().await;
+        }
+    }
+}
+
+/// What recordings have come to.
+pub(super) fn observe(house: &Arc<House>) {
+    type Read = fn(&Tally, &Model<Terms>, &mut Observe<'_>);
+    let callers: Read = |tally, model, observe| observe(&of(model), tally.callers() as f64);
+    let rows: Read = |tally, model, observe| observe(&of(model), tally.rows() as f64);
+    let left: Read = |tally, model, observe| {
+        let [name, version] = of(model);
+        Why::ALL.into_iter().for_each(|why| observe(&[name, version, ("why", why.as_str())], tally.left(why) as f64));
+    };
+    for (name, help, kind, read) in [
+        ("portcullis_detect_recorded_callers", "Caller-days in the recording of a model", Kind::Gauge, callers),
+        ("portcullis_detect_recorded_rows", "Rows written to the recording of a model", Kind::Counter, rows),
+        ("portcullis_detect_unrecorded", "Requests that are not in the recording of a model, and why", Kind::Counter, left),
+    ] {
+        let weak = Arc::downgrade(house);
+        house.recorder.metrics().watch(name, help, kind, move |observe| {
+            let Some(house) = weak.upgrade() else { return };
+            for model in house.policy.load().authorizer.models() {
+                if let Some(book) = model.terms.detect.recording().and_then(|recording| recording.book()) {
+                    read(book.tally(), model, observe);
+                }
+            }
+        });
+    }
+}
+
+fn of(model: &Model<Terms>) -> [(&'static str, &str); 2] {
+    [("model", &*model.which.name), ("version", &*model.which.version)]
+}
