@@ -41,8 +41,10 @@ pub(super) fn verify(dir: &Path, keys: &[String], metrics: Option<&Path>, json: 
         let counted = Entries::of_live(shard).and_then(|entries| reconcile(entries, metrics));
         counts.push(counted.unwrap_or_else(|error| Reconciled { problems: vec![error.to_string()], ..Reconciled::default() }));
     }
-    let absent = hold_together(&mut reports);
-    let all = || shards.iter().zip(reports.iter().zip(&counts).rev());
+    reports.reverse();
+    counts.reverse();
+    let absent = hold_together(&shards, &mut reports);
+    let all = || shards.iter().zip(reports.iter().zip(&counts));
     let sound = all().filter(|(_, (report, counts))| report.ok && counts.ok).count();
     let ok = sound == shards.len();
     if json {

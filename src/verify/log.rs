@@ -423,6 +423,6 @@ pub fn verify_statement(entry: &[u8], key: &Vkey) -> Result<Statement, String> {
     if statement.signed_by(key) { Ok(statement) } else { Err("the signature is not this key's, or the origin is another".into()) }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

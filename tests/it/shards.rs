@@ -36,22 +36,18 @@ impl Logs {
     async fn begun(key: &[u8], entries: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("log.key"), key).unwrap();
+        let logs = Self::opened(folder, "2026-06-30T23:59:00Z");
+        logs.append(entries).await;
+        logs
+    }
+
+    fn opened(folder: tempfile::TempDir, now: &str) -> Self {
         let config = format!("directory = \"log\"\norigin = \"{ORIGIN}\"\nkey = \"log.key\"\nshards = \"half-yearly\"");
         let config: Config = toml::from_str(&config).unwrap();
         let (events, reader) = event::channel(64);
-        let (shards, _) = Shards::open(
-            at("2026-06-30T23:59:00Z"),
-            &[],
-            &config,
-            folder.path(),
-            Build::default(),
-            events,
-            Box::new(|error| panic!("{error}")),
-        )
-        .unwrap();
-        let logs = Self { folder, shards, _events: reader };
-        logs.append(entries).await;
-        logs
+        let on_fatal = Box::new(|error: &std::io::Error| panic!("{error}"));
+        let (shards, _) = Shards::open(at(now), &[], &config, folder.path(), Build::default(), events, on_fatal).unwrap();
+        Self { folder, shards, _events: reader }
     }
 
     async fn append(&self, entries: u64) {
@@ -187,6 +183,22 @@ async fn a_shard_that_was_exchanged_for_another_of_the_same_key_contradicts_the_
     assert!(!ok && report["ok"] == false, "{report:#}");
     let problems = report["shards"]["2026h2"]["problems"].as_array().unwrap();
     assert!(problems.len() == 1 && problems[0].as_str().unwrap().contains("2026h1 ended with"), "{report:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_a_crash_had_ended_twice_is_still_as_both_entries_say() {
+    let Logs { folder, shards, _events } = Logs::two(&key(), [3, 2]).await;
+    drop(shards);
+    // It was synced last, and the power was lost before.
+    fs::remove_file(folder.path().join("log/2026h1/ids")).unwrap();
+    let logs = Logs::opened(folder, "2026-07-01T09:00:00Z");
+    logs.shards.close();
+    let (ok, report) = logs.verified(&["log"]);
+    assert!(ok, "{report:#}");
+    let said: Vec<u64> =
+        report["shards"]["2026h2"]["ended"].as_array().unwrap().iter().map(|ended| ended["entries"].as_u64().unwrap()).collect();
+    assert!(said.len() == 2 && said[0] < said[1], "{said:?}");
+    assert_eq!(report["shards"]["2026h1"]["entries"], said[1]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -208,7 +208,7 @@ async fn what_a_log_tells_of_itself_and_its_keys_is_allowed_too() {
         types.push(event["type_uid"].as_u64().unwrap());
     }
     // Opened, refused, closed; handed over, opened, erased, pruned, ended, closed.
-    assert_eq!(types, [300_410, 100_806, 600_302, 100_807, 300_410, 100_806, 300_404, 300_403, 300_403, 100_807]);
+    assert_eq!(types, [300_410, 100_806, 600_399, 100_807, 300_410, 100_806, 300_404, 300_403, 300_403, 100_807]);
     assert!(entries[4].0["rotation"]["resumed_after"].is_u64(), "{}", entries[4].0);
 }
 
