@@ -32,6 +32,8 @@ pub enum Error {
     OperatorLetOthersIn,
     /// It is not empty, and no recording of this model.
     OperatorNamedAnother,
+    /// One of these is so of the file of its pseudonyms' key.
+    Beside(Box<Error>),
     /// It cannot be opened, read or begun.
     Unopened(io::Error),
 }
@@ -45,6 +47,7 @@ impl std::fmt::Display for Error {
                 f.write_str("others may read it, and it holds what callers ask: chmod 600, and let the gateway's user own it")
             }
             Self::OperatorNamedAnother => f.write_str("it is no recording of this model: move it away, or name another file"),
+            Self::Beside(error) => write!(f, "of the file beside it, .pseudonyms: {error}"),
             Self::Unopened(error) => write!(f, "{error}"),
         }
     }

@@ -50,7 +50,7 @@ impl Pseudonyms {
                 }
             }
             Err(Error::Unopened(error)) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(Error::Beside(Box::new(error))),
         }
         let new = Self::new(day);
         new.keep(path)?;

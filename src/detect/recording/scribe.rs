@@ -46,11 +46,10 @@ impl Scribe {
         Ok(Self { path: path.to_owned(), model: model.to_owned(), file, pseudonyms, rows, callers, bytes, tally, told: false })
     }
 
-    /// Whether the file is not at its path any more: it was deleted once it was learned from, or moved.
+    /// Whether the file is not at its path any more, or not all of it: it was deleted once it was learned from, moved, or emptied.
     fn is_gone(&self) -> bool {
-        let here = self.file.metadata().map(|file| (file.dev(), file.ino()));
-        let there = fs::symlink_metadata(&self.path).map(|file| (file.dev(), file.ino()));
-        !matches!((here, there), (Ok(here), Ok(there)) if here == there)
+        let (Ok(here), Ok(there)) = (self.file.metadata(), fs::symlink_metadata(&self.path)) else { return true };
+        (here.dev(), here.ino()) != (there.dev(), there.ino()) || here.len() < self.bytes
     }
 
     fn begin_anew(&mut self) -> Result<(), Error> {

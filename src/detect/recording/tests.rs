@@ -219,7 +219,7 @@ fn the_files_are_their_owners_alone_and_others_are_not_recorded_to() {
     }
     fs::set_permissions(&case.path, Permissions::from_mode(0o600)).unwrap();
     fs::set_permissions(file::beside(&case.path), Permissions::from_mode(0o644)).unwrap();
-    assert!(matches!(open(&case.path), Err(Error::OperatorLetOthersIn)), "nor with a key that others know");
+    assert!(matches!(open(&case.path), Err(Error::Beside(_))), "nor with a key that others know");
     fs::set_permissions(file::beside(&case.path), Permissions::from_mode(0o600)).unwrap();
     let link = case.path.with_extension("link");
     symlink(&case.path, &link).unwrap();
@@ -256,6 +256,10 @@ fn a_recording_that_was_deleted_begins_anew() {
     assert_eq!(case.rows(), [4]);
     case.again(DAY);
     assert_eq!((case.take(asked("a", 1, CAPS)), case.tally.callers()), (0, 1), "and the key is known to the next start");
+    // Emptied, and not deleted.
+    fs::write(&case.path, "").unwrap();
+    assert_eq!((case.take(asked("b", 2, CAPS)), case.tally.callers(), case.rows()), (1, 1, vec![2]));
+    assert!(Reader::open(&case.path).unwrap().is_of_gateway());
     // Where none can begin, requests are counted and nothing else.
     let folder = case.path.parent().unwrap().to_owned();
     fs::remove_dir_all(&folder).unwrap();
