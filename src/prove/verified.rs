@@ -3,13 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::prove::change::{Change, Changed};
 use crate::prove::config::Terms;
 use crate::prove::key::Key;
 use crate::prove::ledger::tests::{answer, house};
 use crate::tlog::Vkey;
 use crate::verify::folder::{CHECKPOINT, CHECKPOINT_COSE, IDS, KEYS};
 use crate::verify::log::verify_dir;
-use crate::verify::segment::{First, HEADER, Record};
+use crate::verify::segment::{First, HEADER, Record, sound_after};
 use crate::verify::show::{Select, show};
 
 async fn log() -> (tempfile::TempDir, PathBuf, [Vkey; 3]) {
@@ -183,4 +184,35 @@ async fn a_kill_before_a_tile_that_is_full_by_then_was_written_leaves_a_log_that
     bytes[0] ^= 1;
     fs::write(&partial, bytes).unwrap();
     assert!(!verify_dir(&path, None).unwrap().ok);
+}
+
+#[tokio::test]
+async fn a_word_on_a_shard_that_is_said_again_after_another_is_the_last_one() {
+    let house = house();
+    let words =
+        [(1, "11"), (1, "11"), (2, "22"), (1, "11")].map(|(entries, root)| format!("a/1 ended with {entries} entries, root {root}"));
+    for word in &words {
+        house.ledger.tell(&Change { changed: Changed::Ended, which: None, reason: Some(word), policy: None });
+    }
+    house.ledger.close();
+    let report = verify_dir(&house.log(), None).unwrap();
+    assert_eq!(report.ended.iter().map(|ended| ended.entries).collect::<Vec<_>>(), [1, 2, 1]);
+}
+
+#[tokio::test]
+async fn a_checkpoint_of_any_size_is_looked_at_in_no_more_time_than_the_log_has_entries() {
+    let (_folder, path, _) = log().await;
+    let note = fs::read_to_string(path.join(CHECKPOINT)).unwrap();
+    let size = note.lines().nth(1).unwrap();
+    fs::write(path.join(CHECKPOINT), note.replacen(&format!("\n{size}\n"), "\n4611686018427387904\n", 1)).unwrap();
+    let report = verify_dir(&path, None).unwrap();
+    assert!(!report.ok);
+    assert!(report.problems.len() < 100, "{}", report.problems.len());
+}
+
+#[test]
+fn no_number_is_too_large_to_be_looked_for() {
+    for next in [0, u64::MAX - 1, u64::MAX] {
+        assert!(!sound_after(&[0; 64], next));
+    }
 }

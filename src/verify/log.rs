@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::chain::Ended;
 use super::files::Files;
 use super::folder::{CHECKPOINT, CHECKPOINT_COSE, IDS, KEYS, WITNESSED};
 use super::segment::{First, HEADER, Record, numbers, sound_after};
@@ -252,7 +253,9 @@ impl Check {
     fn statement(&mut self, statement: &Statement, place: &str, index: u64) {
         *self.report.kinds.entry(statement.kind.as_str()).or_default() += 1;
         // A shard says of the last one before it alone how it ended, at each start.
-        if let Some(ended) = statement.ended().filter(|ended| !self.report.ended.contains(ended)) {
+        // What was said in between makes a word that was said before a new one.
+        let last = |ended: &Ended| self.report.ended.iter().rfind(|other| other.origin == ended.origin) == Some(ended);
+        if let Some(ended) = statement.ended().filter(|ended| !last(ended)) {
             if self.report.ended.len() < MAX_ENDED {
                 self.report.ended.push(ended);
             } else {
@@ -304,7 +307,8 @@ impl Check {
                 _ => self.report.problem(format!("{}: not what the entries make of it", path.display())),
             }
         }
-        for tile in Tile::added(0, covered) {
+        // A checkpoint may say any size; there are no tiles of more than there are entries, and what is missing is told with its root.
+        for tile in Tile::added(0, covered.min(self.edge.size())) {
             // A crash may have left the next one instead, of which it is the beginning.
             let wider = |found: &Tile| (found.level, found.number) == (tile.level, tile.number) && found.width > tile.width;
             let pruned = tile.level.is_none() && tile.leaves().end <= self.report.first_index;

@@ -124,6 +124,6 @@ pub(crate) fn ends_with(directory: &Path, size: u64) -> io::Result<bool> {
 
 /// Whether a sound record that could follow lies anywhere in `bytes`.
 pub(crate) fn sound_after(bytes: &[u8], next: u64) -> bool {
-    let plausible = next..next + (1 << 32);
+    let plausible = next..next.saturating_add(1 << 32);
     (0..bytes.len()).any(|at| Record::read(&bytes[at..]).is_some_and(|record| plausible.contains(&record.seq)))
 }
