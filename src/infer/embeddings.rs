@@ -35,7 +35,7 @@ pub(super) async fn from_model(
         lesson.learn(&tensors, &tensors);
     }
     let given = copied.as_ref().map(|_| tensors.clone());
-    terms.shape.tensors(&mut tensors, call.care);
+    terms.shape.tensors(&mut tensors, call.care, inputs);
     let mut vectors = embeddings::embedded(&tensors, inputs).ok_or(Error::UpstreamBroke("the model answered no vectors"))?;
     if let Some(dimensions) = dimensions
         && !vectors.iter_mut().all(|vector| embeddings::shorten(vector, dimensions))

@@ -79,7 +79,7 @@ const OTHER_SHAPE: Error = Error::UpstreamBroke("the model's answers have other 
 
 /// The one output that was asked for, as the caller would be given it.
 fn shaped(mut answer: Vec<Tensor>, shape: &shape::Config, care: Care, rows: usize) -> Result<Vec<f64>, Error> {
-    shape.tensors(&mut answer, care);
+    shape.tensors(&mut answer, care, rows);
     let [tensor] = &answer[..] else { return Err(OTHER_SHAPE) };
     floats(tensor, rows)
 }

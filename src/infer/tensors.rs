@@ -15,6 +15,7 @@ use super::upstream::{Outgoing, Upstream};
 use super::{Answer, Call, Error, Held, Payload, Terms, explain, reply, shadow, shape, whole};
 use crate::authorize::{OipAsks, Route};
 use crate::check::Request;
+use crate::detect::watch::Lesson;
 use crate::trail::{Assurance, Trail, Usage};
 use crate::wire::grpc::{self as message, Code, trailers};
 use crate::wire::json::{self, Edit};
@@ -61,18 +62,25 @@ pub(super) async fn from_model(
     let wanted: Vec<String> = outputs.iter().cloned().chain(hidden.map(str::to_owned)).collect();
     let mut tensors = run(model, inputs, &wanted, &mut call).await?;
     trail.usage = settled(model, &tensors, texts, &mut call)?;
-    let aside = hidden.and_then(|_| tensors.pop());
-    // Compared is what the models say, before either is rounded or cut to its best classes.
-    let given = copied.as_ref().map(|_| tensors.clone());
     if let Some(sight) = call.sight.take() {
         sight.learn(&tensors);
     }
-    let lesson = call.lesson.take().map(|lesson| (lesson, tensors.clone()));
-    terms.shape.tensors(&mut tensors, call.care);
-    trail.exposure = lesson.and_then(|(lesson, said)| lesson.learn(&said, &tensors)).map(|exposure| exposure.fidelity);
+    let mut aside: Vec<Tensor> = hidden.and_then(|_| tensors.pop()).into_iter().collect();
+    if explanation.is_none() {
+        aside.clear();
+    }
+    // Compared is what the models say, before either is rounded or cut to its best classes.
+    let given = copied.as_ref().map(|_| tensors.clone());
+    // What is explained is told, whether or not it was asked for.
+    let lesson = call.lesson.take().map(|lesson| (lesson, [&tensors[..], &aside].concat()));
+    terms.shape.tensors(&mut tensors, call.care, texts);
+    terms.shape.tensors(&mut aside, call.care, texts);
+    let told = |lesson: Lesson, said: Vec<Tensor>| match &aside[..] {
+        [] => lesson.learn(&said, &tensors),
+        aside => lesson.learn(&said, &[&tensors[..], aside].concat()),
+    };
+    trail.exposure = lesson.and_then(|(lesson, said)| told(lesson, said)).map(|exposure| exposure.fidelity);
     if let (Some(explanation), Some(asked)) = (&explanation, asked) {
-        let mut aside: Vec<Tensor> = aside.into_iter().collect();
-        terms.shape.tensors(&mut aside, call.care);
         let told = tensors.iter().chain(&aside).find(|tensor| tensor.name == explanation.output);
         let told = told.ok_or(Error::UpstreamBroke("the output that is explained is missing"))?.clone();
         tensors.extend(explain::explain(explanation, &asked, &told, model, &terms.shape, &mut call).await?);
@@ -266,7 +274,7 @@ pub(super) async fn from_upstream(
         }
         return Ok(answer);
     }
-    shape.tensors(&mut response.outputs, call.care);
+    shape.tensors(&mut response.outputs, call.care, rows(&request.inputs));
     trail.exposure = lesson.and_then(|(lesson, said)| lesson.learn(&said, &response.outputs)).map(|exposure| exposure.fidelity);
     response.model_name = call.name.to_string();
     encoded(&response, &request, held(call))

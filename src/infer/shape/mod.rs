@@ -73,8 +73,9 @@ impl Config {
         self.top.is_none() && self.decimals.is_none() && care.decimals.is_none() && care.response.is_nothing()
     }
 
-    /// Shapes every floating tensor of an answer.
-    pub fn tensors(&self, tensors: &mut [Tensor], care: Care) {
+    /// Shapes every floating tensor of an answer to so many rows: a tensor of one dimension has a number for each of them where it is as
+    /// long, and is one row otherwise.
+    pub fn tensors(&self, tensors: &mut [Tensor], care: Care, rows: usize) {
         if self.leaves_tensors_alone(care) {
             return;
         }
@@ -83,7 +84,8 @@ impl Config {
         for tensor in tensors {
             let logits = self.logits.iter().any(|name| **name == *tensor.name);
             let noise = tensor.name == VECTORS && care.response.covered != Coverage::default();
-            let how = How { top: self.top.map(|top| top as usize), decimals, logits, noise, response: care.response };
+            let classes = classes(&tensor.shape, rows);
+            let how = How { classes, top: self.top.map(|top| top as usize), decimals, logits, noise, response: care.response };
             match tensor.datatype {
                 Datatype::Fp32 => floats::<4>(tensor, &how, |b| f64::from(f32::from_le_bytes(b)), |x| (x as f32).to_le_bytes()),
                 Datatype::Fp64 => floats::<8>(tensor, &how, f64::from_le_bytes, f64::to_le_bytes),
@@ -101,6 +103,8 @@ impl Config {
 
 /// What is done to the rows of one tensor.
 struct How {
+    /// Numbers a row.
+    classes: usize,
     top: Option<usize>,
     decimals: Option<u8>,
     logits: bool,
@@ -113,13 +117,18 @@ impl How {
     /// Shapes one row. `narrowed` is what a number is once it is written.
     fn row(&self, row: &mut [f64], narrowed: impl Fn(f64) -> f64) {
         match Kind::of(row, self.logits) {
-            Kind::Numbers | Kind::Probabilities if self.noise => {
+            Kind::Numbers | Kind::Probabilities if self.noise && self.response.shaping != Shaping::LabelOnly => {
                 noise::shape(row, self.response.covered, &self.response.seed);
                 self.coarsened(row, None);
             }
             // What stands beside a number that is none is not told in the place of what was to be withheld.
             Kind::Broken if self.response.shaping != Shaping::AsIs => one_hot::broken(row),
-            Kind::Numbers if self.response.shaping == Shaping::LabelOnly => one_hot::numbers(row),
+            Kind::Numbers if self.response.shaping == Shaping::LabelOnly => {
+                let before = row.to_vec();
+                one_hot::numbers(row);
+                // What a narrow type cannot hold any more stays.
+                row.iter_mut().zip(before).filter(|(value, _)| !narrowed(**value).is_finite()).for_each(|(value, before)| *value = before);
+            }
             Kind::Broken | Kind::Numbers => self.coarsened(row, None),
             Kind::Probabilities => {
                 let best = row::best(row);
@@ -171,13 +180,18 @@ pub fn respond(row: &mut [f64], best: usize, response: &Response) {
     }
 }
 
+/// Numbers a row of a tensor of this shape.
+fn classes(shape: &[u64], rows: usize) -> usize {
+    match shape {
+        [] => 1,
+        [length] if rows > 1 && *length == rows as u64 => 1,
+        [.., last] => usize::try_from(*last).unwrap_or(usize::MAX).max(1),
+    }
+}
+
 fn floats<const W: usize>(tensor: &mut Tensor, how: &How, read: fn([u8; W]) -> f64, write: fn(f64) -> [u8; W]) {
-    let classes = match tensor.shape.last().copied().map(usize::try_from) {
-        Some(Ok(classes)) if classes > 0 => classes,
-        _ => return,
-    };
     let mut values: Vec<f64> = tensor.data.as_chunks::<W>().0.iter().map(|bytes| read(*bytes)).collect();
-    values.chunks_mut(classes).for_each(|row| how.row(row, |value| read(write(value))));
+    values.chunks_mut(how.classes).for_each(|row| how.row(row, |value| read(write(value))));
     let mut data = BytesMut::with_capacity(tensor.data.len());
     values.iter().for_each(|value| data.extend_from_slice(&write(*value)));
     tensor.data = Bytes::from(data);

@@ -15,7 +15,8 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 
 fn shaped(config: &Config, care: Care, tensor: Tensor) -> Tensor {
     let mut tensors = [tensor];
-    config.tensors(&mut tensors, care);
+    let rows = tensors[0].shape.first().map_or(1, |rows| *rows as usize);
+    config.tensors(&mut tensors, care, rows);
     let [tensor] = tensors;
     tensor
 }
@@ -216,4 +217,21 @@ fn noise_goes_to_embeddings_alone() {
     let after = values(&shaped(&Config::default(), care, before.clone()));
     assert!(after.iter().zip(&values(&before)).all(|(a, b)| a != b));
     assert_eq!(shaped(&Config::default(), Care::default(), before.clone()), before);
+}
+
+#[test]
+fn a_number_for_each_row_is_shaped_by_itself_and_noise_is_no_way_around_labels() {
+    let labels = Care { response: seeded(Shaping::LabelOnly), ..Care::default() };
+    assert_eq!(values(&shaped(&Config::default(), labels, fp32(&[3], &[0.2, 0.9, 0.7]))), [0.0, 1.0, 1.0]);
+    assert_eq!(values(&shaped(&Config::default(), labels, fp32(&[], &[0.7]))), [1.0]);
+    let graded = Care { response: seeded(Shaping::Quantised(Level::MOST)), ..Care::default() };
+    let chance = fp32(&[2], &[0.3, 0.7]);
+    assert_eq!(shaped(&Config::default(), graded, chance.clone()), chance, "two rows that happen to sum to 1");
+    // One row without a dimension for it.
+    let mut one = [fp32(&[3], &[0.2, 0.5, 0.3])];
+    Config::default().tensors(&mut one, labels, 1);
+    assert_eq!(values(&one[0]), [0.0, 1.0, 0.0]);
+    let both = Care { response: Response { covered: Coverage::of(0.05), ..seeded(Shaping::LabelOnly) }, ..Care::default() };
+    let embedding = Tensor { name: VECTORS.into(), ..fp32(&[1, 3], &[0.5, -2.0, 1.0]) };
+    assert_eq!(values(&shaped(&Config::default(), both, embedding)), [0.0, 0.0, 1.0]);
 }
