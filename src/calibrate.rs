@@ -61,7 +61,7 @@ pub struct Arguments {
     /// Delete what the gateway recorded, once it was learned from.
     #[arg(long, conflicts_with = "recording")]
     delete_recording: bool,
-    /// One line of JSON for each version: {"calibration","version","recording","callers","rows","alarms","at_most","torn","refused"}.
+    /// One line of JSON for each version: {"calibration","version","recording","callers","rows","alarms","at_most","torn","refused","silent"}.
     #[arg(long)]
     json: bool,
 }
@@ -124,7 +124,7 @@ fn learn(arguments: &Arguments, runtime: &Runtime, of: &Asked<Terms>, path: &Pat
             "{}",
             json!({
                 "calibration": place, "version": version, "recording": path, "callers": callers, "rows": rows, "alarms": alarms,
-                "at_most": at_most, "torn": torn, "refused": refused,
+                "at_most": at_most, "torn": torn, "refused": refused, "silent": calibration.silent,
             })
         );
         return Ok(());
@@ -134,6 +134,12 @@ fn learn(arguments: &Arguments, runtime: &Runtime, of: &Asked<Terms>, path: &Pat
     println!(
         "{alarms} false alarms about callers that the bounds were not fitted to: at most {at_most:.5} a caller-day, with 95 % confidence"
     );
+    if !calibration.silent.is_empty() {
+        let families = calibration.silent.join(", ");
+        println!(
+            "never alarms by these bounds: {families}. To it some caller of the recording is as odd as any attack; was that one honest?"
+        );
+    }
     if torn > 0 {
         println!("{torn} lines of the recording were torn, and skipped: what a gateway that was killed, or a full disk, left behind");
     }

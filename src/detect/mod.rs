@@ -198,10 +198,11 @@ impl Terms {
 }
 
 impl Config {
-    /// Whether the policy says of its own that answers of language models are read for what must not pass.
+    /// Whether answers must be read: for what must not pass, as the policy says of its own, or for what they tell of the model, where that has
+    /// a budget.
     #[must_use]
     pub fn withholds(&self) -> bool {
-        self.leak.mode == Some(Mode::Enforce)
+        self.leak.mode == Some(Mode::Enforce) || self.exposure.has_budgets()
     }
 
     /// Turns the table and the calibration beside the model into terms; what is wrong with them is added to `mistakes`.
@@ -439,10 +440,7 @@ impl Detector {
         let Judged { mut care, lesson, price } = self.judge(who, model, input.request(), terms, trail, events, now)?;
         let sight = self.sight(who, model, input.request(), terms, trail, events, now);
         if let Some(sight) = sight.as_ref().filter(|sight| sight.enforced) {
-            care = care.and(vectors::care(&sight.known.seen_vectors));
-        }
-        if let (Some(recording), Some(tensors)) = (&terms.recording, input.request().tensors()) {
-            recording.take(who, tensors, now.wall);
+            care = care.and(vectors::care(&sight.known.seen_vectors, &self.secret));
         }
         let guard = match (&terms.guards, input.request()) {
             (Some(guards), Request::Language(asked)) => guards.guard(&asked.said, || alarm(who, model, trail, now), events),
@@ -451,11 +449,16 @@ impl Detector {
         if let Some(price) = price {
             self.collect(&price, work, now).await?;
         }
+        if let (Some(recording), Some(tensors)) = (&terms.recording, input.request().tensors()) {
+            recording.take(&input.permit().grant().caller().identity().who, tensors, now.wall);
+        }
         Ok(Cleared { input, care, lesson, sight, guard })
     }
 
     /// Takes the work that an answer costs. Whatever is wrong with it, the caller is told no more than what to do next.
     async fn collect(&self, price: &Price, work: &Brought, now: Moment) -> Result<(), Error> {
+        // Since the request's head came, much time may have passed with its body.
+        let now = if Instant::now() > now.mono { Moment::now() } else { now };
         let taken = self.desk.take(work, price, now).await;
         taken.map_err(|_| Error::CallerOwesWork(self.desk.ask(price, now).into()))
     }
@@ -545,6 +548,7 @@ impl Detector {
             pupil: known,
             room: self.room.clone(),
             unwatched: self.unwatched.clone(),
+            full: AtomicBool::default(),
             cohorts: self.cohorts(who, model, trail.address, terms, now.mono),
             caller: self.hasher.hash_one(&who.caller),
             inputs: request.inputs.clone(),
@@ -686,7 +690,8 @@ impl State for Known {
         let seen = self.origin + Duration::from_secs(self.seen.load(Ordering::Relaxed));
         let idle = now.saturating_duration_since(seen);
         // Whoever left evidence does not lose it by being away for an hour.
-        idle > FORGET_AFTER && (idle > FORGET_EVIDENCE_AFTER || !locked(&self.pupil).has_evidence())
+        let has_evidence = || locked(&self.pupil).has_evidence() || locked(&self.seen_vectors).is_evidence();
+        idle > FORGET_AFTER && (idle > FORGET_EVIDENCE_AFTER || !has_evidence())
     }
 }
 

@@ -409,13 +409,20 @@ impl Attempt {
 /// What one caller has brought back and has not ended: the tags, and when each ends in seconds since the origin.
 #[derive(Debug)]
 struct Spent {
-    open: Mutex<Vec<([u8; 8], u64)>>,
+    open: Mutex<Open>,
     origin: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    tags: Vec<([u8; 8], u64)>,
+    /// Tags that ended before are gone.
+    purged: u64,
 }
 
 impl Spent {
     fn new(origin: Instant) -> Self {
-        Self { open: Mutex::new(Vec::new()), origin }
+        Self { open: Mutex::default(), origin }
     }
 
     fn spend(&self, tag: [u8; TAG_BYTES], ends: u64, now: Instant) -> Result<(), Error> {
@@ -425,14 +432,20 @@ impl Spent {
         let now = now.saturating_duration_since(self.origin).as_secs();
         // What is behind the lock is whole after every line.
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|(_, ends)| *ends >= now);
-        if open.iter().any(|(other, _)| *other == short) {
+        open.purged = open.purged.max(now);
+        let purged = open.purged;
+        open.tags.retain(|(_, ends)| *ends >= purged);
+        // Of a request whose body was long in coming, `now` is old: what its challenge would be told from is forgotten.
+        if ends < purged {
+            return Err(Error::CallerWasLate);
+        }
+        if open.tags.iter().any(|(other, _)| *other == short) {
             return Err(Error::CallerSentTwice);
         }
-        if open.len() >= MOST_OPEN {
+        if open.tags.len() >= MOST_OPEN {
             return Err(Error::CallerSentTooMany);
         }
-        open.push((short, ends));
+        open.tags.push((short, ends));
         Ok(())
     }
 }
@@ -440,7 +453,7 @@ impl Spent {
 impl State for Spent {
     fn is_idle(&self, now: Instant) -> bool {
         let now = now.saturating_duration_since(self.origin).as_secs();
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).iter().all(|(_, ends)| *ends < now)
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).tags.iter().all(|(_, ends)| *ends < now)
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -167,7 +168,8 @@ impl Recording {
             caller: who.caller.clone(),
             day: now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400),
             rows: u32::try_from(super::rows_of(request)).unwrap_or(u32::MAX),
-            inputs: request.inputs.clone(),
+            // Tensors may be slices of a body that is much larger than all of them: while this waits, it is to hold no more than it weighs.
+            inputs: request.inputs.iter().map(|tensor| Tensor { data: Bytes::copy_from_slice(&tensor.data), ..tensor.clone() }).collect(),
             caps: self.caps,
             weight,
         };

@@ -13,15 +13,16 @@ use std::sync::{Arc, Mutex};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::response::{Coverage, Response};
+use super::response::{Coverage, Response, Seed};
 use super::watch::noise::Noise;
+use super::watch::rows::{is_floating, numbers};
 use super::{Care, Known, Mode, meaning};
 use crate::budget::gate::locked;
 use crate::clock::Moment;
 use crate::event::{Event, Events, Name};
 use crate::trail::Who;
 use crate::wire::openai::embeddings::VECTORS;
-use crate::wire::tensor::{Datatype, Tensor};
+use crate::wire::tensor::Tensor;
 
 /// Planes through the middle of the space.
 const PLANES: usize = 12;
@@ -72,6 +73,11 @@ impl Seen {
         Coverage::of(f64::from(grade) / f64::from(GRADES))
     }
 
+    /// Whether a new one would not be the same, to speak of.
+    pub(super) fn is_evidence(&self) -> bool {
+        self.covered() != Coverage::default()
+    }
+
     /// Whether it is to be told that it is much: once.
     fn is_told(&mut self) -> bool {
         let much = f64::from(self.parts()) >= MUCH * PARTS as f64;
@@ -79,9 +85,15 @@ impl Seen {
     }
 }
 
-/// The care that goes with what a caller has seen.
-pub(super) fn care(seen: &Mutex<Seen>) -> Care {
-    Care { response: Response { covered: locked(seen).covered(), ..Response::default() }, ..Care::default() }
+/// The care that goes with what a caller has seen; the noise is drawn from the process's secret.
+pub(super) fn care(seen: &Mutex<Seen>, secret: &[u8; 32]) -> Care {
+    let covered = locked(seen).covered();
+    if covered == Coverage::default() {
+        return Care::default();
+    }
+    let mut noise = Noise::new(secret, "noise");
+    let seed = u128::from(noise.next()) << 64 | u128::from(noise.next());
+    Care { response: Response { covered, seed: Seed::from_secret(seed.to_le_bytes()), ..Response::default() }, ..Care::default() }
 }
 
 /// What is to be learned of the embeddings in an answer.
@@ -130,10 +142,8 @@ impl Sight {
 
 /// The numbers of a tensor of embeddings, and how many each has.
 fn embeddings(tensor: &Tensor) -> Option<(usize, Vec<f32>)> {
-    let [_, width] = tensor.shape[..] else { return None };
-    let width = usize::try_from(width).ok().filter(|width| *width > 0)?;
-    (tensor.name == VECTORS && tensor.datatype == Datatype::Fp32)
-        .then(|| (width, tensor.data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
+    let width = tensor.shape.last().and_then(|width| usize::try_from(*width).ok()).filter(|width| *width > 0)?;
+    (tensor.name == VECTORS && is_floating(tensor.datatype)).then(|| (width, numbers(tensor)))
 }
 
 /// Planes whose normals have numbers of 1 and −1 (Achlioptas, 2003): they cut as evenly as any, and take a bit each.
@@ -165,6 +175,7 @@ mod tests {
 
     use super::*;
     use crate::event::channel;
+    use crate::wire::tensor::Datatype;
 
     const WIDTH: usize = 32;
 
@@ -188,7 +199,7 @@ mod tests {
     }
 
     fn covered(known: &Known) -> f64 {
-        care(&known.seen_vectors).response.covered.percent()
+        care(&known.seen_vectors, &[3; 32]).response.covered.percent()
     }
 
     #[tokio::test]

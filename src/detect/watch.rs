@@ -3,7 +3,7 @@
 //! [`Watch`] is what a model's policy says of it, [`Pupil`] what is known of one caller of one model, and [`Lesson`] what a request leaves to be
 //! learned once its answer is known.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ mod loss;
 mod near;
 pub(super) mod noise;
 mod room;
-mod rows;
+pub(super) mod rows;
 mod space;
 mod state;
 mod together;
@@ -59,7 +59,7 @@ use noise::Noise;
 use rows::{Rows, Scores, Told};
 use state::{Alarm, State};
 use together::{Heard, Members, Said};
-use wealth::Wealth;
+use wealth::{CEILING, Wealth};
 
 /// Rows after which a step comes, at least and at most: so many that nobody can tell which row it came for.
 const DELAY: [u64; 2] = [5, 60];
@@ -77,7 +77,7 @@ const SPENT: Step = Step::Degrade;
 const ONE_IN: u64 = 4;
 
 /// The part of a budget from which on what it bounds is evidence that is not forgotten.
-const EVIDENCE_OF_BUDGET: f64 = 0.5;
+const EVIDENCE_OF_BUDGET: f64 = 0.1;
 
 /// `[detect.ladder]`
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -158,6 +158,8 @@ pub struct Made {
     pub alarms: usize,
     /// The rate of false alarms a caller-day that they rule out, with 95 % confidence.
     pub at_most: f64,
+    /// Families that never alarm by these bounds: to them some honest caller is as odd as any attack.
+    pub silent: Vec<String>,
 }
 
 /// Learns from what honest callers asked.
@@ -169,8 +171,9 @@ pub fn calibrate(model: &str, rate: f32, recorded: Recorded) -> Result<Made, imp
     aws_lc_rs::rand::fill(&mut seed).map_err(|_| calibrate::Error::NoRandomness)?;
     let bounds = calibrate::calibrate(model, rate, seed, &recorded.callers)?;
     let bounds::Evidence { callers, rows, alarms, at_most, .. } = bounds.rests_on;
+    let silent = bounds.bets.iter().filter(|(_, bet)| bet.alarm > CEILING || bet.rate >= 1.0).map(|(family, _)| family.clone()).collect();
     let text = serde_json::to_string(&bounds).map_err(|_| calibrate::Error::NoRandomness)?;
-    Ok::<_, calibrate::Error>(Made { text, callers, rows, alarms, at_most })
+    Ok::<_, calibrate::Error>(Made { text, callers, rows, alarms, at_most, silent })
 }
 
 /// What a model's policy says of those who ask it.
@@ -306,13 +309,21 @@ impl Pupil {
         self.ladder.step()
     }
 
-    /// Whether a new one would not be the same: some family won, the ladder was climbed, or much of a budget is spent.
+    /// Whether a new one would not be the same: some family won, the ladder was climbed, or some of a budget is spent.
     pub(super) fn has_evidence(&self) -> bool {
-        let won = |learned: &Learned| {
-            learned.state.wealth.iter().any(|wealth| wealth.0 > EVIDENCE)
-                || learned.watch.upgrade().is_some_and(|watch| learned.loss.spent(&watch.budgets) >= EVIDENCE_OF_BUDGET)
-        };
-        self.ladder.step() > Step::Observe || self.learned.iter().any(won)
+        self.is_suspected() || self.has_cause()
+    }
+
+    /// Whether some family has won, which takes no more than a few odd rows.
+    fn is_suspected(&self) -> bool {
+        self.learned.iter().any(|learned| learned.state.wealth.iter().any(|wealth| wealth.0 > EVIDENCE))
+    }
+
+    /// Whether the ladder was climbed, or some of a budget is spent.
+    fn has_cause(&self) -> bool {
+        let spent =
+            |learned: &Learned| learned.watch.upgrade().is_some_and(|watch| learned.loss.spent(&watch.budgets) >= EVIDENCE_OF_BUDGET);
+        self.ladder.step() > Step::Observe || self.learned.iter().any(spent)
     }
 }
 
@@ -357,7 +368,7 @@ impl Watch {
         let moved = from.map(|from| (from, step));
         let manner = match step {
             Step::Block => Manner::NotNow,
-            Step::Price => self.priced(spent),
+            Step::Price | Step::Quarantine => self.priced(step, spent),
             Step::Throttle => {
                 if pupil.throttle.lets_through() {
                     Manner::With(self.care(step, spent))
@@ -365,7 +376,7 @@ impl Watch {
                     Manner::NotNow
                 }
             }
-            Step::Observe | Step::Alert | Step::Degrade | Step::Quarantine => Manner::With(self.care(step, spent)),
+            Step::Observe | Step::Alert | Step::Degrade => Manner::With(self.care(step, spent)),
         };
         (manner, moved)
     }
@@ -381,7 +392,8 @@ impl Watch {
         };
         let graded = Level::of_spent(spent.min(1.0)).filter(|_| self.rungs.most >= Step::Degrade);
         let by_budget = graded.map_or(Shaping::AsIs, Shaping::Quantised);
-        let shaping = by_step.max(by_budget);
+        // From degrade on it is what the owner chose for it, until all is spent.
+        let shaping = if by_step == Shaping::AsIs { by_budget } else { by_step };
         if shaping == Shaping::AsIs {
             return Care::default();
         }
@@ -404,6 +416,8 @@ pub struct Lesson {
     pub(super) room: Arc<Room>,
     /// Counts rows of callers for whom there is no place.
     pub(super) unwatched: Arc<AtomicU64>,
+    /// There was no place for one of its rows.
+    pub(super) full: AtomicBool,
     /// What else learns from it.
     pub(super) cohorts: Vec<Cohort>,
     /// A keyed hash of the caller's name.
@@ -486,9 +500,12 @@ impl Lesson {
         if !known.state.should_be_close() {
             return;
         }
-        if self.room.take(who, self.watch.digest) {
+        // Where there was no place for one row of a request there is none for the next.
+        let full = self.full.load(Ordering::Relaxed);
+        if !full && self.room.take(who, self.watch.digest) {
             known.state.come_close();
         } else {
+            self.full.store(true, Ordering::Relaxed);
             self.unwatched.fetch_add(1, Ordering::Relaxed);
         }
     }

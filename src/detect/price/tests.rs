@@ -55,6 +55,20 @@ async fn work_is_taken_once() {
 }
 
 #[tokio::test]
+async fn work_whose_request_was_held_back_is_not_taken_again_once_its_challenge_was_forgotten() {
+    let case = case();
+    let work = solved(&case.challenge(1));
+    assert_eq!(case.take(&work).await, Ok(()));
+    // Another challenge, when the first has ended, has what was kept of that one thrown away.
+    let later = case.now.after(case.price.due.lasts() + Duration::from_secs(2));
+    let other = case.desk.challenge(&case.price, [2; 16], later.unix_seconds());
+    let wrong = with(&other, counter(&other, false));
+    assert_eq!(case.desk.take(&bring(&wrong), &case.price, later).await, Err(Error::CallerSentWrong));
+    // A request that came before and whose body came only now.
+    assert_eq!(case.take(&work).await, Err(Error::CallerWasLate));
+}
+
+#[tokio::test]
 async fn a_wrong_counter_spends_the_challenge() {
     let case = case();
     let challenge = case.challenge(1);

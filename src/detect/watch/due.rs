@@ -34,9 +34,10 @@ impl Watch {
         if self.rungs.price { Step::Price } else { SPENT }
     }
 
-    /// How a caller on the step `price` is answered: as on the one before, for work. Where a policy that asks for none came after it, for none.
-    pub(super) fn priced(&self, spent: f64) -> Manner {
-        let care = self.care(Step::Degrade, spent);
+    /// How a caller is answered on the step `price`, as on the one before, and on the one after it: for work. Where a policy that asks for none
+    /// came after it, for none.
+    pub(super) fn priced(&self, step: Step, spent: f64) -> Manner {
+        let care = self.care(if step == Step::Price { Step::Degrade } else { step }, spent);
         if self.rungs.price { Manner::ForWork(care) } else { Manner::With(care) }
     }
 
@@ -102,5 +103,9 @@ mod tests {
         // Another policy finds the caller there, and asks for nothing.
         assert_eq!(free.manner(&pupil, 7, now), (Manner::With(free.care(Step::Degrade, 0.0)), None));
         assert_eq!((priced.spent(), free.spent()), (Step::Price, Step::Degrade));
+        // Who goes on to quarantine does not come by it to answers that cost nothing.
+        let priced = watch_with(&calibration, "most = \"quarantine\"\nprice = true", "");
+        assert!(matches!(priced.priced(Step::Quarantine, 0.0), Manner::ForWork(_)));
+        assert!(matches!(free.priced(Step::Quarantine, 0.0), Manner::With(_)));
     }
 }

@@ -1,9 +1,10 @@
 //! Who is watched closely: so many at once, since each takes 32 KiB where others take less than one.
 //!
 //! Whoever comes when all places are taken gets that of one who has not asked since the last round and against whom there is no
-//! evidence (the second-chance rule: Corbató, 1968). What such a one loses is the memory of his last rows; what his families have won and
-//! what he has learned of the model stay. So with many names one makes the gateway forget at most what it holds against nobody, and whoever
-//! finds no place is [counted](super::super::Detector::unwatched).
+//! evidence (the second-chance rule: Corbató, 1968). When none of those that are looked at is such a one, the longest silent of them gives way whom nothing
+//! but a suspicion speaks against: a few odd rows make one, and with many names they would keep everyone else out. What such a one loses
+//! is the memory of his last rows; what his families have won stays. Who has climbed the ladder, or has spent a tenth of a budget of exposure, gives
+//! way to nobody: his meter goes on. Whoever finds no place is [counted](super::super::Detector::unwatched).
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, TryLockError, Weak};
@@ -52,33 +53,66 @@ impl Room {
             places.taken.push(place);
             return true;
         }
+        let mut longest = None::<(u64, usize)>;
         for _ in 0..LOOKS.min(places.taken.len()) {
             let at = places.hand;
             places.hand = (at + 1) % places.taken.len();
             let (holder, of) = &places.taken[at];
-            if holder.upgrade().is_none_or(|holder| gives_way(&holder, *of)) {
+            let Some(holder) = holder.upgrade() else {
                 places.taken[at] = place;
                 return true;
+            };
+            match gives_way(&holder, *of, false) {
+                Gives::Way => {
+                    places.taken[at] = place;
+                    return true;
+                }
+                Gives::WayIfMust => {
+                    let seen = holder.seen.load(Ordering::Relaxed);
+                    if longest.is_none_or(|(other, _)| seen < other) {
+                        longest = Some((seen, at));
+                    }
+                }
+                Gives::No => {}
             }
         }
-        false
+        let Some((_, at)) = longest else { return false };
+        let (holder, of) = &places.taken[at];
+        let gave = holder.upgrade().is_none_or(|holder| matches!(gives_way(&holder, *of, true), Gives::Way));
+        if gave {
+            places.taken[at] = place;
+        }
+        gave
     }
 }
 
-fn gives_way(holder: &Known, under: Digest) -> bool {
+/// Whether a holder gives way.
+enum Gives {
+    Way,
+    /// When nobody else does.
+    WayIfMust,
+    No,
+}
+
+fn gives_way(holder: &Known, under: Digest, must: bool) -> Gives {
     if holder.asked.swap(false, Ordering::Relaxed) {
-        return false;
+        return Gives::No;
     }
     let mut pupil = match holder.pupil.try_lock() {
         Ok(pupil) => pupil,
         Err(TryLockError::Poisoned(pupil)) => pupil.into_inner(),
-        Err(TryLockError::WouldBlock) => return false,
+        Err(TryLockError::WouldBlock) => return Gives::No,
     };
-    let gives = !pupil.has_evidence();
-    if gives {
-        step_back(&mut pupil, under);
+    // Of a calibration that no policy has any more, nothing may be left to lose.
+    let is_close = pupil.learned.iter().any(|learned| learned.under == under && learned.state.is_close());
+    if is_close && pupil.has_cause() {
+        return Gives::No;
     }
-    gives
+    if is_close && pupil.is_suspected() && !must {
+        return Gives::WayIfMust;
+    }
+    step_back(&mut pupil, under);
+    Gives::Way
 }
 
 fn step_back(pupil: &mut Pupil, under: Digest) {

@@ -93,7 +93,8 @@ impl Rows {
     }
 }
 
-fn numbers(tensor: &Tensor) -> Vec<f32> {
+/// All numbers of a tensor, what is not finite as 0.
+pub(in crate::detect) fn numbers(tensor: &Tensor) -> Vec<f32> {
     fn all<const W: usize>(data: &[u8], read: impl Fn([u8; W]) -> f32) -> Vec<f32> {
         data.as_chunks::<W>().0.iter().map(|bytes| read(*bytes)).collect()
     }
@@ -123,7 +124,7 @@ fn is_finer(datatype: Datatype) -> bool {
     matches!(datatype, Datatype::Fp64 | Datatype::Int32 | Datatype::Uint32 | Datatype::Int64 | Datatype::Uint64)
 }
 
-fn is_floating(datatype: Datatype) -> bool {
+pub(in crate::detect) fn is_floating(datatype: Datatype) -> bool {
     matches!(datatype, Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64)
 }
 

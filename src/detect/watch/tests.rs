@@ -78,6 +78,7 @@ impl Caller {
             pupil: self.known.clone(),
             room: self.room.clone(),
             unwatched: Arc::default(),
+            full: AtomicBool::default(),
             inputs,
             first: self.rows,
             more: 0,
@@ -301,6 +302,30 @@ fn who_finds_no_place_is_counted_and_who_has_evidence_against_him_keeps_his() {
     assert!(close(&thief), "however long he is silent");
     assert_eq!(room.taken(), 2);
     assert_eq!(first.exposure().rows, 4, "what was learned stays");
+}
+
+#[test]
+fn a_suspicion_keeps_a_place_until_somebody_must_have_it_and_a_cause_for_ever() {
+    let (watch, now) = (watch(&calibration(), "bits = 0.5\nparameters = 100"), Moment::now());
+    let room = Arc::new(Room::new(1));
+    let mut noise = Noise::new(&[8; 32], "others");
+    let mut asks = |caller: &mut Caller, rows: usize| {
+        for _ in 0..rows {
+            caller.ask(&watch, &std::array::from_fn::<_, WIDTH, _>(|_| noise.normal()), now);
+        }
+    };
+    let close = |caller: &Caller| locked(&caller.known.pupil).learned[0].state.is_close();
+    let [mut first, mut second, mut third] = [(); 3].map(|()| Caller::in_room(room.clone()));
+    asks(&mut first, 4);
+    locked(&first.known.pupil).learned[0].state.wealth[1] = Wealth(EVIDENCE + 1.0);
+    asks(&mut second, 5);
+    assert!(!close(&first) && close(&second), "nobody else could give way");
+    assert_eq!(locked(&first.known.pupil).learned[0].state.wealth[1], Wealth(EVIDENCE + 1.0), "and the suspicion stays");
+    // A tenth of the budget is spent: what it was spent on is not to be forgotten.
+    asks(&mut second, 40);
+    asks(&mut third, 40);
+    assert!(close(&second) && !close(&third));
+    assert!(second.exposure().bits > 0.1 * 0.5 * 2400.0, "{}", second.exposure().bits);
 }
 
 #[test]

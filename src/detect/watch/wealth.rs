@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 const FLOOR: f32 = -1.0;
 
 /// The natural logarithm of the most wealth: more says nothing more.
-const CEILING: f32 = 60.0;
+pub(super) const CEILING: f32 = 60.0;
 
 /// The most that is staked.
 const BOLDEST: f32 = 20.0;

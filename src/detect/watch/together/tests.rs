@@ -1,4 +1,5 @@
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use serde_json::Value;
@@ -97,6 +98,7 @@ impl Place {
             pupil: known.clone(),
             room: self.room.clone(),
             unwatched: Arc::default(),
+            full: AtomicBool::default(),
             cohorts: vec![Cohort { kind: Kind::Family, name: self.family.clone(), known: self.cohort.clone() }],
             caller: Noise::new(&[9; 32], &format!("key-{key}")).next(),
             inputs: tensor(row),
