@@ -61,7 +61,7 @@ pub struct Arguments {
     /// Delete what the gateway recorded, once it was learned from.
     #[arg(long, conflicts_with = "recording")]
     delete_recording: bool,
-    /// One line of JSON for each version: {"calibration","version","recording","callers","rows","alarms","at_most","torn","refused","silent"}.
+    /// One line of JSON for each version: {"calibration","version","recording","callers","rows","alarms","at_most","torn","refused","left","silent"}.
     #[arg(long)]
     json: bool,
 }
@@ -124,7 +124,7 @@ fn learn(arguments: &Arguments, runtime: &Runtime, of: &Asked<Terms>, path: &Pat
             "{}",
             json!({
                 "calibration": place, "version": version, "recording": path, "callers": callers, "rows": rows, "alarms": alarms,
-                "at_most": at_most, "torn": torn, "refused": refused, "silent": calibration.silent,
+                "at_most": at_most, "torn": torn, "refused": refused, "left": calibration.left, "silent": calibration.silent,
             })
         );
         return Ok(());
@@ -134,6 +134,9 @@ fn learn(arguments: &Arguments, runtime: &Runtime, of: &Asked<Terms>, path: &Pat
     println!(
         "{alarms} false alarms about callers that the bounds were not fitted to: at most {at_most:.5} a caller-day, with 95 % confidence"
     );
+    if calibration.left > 0 {
+        println!("{} rows of another width than most were left out", calibration.left);
+    }
     if !calibration.silent.is_empty() {
         let families = calibration.silent.join(", ");
         println!(

@@ -138,6 +138,20 @@ impl Recorded {
         self.callers[caller].extend(rows.iter().map(<[f32]>::to_vec).zip(told));
     }
 
+    /// Leaves out the rows of another width than most have, where a model takes more than one: one caller who asks for another is not to be
+    /// in the way of all others. Tells how many.
+    fn keep_commonest_width(&mut self) -> usize {
+        let mut widths = std::collections::BTreeMap::<usize, usize>::new();
+        self.callers.iter().flatten().for_each(|(row, _)| *widths.entry(row.len()).or_default() += 1);
+        let all: usize = widths.values().sum();
+        let Some((commonest, count)) = widths.into_iter().max_by_key(|(_, count)| *count) else { return 0 };
+        if count < all {
+            self.callers.iter_mut().for_each(|rows| rows.retain(|(row, _)| row.len() == commonest));
+            self.callers.retain(|rows| !rows.is_empty());
+        }
+        all - count
+    }
+
     /// Numbers that are held.
     #[must_use]
     pub fn numbers(&self) -> usize {
@@ -158,6 +172,8 @@ pub struct Made {
     pub alarms: usize,
     /// The rate of false alarms a caller-day that they rule out, with 95 % confidence.
     pub at_most: f64,
+    /// Rows of another width than most, which were left out.
+    pub left: usize,
     /// Families that never alarm by these bounds: to them some honest caller is as odd as any attack.
     pub silent: Vec<String>,
 }
@@ -166,14 +182,15 @@ pub struct Made {
 ///
 /// # Errors
 /// When the evidence does not suffice, and how much is missing.
-pub fn calibrate(model: &str, rate: f32, recorded: Recorded) -> Result<Made, impl std::fmt::Display> {
+pub fn calibrate(model: &str, rate: f32, mut recorded: Recorded) -> Result<Made, impl std::fmt::Display> {
+    let left = recorded.keep_commonest_width();
     let mut seed = [0; 32];
     aws_lc_rs::rand::fill(&mut seed).map_err(|_| calibrate::Error::NoRandomness)?;
     let bounds = calibrate::calibrate(model, rate, seed, &recorded.callers)?;
     let bounds::Evidence { callers, rows, alarms, at_most, .. } = bounds.rests_on;
     let silent = bounds.bets.iter().filter(|(_, bet)| bet.alarm > CEILING || bet.rate >= 1.0).map(|(family, _)| family.clone()).collect();
     let text = serde_json::to_string(&bounds).map_err(|_| calibrate::Error::NoRandomness)?;
-    Ok::<_, calibrate::Error>(Made { text, callers, rows, alarms, at_most, silent })
+    Ok::<_, calibrate::Error>(Made { text, callers, rows, alarms, at_most, left, silent })
 }
 
 /// What a model's policy says of those who ask it.

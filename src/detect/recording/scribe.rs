@@ -19,6 +19,9 @@ use crate::lines::Sink;
 use crate::wire::oip;
 use crate::wire::tensor::Tensor;
 
+/// So many callers find room in a recording: of what it may have, none has more than that part, after its first request.
+const FEWEST_CALLERS: u64 = 100;
+
 /// The one who writes a recording.
 pub(super) struct Scribe {
     path: PathBuf,
@@ -27,6 +30,8 @@ pub(super) struct Scribe {
     pseudonyms: Pseudonyms,
     /// Rows of the callers of the day, by their pseudonyms.
     rows: HashMap<String, u32>,
+    /// Bytes of their lines that were written by this process.
+    written: HashMap<String, u64>,
     /// Caller-days in the file.
     callers: usize,
     bytes: u64,
@@ -43,7 +48,18 @@ impl Scribe {
             Ok(pseudonyms.day())
         })?;
         tally.callers.store(callers, Ordering::Relaxed);
-        Ok(Self { path: path.to_owned(), model: model.to_owned(), file, pseudonyms, rows, callers, bytes, tally, told: false })
+        Ok(Self {
+            path: path.to_owned(),
+            model: model.to_owned(),
+            file,
+            pseudonyms,
+            rows,
+            written: HashMap::new(),
+            callers,
+            bytes,
+            tally,
+            told: false,
+        })
     }
 
     /// Whether the file is not at its path any more, or not all of it: it was deleted once it was learned from, moved, or emptied.
@@ -68,6 +84,7 @@ impl Scribe {
         }
         self.pseudonyms = Pseudonyms::new(day);
         self.rows.clear();
+        self.written.clear();
         if let Err(why) = self.pseudonyms.keep(&self.path) {
             self.tell(&why);
         }
@@ -101,7 +118,9 @@ impl Scribe {
         if line.len() > MOST_LINE {
             return Err(Why::Disk);
         }
-        if self.bytes.saturating_add(line.len() as u64) > caps.bytes {
+        let length = line.len() as u64;
+        let theirs = self.written.get(name).map_or(0, |written| written + length);
+        if self.bytes.saturating_add(length) > caps.bytes || theirs > caps.bytes / FEWEST_CALLERS {
             return Err(Why::Bytes);
         }
         Ok((line, taken))
@@ -157,6 +176,7 @@ impl Sink for Scribe {
             Ok((line, rows)) => {
                 batch.push_str(&line);
                 self.bytes += line.len() as u64;
+                *self.written.entry(name.clone()).or_default() += line.len() as u64;
                 let known = self.rows.entry(name).or_insert_with(|| {
                     self.callers += 1;
                     0

@@ -140,6 +140,19 @@ fn the_file_has_as_many_bytes_as_it_may_and_no_more() {
 }
 
 #[test]
+fn nobody_has_more_than_a_hundredth_of_the_file_but_for_a_first_request() {
+    let mut case = Case::new();
+    let empty = fs::metadata(&case.path).unwrap().len();
+    case.take(asked("c", 1, CAPS));
+    let line = fs::metadata(&case.path).unwrap().len() - empty;
+    let caps = Caps { bytes: 200 * line, ..CAPS };
+    assert_eq!([(); 3].map(|()| case.take(asked("a", 1, caps))), [1, 1, 0], "two lines are its share");
+    assert_eq!(left(&case.tally), [0, 0, 0, 1, 0]);
+    let less = Caps { bytes: 20 * line, ..CAPS };
+    assert_eq!([(); 2].map(|()| case.take(asked("b", 1, less))), [1, 0]);
+}
+
+#[test]
 fn caps_hold_over_a_restart_and_a_caller_is_who_it_was() {
     let mut case = Case::new();
     case.take(asked("a", 3, CAPS));

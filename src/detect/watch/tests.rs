@@ -346,3 +346,14 @@ fn what_is_kept_of_a_caller_is_less_than_a_kibibyte_at_first_and_32_when_watched
     assert!(few <= 3 << 9, "three rows are kept: {few}");
     assert!(many <= 32 << 10, "{many}");
 }
+
+#[test]
+fn rows_of_another_width_are_left_out_and_told_and_callers_of_no_others_with_them() {
+    let mut recorded = honest(20, 12);
+    let calibrated = |recorded| calibrate("m", 0.1, recorded).map_err(|error| error.to_string());
+    recorded.add(3, &row(&[0.5; WIDTH + 1]), &answer(&[0.5; WIDTH]));
+    recorded.add(20, &row(&[0.5; WIDTH - 1]), &answer(&[0.5; WIDTH]));
+    let made = calibrated(recorded).unwrap();
+    assert_eq!((made.left, made.callers, made.rows), (2, 20, 240));
+    assert_eq!(calibrated(honest(20, 12)).unwrap().left, 0);
+}
