@@ -80,6 +80,7 @@ async fn a_process_that_is_killed_under_load_loses_no_receipt() {
         let gateway = folder.serve().await;
         let mut load = Load::on(&gateway, &held).await;
         load.has_had(60 + 37 * round).await;
+        folder.is_checkpointed().await;
         gateway.kill();
         load.ends().await;
         every_receipt_is_in_the_log(&folder, &held);
