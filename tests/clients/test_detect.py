@@ -145,10 +145,10 @@ def test_a_thief_who_looks_honest_is_metered_and_held_to_labels_past_his_budget(
     labels = [sorted(set(probabilities.ravel())) == [0, 1] for probabilities in told]
     first = alarm["query"] + 60
     assert all(labels[first:]), "at most 60 rows after the budget was spent there are labels, and it stays"
-    # Until a half of it was spent nothing was withheld; then less and less was told.
+    # Until a half of it was spent nothing was withheld; from there on sure answers are labels before the others are.
     digits = [len({float(value) for value in probabilities.ravel()}) for probabilities in told]
-    assert min(digits[:15]) == 10 and not all(labels[:alarm["query"]])
-    assert 2 < numpy.median(digits[:alarm["query"]]), digits
+    assert min(digits[:15]) == 10, digits
+    assert any(labels[:alarm["query"]]) and not all(labels[:alarm["query"]])
     # Top-1 answers are what they were: classes of honest callers agree with the thief's, before and after.
     for these in (slice(0, 20), slice(alarm["query"] - 10, alarm["query"] + 10), slice(first, first + 20)):
         other = Caller(watched)

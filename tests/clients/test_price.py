@@ -33,8 +33,9 @@ def body(rows):
 
 
 def policy(mode):
-    # A row tells about 109 bits, and a number has 23: spent with 1,400 rows, so that those until the step comes are no tenth of it.
-    return f'[detect]\nmode = "{mode}"\n[detect.ladder]\nprice = true\n[detect.exposure]\nbits = 1.0\nparameters = 6600\n'
+    # A row tells about 109 bits until a half is spent, and less by grades from there on; a number of the model has 23. It is spent with some hundred
+    # rows, of which those until the step comes are no tenth.
+    return f'[detect]\nmode = "{mode}"\n[detect.ladder]\nprice = true\n[detect.exposure]\nbits = 1.0\nparameters = 330\n'
 
 
 def batches():
@@ -115,8 +116,8 @@ def is_label(row):
 def thief(priced):
     thief = Caller(priced, "thief")
     answered = thief.spend()
-    # 1,400 rows or a few less spend the budget, and the step comes after 5 to 60 more; a batch is answered as its caller stood when it came.
-    assert 1_370 <= answered <= 1_500, answered
+    # How many rows spend the budget hangs on how sure the model is of them; the step comes after 5 to 60 more.
+    assert 200 <= answered <= 1_700, answered
     return thief
 
 
