@@ -802,6 +802,11 @@ fn is_full(error: &io::Error) -> bool {
 
 /// Whether a file of `length` bytes could grow by `more`; they are kept for it. Where the file system cannot tell, it is tried.
 fn has_room_for(file: &File, length: u64, more: u64) -> bool {
+    // What is kept for a file beyond its end is not held against the limit of the process, which a write then meets.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+    if limit.is_some_and(|limit| length.saturating_add(more) > limit) {
+        return false;
+    }
     match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, length, more) {
         Ok(()) => true,
         Err(error) => !is_full(&error.into()),

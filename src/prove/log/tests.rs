@@ -237,18 +237,18 @@ fn run_full(folder: &Path) {
     assert!(!wal.has_room() && wal.append(Until::Ready, entry).is_err());
     assert_eq!((wal.tally().full, wal.tally().poisoned, wal.tally().waiting), (true, false, 0));
     let said = |seq, last, ()| format!("number {seq} after {last}").into_bytes();
-    // A limit is not asked by `fallocate`, as a disk is: the try costs a number.
     assert!(!wal.resume(|_| (), said), "there is still no room");
+    assert!(!wal.has_room(), "nor was there for a moment");
     setrlimit(Resource::Fsize, before).unwrap();
     assert!(wal.resume(|_| (), said));
     assert!(!wal.resume(|_| (), said), "once");
-    assert_eq!(wal.append(Until::Written, entry).unwrap().0, 7);
+    assert_eq!(wal.append(Until::Written, entry).unwrap().0, 6);
     drop(wal);
     let (_, recovered) = open(folder).unwrap();
-    assert_eq!((recovered.entries, recovered.last_seq, recovered.cut_bytes), (5, Some(7), 0));
+    assert_eq!((recovered.entries, recovered.last_seq, recovered.cut_bytes), (5, Some(6), 0));
     let seqs: Vec<u64> = entries(folder).iter().map(|(seq, _)| *seq).collect();
-    assert_eq!(seqs, [0, 1, 2, 6, 7]);
-    assert_eq!(entries(folder)[3].1, b"number 6 after 2");
+    assert_eq!(seqs, [0, 1, 2, 5, 6]);
+    assert_eq!(entries(folder)[3].1, b"number 5 after 2");
 }
 
 #[test]
