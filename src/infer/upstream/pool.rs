@@ -259,6 +259,12 @@ impl Pool {
     pub(super) fn idle(&self) -> usize {
         lock(&self.idle).len()
     }
+
+    /// How many of them look as if nothing had come since their last answer.
+    #[cfg(test)]
+    pub(super) fn quiet(&self) -> usize {
+        lock(&self.idle).iter().filter(|idle| idle.line.watch.is_quiet()).count()
+    }
 }
 
 const _: () = assert!(MAX_HEADERS == 100, "hyper's default bound on the number of response headers is relied on");
