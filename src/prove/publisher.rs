@@ -108,22 +108,20 @@ impl Publisher {
         let (wal, files, on_fatal) = (desk.wal.clone(), desk.tree.files().clone(), desk.on_fatal.clone());
         let settler = Settler { wal, files, on_fatal, pruner: desk.pruner.take(), shared: shared.clone() };
         let settling = thread::Builder::new().name("prove-settle".into()).spawn(move || settler.run(&to_settle))?;
-        let left = (desk.tree.size() > 0).then_some((0, below));
-        let mut work = Work { desk, shared: shared.clone(), tell, settle, unsettled: Unsettled::default(), gathered: left };
-        // An entry that hands the log over is under the first checkpoint of who goes on, or there is none.
-        let going_on = work.gathered.is_some();
+        let gathered = Some((0, below));
+        let mut work = Work { desk, shared: shared.clone(), tell, settle, unsettled: Unsettled::default(), gathered };
+        // An entry that hands the log over is under the first checkpoint of who goes on, or there is none. A log that is new has one
+        // too, of no entries: killed at once, it is still one that can be verified.
         let first = || {
             work.desk.wal.sync().map_err(|Poisoned| io::Error::other("what was written first could not be synced"))?;
             work.gather()?;
             work.publish()
         };
         // On a thread of its own, for who opens a log may be one that drives tasks and may not wait for another.
-        if going_on {
-            thread::scope(|scope| {
-                let first = thread::Builder::new().spawn_scoped(scope, first)?;
-                first.join().unwrap_or_else(|_| Err(io::Error::other("the first checkpoint could not be made")))
-            })?;
-        }
+        thread::scope(|scope| {
+            let first = thread::Builder::new().spawn_scoped(scope, first)?;
+            first.join().unwrap_or_else(|_| Err(io::Error::other("the first checkpoint could not be made")))
+        })?;
         let running = move || {
             work.run();
             drop(work);

@@ -245,7 +245,6 @@ async fn no_receipt_is_lost_and_no_index_changes_when_it_is_killed_at_any_moment
                 for at in 0..CLIENTS {
                     running.push(tokio::spawn(load(gateway.h2().await, held.clone(), at)));
                 }
-                folder.is_checkpointed().await;
                 sleep(dice.below(LOADED)).await;
                 gateway.kill();
                 for client in running {

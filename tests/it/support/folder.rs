@@ -5,7 +5,6 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
-use std::time::Duration;
 
 use portcullis::digest::Digest;
 use rcgen::{
@@ -14,7 +13,7 @@ use rcgen::{
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::{Gateway, KEY, PATIENCE, PROGRAM};
+use super::{Gateway, KEY, PROGRAM};
 
 /// A small classifier: 64 numbers in, ten probabilities and a label out.
 const DIGITS: &[u8] = include_bytes!("../../../policies/models/digits.onnx");
@@ -167,17 +166,6 @@ impl Folder {
     /// The provenance log.
     pub fn log(&self) -> PathBuf {
         self.home.path().join("log")
-    }
-
-    /// Waits for the log's first checkpoint: what is killed in its first moments leaves a log in which nothing can be verified yet.
-    pub async fn is_checkpointed(&self) {
-        let checkpoint = self.log().join("checkpoint");
-        let exists = async {
-            while !checkpoint.exists() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, exists).await.expect("no checkpoint is made");
     }
 
     /// What the security log holds, a JSON object a line.
