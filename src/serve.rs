@@ -184,6 +184,9 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     });
 
     ready(&listening);
+    if let Some(admin) = listening.admin {
+        eprintln!("portcullis: operators on {admin}");
+    }
     eprintln!("portcullis: ready on {}", listening.accept);
     let drained = bound.serve(Gate(house.clone()), until(stopped)).await;
     reloading.abort();

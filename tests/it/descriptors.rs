@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -29,11 +29,8 @@ fn livez(admin: SocketAddr) -> std::io::Result<String> {
 fn connections_of_strangers_leave_descriptors_to_operators_and_policies() {
     let folder = tempfile::tempdir().unwrap();
     let policies = folder.path();
-    let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let gateway = format!(
-        "[accept]\nlisten = \"127.0.0.1:0\"\ntls = \"off\"\n[admin]\nlisten = \"{admin}\"\n\
-         [prove]\ndirectory = \"../log\"\norigin = \"localhost/test\"\nkey = \"provenance.key\"\n"
-    );
+    let gateway = "[accept]\nlisten = \"127.0.0.1:0\"\ntls = \"off\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+         [prove]\ndirectory = \"../log\"\norigin = \"localhost/test\"\nkey = \"provenance.key\"\n";
     let gateway = gateway.replace("../log", folder.path().join("log").to_str().unwrap());
     fs::create_dir(policies.join("models")).unwrap();
     fs::write(policies.join("gateway.toml"), gateway).unwrap();
@@ -48,13 +45,15 @@ fn connections_of_strangers_leave_descriptors_to_operators_and_policies() {
     let mut gateway = Ended(command.stderr(Stdio::piped()).spawn().unwrap());
     let mut told = BufReader::new(gateway.0.stderr.take().unwrap()).lines().map_while(Result::ok);
     let mut before = Vec::new();
-    let address = loop {
+    let mut told_of = |what| loop {
         let line = told.next().unwrap_or_else(|| panic!("it did not start: {before:?}"));
-        if let Some(address) = line.strip_prefix("portcullis: ready on ") {
+        if let Some(address) = line.strip_prefix(what) {
             break address.parse::<SocketAddr>().unwrap();
         }
         before.push(line);
     };
+    let admin = told_of("portcullis: operators on ");
+    let address = told_of("portcullis: ready on ");
 
     let mut held: Vec<TcpStream> = (0..96).map(|_| TcpStream::connect(address).unwrap()).collect();
     // Those past the cap are closed at once; one that is answered shows that all before it were taken.

@@ -1,7 +1,6 @@
 //! A policy folder, written file by file.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -28,7 +27,6 @@ when { resource.public || resource.tenants.contains(principal.tenant) };
 pub struct Folder {
     home: tempfile::TempDir,
     authority: Signs<'static, KeyPair>,
-    admin: u16,
 }
 
 /// A certificate and its key, as a client shows them.
@@ -44,9 +42,7 @@ impl Folder {
         authority.distinguished_name.push(DnType::CommonName, "Authority of a test");
         let key = KeyPair::generate().unwrap();
         let pem = authority.self_signed(&key).unwrap().pem();
-        // Port 0 is not told for this listener; the port was free a moment ago.
-        let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let folder = Self { home, authority: Signs::new(authority, key), admin };
+        let folder = Self { home, authority: Signs::new(authority, key) };
         folder.write("tls/ca.pem", pem);
         folder.server_certificate("first");
         folder.write("tls/provenance.key", portcullis::prove::key::Key::generate_pem().expose());
@@ -58,12 +54,11 @@ impl Folder {
 
     /// `gateway.toml`, with more keys in `[accept]` and in `[accept.tls]`.
     pub fn gateway(&self, accept: &str, tls: &str) {
-        let admin = self.admin;
         self.write(
             "gateway.toml",
             format!(
                 "[accept]\nlisten = \"127.0.0.1:0\"\n{accept}\n\n[accept.tls]\ncertificate = \"tls/server.pem\"\nkey = \"tls/server.key\"\n{tls}\n\n\
-                 [admin]\nlisten = \"127.0.0.1:{admin}\"\n\n\
+                 [admin]\nlisten = \"127.0.0.1:0\"\n\n\
                  [prove]\ndirectory = \"../log\"\norigin = \"test.example/node\"\nkey = \"tls/provenance.key\"\n\n\
                  [record]\nsecurity_log = \"../security.log\"\n"
             ),
@@ -172,11 +167,6 @@ impl Folder {
     pub fn security_log(&self) -> Vec<serde_json::Value> {
         let text = fs::read_to_string(self.home.path().join("security.log")).unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-    }
-
-    /// The operator's port.
-    pub fn admin(&self) -> u16 {
-        self.admin
     }
 
     /// Serves the folder.

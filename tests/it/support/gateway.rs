@@ -17,7 +17,7 @@ use super::{Folder, PATIENCE, PROGRAM};
 pub struct Gateway {
     child: Child,
     address: SocketAddr,
-    admin: u16,
+    admin: SocketAddr,
     said: watch::Receiver<Vec<String>>,
     roots: Arc<rustls::RootCertStore>,
 }
@@ -38,9 +38,10 @@ impl Gateway {
             }
         });
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut gateway = Self { child, address: unknown, admin: folder.admin(), said, roots: folder.roots() };
-        let line = gateway.says("ready on ").await;
-        gateway.address = line.rsplit(' ').next().unwrap().parse().unwrap();
+        let mut gateway = Self { child, address: unknown, admin: unknown, said, roots: folder.roots() };
+        let address = |line: String| line.rsplit(' ').next().unwrap().parse().unwrap();
+        gateway.address = address(gateway.says("ready on ").await);
+        gateway.admin = address(gateway.says("operators on ").await);
         gateway
     }
 
@@ -83,7 +84,7 @@ impl Gateway {
     /// `GET path` on the operators' listener: the status and the body.
     pub async fn admin(&self, path: &str) -> (u16, String) {
         let asked = async {
-            let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.admin)).await?;
+            let mut stream = tokio::net::TcpStream::connect(self.admin).await?;
             stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes()).await?;
             let mut text = String::new();
             stream.read_to_string(&mut text).await?;
