@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
 use crate::cli::No;
@@ -249,6 +250,12 @@ fn tail(dir: &Path, lines: u64, follow: bool) -> Result<(), No> {
             break;
         }
     }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(at(dir))?;
+    // From the first line on, whoever has seen enough may say so.
+    let mut interrupted = {
+        let _entered = runtime.enter();
+        follow.then(|| signal(SignalKind::interrupt())).transpose().map_err(at(dir))?
+    };
     let mut out = io::stdout().lock();
     for (shard, entries) in last.into_iter().rev() {
         for (index, entry) in entries {
@@ -258,12 +265,8 @@ fn tail(dir: &Path, lines: u64, follow: bool) -> Result<(), No> {
             }
         }
     }
-    if !follow {
-        return Ok(());
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(at(dir))?;
+    let Some(interrupted) = &mut interrupted else { return Ok(()) };
     runtime.block_on(async {
-        let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
         loop {
             // The requests that began in a shard end in it, beside those of the next one.
             for (shard, entries) in &mut following {
@@ -280,7 +283,7 @@ fn tail(dir: &Path, lines: u64, follow: bool) -> Result<(), No> {
                 following.push((shard, entries));
             }
             tokio::select! {
-                _ = &mut interrupted => return Ok(()),
+                _ = interrupted.recv() => return Ok(()),
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
