@@ -5,13 +5,14 @@
 //! of the tiles without a write-ahead file is read up to its checkpoint.
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::files::Files;
+use super::files::{Files, MAX_BUNDLE, open, read_whole};
 use super::folder::CHECKPOINT;
 use super::segment::{FRAME, First, HEADER, Record, numbers, path_of};
+use crate::tlog::note::MAX_NOTE;
 use crate::tlog::tile::{self, MAX_ENTRY, Tile, WIDTH};
 use crate::tlog::{Checkpoint, Note};
 
@@ -122,7 +123,7 @@ impl Entries {
             return if self.next < size { self.bundle(size, size) } else { Ok(false) };
         };
         let path = path_of(&self.directory, number);
-        let mut file = match File::open(&path) {
+        let mut file = match open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             file => file?,
         };
@@ -156,7 +157,7 @@ impl Entries {
             return Ok(true);
         }
         let path = files.path(bundle);
-        let read = fs::read(&path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())));
+        let read = read_whole(&path, MAX_BUNDLE).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())));
         let bytes = read.inspect_err(|_| self.next = end)?;
         let Some(entries) = tile::entries(&bytes).filter(|entries| entries.len() == usize::from(bundle.width)) else {
             self.next = end;
@@ -212,7 +213,7 @@ impl Entries {
 /// What the header of a segment says; nothing where it is not there, or not sound.
 fn first_of(directory: &Path, number: u64) -> io::Result<Option<First>> {
     let mut header = [0; HEADER];
-    match File::open(path_of(directory, number)) {
+    match open(&path_of(directory, number)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
         Ok(mut file) => Ok((file.read(&mut header)? == HEADER).then(|| First::read(&header)).flatten()),
@@ -221,7 +222,7 @@ fn first_of(directory: &Path, number: u64) -> io::Result<Option<First>> {
 
 /// How many entries the newest checkpoint covers, of which no signature is checked; 0 where there is none.
 fn covered(directory: &Path) -> io::Result<u64> {
-    match fs::read(directory.join(CHECKPOINT)) {
+    match read_whole(&directory.join(CHECKPOINT), MAX_NOTE as u64) {
         Ok(note) => {
             let checkpoint = Note::parse(&note).ok().and_then(|note| Checkpoint::parse(note.text()).ok());
             checkpoint.map(|checkpoint| checkpoint.size).ok_or_else(|| io::Error::other(format!("{CHECKPOINT}: not a checkpoint")))

@@ -2,13 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::tlog::merkle::{self, Hash};
-use crate::tlog::tile::{self, Tile, Tiles, WIDTH};
+use crate::tlog::tile::{self, MAX_ENTRY, Tile, Tiles, WIDTH};
+
+/// The longest bundle in bytes: 256 entries, each with its length before it.
+pub(crate) const MAX_BUNDLE: u64 = WIDTH * (2 + MAX_ENTRY as u64);
+/// The longest tile of hashes in bytes.
+const MAX_TILE: u64 = WIDTH * 32;
 
 /// What stands before the index in the name of a kept entry.
 pub(crate) const KEPT: &str = "entry.";
@@ -17,6 +22,27 @@ pub(crate) const KEPT: &str = "entry.";
 pub(crate) fn kept_index(name: &str) -> Option<u64> {
     let index = name.strip_prefix(KEPT)?;
     index.parse().ok().filter(|number: &u64| number.to_string() == index)
+}
+
+/// Opens a file of a log that somebody else may have laid there: no link is followed, and nothing is opened but a file, as it was a
+/// moment before.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    let kind = fs::symlink_metadata(path)?.file_type();
+    if kind.is_symlink() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a link, and a log has none"));
+    }
+    if kind.is_file() { File::open(path) } else { Err(io::Error::new(io::ErrorKind::InvalidData, "not a file")) }
+}
+
+/// The bytes of a file of a log, opened by [`open`]; an error where it has more than `most`.
+pub(crate) fn read_whole(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let file = open(path)?;
+    let mut bytes = Vec::new();
+    file.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("longer than {most} bytes, the most that a log has there")));
+    }
+    Ok(bytes)
 }
 
 /// Why a tree does not open.
@@ -63,7 +89,8 @@ impl Files {
     /// The bytes of a tile or bundle.
     pub(crate) fn read(&self, tile: Tile) -> Result<Vec<u8>, TreeError> {
         let path = self.path(tile);
-        match fs::read(&path) {
+        let most = if tile.level.is_some() { MAX_TILE } else { MAX_BUNDLE };
+        match read_whole(&path, most) {
             Ok(bytes) => Ok(bytes),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(TreeError::Missing(path)),
             Err(error) => Err(TreeError::Io(path, error)),
@@ -135,9 +162,32 @@ impl Files {
         for file in fs::read_dir(self.directory())? {
             let file = file?;
             if let Some(index) = file.file_name().to_str().and_then(kept_index) {
-                kept.insert(index, fs::read(file.path())?);
+                kept.insert(index, read_whole(&file.path(), MAX_ENTRY as u64)?);
             }
         }
         Ok(kept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_longer_than_it_may_be_and_what_is_no_file_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("plain"), [7; 10]).unwrap();
+        assert_eq!(read_whole(&path("plain"), 10).unwrap(), [7; 10]);
+        let kind = |name: &str, most| read_whole(&path(name), most).unwrap_err().kind();
+        assert_eq!(kind("plain", 9), io::ErrorKind::InvalidData);
+        assert_eq!(kind("nothing", 9), io::ErrorKind::NotFound);
+        std::os::unix::fs::symlink("plain", path("link")).unwrap();
+        assert_eq!(kind("link", 10), io::ErrorKind::InvalidData);
+        assert_eq!(kind("", 10), io::ErrorKind::InvalidData);
+        rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        assert_eq!(kind("pipe", 10), io::ErrorKind::InvalidData);
+        File::create(path("holes")).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(kind("holes", MAX_TILE), io::ErrorKind::InvalidData);
     }
 }

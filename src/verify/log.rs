@@ -1,14 +1,14 @@
 //! Checks a log, or one statement: everything in a folder is derived again from its entries.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::chain::Ended;
-use super::files::Files;
+use super::files::{Files, read_whole};
 use super::folder::{CHECKPOINT, CHECKPOINT_COSE, IDS, KEYS, WITNESSED};
-use super::segment::{First, HEADER, Record, numbers, sound_after};
+use super::ids::{ID, Ids};
+use super::segment::{First, HEADER, MAX_SEGMENT, Record, numbers, sound_after};
 use super::statement::{Statement, id_of};
 use crate::tlog::merkle::{self, Hash};
 use crate::tlog::note::Verified;
@@ -56,7 +56,7 @@ pub fn verify_dir(directory: &Path, keys: Option<&[Vkey]>) -> io::Result<Report>
         next: 0,
         checked: HashSet::new(),
         unwritten: HashMap::new(),
-        ids: fs::read(directory.join(IDS)).unwrap_or_default(),
+        ids: Ids::open(&directory.join(IDS)),
         kept: Files::of(directory).kept()?,
     };
     check.entries(directory)?;
@@ -90,7 +90,7 @@ struct Check {
     checked: HashSet<Tile>,
     /// Those past the checkpoint that are not there: a kill came before they were written. No more than the write-ahead file holds.
     unwritten: HashMap<Tile, Vec<u8>>,
-    ids: Vec<u8>,
+    ids: Ids,
     /// Entries that are kept though their bundles may be pruned: those that endorse keys.
     kept: BTreeMap<u64, Vec<u8>>,
 }
@@ -108,7 +108,7 @@ impl Check {
             if *number != segments[0] + at as u64 {
                 self.report.problem(format!("{name}: the segment before it is missing"));
             }
-            let bytes = fs::read(directory.join(&name))?;
+            let bytes = read_whole(&directory.join(&name), MAX_SEGMENT)?;
             let last = at + 1 == segments.len();
             let Some(first) = First::read(&bytes) else {
                 if last && at > 0 && bytes.len() < HEADER {
@@ -224,9 +224,10 @@ impl Check {
         tile::bundle(&mut self.bundle, entry);
         self.leaf(merkle::leaf(entry));
         self.report.entries += 1;
-        let id = self.ids.get(index as usize * 16..).filter(|rest| !rest.is_empty()).map(|rest| &rest[..rest.len().min(16)]);
-        if id.is_some_and(|id| Some(id) != id_of(entry).as_ref().map(|id| &id.as_bytes()[..])) {
-            self.report.problem(format!("{}: another id than that of entry {index}", IDS));
+        match self.ids.differs(index, id_of(entry)) {
+            Ok(false) => {}
+            Ok(true) => self.report.problem(format!("{IDS}: another id than that of entry {index}")),
+            Err(error) => self.report.problem(format!("{IDS}: {error}")),
         }
         let statement = match Statement::read(entry) {
             Ok(statement) => statement,
@@ -403,12 +404,13 @@ impl Check {
             report.problem(format!("entry.{index}: there is no such entry"));
         }
         // Those of the last bundle are overwritten after it is gone.
-        let forgotten = usize::try_from(report.first_index.saturating_sub(WIDTH) * 16).unwrap_or(usize::MAX).min(self.ids.len());
-        if self.ids[..forgotten].iter().any(|byte| *byte != 0) {
-            report.problem(format!("{}: ids of entries that are pruned", IDS));
+        match self.ids.forgets(report.first_index.saturating_sub(WIDTH)) {
+            Ok(true) => {}
+            Ok(false) => report.problem(format!("{IDS}: ids of entries that are pruned")),
+            Err(error) => report.problem(format!("{IDS}: {error}")),
         }
-        if !self.ids.len().is_multiple_of(16) || self.ids.len() as u64 / 16 > self.edge.size() {
-            report.problem(format!("{}: longer than the log, or cut short", IDS));
+        if !self.ids.length().is_multiple_of(ID) || self.ids.length() / ID > self.edge.size() {
+            report.problem(format!("{IDS}: longer than the log, or cut short"));
         }
     }
 }

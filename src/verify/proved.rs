@@ -1,19 +1,19 @@
 //! An entry of a log's folder with what shows that the log has it, for who holds the folder alone. No signature is checked.
 
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
-use super::files::{Files, TreeError};
+use super::files::{Files, TreeError, read_whole};
 use super::folder::{CHECKPOINT, CHECKPOINT_COSE, IDS};
 use super::ids;
 use super::proof::{self, Inclusion, SignedRoot};
 use super::show::Select;
 use super::statement::Statement;
 use crate::tlog::merkle::{self, Hash};
+use crate::tlog::note::MAX_NOTE;
 use crate::tlog::{Checkpoint, Note};
 
 /// How often a proof is begun again since the log grew meanwhile.
@@ -82,7 +82,7 @@ impl Proved {
     fn once(directory: &Path, select: Select) -> Result<Self, NoProof> {
         let read = |name: &str| {
             let path = directory.join(name);
-            fs::read(&path).map_err(|error| NoProof::Io(path, error))
+            read_whole(&path, MAX_NOTE as u64).map_err(|error| NoProof::Io(path, error))
         };
         let (note, cose) = (read(CHECKPOINT)?, read(CHECKPOINT_COSE)?);
         let no_checkpoint = || NoProof::Checkpoint(directory.join(CHECKPOINT));

@@ -9,10 +9,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::files::read_whole;
 use crate::tlog::tile::MAX_ENTRY;
 
 const MAGIC: &[u8; 8] = b"pclswal\n";
 const VERSION: u32 = 2;
+/// The longest segment in bytes: the one that writes begins another at 16 MiB, and a write takes no more than that.
+pub(crate) const MAX_SEGMENT: u64 = 64 << 20;
 /// The length of a segment's header.
 pub(crate) const HEADER: usize = 32;
 /// What a record takes beside its entry.
@@ -112,7 +115,7 @@ pub(crate) fn numbers(directory: &Path) -> io::Result<Vec<u64>> {
 /// Whether the last entry that the segments in a folder hold is the one before index `size`, with nothing behind it.
 pub(crate) fn ends_with(directory: &Path, size: u64) -> io::Result<bool> {
     let Some(last) = numbers(directory)?.pop() else { return Ok(false) };
-    let bytes = fs::read(path_of(directory, last))?;
+    let bytes = read_whole(&path_of(directory, last), MAX_SEGMENT)?;
     let Some(first) = First::read(&bytes) else { return Ok(false) };
     let (mut at, mut index) = (HEADER, first.index);
     while let Some(record) = Record::read(&bytes[at..]) {

@@ -180,3 +180,55 @@ async fn a_stop_that_has_waited_long_enough_says_whom_it_cut_and_signs_how_far_t
         assert_eq!((&entry["kind"], &entry["resp"]["complete"]), (&json!("aborted"), &json!(false)));
     }
 }
+
+/// Who verifies a log need not trust who wrote it: what lies there may be a trap.
+#[tokio::test]
+async fn files_that_no_log_has_are_told_and_never_waited_for_or_held() {
+    let upstream = Upstream::language().await;
+    let folder = folder(&upstream);
+    let gateway = folder.serve().await;
+    gateway.h2().await.send(post_chat()).await.is(200);
+    gateway.stop().await;
+    let sound = std::fs::metadata(folder.log().join("ids")).unwrap().len();
+    type Trap = fn(&std::path::Path);
+    let hole: Trap = |path| std::fs::File::options().write(true).create(true).truncate(false).open(path).unwrap().set_len(1 << 42).unwrap();
+    let link: Trap = |path| {
+        let _ = std::fs::remove_file(path);
+        std::os::unix::fs::symlink("/dev/zero", path).unwrap();
+    };
+    let pipe: Trap = |path| {
+        let _ = std::fs::remove_file(path);
+        assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+    };
+    for file in [
+        "ids",
+        "checkpoint",
+        "checkpoint.cose",
+        "keys.vkey",
+        "witnessed",
+        "entry.0",
+        "wal-00000000",
+        "tile/0/000.p/1",
+        "tile/entries/000.p/1",
+    ] {
+        for (trap, lay) in [("a hole", hole), ("a link", link), ("a pipe", pipe)] {
+            let copy = folder.home().join("copy");
+            assert!(std::process::Command::new("cp").arg("-r").arg(folder.log()).arg(&copy).status().unwrap().success());
+            std::fs::create_dir_all(copy.join(file).parent().unwrap()).unwrap();
+            lay(&copy.join(file));
+            for command in ["verify", "show"] {
+                // A gigabyte is far more than a log of this size needs.
+                let script = format!("ulimit -v 1048576; exec timeout 20 \"$0\" log {command} copy >/dev/null");
+                let mut limited = std::process::Command::new("sh");
+                let output = limited.args(["-c", &script, env!("CARGO_BIN_EXE_portcullis")]).current_dir(folder.home()).output().unwrap();
+                let code = output.status.code();
+                // To show entries is not to look at everything.
+                let expected = if command == "verify" { code == Some(1) } else { matches!(code, Some(0 | 1)) };
+                assert!(expected, "{command} with {trap} for {file}: {output:?}");
+            }
+            std::fs::remove_dir_all(copy).unwrap();
+        }
+    }
+    assert_eq!(std::fs::metadata(folder.log().join("ids")).unwrap().len(), sound);
+    assert_eq!(folder.verified_log()["ok"], true);
+}

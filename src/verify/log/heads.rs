@@ -1,13 +1,14 @@
 //! The checkpoints of a log, and the roots that its tree had at their sizes.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
+use super::super::files::read_whole;
 use super::super::folder::{CHECKPOINT, CHECKPOINT_COSE, WITNESSED};
 use super::super::proof::SignedRoot;
 use super::Report;
 use crate::tlog::merkle::Hash;
+use crate::tlog::note::MAX_NOTE;
 use crate::tlog::tile::Edge;
 use crate::tlog::{Checkpoint, Note};
 
@@ -23,7 +24,7 @@ pub(super) struct Heads {
 
 impl Heads {
     pub(super) fn read(directory: &Path, report: &mut Report) -> io::Result<Self> {
-        let mut read = |name: &str| match fs::read(directory.join(name)) {
+        let mut read = |name: &str| match read_whole(&directory.join(name), MAX_NOTE as u64) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 report.problem(format!("{name}: missing"));
@@ -49,7 +50,7 @@ impl Heads {
         if cose.is_some() && signed_root.is_none() {
             report.problem(format!("{CHECKPOINT_COSE}: not a signed root in its one encoding"));
         }
-        let witnessed = match fs::read(directory.join(WITNESSED)) {
+        let witnessed = match read_whole(&directory.join(WITNESSED), MAX_NOTE as u64) {
             Ok(bytes) => {
                 let parsed = Note::parse(&bytes).ok().and_then(|note| Some((Checkpoint::parse(note.text()).ok()?, note)));
                 if parsed.is_none() {

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::super::files::kept_index;
+use super::super::files::{MAX_BUNDLE, kept_index, read_whole};
 use super::super::folder::{
     CHECKPOINT, CHECKPOINT_COSE, IDS, KEYS, LOCK, NEW, NEW_ENTRY, SALTS, SALTS_NEW, SALTS_OLD, WITNESSED, WITNESSED_NEW,
 };
@@ -16,6 +16,8 @@ use crate::tlog::vkey::Vkey;
 
 /// The longest file of public keys in bytes.
 const MAX_KEYS: u64 = 64 << 10;
+/// The most bytes in partial tiles: the newest of each level, and what crashes have left beside them.
+const MAX_PARTIAL: usize = 256 << 20;
 
 /// A file under `tile` that has a tile's name.
 pub(super) enum Listed {
@@ -27,7 +29,7 @@ pub(super) enum Listed {
 /// Every file under `tile`. To be listed before the entries are read: of a log that goes on, those are then not behind.
 pub(super) fn listed(directory: &Path) -> io::Result<Vec<(PathBuf, Option<Listed>)>> {
     let mut there = Vec::new();
-    let mut folders = vec![directory.join("tile")];
+    let (mut folders, mut partial) = (vec![directory.join("tile")], 0);
     let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
     while let Some(folder) = folders.pop() {
         // A folder of partial tiles goes when its tile is full, and the first of all comes with the first entry.
@@ -45,9 +47,16 @@ pub(super) fn listed(directory: &Path) -> io::Result<Vec<(PathBuf, Option<Listed
             let name = path.strip_prefix(directory).ok().and_then(Path::to_str).unwrap_or_default();
             let listed = match Tile::parse(name).filter(|_| kind.is_file()) {
                 Some(tile) if tile.is_full() => Some(Listed::Full(tile)),
-                Some(tile) => match fs::read(&path) {
+                Some(tile) => match read_whole(&path, MAX_BUNDLE) {
                     Err(error) if gone(&error) => continue,
-                    bytes => Some(Listed::Partial(tile, bytes?)),
+                    bytes => {
+                        let bytes = bytes?;
+                        partial += bytes.len();
+                        if partial > MAX_PARTIAL {
+                            return Err(io::Error::new(io::ErrorKind::InvalidData, "more in partial tiles than a log leaves there"));
+                        }
+                        Some(Listed::Partial(tile, bytes))
+                    }
                 },
                 None => None,
             };
@@ -85,16 +94,14 @@ pub(super) fn strangers(directory: &Path, report: &mut Report) -> io::Result<()>
 }
 
 pub(super) fn own_keys(directory: &Path, report: &mut Report) -> io::Result<Vec<Vkey>> {
-    use std::io::Read;
-    let mut text = String::new();
-    match fs::File::open(directory.join(KEYS)) {
+    let bytes = match read_whole(&directory.join(KEYS), MAX_KEYS) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        file => {
-            if file?.take(MAX_KEYS).read_to_string(&mut text).is_err() {
-                report.problem(format!("{KEYS}: not text"));
-            }
-        }
-    }
+        bytes => bytes?,
+    };
+    let text = String::from_utf8(bytes).unwrap_or_else(|_| {
+        report.problem(format!("{KEYS}: not text"));
+        String::new()
+    });
     let mut keys = Vec::new();
     for (line, text) in text.split_inclusive('\n').enumerate() {
         match text.strip_suffix('\n').and_then(|text| text.parse::<Vkey>().ok()).filter(|key| !keys.contains(key)) {
