@@ -9,7 +9,7 @@
 //! A refused request carries `portcullis-work-challenge: v1.D.E.N.M`, all but the version in lower-case hexadecimal digits:
 //!
 //! * `D`: the difficulty, in bits;
-//! * `E`: when it ends, in seconds since the Unix epoch;
+//! * `E`: when it ends, in seconds since the Unix epoch, by the clock of when the first was made;
 //! * `N`: 16 bytes that make it the only one of its kind;
 //! * `M`: HMAC-SHA-256, cut to 16 bytes, over all of it, the caller's and the model's names, and the number of rows that are asked about.
 //!
@@ -26,7 +26,7 @@
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use argon2::{Algorithm, Argon2, Block, Params, Version};
@@ -240,6 +240,8 @@ pub struct Desk {
     spent: Gate<Arc<str>, Spent>,
     looks: Arc<Semaphore>,
     origin: Instant,
+    /// When it was first asked the time, on both clocks.
+    set: OnceLock<Moment>,
     challenges: AtomicU64,
     taken: AtomicU64,
     /// In the order of [`Error::ALL`].
@@ -255,6 +257,7 @@ impl Desk {
             spent: Gate::new(MOST_CALLERS),
             looks: Arc::new(Semaphore::new(MOST_LOOKS)),
             origin: now,
+            set: OnceLock::new(),
             challenges: AtomicU64::new(0),
             taken: AtomicU64::new(0),
             refused: [const { AtomicU64::new(0) }; Error::ALL.len()],
@@ -278,7 +281,14 @@ impl Desk {
     pub fn ask(&self, price: &Price, now: Moment) -> String {
         let mut nonce = [0; NONCE_BYTES];
         nonce.copy_from_slice(Secret::random(NONCE_BYTES).expose());
-        self.challenge(price, nonce, now.unix_seconds())
+        self.challenge(price, nonce, self.time(now))
+    }
+
+    /// The time in seconds since the Unix epoch, as the wall clock showed it first: what is set back later, or forward, ends no challenge
+    /// before its time and makes none good again.
+    fn time(&self, now: Moment) -> u64 {
+        let set = self.set.get_or_init(|| now);
+        set.unix_seconds().saturating_add(now.mono.saturating_duration_since(set.mono).as_secs())
     }
 
     /// The challenge for one answer. `nonce` is 16 fresh random bytes, `now` is in seconds since the Unix epoch.
@@ -332,16 +342,15 @@ impl Desk {
         if constant_time::verify_slices_are_equal(&tag, &work.tag).is_err() {
             return Err(Error::CallerSentForeign);
         }
-        let wall = now.unix_seconds();
-        if work.ends <= wall {
+        let time = self.time(now);
+        if work.ends <= time {
             return Err(Error::CallerWasLate);
         }
         if work.difficulty.0 + 1 < price.due.0 {
             return Err(Error::CallerWorkedTooLittle);
         }
         let spent = self.spent.entry(price.caller.clone(), now.mono, || Spent::new(self.origin)).ok_or(Error::Full)?;
-        // The map's clock cannot be set back, the challenge's is the wall's: what is left is the same on both.
-        let ends = now.mono.saturating_duration_since(self.origin).as_secs().saturating_add(work.ends - wall);
+        let ends = now.mono.saturating_duration_since(self.origin).as_secs().saturating_add(work.ends - time);
         spent.spend(work.tag, ends, now.mono)?;
         Ok(Attempt { challenge: work.challenge.into(), counter: work.counter, difficulty: work.difficulty })
     }

@@ -11,7 +11,9 @@ struct Case {
 fn case() -> Case {
     let now = Moment { mono: Instant::now(), wall: std::time::UNIX_EPOCH + Duration::from_secs(NOW) };
     let price = Price { caller: "api_key:thief".into(), model: "digits".into(), rows: 1, due: Difficulty::LEAST };
-    Case { desk: Desk::new(&Secret::new(vec![7; 32]), now.mono), price, now }
+    let desk = Desk::new(&Secret::new(vec![7; 32]), now.mono);
+    assert_eq!(desk.time(now), NOW);
+    Case { desk, price, now }
 }
 
 pub(in crate::detect) fn bring(header: &str) -> Brought {
@@ -52,6 +54,20 @@ async fn work_is_taken_once() {
     let work = solved(&case.challenge(1));
     assert_eq!(case.take(&work).await, Ok(()));
     assert_eq!(case.take(&work).await, Err(Error::CallerSentTwice));
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_or_forward_makes_no_challenge_good_again_and_ends_none() {
+    let mut case = case();
+    let (first, second) = (solved(&case.challenge(1)), solved(&case.challenge(2)));
+    assert_eq!(case.take(&first).await, Ok(()));
+    case.now.wall += Duration::from_secs(86_400);
+    assert_eq!(case.take(&second).await, Ok(()));
+    // What was spent is forgotten when it has ended.
+    case.now.mono += case.price.due.lasts() + Duration::from_secs(2);
+    case.now.wall -= Duration::from_secs(2 * 86_400);
+    assert_eq!(case.take(&first).await, Err(Error::CallerWasLate));
+    assert_eq!(case.take(&second).await, Err(Error::CallerWasLate));
 }
 
 #[tokio::test]
