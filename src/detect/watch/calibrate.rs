@@ -53,6 +53,7 @@ pub(crate) struct Asked {
 
 /// Why there are no bounds.
 #[derive(Debug)]
+#[expect(clippy::enum_variant_names, reason = "each says who is at fault")]
 pub(crate) enum Error {
     /// Fewer callers than one in the stated rate: so many, of so many.
     OperatorRecordedTooFew(usize, usize),

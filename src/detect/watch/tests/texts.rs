@@ -1,6 +1,7 @@
 //! Callers of a classifier of reviews: those who read, those who mend, and those who search for words.
 
 use super::*;
+use crate::detect::cohorts::Kind;
 use crate::wire::tensor::Port;
 
 /// Words that say the same, from what says it most to what hardly does.
@@ -283,4 +284,30 @@ fn beside_numbers_texts_are_chains_and_the_numbers_are_the_row() {
         });
     }
     assert!(alarmed(&thief, &watch).contains(&"substitution"));
+}
+
+#[test]
+fn keys_of_one_family_that_search_in_turn_have_one_chain() {
+    let (watch, mut noise) = (reviews(), Noise::new(&[9; 32], "keys"));
+    let family = Arc::new(Known::new(Instant::now()));
+    let mut keys: Vec<Caller> = (0..8).map(|_| Caller::new()).collect();
+    let mut turn = 0;
+    for _ in 0..12 {
+        search(&review(&mut noise), |asked| {
+            let at = turn % keys.len();
+            turn += 1;
+            let cohorts = vec![Cohort { kind: Kind::Family, name: "family:key".into(), known: family.clone() }];
+            let lesson = keys[at].lesson(&watch, text(&[asked]), Moment::now());
+            Lesson { cohorts, caller: at as u64, ..lesson }.learn(&said(&[asked]), &said(&[asked]));
+            good(asked)
+        });
+    }
+    let at = families::ALL.iter().position(|family| family.name == "substitution").unwrap();
+    let richest = |known: &Known| locked(&known.pupil).learned[0].state.richest[at].0;
+    let alone = keys.iter().map(|key| richest(&key.known)).fold(0.0, f32::max);
+    assert!(
+        richest(&family) > alone && richest(&family) >= watch.calibration.bets[at].alarm + 24.0_f32.ln(),
+        "{} and {alone}",
+        richest(&family)
+    );
 }
