@@ -16,15 +16,18 @@ use super::exposure::bits::Told as Tells;
 use super::exposure::meter::Answer;
 use super::meaning;
 use super::response::{Level, Response, Seed, Shaping};
+use super::text::Key;
+use super::text::substitution::Tokens;
 use crate::budget::gate::locked;
 use crate::check::Contract;
 use crate::clock::Moment;
 use crate::digest::Digest;
 use crate::event::{Event, Events, Name};
 use crate::mistake::Mistake;
+use crate::secret::Secret;
 use crate::trail::Who;
 use crate::unit::Span;
-use crate::wire::tensor::Tensor;
+use crate::wire::tensor::{Datatype, Tensor};
 
 mod bounds;
 mod calibrate;
@@ -40,6 +43,7 @@ mod room;
 pub(super) mod rows;
 mod space;
 mod state;
+mod texts;
 mod together;
 mod wealth;
 
@@ -49,7 +53,8 @@ pub use loss::{Config as Exposing, Exposure};
 pub(super) use room::{MOST as MOST_WATCHED, Room};
 pub(super) use together::Cohort;
 
-use bounds::Calibration;
+use bounds::{Calibration, Of, text_key};
+use calibrate::Asked;
 use cohort::{Company, Part};
 use crowd::{Counted, Crowd};
 use families::{Family, Reach};
@@ -120,33 +125,60 @@ impl Lessening {
 }
 
 /// What honest callers asked and were told.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Recorded {
+    /// Of the space to which it is fitted: texts become rows as they are read.
+    seed: [u8; 32],
+    key: Key,
     callers: calibrate::Recording,
     numbers: usize,
+    /// Requests of numbers, of texts alone, and of both.
+    requests: [usize; 3],
+}
+
+impl Default for Recorded {
+    fn default() -> Self {
+        let mut seed = [0; 32];
+        seed.copy_from_slice(Secret::random(32).expose());
+        Self { seed, key: text_key(&seed), callers: Vec::new(), numbers: 0, requests: [0; 3] }
+    }
 }
 
 impl Recorded {
     /// Adds what one of the callers asked, and what it was told.
     pub fn add(&mut self, caller: usize, inputs: &[Tensor], said: &[Tensor]) {
-        let rows = Rows::of(inputs);
+        let (rows, of) = Rows::with_texts(inputs, &self.key);
+        self.requests[of as usize] += 1;
         let told = Told::of(said, rows.iter().len());
         if self.callers.len() <= caller {
             self.callers.resize_with(caller + 1, Vec::new);
         }
-        self.numbers += rows.width * told.len();
-        self.callers[caller].extend(rows.iter().map(<[f32]>::to_vec).zip(told));
+        self.numbers += rows.width * told.len() + rows.tokens.len() * size_of::<Tokens>() / size_of::<f32>();
+        let exact = rows.exact.iter().copied().chain(std::iter::repeat(0));
+        let tokens = rows.tokens.iter().map(|tokens| Some(Box::new(tokens.clone()))).chain(std::iter::repeat_with(|| None));
+        let all = rows.iter().zip(told).zip(exact.zip(tokens));
+        self.callers[caller].extend(all.map(|((row, told), (exact, tokens))| Asked { row: row.to_vec(), exact, tokens, told }));
+    }
+
+    /// What most of the requests are of.
+    fn of(&self) -> Of {
+        let [numbers, texts, both] = self.requests;
+        match () {
+            () if texts >= numbers.max(both) && texts > 0 => Of::Texts,
+            () if both > 0 => Of::Both,
+            () => Of::Numbers,
+        }
     }
 
     /// Leaves out the rows of another width than most have, where a model takes more than one: one caller who asks for another is not to be
     /// in the way of all others. Tells how many.
     fn keep_commonest_width(&mut self) -> usize {
         let mut widths = std::collections::BTreeMap::<usize, usize>::new();
-        self.callers.iter().flatten().for_each(|(row, _)| *widths.entry(row.len()).or_default() += 1);
+        self.callers.iter().flatten().for_each(|asked| *widths.entry(asked.row.len()).or_default() += 1);
         let all: usize = widths.values().sum();
         let Some((commonest, count)) = widths.into_iter().max_by_key(|(_, count)| *count) else { return 0 };
         if count < all {
-            self.callers.iter_mut().for_each(|rows| rows.retain(|(row, _)| row.len() == commonest));
+            self.callers.iter_mut().for_each(|rows| rows.retain(|asked| asked.row.len() == commonest));
             self.callers.retain(|rows| !rows.is_empty());
         }
         all - count
@@ -184,12 +216,11 @@ pub struct Made {
 /// When the evidence does not suffice, and how much is missing.
 pub fn calibrate(model: &str, rate: f32, mut recorded: Recorded) -> Result<Made, impl std::fmt::Display> {
     let left = recorded.keep_commonest_width();
-    let mut seed = [0; 32];
-    aws_lc_rs::rand::fill(&mut seed).map_err(|_| calibrate::Error::NoRandomness)?;
-    let bounds = calibrate::calibrate(model, rate, seed, &recorded.callers)?;
+    let bounds = calibrate::calibrate(model, rate, (recorded.of(), recorded.seed), &recorded.callers)?;
     let bounds::Evidence { callers, rows, alarms, at_most, .. } = bounds.rests_on;
     let silent = bounds.bets.iter().filter(|(_, bet)| bet.alarm > CEILING || bet.rate >= 1.0).map(|(family, _)| family.clone()).collect();
-    let text = serde_json::to_string(&bounds).map_err(|_| calibrate::Error::NoRandomness)?;
+    let unwritten = |error| calibrate::Error::OperatorRecordedNothing(bounds::Error::OperatorGaveNoCalibration(error));
+    let text = serde_json::to_string(&bounds).map_err(unwritten)?;
     Ok::<_, calibrate::Error>(Made { text, callers, rows, alarms, at_most, left, silent })
 }
 
@@ -223,7 +254,10 @@ impl Config {
             Calibration::read(calibration.as_bytes()).map_err(|error| mistakes.push(Mistake::of_file(format!("the calibration: {error}"))));
         let calibration_of = Digest::of(calibration.as_bytes());
         let calibration = read.ok()?;
-        let width = contract.and_then(width);
+        let width = contract.filter(|_| calibration.bounds.of != Of::Texts).and_then(width);
+        if calibration.bounds.of != Of::Numbers && contract.is_some_and(|contract| !takes_texts(contract)) {
+            mistakes.push(Mistake::of_file("the model takes no texts, and its calibration is of texts: calibrate anew"));
+        }
         if width.is_some_and(|width| width != calibration.width()) {
             let (has, was) = (width.unwrap_or_default(), calibration.width());
             mistakes
@@ -242,11 +276,17 @@ impl Config {
     }
 }
 
+/// Whether texts are among a model's inputs, or what may be sent in their place.
+fn takes_texts(contract: &Contract) -> bool {
+    contract.every_input().any(|input| texts::is_text(&input.name, input.datatype))
+}
+
 /// Numbers a row of a model's inputs, where they are all known.
 fn width(contract: &Contract) -> Option<usize> {
     let of_input =
         |shape: &[Option<u64>]| shape.iter().skip(1).map(|dimension| usize::try_from((*dimension)?).ok()).product::<Option<usize>>();
-    contract.inputs.iter().map(|input| of_input(&input.shape)).sum()
+    let numeric = contract.inputs.iter().filter(|input| input.datatype != Datatype::Bytes);
+    numeric.map(|input| of_input(&input.shape)).sum()
 }
 
 /// What is known of one caller of one model, or of a cohort of them.
@@ -456,7 +496,11 @@ impl Lesson {
     /// model the caller may have by now.
     pub fn learn(self, said: &[Tensor], told_of_it: &[Tensor]) -> Option<Exposure> {
         let calibration = &self.watch.calibration;
-        let rows = Rows::of(&self.inputs).fitted(calibration.space.mean());
+        let rows = match &calibration.key {
+            Some(key) => Rows::with_texts(&self.inputs, key).0,
+            None => Rows::of(&self.inputs),
+        };
+        let rows = rows.fitted(calibration.space.mean());
         if rows.width != calibration.width() {
             return None;
         }
@@ -472,7 +516,9 @@ impl Lesson {
             let known = Learned::of(learned, &self.watch);
             for ((row, told), number) in rows.iter().zip(&told).zip(self.first..) {
                 let mut point = calibration.space.point(row);
-                point.digest ^= usize::try_from(number - self.first).ok().and_then(|at| rows.exact.get(at)).copied().unwrap_or_default();
+                let at = usize::try_from(number - self.first).unwrap_or(usize::MAX);
+                point.digest ^= rows.exact.get(at).copied().unwrap_or_default();
+                point.tokens = rows.tokens.get(at).cloned().map(Box::new);
                 let repeats = known.state.repeats;
                 self.look_closely(known, &self.pupil);
                 for alarm in known.state.learn(calibration, &point, told, |_, _| {}) {

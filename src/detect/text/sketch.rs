@@ -36,14 +36,16 @@ impl Sketch {
     pub fn of(key: &Key, text: &str) -> Self {
         let parts = looked_at(text);
         let turned = rotated(key, counted(key, parts));
-        let mut z: [f32; NUMBERS] = std::array::from_fn(|at| turned[at]);
-        let length = z.iter().map(|number| number * number).sum::<f32>().sqrt();
-        if length > 0.0 {
-            z.iter_mut().for_each(|number| *number /= length);
-        }
+        let z = numbers(&turned);
         let signs = &turned[BUCKETS / 4..][..128];
         let simhash = signs.iter().fold(0, |bits, number| bits << 1 | u128::from(*number > 0.0));
         Self { z, simhash, minhash: shingled(key, parts) }
+    }
+
+    /// Its [numbers](Self::z) alone, without the words that the MinHash takes a look at.
+    #[must_use]
+    pub fn numbers(key: &Key, text: &str) -> [f32; NUMBERS] {
+        numbers(&rotated(key, counted(key, looked_at(text))))
     }
 
     /// In how many of 128 bits the SimHashes differ: 64 in the mean for texts that have nothing in common.
@@ -58,6 +60,16 @@ impl Sketch {
         let pairs = self.minhash.iter().zip(&other.minhash);
         pairs.filter(|(one, other)| one == other && **one != u32::MAX).count() as f64 / BINS as f64
     }
+}
+
+/// The first of the turned numbers, of length 1 together.
+fn numbers(turned: &[f32; BUCKETS]) -> [f32; NUMBERS] {
+    let mut z: [f32; NUMBERS] = std::array::from_fn(|at| turned[at]);
+    let length = z.iter().map(|number| number * number).sum::<f32>().sqrt();
+    if length > 0.0 {
+        z.iter_mut().for_each(|number| *number /= length);
+    }
+    z
 }
 
 /// The signed counts of every four bytes of each part.

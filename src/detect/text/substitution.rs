@@ -2,8 +2,9 @@
 //! 1907.11932; BAE; TextAttack, Morris et al., 2020, arXiv 2005.05909). They ask about one text with each word left out, then with one synonym after
 //! another, until the label flips.
 //!
-//! People do it too: they mend a typo, or ask what if. A chain therefore weighs nothing until it is longer than people make them, and an exact
-//! repeat adds no link.
+//! People do it too: they mend a typo, or ask what if; and programs ask about texts of one template, or which word an answer comes from. A chain
+//! therefore weighs nothing until it is longer than people make them, an exact repeat adds no link, and of the links of a long chain those weigh at
+//! which the model's word changes, or at which it hardly knows which to give: a search ends there, and follows what leads there.
 
 use super::{Key, looked_at, words};
 
@@ -22,8 +23,8 @@ pub const PATIENCE: u16 = 4;
 /// Links past [`PATIENCE`] with which a chain weighs its most.
 pub const FULL: u16 = 12;
 
-/// What a link of a chain in which the label has flipped weighs at least, once the chain is longer than [`PATIENCE`].
-pub const FLIPPED: f64 = 0.5;
+/// What a link with a sign weighs at least, once its chain is longer than [`PATIENCE`].
+pub const LEAST: f32 = 0.5;
 
 /// A text as keyed hashes of its words, 32 bits each. A text of more than [`TOKENS`] words is kept as so many groups of words: a word that was changed
 /// in it changes one of them, a word that was put in all that follow.
@@ -104,29 +105,24 @@ fn distance(one: &[u32], other: &[u32]) -> Option<usize> {
     row.get(last).copied().filter(|edits| *edits <= EDITS)
 }
 
-/// A text that is near one that the caller sent before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Near {
-    slot: u8,
-    /// Tokens that differ: 0 for an exact repeat.
-    pub edits: u8,
-    /// Links of the chain so far.
-    pub links: u16,
-    /// Links of it at which the label flipped.
-    pub flips: u16,
+/// What a model said of a text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// The class, where it gave one.
+    pub label: Option<u32>,
+    /// It hardly knew which.
+    pub unsure: bool,
 }
 
-/// What a text adds to its chain, once its label is known.
+/// What a text adds to its chain.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Link {
-    /// Tokens that differ from the text it is nearest to.
-    pub edits: u8,
     /// Links of the chain with this one.
     pub links: u16,
-    /// Links at which the label flipped, with this one.
-    pub flips: u16,
-    /// From 0, as people do it, to 1.
-    pub weight: f64,
+    /// The model said another class of it than of the text it is nearest to, or hardly knew which.
+    pub sign: bool,
+    /// From 0, as people do it, to 1; `None` in a chain that is no longer than people make them, which says nothing either way.
+    pub weight: Option<f32>,
 }
 
 /// The last texts of a caller for one model, in about 4.5 KiB.
@@ -139,57 +135,59 @@ pub struct Chains {
 #[derive(Clone, Debug)]
 struct Text {
     tokens: Tokens,
+    label: Option<u32>,
     links: u16,
-    flips: u16,
     used: u32,
 }
 
 impl Chains {
-    /// The nearest of the texts that are kept, if any is within [`EDITS`].
-    #[must_use]
-    pub fn near(&self, tokens: &Tokens) -> Option<Near> {
+    /// Keeps a text and what was said of it; the link that it adds, if one of those that are kept is within [`EDITS`] and is not the same.
+    ///
+    /// When there is no room, a text of the shortest chain is forgotten, and of those the one that was met longest ago: other texts sent in between do not wash a chain out.
+    pub fn learn(&mut self, tokens: &Tokens, said: Said) -> Option<Link> {
         // A text without a word is near any other of its kind, and means nothing.
         if tokens.count == 0 {
             return None;
         }
-        let found = self.texts.iter().enumerate().filter_map(|(slot, text)| Some((text.tokens.edits(tokens)?, slot, text)));
-        let nearest = found.min_by_key(|(edits, _, text)| (*edits, u16::MAX - text.links));
-        nearest.map(|(edits, slot, text)| Near { slot: slot as u8, edits: edits as u8, links: text.links, flips: text.flips })
-    }
-
-    /// Keeps a text, which was `near` another or not; `flip` says that its label is not that of the other. To be called once for each text, with what [`Self::near`]
-    /// said of it and nothing in between.
-    ///
-    /// When there is no room, a text of the shortest chain is forgotten, and of those the one that was met longest ago: other texts sent in between do not wash a chain out.
-    pub fn keep(&mut self, tokens: Tokens, near: Option<Near>, flip: bool) -> Option<Link> {
         self.clock = self.clock.wrapping_add(1);
-        let (mut links, mut flips) = (0, 0);
-        if let Some(near) = near {
-            let text = self.texts.get_mut(usize::from(near.slot))?;
-            text.used = self.clock;
-            if near.edits == 0 {
-                return None;
+        let found =
+            self.texts.iter().enumerate().filter_map(|(slot, text)| Some((text.tokens.edits(tokens)?, u16::MAX - text.links, slot)));
+        let link = match found.min() {
+            Some((edits, _, slot)) => {
+                let text = &mut self.texts[slot];
+                text.used = self.clock;
+                if edits == 0 {
+                    return None;
+                }
+                text.links = text.links.saturating_add(1);
+                let flipped = text.label.zip(said.label).is_some_and(|(before, now)| before != now);
+                let sign = flipped || said.unsure;
+                Some(Link { links: text.links, sign, weight: weight(text.links, sign) })
             }
-            text.links = text.links.saturating_add(1);
-            text.flips = text.flips.saturating_add(flip.into());
-            (links, flips) = (text.links, text.flips);
-        }
-        let text = Text { tokens, links, flips, used: self.clock };
+            None => None,
+        };
+        let text = Text { tokens: tokens.clone(), label: said.label, links: link.map_or(0, |link| link.links), used: self.clock };
         if self.texts.len() < TEXTS {
+            self.texts.reserve_exact(TEXTS - self.texts.len());
             self.texts.push(text);
         } else {
             let clock = self.clock;
             let place = (0..TEXTS).min_by_key(|slot| (self.texts[*slot].links, u32::MAX - clock.wrapping_sub(self.texts[*slot].used)));
             self.texts[place?] = text;
         }
-        near.map(|near| Link { edits: near.edits, links, flips, weight: weight(links, flips) })
+        link
+    }
+
+    /// Bytes that are kept apart from it.
+    #[cfg(test)]
+    pub(in crate::detect) fn kept(&self) -> usize {
+        self.texts.capacity() * size_of::<Text>()
     }
 }
 
-fn weight(links: u16, flips: u16) -> f64 {
-    let Some(past) = links.checked_sub(PATIENCE).filter(|past| *past > 0) else { return 0.0 };
-    let long = f64::from(past.min(FULL)) / f64::from(FULL);
-    if flips > 0 { long.max(FLIPPED) } else { long }
+fn weight(links: u16, sign: bool) -> Option<f32> {
+    let past = links.checked_sub(PATIENCE).filter(|past| *past > 0)?;
+    Some(if sign { (f32::from(past.min(FULL)) / f32::from(FULL)).max(LEAST) } else { 0.0 })
 }
 
 #[cfg(test)]

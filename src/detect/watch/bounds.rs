@@ -8,9 +8,31 @@ use super::families;
 use super::loss::{Kept, Owned};
 use super::space::{Fitted, PHI, Space};
 use super::wealth::Bet;
+use crate::detect::text::Key;
+use crate::secret::Secret;
 
 /// The format that is written, and the only one that is read.
 pub(crate) const FORMAT: u32 = 1;
+
+/// What a model takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Of {
+    /// Numbers, which are the rows.
+    #[default]
+    Numbers,
+    /// Texts and nothing else: their sketches are the rows.
+    Texts,
+    /// Both: the numbers are the rows, and texts are looked at beside them.
+    Both,
+}
+
+impl Of {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    fn is_numbers(&self) -> bool {
+        *self == Self::Numbers
+    }
+}
 
 /// A calibration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +42,9 @@ pub(crate) struct Bounds {
     pub(super) format: u32,
     /// The model, by its name.
     pub(super) model: String,
+    /// What the model takes; not in the file where it takes numbers alone.
+    #[serde(default, skip_serializing_if = "Of::is_numbers")]
+    pub(super) of: Of,
     /// False alarms a caller and day, stated.
     pub(super) rate: f32,
     /// What it rests on.
@@ -42,7 +67,7 @@ pub(crate) struct Bounds {
     pub(super) coverage: Vec<[f32; 2]>,
     /// The owner's rows, on which copies are tried; none for a model without classes.
     pub(super) holdout: Option<Kept>,
-    /// How each family bets, by its name.
+    /// How each family that has an opinion of what the model takes bets, by its name.
     pub(super) bets: BTreeMap<String, Bet>,
 }
 
@@ -84,9 +109,11 @@ pub(crate) struct Clusters {
 pub(crate) struct Calibration {
     pub(super) bounds: Bounds,
     pub(super) space: Space,
+    /// With what texts are hashed, where there are any.
+    pub(super) key: Option<Key>,
     /// The owner's rows.
     pub(super) owned: Option<Owned>,
-    /// In the order of [`families::ALL`].
+    /// In the order of [`families::ALL`]; of those that have no opinion, none.
     pub(super) bets: [Bet; families::COUNT],
 }
 
@@ -138,8 +165,8 @@ impl Calibration {
         if bounds.clusters.flip == 0 || bounds.radius.iter().any(|radius| radius.is_nan() || *radius <= 0.0) {
             return Err(Error::OperatorGaveUnfitParts("distances"));
         }
-        let mut bets = [Bet { rate: 0.5, alarm: f32::INFINITY }; families::COUNT];
-        for (bet, family) in bets.iter_mut().zip(families::ALL) {
+        let mut bets = [Bet::SILENT; families::COUNT];
+        for (bet, family) in bets.iter_mut().zip(families::ALL).filter(|(_, family)| family.speaks(bounds.of)) {
             *bet = *bounds.bets.get(family.name).ok_or(Error::OperatorGaveUnfitParts("families"))?;
             if !(0.0..=1.0).contains(&bet.rate) || bet.alarm.is_nan() || bet.alarm <= 0.0 {
                 return Err(Error::OperatorGaveUnfitParts("bets"));
@@ -149,11 +176,17 @@ impl Calibration {
             Some(kept) => Some(kept.ready().ok_or(Error::OperatorGaveUnfitParts("holdout"))?),
             None => None,
         };
-        Ok(Self { bounds, space, owned, bets })
+        let key = (bounds.of != Of::Numbers).then(|| text_key(&bounds.space.seed));
+        Ok(Self { bounds, space, key, owned, bets })
     }
 
     /// Numbers a row of the inputs that it was made from.
     pub(crate) fn width(&self) -> usize {
         self.space.width()
     }
+}
+
+/// The key of a calibration's texts: who has its file has it too, and can try what was asked.
+pub(super) fn text_key(seed: &[u8; 32]) -> Key {
+    Key::from_secret(&Secret::new(seed.to_vec()))
 }

@@ -3,8 +3,8 @@
 //! Bounds are fitted to all callers but the oddest few, and judged on callers that they were not fitted to: in five parts, each judged by
 //! what the other four say. What comes of that is the evidence without which nothing is enforced.
 
-use super::bounds::{Bounds, Calibration, Clusters, Error as Unfit, Evidence, FORMAT, Outlier};
-use super::families::{self, COUNT, Sums, outlier, window};
+use super::bounds::{Bounds, Calibration, Clusters, Error as Unfit, Evidence, FORMAT, Of, Outlier};
+use super::families::{self, COUNT, LooksAt, Sums, outlier, window};
 use super::loss::Kept;
 use super::near::distance;
 use super::noise::Noise;
@@ -12,6 +12,7 @@ use super::rows::Told;
 use super::space::{PHI, Point, Space};
 use super::state::State;
 use super::wealth::Bet;
+use crate::detect::text::substitution::Tokens;
 
 /// Parts into which callers are divided to be judged by what the others did.
 const FOLDS: usize = 5;
@@ -34,11 +35,25 @@ const LOW: f64 = 0.05;
 /// Rows by which a caller's own rate is drawn to that of all: a few rows say little.
 const CAUTION: f32 = 40.0;
 
-/// What callers did: rows in order, and what each was told.
-pub(crate) type Recording = Vec<Vec<(Vec<f32>, Told)>>;
+/// What callers did: rows in order.
+pub(crate) type Recording = Vec<Vec<Asked>>;
+
+/// A row of a recording.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    /// Its numbers.
+    pub(super) row: Vec<f32>,
+    /// What tells it apart from others of the same numbers, or 0.
+    pub(super) exact: u64,
+    /// The words of its text, where it has one.
+    pub(super) tokens: Option<Box<Tokens>>,
+    /// What was answered.
+    pub(super) told: Told,
+}
 
 /// Why there are no bounds.
 #[derive(Debug)]
+#[expect(clippy::enum_variant_names, reason = "each says who is at fault")]
 pub(crate) enum Error {
     /// Fewer callers than one in the stated rate: so many, of so many.
     OperatorRecordedTooFew(usize, usize),
@@ -48,8 +63,6 @@ pub(crate) enum Error {
     OperatorStatedNoRate,
     /// There were more false alarms than the rate explains: so many, of so many callers, and at most so many may be.
     OperatorRecordedTheOdd(usize, usize, usize),
-    /// The operating system gives no random numbers.
-    NoRandomness,
     /// The numbers are degenerate.
     OperatorRecordedNothing(Unfit),
 }
@@ -69,7 +82,6 @@ impl std::fmt::Display for Error {
                 "bounds from part of the callers alarm about {alarms} of {callers} others, and {allowed} are what the rate explains: record \
                  more callers of each kind, or take out those that are no honest callers"
             ),
-            Self::NoRandomness => f.write_str("the operating system gives no random numbers"),
             Self::OperatorRecordedNothing(unfit) => write!(f, "no bounds can be fitted: {unfit}"),
         }
     }
@@ -84,7 +96,7 @@ type Placed = Vec<Vec<(Point, Told)>>;
 type Points<'a> = &'a [(Point, Told)];
 
 /// Fits bounds to a recording, and judges them.
-pub(crate) fn calibrate(model: &str, rate: f32, seed: [u8; 32], recording: &Recording) -> Result<Bounds, Error> {
+pub(crate) fn calibrate(model: &str, rate: f32, (of, seed): (Of, [u8; 32]), recording: &Recording) -> Result<Bounds, Error> {
     if rate.is_nan() || rate <= 0.0 || rate > 0.1 {
         return Err(Error::OperatorStatedNoRate);
     }
@@ -92,8 +104,8 @@ pub(crate) fn calibrate(model: &str, rate: f32, seed: [u8; 32], recording: &Reco
     if callers < needed {
         return Err(Error::OperatorRecordedTooFew(callers, needed));
     }
-    let width = recording.iter().flatten().next().map_or(0, |(row, _)| row.len());
-    if width == 0 || recording.iter().flatten().any(|(row, _)| row.len() != width) {
+    let width = recording.iter().flatten().next().map_or(0, |asked| asked.row.len());
+    if width == 0 || recording.iter().flatten().any(|asked| asked.row.len() != width) {
         return Err(Error::OperatorRecordedOtherWidths);
     }
     let (space, callers_points) = placed(seed, recording)?;
@@ -101,7 +113,7 @@ pub(crate) fn calibrate(model: &str, rate: f32, seed: [u8; 32], recording: &Reco
     let mut alarms = 0;
     for fold in 0..FOLDS {
         let part = |mine: bool| all.iter().enumerate().filter(move |(at, _)| (at % FOLDS == fold) == mine).map(|(_, points)| *points);
-        let (bounds, _) = fit(model, rate, &space, &part(false).collect::<Vec<_>>())?;
+        let (bounds, _) = fit(model, rate, (of, &space), &part(false).collect::<Vec<_>>())?;
         let calibration = Calibration::of(bounds).map_err(Error::OperatorRecordedNothing)?;
         alarms += part(true).filter(|points| alarms_about(&calibration, points)).count();
     }
@@ -109,7 +121,7 @@ pub(crate) fn calibrate(model: &str, rate: f32, seed: [u8; 32], recording: &Reco
     if alarms > allowed {
         return Err(Error::OperatorRecordedTheOdd(alarms, callers, allowed));
     }
-    let (mut bounds, trimmed) = fit(model, rate, &space, &all)?;
+    let (mut bounds, trimmed) = fit(model, rate, (of, &space), &all)?;
     let firsts = picked(&all);
     bounds.holdout = Kept::of(&firsts.iter().map(|(_, point, told)| (*point, *told)).collect::<Vec<_>>(), &seed);
     let rows = recording.iter().map(Vec::len).sum();
@@ -121,9 +133,13 @@ pub(crate) fn calibrate(model: &str, rate: f32, seed: [u8; 32], recording: &Reco
 pub(super) fn placed(seed: [u8; 32], recording: &Recording) -> Result<(Space, Placed), Error> {
     let each = (MOST_ROWS / recording.len().max(1)).max(2);
     let rows =
-        || recording.iter().flat_map(move |rows| rows.iter().step_by((rows.len() / each).max(1)).take(each)).map(|(row, _)| &row[..]);
+        || recording.iter().flat_map(move |rows| rows.iter().step_by((rows.len() / each).max(1)).take(each)).map(|asked| &asked.row[..]);
     let space = Space::fit(seed, rows()).ok_or(Error::OperatorRecordedNothing(Unfit::OperatorGaveUnfitParts("numbers")))?;
-    let points = recording.iter().map(|rows| rows.iter().map(|(row, told)| (space.point(row), *told)).collect()).collect();
+    let point = |asked: &Asked| {
+        let point = space.point(&asked.row);
+        (Point { digest: point.digest ^ asked.exact, tokens: asked.tokens.clone(), ..point }, asked.told)
+    };
+    let points = recording.iter().map(|rows| rows.iter().map(point).collect()).collect();
     Ok((space, points))
 }
 
@@ -133,7 +149,7 @@ fn alarms_about(calibration: &Calibration, points: Points<'_>) -> bool {
 }
 
 /// Fits bounds to callers, and tells how many were left out.
-pub(super) fn fit(model: &str, rate: f32, space: &Space, callers: &[Points<'_>]) -> Result<(Bounds, usize), Error> {
+pub(super) fn fit(model: &str, rate: f32, (of, space): (Of, &Space), callers: &[Points<'_>]) -> Result<(Bounds, usize), Error> {
     let mut noise = Noise::new(&space.fitted().seed, "calibrate");
     let picked = picked(callers);
     let points: Vec<(usize, &Point)> = picked.iter().map(|(caller, point, _)| (*caller, *point)).collect();
@@ -152,11 +168,11 @@ pub(super) fn fit(model: &str, rate: f32, space: &Space, callers: &[Points<'_>])
     };
     let margins = sorted(firsts.iter().filter_map(|at| picked[*at].2.margin));
     let low_margin = if margins.is_empty() { 0.0 } else { quantile(&margins, LOW).min(0.2) };
-    let silent = Bet { rate: 1.0, alarm: f32::INFINITY };
-    let bets = families::ALL.iter().map(|family| (family.name.to_owned(), silent)).collect();
+    let bets = families::ALL.iter().filter(|family| family.speaks(of)).map(|family| (family.name.to_owned(), Bet::SILENT)).collect();
     let mut bounds = Bounds {
         format: FORMAT,
         model: model.to_owned(),
+        of,
         rate,
         rests_on: Evidence { callers: callers.len(), rows: 0, alarms: 0, at_most: 1.0, trimmed: 0 },
         space: space.fitted().clone(),
@@ -224,7 +240,7 @@ fn windows(space: &Space, bounds: &Bounds, callers: &[Points<'_>]) -> (Vec<f32>,
     for points in callers {
         let (mut near, mut sums, mut been) = (super::near::Near::default(), Sums::default(), std::collections::HashSet::new());
         for (query, (point, told)) in points.iter().enumerate() {
-            if !near.look(space, point, told, [false, true], bounds.radius, query as u32 + 1).is_first() {
+            if !near.look(space, point, told, (false, super::near::most(bounds.of, true)), bounds.radius, query as u32 + 1).is_first() {
                 continue;
             }
             let new = been.insert(space.bucket(&point.z));
@@ -266,16 +282,18 @@ fn bets_of(bounds: &mut Bounds, callers: &[Points<'_>]) -> Result<usize, Unfit> 
         })
         .collect();
     let trim = (bounds.rate * callers.len() as f32).floor() as usize;
-    for (at, family) in families::ALL.iter().enumerate() {
+    for (at, family) in families::ALL.iter().enumerate().filter(|(_, family)| family.speaks(bounds.of)) {
         // Over all rows of all callers, and for the caller who has most of it, as far as its rows say.
         let (odd, count) = heard.iter().fold((0.0, 0.0), |(odd, count), heard| (odd + heard[at].0, count + heard[at].1));
-        let overall = (odd + 0.5) / (count + 1.0);
+        // Honest texts make no long chains, and a family that then heard nothing has its own word; where nothing is known of numbers, nothing is.
+        let unheard = if family.looks_at == LooksAt::Texts { family.honest } else { 0.5 };
+        let overall = (odd + unheard) / (count + 1.0);
         let of_caller = |heard: &[(f32, f32); COUNT]| (heard[at].0 + CAUTION * overall) / (heard[at].1 + CAUTION);
         let rates = sorted(heard.iter().map(of_caller));
         let rate = quantile(&rates, 1.0 - 2.0 * f64::from(bounds.rate)).max(overall).max(family.honest);
         // Whoever is odd half of the time says nothing: nothing is betted on.
         let rate = if rate > 0.5 { 1.0 } else { rate };
-        bounds.bets.insert(family.name.to_owned(), Bet { rate, alarm: (COUNT as f32 / bounds.rate).ln() });
+        bounds.bets.insert(family.name.to_owned(), Bet { rate, alarm: (families::speaking(bounds.of) as f32 / bounds.rate).ln() });
     }
     // What theory promises holds if no honest caller has more than the rate; what happened is the judge.
     let calibration = Calibration::of(bounds.clone())?;

@@ -1,12 +1,13 @@
-//! The families that weigh rows of tensors, one file each. A family sees one row and what is known of its caller, and says how odd that
+//! The families that weigh rows of tensors and texts, one file each. A family sees one row and what is known of its caller, and says how odd that
 //! is, if it has an opinion: its signal is what is betted on.
 //!
 //! To add a family, add a file with its [`Family`] and name it in [`ALL`].
 
-use super::bounds::Bounds;
+use super::bounds::{Bounds, Of};
 use super::near::Seen;
 use super::rows::Told;
 use super::space::{PHI, Point};
+use crate::detect::text::substitution::Link;
 
 mod collinear;
 mod coverage;
@@ -16,10 +17,11 @@ mod margin;
 pub(super) mod outlier;
 mod precision;
 mod sparse;
+mod substitution;
 pub(super) mod window;
 
 /// How many families there are.
-pub(super) const COUNT: usize = 9;
+pub(super) const COUNT: usize = 10;
 
 /// All of them.
 pub(super) const ALL: [&Family; COUNT] = [
@@ -32,6 +34,7 @@ pub(super) const ALL: [&Family; COUNT] = [
     &sparse::FAMILY,
     &window::FAMILY,
     &coverage::FAMILY,
+    &substitution::FAMILY,
 ];
 
 /// How far a family's word carries.
@@ -43,6 +46,17 @@ pub(super) enum Reach {
     Act,
 }
 
+/// What a family has an opinion of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LooksAt {
+    /// Where inputs lie, which texts do too.
+    Anything,
+    /// Single numbers of theirs, of which the sketch of a text has none that mean anything.
+    Numbers,
+    /// Words.
+    Texts,
+}
+
 /// One family of signals.
 #[derive(Debug)]
 pub(super) struct Family {
@@ -52,6 +66,8 @@ pub(super) struct Family {
     pub(super) atlas: &'static [&'static str],
     /// Risks in OWASP's lists for machine learning (2023) and language models (2025).
     pub(super) owasp: &'static [&'static str],
+    /// Of what.
+    pub(super) looks_at: LooksAt,
     /// How far its word carries.
     pub(super) reach: Reach,
     /// What the mean of an honest caller's signal may be, whatever a recording says: other callers than those in it are honest too.
@@ -60,6 +76,22 @@ pub(super) struct Family {
     pub(super) advice: &'static str,
     /// How odd a row is; `None` where the family has no opinion of it.
     pub(super) weigh: fn(&Occasion<'_>) -> Option<Signal>,
+}
+
+impl Family {
+    /// Whether it has an opinion of what a model takes.
+    pub(super) fn speaks(&self, of: Of) -> bool {
+        match self.looks_at {
+            LooksAt::Anything => true,
+            LooksAt::Numbers => of != Of::Texts,
+            LooksAt::Texts => of != Of::Numbers,
+        }
+    }
+}
+
+/// How many families have an opinion of what a model takes.
+pub(super) fn speaking(of: Of) -> usize {
+    ALL.iter().filter(|family| family.speaks(of)).count()
 }
 
 /// A row, and what is known of its caller with that row.
@@ -77,6 +109,8 @@ pub(super) struct Occasion<'a> {
     pub(super) sums: &'a Sums,
     /// The point, less what all of the caller's have in common as far as that is known.
     pub(super) own: &'a Own,
+    /// What its text adds to a chain of texts.
+    pub(super) link: Option<Link>,
     /// Coordinates that are kept of an input.
     pub(super) kept: usize,
     /// The inner product of the row's features with those of honest callers, for the first of a kind.

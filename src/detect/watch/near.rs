@@ -1,10 +1,14 @@
 //! What a caller asked before that is like what is asked now: a ring of the last inputs, and clusters of those that lie close together.
 
+use super::bounds::Of;
 use super::rows::Told;
 use super::space::{Point, SAMPLE, STEPS, Space};
 
 /// Inputs that are remembered of a caller who is watched closely.
 const RING: usize = 112;
+
+/// The same where texts are kept too: a place is to be no larger for it.
+const RING_BESIDE_TEXTS: usize = 80;
 
 /// Inputs that are remembered of others.
 pub(super) const FIRST: usize = 4;
@@ -61,6 +65,15 @@ pub(super) struct Cluster {
     query: u32,
 }
 
+/// How many inputs are remembered of a caller of a model, one who is watched `closely` or another.
+pub(super) fn most(of: Of, closely: bool) -> usize {
+    match (closely, of) {
+        (false, _) => FIRST,
+        (true, Of::Numbers) => RING,
+        (true, Of::Texts | Of::Both) => RING_BESIDE_TEXTS,
+    }
+}
+
 /// A caller's inputs.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Near {
@@ -113,14 +126,14 @@ pub(super) struct Seen {
 }
 
 impl Near {
-    /// Looks at an input, and remembers it: as many as there is room for where its caller is watched `closely`, few otherwise. `radius` is how
+    /// Looks at an input, and remembers it, and `most` inputs at all. `radius` is how
     /// near is near, and how near is kin, in standard deviations; a low margin or a flip counts for its cluster.
     pub(super) fn look(
         &mut self,
         space: &Space,
         point: &Point,
         told: &Told,
-        [low, closely]: [bool; 2],
+        (low, most): (bool, usize),
         [radius, kin]: [f32; 2],
         query: u32,
     ) -> Seen {
@@ -151,7 +164,7 @@ impl Near {
                 cluster = Some(at);
             }
         }
-        let place = self.place(if closely { RING } else { FIRST });
+        let place = self.place(most);
         self.items[place] = Item { digest: point.digest, sample: point.sample, label: told.label.unwrap_or(NO_LABEL), cluster, query };
         if let Some(at) = cluster {
             let cluster = &mut self.clusters[usize::from(at)];

@@ -7,6 +7,8 @@ use std::sync::LazyLock;
 
 use half::{bf16, f16};
 
+use crate::detect::text::substitution::Tokens;
+use crate::wire::openai::embeddings::{TOKENS, VECTORS};
 use crate::wire::tensor::{Datatype, Tensor};
 
 /// Numbers of a row that are looked at. A longer row is thinned to every n-th number, so that its cost stays bounded.
@@ -22,10 +24,12 @@ pub(crate) struct Rows {
     /// A keyed digest of each row's bytes, where its numbers do not tell all of them: where they are finer than 32 bits, thinned, or beside texts. Without it
     /// inputs that differ only in what is not looked at would pass for repeats.
     pub(super) exact: Vec<u64>,
+    /// The words of each row's text, where texts are looked at.
+    pub(super) tokens: Vec<Tokens>,
 }
 
 /// What digests are keyed with: they are compared in this process alone.
-static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+pub(super) static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl Rows {
     /// The rows of a batch: along the first dimension, where all tensors have the same or one that is 1, which then is of every row; else all
@@ -66,7 +70,7 @@ impl Rows {
         };
         if columns.len() == 1 && step == 1 {
             let [numbers] = <[_; 1]>::try_from(columns).unwrap_or_default();
-            return Self { width: whole, numbers, exact };
+            return Self { width: whole, numbers, exact, ..Self::default() };
         }
         let mut all = Vec::with_capacity(rows * whole.div_ceil(step));
         for row in 0..rows {
@@ -76,7 +80,7 @@ impl Rows {
             });
             all.extend(of_row.step_by(step));
         }
-        Self { width: whole.div_ceil(step), numbers: all, exact }
+        Self { width: whole.div_ceil(step), numbers: all, exact, ..Self::default() }
     }
 
     /// The same, each row cut to the length of `like`, or filled up with its numbers: rows of another width are to be seen like others.
@@ -85,7 +89,7 @@ impl Rows {
             return self;
         }
         let fill = |row: &[f32]| row.iter().copied().chain(like.iter().skip(row.len()).copied()).take(like.len()).collect::<Vec<f32>>();
-        Self { width: like.len(), numbers: self.iter().flat_map(fill).collect(), exact: self.exact }
+        Self { width: like.len(), numbers: self.iter().flat_map(fill).collect(), ..self }
     }
 
     pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = &[f32]> {
@@ -177,8 +181,13 @@ pub(crate) struct Told {
 
 impl Told {
     /// What each of `rows` rows was told by the tensors of an answer. The first floating tensor with two classes or more is read as
-    /// probabilities, or as logits where its rows are none; without one, the first tensor of whole numbers as labels.
+    /// probabilities, or as logits where its rows are none; without one, the first tensor of whole numbers as labels. What an encoder says beside them,
+    /// its vectors and how many tokens it read, is neither.
     pub(crate) fn of(tensors: &[Tensor], rows: usize) -> Vec<Self> {
+        let beside = |tensor: &Tensor| tensor.name == VECTORS || tensor.name == TOKENS;
+        if tensors.iter().any(beside) {
+            return Self::of(&tensors.iter().filter(|tensor| !beside(tensor)).cloned().collect::<Vec<_>>(), rows);
+        }
         if let Some(scores) = Scores::of(tensors, rows) {
             return scores.iter().map(|row| Self::of_scores(&scores, row)).collect();
         }

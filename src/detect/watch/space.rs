@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::noise::Noise;
+use crate::detect::text::substitution::Tokens;
 
 /// Numbers of the projection.
 pub(super) const Z: usize = 64;
@@ -109,6 +110,8 @@ pub(crate) struct Point {
     /// What copies are learned from: the input itself in one scale, turned by a secret rotation, where it has no more than 64 numbers; the
     /// projection where it has more.
     pub(super) turned: [f32; Z],
+    /// The words of its text, where it has one that is looked at.
+    pub(super) tokens: Option<Box<Tokens>>,
 }
 
 impl Space {
@@ -247,6 +250,7 @@ impl Space {
             energy: energy / row.len() as f32,
             rough: rough / energy.max(1e-6),
             off: self.off(row),
+            tokens: None,
         }
     }
 

@@ -6,6 +6,7 @@ use super::near::{self, Near};
 use super::rows::Told;
 use super::space::{BUCKETS, Point, SAMPLE, STEPS, Z};
 use super::wealth::Wealth;
+use crate::detect::text::substitution::{Chains, Said};
 
 /// Rows up to which no more is kept of a caller than they are.
 const AT_FIRST: u64 = near::FIRST as u64 - 1;
@@ -46,11 +47,13 @@ struct Close {
     mean: Mean,
     /// Where it has been.
     buckets: [u64; BUCKETS / 64],
+    /// Its last texts, where it sends any.
+    chains: Option<Box<Chains>>,
 }
 
 impl Default for Close {
     fn default() -> Self {
-        Self { sums: Sums::default(), mean: Mean::default(), buckets: [0; BUCKETS / 64] }
+        Self { sums: Sums::default(), mean: Mean::default(), buckets: [0; BUCKETS / 64], chains: None }
     }
 }
 
@@ -152,7 +155,7 @@ impl State {
         let low = told.margin.is_some_and(|margin| margin < bounds.low_margin);
         // The cast is of a number that was held below its bound.
         let query = self.rows.min(u64::from(u32::MAX)) as u32;
-        let mut seen = self.near.look(space, point, told, [low, self.is_close()], bounds.radius, query);
+        let mut seen = self.near.look(space, point, told, (low, near::most(bounds.of, self.is_close())), bounds.radius, query);
         // Callers take turns: what leads from one's input to another's and back is no search, nor where the one has meanwhile changed a number.
         if own.is_some() && (seen.returned || seen.swept) {
             seen.line = None;
@@ -173,6 +176,10 @@ impl State {
                 close.sums.add(&phi, new);
             }
         }
+        let link = match (&mut self.close, &point.tokens) {
+            (Some(close), Some(tokens)) => close.chains.get_or_insert_default().learn(tokens, Said { label: told.label, unsure: low }),
+            _ => None,
+        };
         let own = match (own, &mut self.close) {
             (Some(own), _) => own,
             (None, Some(close)) => close.mean.apart(point, space.sampled().0),
@@ -180,9 +187,9 @@ impl State {
         };
         self.own = own;
         let sums = self.close.as_ref().map_or(&none, |close| &close.sums);
-        let occasion = Occasion { seen: &seen, point, told, bounds, sums, own: &own, kept: space.sampled().0, kernel };
+        let occasion = Occasion { seen: &seen, point, told, bounds, sums, own: &own, link, kept: space.sampled().0, kernel };
         let mut alarms = Vec::new();
-        for (at, family) in families::ALL.iter().enumerate() {
+        for (at, family) in families::ALL.iter().enumerate().filter(|(_, family)| family.speaks(bounds.of)) {
             let Some(signal) = (family.weigh)(&occasion) else { continue };
             heard(at, signal);
             self.wealth[at] = self.wealth[at].after(signal.odd, bets[at]);
@@ -220,7 +227,8 @@ impl State {
     /// Bytes that are kept apart from it.
     #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
-        self.near.kept() + self.close.as_ref().map_or(0, |_| size_of::<Close>())
+        let chains = |close: &Close| close.chains.as_ref().map_or(0, |chains| size_of::<Chains>() + chains.kept());
+        self.near.kept() + self.close.as_ref().map_or(0, |close| size_of::<Close>() + chains(close))
     }
 
     /// Keeps no more of the caller than at first, but what its families have won.

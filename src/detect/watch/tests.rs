@@ -3,6 +3,8 @@ use super::*;
 use crate::event::channel;
 use crate::wire::tensor::Datatype;
 
+mod texts;
+
 const WIDTH: usize = 8;
 
 fn fp32(shape: &[u64], values: &[f32]) -> Tensor {

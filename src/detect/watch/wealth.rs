@@ -27,6 +27,9 @@ pub(crate) struct Bet {
 }
 
 impl Bet {
+    /// That of a family which never speaks.
+    pub(super) const SILENT: Self = Self { rate: 1.0, alarm: f32::INFINITY };
+
     /// What is staked: as much as never loses more than half of the wealth.
     pub(super) fn stake(self) -> f32 {
         (0.5 / self.rate.max(f32::MIN_POSITIVE)).min(BOLDEST)

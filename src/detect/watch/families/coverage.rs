@@ -2,12 +2,13 @@
 //! (Dubiński et al., 2023, arXiv 2310.08571).
 
 use super::window::size;
-use super::{Family, Occasion, Reach, Signal};
+use super::{Family, LooksAt, Occasion, Reach, Signal};
 
 pub(super) const FAMILY: Family = Family {
     name: "coverage",
     atlas: &["AML.T0024.002"],
     owasp: &["ML05:2023"],
+    looks_at: LooksAt::Anything,
     reach: Reach::Alert,
     honest: 0.25,
     advice: "compare how widely the caller asks with what it needs the model for",

@@ -3,12 +3,13 @@
 //! Closeness alone is a video, a retry, a sweep; it counts only with the label's word, and only in clusters larger than honest ones
 //! with that word are.
 
-use super::{Family, Occasion, Reach, Signal};
+use super::{Family, LooksAt, Occasion, Reach, Signal};
 
 pub(super) const FAMILY: Family = Family {
     name: "flip",
     atlas: &["AML.T0043.001", "AML.T0015", "AML.T0024.000"],
     owasp: &["ML01:2023", "ML04:2023"],
+    looks_at: LooksAt::Anything,
     reach: Reach::Act,
     honest: 0.1,
     advice: "look for one input of the caller in many variants; what it is changed into is what the attack wants",

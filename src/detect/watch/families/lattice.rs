@@ -1,7 +1,7 @@
 //! Small changes that are all of one size: steps by the sign of a gradient, squares, single pixels (Goodfellow et al., 2015, arXiv 1412.6572;
 //! Papernot et al., 2017, arXiv 1602.02697; Andriushchenko et al., 2020, arXiv 1912.00049). No camera and no hand makes them.
 
-use super::{Family, Occasion, Reach, Signal};
+use super::{Family, LooksAt, Occasion, Reach, Signal};
 
 /// Coordinates that must have moved before their sizes say anything.
 const LEAST_MOVED: usize = 4;
@@ -29,6 +29,7 @@ pub(super) const FAMILY: Family = Family {
     name: "lattice",
     atlas: &["AML.T0043.001", "AML.T0024.002"],
     owasp: &["ML01:2023", "ML05:2023"],
+    looks_at: LooksAt::Numbers,
     reach: Reach::Act,
     honest: 0.03,
     advice: "take the caller's inputs apart pairwise: differences of one size are made by a program that probes the model",

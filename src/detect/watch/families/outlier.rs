@@ -3,12 +3,13 @@
 //! Only the first of a kind is weighed, so that one odd object in front of a camera is odd once. Honest callers drift, and so this family
 //! tells people and does nothing.
 
-use super::{Family, Occasion, Reach, Signal};
+use super::{Family, LooksAt, Occasion, Reach, Signal};
 
 pub(super) const FAMILY: Family = Family {
     name: "outlier",
     atlas: &["AML.T0024.002", "AML.T0043.002"],
     owasp: &["ML05:2023"],
+    looks_at: LooksAt::Anything,
     reach: Reach::Alert,
     honest: 0.06,
     advice: "compare the caller's inputs with what the model is for; when its data have drifted, record and calibrate anew",

@@ -1,7 +1,7 @@
 //! Numbers finer than honest inputs are, or outside of where they lie: finite differences and unbounded search directions need both
 //! (Tramèr et al., 2016, arXiv 1609.02943). It has no opinion where honest inputs lie on no grid.
 
-use super::{Family, Occasion, Reach, Signal};
+use super::{Family, LooksAt, Occasion, Reach, Signal};
 
 /// The part of a row that may be off.
 const MAY_BE_OFF: f32 = 0.02;
@@ -10,6 +10,7 @@ pub(super) const FAMILY: Family = Family {
     name: "precision",
     atlas: &["AML.T0024.002", "AML.T0043.001"],
     owasp: &["ML05:2023", "ML01:2023"],
+    looks_at: LooksAt::Numbers,
     reach: Reach::Act,
     honest: 0.02,
     advice: "hold the input to its grid and range in the model's file: [detect.precision] and check.range",

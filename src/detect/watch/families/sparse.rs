@@ -2,7 +2,7 @@
 //! Guo et al., 2019, arXiv 1905.07121). A what-if tool goes along one coordinate and then the next; an explainer of flags looks like this, which
 //! is why this family tells people and does nothing.
 
-use super::{Family, Occasion, Reach, Signal};
+use super::{Family, LooksAt, Occasion, Reach, Signal};
 
 /// Steps of the inputs' own grid up to which a change is no step.
 const COARSE: f32 = 1.5;
@@ -11,6 +11,7 @@ pub(super) const FAMILY: Family = Family {
     name: "sparse",
     atlas: &["AML.T0043.001", "AML.T0024.002"],
     owasp: &["ML01:2023", "ML05:2023"],
+    looks_at: LooksAt::Numbers,
     reach: Reach::Alert,
     honest: 0.2,
     advice: "ask the caller whether an explainer or a what-if tool runs; give it parameters.explain instead, which is metered",

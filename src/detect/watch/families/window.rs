@@ -1,12 +1,13 @@
 //! All that a caller asked, against all that honest callers ask: the maximum mean discrepancy in random features (Gretton et al., 2012;
 //! Rahimi and Recht, 2007), without bias, when the count of first inputs comes to one of a few sizes.
 
-use super::{Family, Occasion, Reach, Signal, Sums};
+use super::{Family, LooksAt, Occasion, Reach, Signal, Sums};
 
 pub(super) const FAMILY: Family = Family {
     name: "window",
     atlas: &["AML.T0024.002", "AML.T0005.001"],
     owasp: &["ML05:2023"],
+    looks_at: LooksAt::Anything,
     reach: Reach::Alert,
     honest: 0.25,
     advice: "the caller's inputs as a whole are of another kind; when its data have drifted, record and calibrate anew",

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::super::bounds::{Bounds, Calibration};
-use super::super::calibrate::{fit, placed};
+use super::super::bounds::{Bounds, Calibration, Of};
+use super::super::calibrate::{Asked, fit, placed};
 use super::super::loss::Kept;
 use super::super::noise::Noise;
 use super::super::{Crowd, DELAY, Exposing, Manner, Room, Shaping, Watch};
@@ -37,11 +37,12 @@ fn tensor(values: &[f32]) -> Vec<Tensor> {
 fn learned() -> Bounds {
     let mut noise = Noise::new(&[1; 32], "honest");
     let told = |row: &[f32; WIDTH]| Told::of(&tensor(&[1.0 - score(row), score(row)]), 1)[0];
-    let callers = (0..100).map(|_| (0..20).map(|_| honest(&mut noise)).map(|row| (row.to_vec(), told(&row))).collect());
+    let asked = |row: [f32; WIDTH]| Asked { row: row.to_vec(), exact: 0, tokens: None, told: told(&row) };
+    let callers = (0..100).map(|_| (0..20).map(|_| honest(&mut noise)).map(asked).collect());
     let recording: Vec<Vec<_>> = callers.collect();
     let (space, points) = placed([7; 32], &recording).unwrap();
     let points: Vec<_> = points.iter().map(|points| &points[..]).collect();
-    let (mut bounds, _) = fit("m", 0.01, &space, &points).unwrap();
+    let (mut bounds, _) = fit("m", 0.01, (Of::Numbers, &space), &points).unwrap();
     let firsts: Vec<_> = points.iter().flat_map(|points| &points[..2]).collect();
     bounds.holdout = Some(Kept::uncorrected(&firsts));
     bounds

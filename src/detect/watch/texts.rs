@@ -1,0 +1,192 @@
+//! The texts of a request, one of each row.
+//!
+//! A text has no numbers, but its [sketch](crate::detect::text::sketch) has 64: where a model takes nothing but texts they are the row that the families
+//! look at. Where it takes numbers too, those are. In either case the words of the text are kept as keyed hashes, for what is to be seen of them
+//! alone.
+//!
+//! A model of texts that takes tokens in their place is asked in another alphabet: a token is then a word, written as its number. Whoever
+//! asks in both is in two places at once, and has two chains.
+
+use std::hash::BuildHasher;
+
+use super::bounds::Of;
+use super::rows::{KEY, Rows, numbers};
+use crate::detect::text::Key;
+use crate::detect::text::sketch::Sketch;
+use crate::detect::text::substitution::Tokens;
+use crate::wire::tensor::{Datatype, Tensor};
+
+/// The tensor of tokens, and which of them are of the text. Exporters of encoders of every kind name them so.
+const TOKENS: &str = "input_ids";
+const MASK: &str = "attention_mask";
+
+/// What encoders take beside them, and what says nothing of a text.
+const KINDS: &str = "token_type_ids";
+
+/// The texts of a request.
+struct Texts {
+    rows: Vec<String>,
+    /// They are all that there is.
+    alone: bool,
+}
+
+/// Whether an input by this name and type is one of texts.
+pub(super) fn is_text(name: &str, datatype: Datatype) -> bool {
+    datatype == Datatype::Bytes || name == TOKENS
+}
+
+impl Rows {
+    /// The rows of a batch where texts are looked at, and all else as [`Self::of`] has it; and of what they are.
+    pub(crate) fn with_texts(tensors: &[Tensor], key: &Key) -> (Self, Of) {
+        let Some(texts) = tokens(tensors).or_else(|| strings(tensors)) else { return (Self::of(tensors), Of::Numbers) };
+        let (mut rows, of) = if texts.alone { (Self::sketched(&texts.rows, key), Of::Texts) } else { (Self::of(tensors), Of::Both) };
+        rows.tokens = texts.rows.iter().map(|text| Tokens::of(key, text)).collect();
+        // Texts of one sketch, or of equal numbers, are not the same.
+        rows.exact.resize(rows.tokens.len(), 0);
+        rows.exact.iter_mut().zip(&texts.rows).for_each(|(exact, text)| *exact ^= KEY.hash_one(text));
+        (rows, of)
+    }
+
+    fn sketched(texts: &[String], key: &Key) -> Self {
+        let numbers = texts.iter().flat_map(|text| Sketch::numbers(key, text)).collect();
+        Self { width: crate::detect::text::sketch::NUMBERS, numbers, ..Self::default() }
+    }
+}
+
+/// Those of the strings: along the first dimension, where all tensors of them have the same or one that is 1, and there are as many numbers; else all of
+/// them in every row. Strings of one row are one text, by the names of their tensors.
+fn strings(tensors: &[Tensor]) -> Option<Texts> {
+    let filled = tensors.iter().filter(|tensor| !tensor.data.is_empty());
+    let (mut texts, others): (Vec<&Tensor>, Vec<&Tensor>) = filled.partition(|tensor| tensor.datatype == Datatype::Bytes);
+    if texts.is_empty() {
+        return None;
+    }
+    texts.sort_by(|a, b| a.name.cmp(&b.name));
+    let of = |tensor: &Tensor| tensor.shape.first().and_then(|rows| usize::try_from(*rows).ok()).unwrap_or(1);
+    let strings: Vec<Vec<String>> =
+        texts.iter().map(|tensor| tensor.strings().map(|text| String::from_utf8_lossy(&text).into_owned()).collect()).collect();
+    let most = texts.iter().map(|tensor| of(tensor)).max().unwrap_or(1);
+    let alone = others.is_empty();
+    let rows = if alone { most } else { Rows::of(tensors).iter().len() };
+    // A dimension beside a zero is the caller's word for nothing.
+    let shared = texts.iter().zip(&strings).all(|(tensor, strings)| {
+        let held = of(tensor);
+        (held == 1 || held == rows) && held > 0 && strings.len().is_multiple_of(held)
+    });
+    let rows = if shared || !alone { rows } else { 1 };
+    let row = |row: usize| {
+        let of_row = texts.iter().zip(&strings).flat_map(|(tensor, strings)| {
+            let held = if shared { of(tensor) } else { 1 };
+            let (width, at) = (strings.len() / held, row.min(held - 1));
+            strings[at * width..(at + 1) * width].iter().map(String::as_str)
+        });
+        of_row.collect::<Vec<_>>().join("\n")
+    };
+    Some(Texts { rows: (0..rows).map(row).collect(), alone })
+}
+
+/// Those of the tokens, where a request has them and nothing else.
+fn tokens(tensors: &[Tensor]) -> Option<Texts> {
+    let named = |name: &str| tensors.iter().find(|tensor| tensor.name == name);
+    let known = |tensor: &Tensor| {
+        [TOKENS, MASK, KINDS].contains(&tensor.name.as_str()) && matches!(tensor.datatype, Datatype::Int64 | Datatype::Int32)
+    };
+    let ids = named(TOKENS).filter(|_| tensors.iter().all(known))?;
+    let [rows, longest] = ids.shape[..] else { return None };
+    let (rows, longest) = (usize::try_from(rows).ok()?, usize::try_from(longest).ok().filter(|longest| *longest > 0)?);
+    let all = numbers(ids);
+    if all.len() != rows.checked_mul(longest)? {
+        return None;
+    }
+    let mask = named(MASK).map(numbers).filter(|mask| mask.len() == all.len());
+    let row = |row: usize| {
+        let at = row * longest..(row + 1) * longest;
+        let meant = |place: &usize| mask.as_ref().is_none_or(|mask| mask[*place] != 0.0);
+        at.filter(meant).map(|place| all[place].to_string()).collect::<Vec<_>>().join(" ")
+    };
+    Some(Texts { rows: (0..rows).map(row).collect(), alone: true })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    fn key() -> Key {
+        Key::from_secret(&Secret::new(vec![8; 32]))
+    }
+
+    fn text(name: &str, shape: &[u64], texts: &[&str]) -> Tensor {
+        let element = |text: &&str| [&u32::try_from(text.len()).unwrap().to_le_bytes()[..], text.as_bytes()].concat();
+        let data: Vec<u8> = texts.iter().flat_map(element).collect();
+        Tensor { name: name.into(), datatype: Datatype::Bytes, shape: shape.to_vec(), data: data.into() }
+    }
+
+    fn ints(name: &str, shape: &[u64], values: &[i64]) -> Tensor {
+        let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Tensor { name: name.into(), datatype: Datatype::Int64, shape: shape.to_vec(), data: data.into() }
+    }
+
+    fn read(tensors: &[Tensor], key: &Key) -> Rows {
+        Rows::with_texts(tensors, key).0
+    }
+
+    fn texts(tensors: &[Tensor]) -> Vec<String> {
+        tokens(tensors).or_else(|| strings(tensors)).unwrap().rows
+    }
+
+    #[test]
+    fn each_text_of_a_batch_is_a_row_of_its_sketch() {
+        let rows = read(&[text("text", &[2], &["a warm film", "a cold film"])], &key());
+        assert_eq!((rows.width, rows.iter().len(), rows.tokens.len(), rows.exact.len()), (64, 2, 2, 2));
+        assert_eq!(rows.iter().next().unwrap(), Sketch::of(&key(), "a warm film").z);
+        assert_eq!(rows.tokens[1], Tokens::of(&key(), "a cold film"));
+        assert_eq!(rows, read(&[text("text", &[2, 1], &["a warm film", "a cold film"])], &key()));
+        let [once, again, other] = ["same", "same", "Same"].map(|one| read(&[text("text", &[1], &[one])], &key()).exact);
+        assert!(once == again && once != other);
+    }
+
+    #[test]
+    fn columns_of_texts_are_one_text_a_row_by_their_names() {
+        let (title, body) = (text("title", &[2, 1], &["t1", "t2"]), text("body", &[2, 1], &["b1", "b2"]));
+        assert_eq!(texts(&[title.clone(), body.clone()]), ["b1\nt1", "b2\nt2"]);
+        assert_eq!(texts(&[body.clone(), title]), ["b1\nt1", "b2\nt2"]);
+        assert_eq!(texts(&[body.clone(), text("title", &[1], &["of all"])]), ["b1\nof all", "b2\nof all"]);
+        assert_eq!(texts(&[body, text("title", &[3], &["1", "2", "3"])]), ["b1\nb2\n1\n2\n3"], "all of them, as one");
+        assert_eq!(texts(&[text("text", &[2, 2], &["a", "b", "c", "d"])]), ["a\nb", "c\nd"]);
+    }
+
+    #[test]
+    fn beside_numbers_each_row_has_its_text_and_the_numbers_are_the_row() {
+        let numbers = ints("n", &[2, 1], &[5, 5]);
+        let rows = read(&[numbers.clone(), text("t", &[2, 1], &["one", "two"])], &key());
+        assert_eq!((rows.width, rows.tokens.len()), (1, 2));
+        assert_eq!(rows.tokens[1], Tokens::of(&key(), "two"));
+        assert_ne!(rows.exact[0], rows.exact[1], "equal numbers beside other texts are no repeat");
+        let rows = read(&[numbers.clone(), text("t", &[3], &["1", "2", "3"])], &key());
+        assert_eq!(rows.tokens, vec![Tokens::of(&key(), "1\n2\n3"); 2]);
+        let plain = read(std::slice::from_ref(&numbers), &key());
+        assert_eq!(plain, Rows::of(&[numbers]));
+        assert!(plain.tokens.is_empty());
+    }
+
+    #[test]
+    fn tokens_are_read_as_words_as_far_as_their_mask_goes() {
+        let ids = ints("input_ids", &[2, 3], &[101, 7592, 102, 101, 102, 0]);
+        let mask = ints("attention_mask", &[2, 3], &[1, 1, 1, 1, 1, 0]);
+        assert_eq!(texts(&[ids.clone(), mask.clone()]), ["101 7592 102", "101 102"]);
+        assert_eq!(texts(std::slice::from_ref(&ids)), ["101 7592 102", "101 102 0"]);
+        let rows = read(&[ids.clone(), mask], &key());
+        assert_eq!((rows.width, rows.tokens[1].clone()), (64, Tokens::of(&key(), "101 102")));
+        assert!(tokens(&[ids, ints("age", &[2, 1], &[1, 2])]).is_none(), "with numbers beside them they are numbers");
+        assert!(tokens(&[ints("input_ids", &[4], &[1, 2, 3, 4])]).is_none());
+    }
+
+    #[test]
+    fn what_is_nothing_is_no_row() {
+        assert_eq!(read(&[], &key()).iter().len(), 0);
+        assert_eq!(read(&[text("text", &[0], &[])], &key()).iter().len(), 0);
+        assert_eq!(read(&[ints("input_ids", &[0, 3], &[])], &key()).iter().len(), 0);
+        assert_eq!(texts(&[text("text", &[1], &[""])]), [""]);
+    }
+}
