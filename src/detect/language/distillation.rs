@@ -131,12 +131,6 @@ impl Window {
         &self.templates.simhashes
     }
 
-    /// The part of the 24 hours up to the last prompt of all in which any of them had one.
-    pub fn hours_together<'a>(windows: impl Iterator<Item = &'a Self>) -> f64 {
-        let latest = windows.fold([0; 24], |latest: [u32; 24], window| std::array::from_fn(|at| latest[at].max(window.hours[at])));
-        active(&latest, latest.into_iter().max().unwrap_or(0))
-    }
-
     /// Sees how many tokens an answer used; one that is not known is not seen.
     pub fn answer(&mut self, input: u64, output: u64) {
         self.asked.add(input as f64);
@@ -152,20 +146,16 @@ impl Window {
         // Requests at once have no pace.
         let pace = if self.gap.value >= 1.0 { 1.0 - deviation / self.gap.value } else { 0.0 };
         let hour = u32::try_from(last / 3_600_000).unwrap_or(u32::MAX);
+        let active = self.hours.iter().filter(|seen| **seen > 0 && hour.saturating_sub(**seen) < 24).count();
         Signs {
             repetition: self.repeated.value,
             elicitation: self.elicited.value,
             length: length.clamp(0.0, 1.0),
             pinned: self.pinned.value,
             pace: pace.clamp(0.0, 1.0),
-            hours: active(&self.hours, hour),
+            hours: active as f64 / 24.0,
         }
     }
-}
-
-/// The part of the 24 hours up to `hour` in which there was something.
-fn active(hours: &[u32; 24], hour: u32) -> f64 {
-    hours.iter().filter(|seen| **seen > 0 && hour.saturating_sub(**seen) < 24).count() as f64 / 24.0
 }
 
 #[cfg(test)]

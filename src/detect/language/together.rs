@@ -4,9 +4,9 @@
 //! counts, and the level to which that must add up grows with the logarithm of how many they are. For a cohort of one it would be the bound of that caller
 //! alone. Of a team without anything odd there is nothing to be added up, however large it is.
 //!
-//! Of distillation each caller's own signs count, but that a template is met again where another of the cohort used it, and hours are those of all: a queue of
-//! many templates that is dealt out to many keys repeats itself on none. Of biases the distinct tokens and maps of all are counted, each once. The sign of long
-//! answers is left out: writers get them all.
+//! Of distillation each caller's own signs count, but that a template is met again where another of the cohort used it: a queue of many templates that is dealt
+//! out to many keys repeats itself on none. Left out are pace, hours and long answers, which all callers of a service have if one of them has, so that who asks
+//! for reasoning and for no grading never comes past [`HONEST`]. Of biases the distinct tokens and maps of all are counted, each once.
 
 use serde_json::{Value, json};
 
@@ -14,8 +14,8 @@ use super::bias::{self, Biases, Union};
 use super::callers::{DISTILLS, PROBES};
 use super::distillation::{Signs, Window};
 
-/// The weight of a window that an honest caller comes to: one whose only template asks for reasoning, at one temperature, in office hours.
-pub const HONEST: f64 = 0.4;
+/// The most that a window weighs, by the signs that add up, of which each prompt asks for reasoning by one template at one temperature, as products do.
+pub const HONEST: f64 = 0.35;
 
 /// The share of probing prompts that one does.
 pub const HONEST_PROBES: f64 = 0.25;
@@ -87,18 +87,15 @@ impl Together {
     }
 
     fn distillation(&self) -> Option<Found> {
-        let hours = Window::hours_together(self.callers.iter().map(|past| &past.window));
         let templates = self.callers.iter().enumerate().flat_map(|(at, past)| past.window.templates().iter().map(move |hash| (at, *hash)));
         let templates: Vec<_> = templates.take(MOST_TEMPLATES).collect();
-        let signs: Vec<_> = self.callers.iter().enumerate().map(|(at, past)| signs(at, &past.window, hours, &templates)).collect();
+        let signs: Vec<_> = self.callers.iter().enumerate().map(|(at, past)| signs(at, &past.window, &templates)).collect();
         let found = self.sum(Sign::Distillation, signs.iter().map(Signs::weight), HONEST, DISTILLS)?;
         let mean = |sign: fn(&Signs) -> f64| hundredths(found.by.iter().map(|at| sign(&signs[*at])).sum::<f64>() / found.by.len() as f64);
         let more = [
             ("repetition", mean(|signs| signs.repetition)),
             ("elicitation", mean(|signs| signs.elicitation)),
             ("pinned", mean(|signs| signs.pinned)),
-            ("pace", mean(|signs| signs.pace)),
-            ("hours", hundredths(hours)),
         ];
         Some(Found { evidence: found.evidence.into_iter().chain(more).collect(), ..found })
     }
@@ -134,12 +131,12 @@ impl Together {
     }
 }
 
-/// The signs of a caller as one of all: what is met again with others counts.
-fn signs(at: usize, window: &Window, hours: f64, templates: &[(usize, u64)]) -> Signs {
+/// The signs of a caller that add up: what is met again with others counts.
+fn signs(at: usize, window: &Window, templates: &[(usize, u64)]) -> Signs {
     let own = window.signs();
     let is_met = |mine: &&u64| templates.iter().any(|(other, theirs)| *other != at && (*mine ^ theirs).count_ones() <= NEAR);
     let met = window.templates().iter().filter(is_met).count() as f64 / window.templates().len().max(1) as f64;
-    Signs { repetition: own.repetition.max(met), hours, length: 0.0, ..own }
+    Signs { repetition: own.repetition.max(met), elicitation: own.elicitation, pinned: own.pinned, ..Signs::default() }
 }
 
 /// Who gave anything, by how much.

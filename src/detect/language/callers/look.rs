@@ -22,6 +22,9 @@ use crate::trail::Who;
 /// Callers of a campaign that are named, those who gave most.
 const NAMED: usize = 32;
 
+/// What their names take at most in the security log, whose lines are cut past a length: nobody has his campaign cut by names that take much.
+const NAMED_BYTES: usize = 6 << 10;
+
 /// Spans after which what goes on is told again: a day.
 const AGAIN: u32 = SPANS as u32;
 
@@ -38,7 +41,7 @@ pub(in crate::detect) struct Campaign {
     pub(in crate::detect) model: Arc<str>,
     /// The name of the cohort, and how many callers it has.
     pub(in crate::detect) cohort: (String, usize),
-    /// Whose evidence it is, as far as they are [named](NAMED), and how many they are.
+    /// Whose evidence it is, as far as they are named, and how many they are.
     pub(in crate::detect) by: (Vec<Arc<Who>>, usize),
     pub(in crate::detect) evidence: Vec<(&'static str, Value)>,
 }
@@ -186,9 +189,20 @@ fn campaign(model: &Arc<str>, callers: &[Looked], (name, members): (&str, &[usiz
         mode,
         model: model.clone(),
         cohort: (name.to_owned(), members.len()),
-        by: (by.iter().take(NAMED).map(|looked| looked.who.clone()).collect(), by.len()),
+        by: (named(&by), by.len()),
         evidence: found.evidence,
     })
+}
+
+/// The first callers, as many as may be named.
+fn named(by: &[&Looked]) -> Vec<Arc<Who>> {
+    let mut bytes = 0;
+    let fits = |who: &&Arc<Who>| {
+        // A character that is not ASCII, or none of text, is written as one or two escapes of six.
+        bytes += who.caller.chars().map(|c| if matches!(c, ' '..='~') { 2 } else { 6 * c.len_utf16() }).sum::<usize>();
+        bytes <= NAMED_BYTES
+    };
+    by.iter().take(NAMED).map(|looked| &looked.who).take_while(fits).cloned().collect()
 }
 
 #[cfg(test)]

@@ -14,13 +14,13 @@ fn together(callers: usize) -> Together {
     Together { callers: vec![Past::default(); callers] }
 }
 
-/// A caller with these templates, of which each prompt asks for what `text` asks for, in one hour.
+/// A caller with these templates, of which each prompt asks for what `text` asks for, four an hour from an hour on, day and night.
 fn window(templates: impl Iterator<Item = u64>, text: &str, hour: u64) -> Window {
     let mut window = Window::default();
     let skeleton = Skeleton::of(&key(), text);
     for (n, simhash) in templates.enumerate() {
         let skeleton = Skeleton { simhash, ..skeleton };
-        let at = hour * 3_600_000 + n as u64 * n as u64;
+        let at = hour * 3_600_000 + n as u64 * 900_000;
         window.ask(&Prompt { skeleton: &skeleton, found: phrases::found(text), temperature: Some(1.0), at });
     }
     window
@@ -76,7 +76,7 @@ fn templates_of_others_are_met_within_eight_bits() {
     let met = |bits: u32| {
         let window = window((0..PATIENCE.into()).map(|n| random(n)), GRADES, 500_000);
         let theirs: Vec<_> = window.templates().iter().map(|hash| (1, hash ^ ((1 << bits) - 1))).collect();
-        signs(0, &window, 0.0, &theirs).repetition
+        signs(0, &window, &theirs).repetition
     };
     assert_eq!(met(NEAR), 1.0);
     assert!(met(NEAR + 1) < 0.2);
@@ -94,7 +94,7 @@ fn of_templates_so_many_are_held_against_each_and_those_past_them_are_not() {
         all.add(Past { window: window((32..2 * 32).map(random), GRADES, 500_000), ..Past::default() });
         let met = all.callers.iter().enumerate().flat_map(|(at, past)| past.window.templates().iter().map(move |hash| (at, *hash)));
         let templates: Vec<_> = met.take(MOST_TEMPLATES).collect();
-        signs(0, &all.callers[0].window, 0.0, &templates).repetition
+        signs(0, &all.callers[0].window, &templates).repetition
     };
     let most = MOST_TEMPLATES as u64 / 32;
     assert_eq!(told(most - 2), 1.0);
@@ -106,22 +106,11 @@ fn a_team_without_anything_odd_is_never_told_however_large_it_is() {
     for text in ["Translate the letter below into German.", "Let's think step by step: what does the customer want?"] {
         let one = Past { window: window(std::iter::repeat_n(random(1), 200), text, 500_000), ..Past::default() };
         let mut team = Together { callers: vec![one; 1_000] };
-        // From nine to six.
         (0..9).for_each(|hour| {
             team.add(Past { window: window(std::iter::repeat_n(random(1), 200), text, 500_001 + hour), ..Past::default() })
         });
         assert!(team.found().is_empty(), "{text}: {:?}", team.found());
     }
-}
-
-#[test]
-fn hours_of_all_are_taken_together() {
-    let windows: Vec<_> = (0..8).map(|caller| window(std::iter::repeat_n(random(1), 20), "", 500_000 + 3 * caller)).collect();
-    assert_eq!(windows[0].signs().hours, 1.0 / 24.0);
-    assert_eq!(Window::hours_together(windows.iter()), 8.0 / 24.0);
-    let later = window(std::iter::repeat_n(random(1), 20), "", 500_000 + 24);
-    assert_eq!(Window::hours_together(windows[..1].iter().chain([&later])), 1.0 / 24.0);
-    assert_eq!(Window::hours_together(std::iter::empty()), 0.0);
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn a_team_that_does_one_job_at_office_hours_is_a_cohort_and_nothing_is_told_of_i
             for n in 0..2 + random(key << 32 | span) % 2 {
                 let prompt = format!(
                     "Let's think step by step: summarise this customer's complaint in one sentence: \"{}\"",
-                    words(key << 9 | n, 20)
+                    words(key << 16 | span << 4 | n, 20)
                 );
                 let said = Said { prompt, temperature: Some(0.0), ..Said::default() };
                 case.ask(
@@ -224,6 +224,14 @@ fn of_a_campaign_so_many_are_named_and_all_are_counted() {
     };
     assert_eq!(named(NAMED as u64), (NAMED, NAMED));
     assert_eq!(named(NAMED as u64 + 1), (NAMED, NAMED + 1));
+    // Of names that take much, as many as fit.
+    let who = |length: usize| Who { caller: "é".repeat(length).into(), tenant: "".into(), tier: "".into(), method: "jwt" };
+    let (_held, mut looked) = looked((0..3).map(|name| (name, "acme", 0.4)));
+    let mut fit = |length: usize| {
+        looked.iter_mut().for_each(|looked| looked.who = Arc::new(who(length)));
+        super::named(&looked.iter().collect::<Vec<_>>()).len()
+    };
+    assert_eq!((fit(NAMED_BYTES / 12), fit(NAMED_BYTES / 12 + 1)), (2, 1));
 }
 
 #[test]
