@@ -111,7 +111,7 @@ fn a_team_that_does_one_job_at_office_hours_is_a_cohort_and_nothing_is_told_of_i
     (0..12).for_each(|who| stranger(&mut case, who));
     for key in 0..24 {
         for span in (4..36).filter(|span| (8..24).contains(&(span % 28))) {
-            for n in 0..2 + random(key << 32 | span) % 2 {
+            for n in 0..3 + random(key << 32 | span) % 2 {
                 let prompt = format!(
                     "Let's think step by step: summarise this customer's complaint in one sentence: \"{}\"",
                     words(key << 16 | span << 4 | n, 20)
