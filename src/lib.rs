@@ -28,7 +28,7 @@
 //!
 //! [`config`] compiles the policy folder into one immutable snapshot, [`reload`] replaces it whole or not at all,
 //! [`error`] is the one exhaustive match from every way to fail to what a caller may read, [`serve`] opens and closes
-//! everything in order, [`life`] tells what becomes of models, [`disk`] watches the files under them, [`admin`] is the operators' listener,
+//! everything in order, [`life`] tells what becomes of models, [`disk`] watches the files under them, [`across`] looks at callers together, [`admin`] is the operators' listener,
 //! and [`cli`], [`keys`], [`logs`], [`models`], [`rollback`], [`witness`], [`mod@erase`] and [`demo`] are the commands.
 //!
 //! # The leaves
@@ -56,6 +56,7 @@ pub mod infer;
 pub mod prove;
 pub mod record;
 
+pub mod across;
 pub mod admin;
 pub mod cli;
 pub mod config;

@@ -32,7 +32,7 @@ use crate::prove::{Build, EraseError, Erased, Erasure, Shards};
 use crate::record::metrics::Kind;
 use crate::record::names::metric;
 use crate::record::{Recorder, Served};
-use crate::{disk, life, reload};
+use crate::{across, disk, life, reload};
 
 mod watched;
 
@@ -176,6 +176,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     let watching = tokio::spawn(disk::watch(house.clone(), watched));
     let tending = tokio::spawn(life::watch(house.clone()));
     let rolling = tokio::spawn(roll_over(house.shards.clone()));
+    let looking = tokio::spawn(across::watch(house.clone()));
     let operators = admin.map(|admin| tokio::spawn(admin::serve_admin(admin, Arc::new(Operators(house.clone())), until(stopped.clone()))));
     let interrupted = interrupted();
     tokio::spawn(async move {
@@ -193,6 +194,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     watching.abort();
     tending.abort();
     rolling.abort();
+    looking.abort();
     if drained.cut > 0 {
         eprintln!("portcullis: {} request(s) were still running after {:?} and were cut", drained.cut, gateway.accept.drain.0);
     }

@@ -74,6 +74,16 @@ impl<K: Hash + Eq, S: State> Gate<K, S> {
         }
     }
 
+    /// Every entry, to be looked at without a lock of the map. As long as they are held, they are not dropped.
+    pub(crate) fn all(&self) -> Vec<(K, Arc<S>)>
+    where
+        K: Clone,
+    {
+        let entries =
+            |shard: &Mutex<Shard<K, S>>| locked(shard).entries.iter().map(|(key, state)| (key.clone(), state.clone())).collect::<Vec<_>>();
+        self.shards.iter().flat_map(entries).collect()
+    }
+
     /// How many entries there are.
     pub(crate) fn len(&self) -> usize {
         self.shards.iter().map(|shard| locked(shard).entries.len()).sum()

@@ -1,6 +1,7 @@
 //! Of which cohorts a caller is: its tenant, the family of its key, the block of its address.
 //!
-//! All three are read off what the gateway verified or saw itself, so that nobody is of a cohort by his own word.
+//! All three are read off what the gateway verified or saw itself, so that nobody is of a cohort by his own word. Of language models callers are joined by
+//! [what and when they ask](super::language::cohorts) too, which has no name that one caller could be looked up by.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -19,17 +20,25 @@ pub enum Kind {
     Family,
     /// They ask from one block of addresses: see [`block`].
     Address,
+    /// They ask a language model for the same at the same times: see [`cohorts`](super::language::cohorts).
+    Alike,
 }
 
-/// The kinds in force.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Kinds(Vec<Kind>);
+/// The kinds in force, a bit each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "Vec<Kind>")]
+pub struct Kinds(u8);
+
+impl From<Vec<Kind>> for Kinds {
+    fn from(kinds: Vec<Kind>) -> Self {
+        Self(kinds.into_iter().fold(0, |bits, kind| bits | 1 << kind as u8))
+    }
+}
 
 impl Default for Kinds {
-    /// Families of keys and blocks of addresses. A tenant has many users by trade, and is one by choice.
+    /// All but tenants: a tenant has many users by trade, and is one by choice.
     fn default() -> Self {
-        Self(vec![Kind::Family, Kind::Address])
+        vec![Kind::Family, Kind::Address, Kind::Alike].into()
     }
 }
 
@@ -39,17 +48,27 @@ const FEWEST_HEX: usize = 4;
 const _: () = assert!(Kind::Address as usize + 1 == KINDS);
 
 impl Kinds {
+    /// Whether callers are joined by nothing.
+    pub(super) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether they are joined by this.
+    pub(super) fn contains(self, kind: Kind) -> bool {
+        self.0 >> kind as u8 & 1 == 1
+    }
+
     /// The cohorts of a caller by their names, none of which is a caller's: always in the same order.
-    pub(super) fn of(&self, who: &Who, address: IpAddr) -> Vec<(Kind, String)> {
+    pub(super) fn of(self, who: &Who, address: IpAddr) -> Vec<(Kind, String)> {
         let mut cohorts = Vec::new();
-        if self.0.contains(&Kind::Tenant) && !who.tenant.is_empty() {
+        if self.contains(Kind::Tenant) && !who.tenant.is_empty() {
             cohorts.push((Kind::Tenant, format!("tenant:{}", who.tenant)));
         }
-        if let Some(family) = self.0.contains(&Kind::Family).then(|| family(&who.caller)).flatten() {
+        if let Some(family) = self.contains(Kind::Family).then(|| family(&who.caller)).flatten() {
             // Of one tenant: nobody throttles another tenant's callers by a key that is named like theirs.
             cohorts.push((Kind::Family, format!("family:{}/{family}", who.tenant)));
         }
-        if let Some(block) = self.0.contains(&Kind::Address).then(|| block(address)).flatten() {
+        if let Some(block) = self.contains(Kind::Address).then(|| block(address)).flatten() {
             cohorts.push((Kind::Address, format!("address:{block}")));
         }
         cohorts
@@ -112,7 +131,7 @@ mod tests {
 
     #[test]
     fn keys_of_two_tenants_are_of_no_one_family() {
-        let names = |tenant: &str| Kinds(vec![Kind::Family]).of(&who("api_key:user-1", tenant), "::1".parse().unwrap());
+        let names = |tenant: &str| Kinds::from(vec![Kind::Family]).of(&who("api_key:user-1", tenant), "::1".parse().unwrap());
         assert_eq!(names("acme"), names("acme"));
         assert_ne!(names("acme"), names("other"));
     }
@@ -134,11 +153,11 @@ mod tests {
     #[test]
     fn a_tenant_is_a_cohort_where_the_policy_says_so() {
         let (who, address) = (who("api_key:a-1", "acme"), "203.0.113.1".parse().unwrap());
-        let names = |kinds: &Kinds| kinds.of(&who, address).into_iter().map(|(_, name)| name).collect::<Vec<_>>();
-        assert_eq!(names(&Kinds::default()), ["family:acme/a", "address:203.0.113.0/24"]);
-        let all = Kinds(vec![Kind::Address, Kind::Tenant, Kind::Family]);
-        assert_eq!(names(&all), ["tenant:acme", "family:acme/a", "address:203.0.113.0/24"], "in one order, whatever the policy's");
-        assert!(Kinds(Vec::new()).of(&who, address).is_empty());
-        assert!(Kinds(vec![Kind::Tenant]).of(&self::who("api_key:a", ""), address).is_empty());
+        let names = |kinds: Kinds| kinds.of(&who, address).into_iter().map(|(_, name)| name).collect::<Vec<_>>();
+        assert_eq!(names(Kinds::default()), ["family:acme/a", "address:203.0.113.0/24"]);
+        let all = Kinds::from(vec![Kind::Alike, Kind::Address, Kind::Tenant, Kind::Family]);
+        assert_eq!(names(all), ["tenant:acme", "family:acme/a", "address:203.0.113.0/24"], "in one order, whatever the policy's");
+        assert!(Kinds::from(Vec::new()).of(&who, address).is_empty());
+        assert!(Kinds::from(vec![Kind::Tenant]).of(&self::who("api_key:a", ""), address).is_empty());
     }
 }

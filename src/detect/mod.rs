@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use toml::Spanned;
 
-use self::language::callers::{self, Callers};
+use self::language::callers::{self, Callers, Campaign};
 use self::language::guard::{self, Guard, Guards};
 use self::price::{Brought, Desk, Price};
 use crate::budget::gate::{Gate, MOST_ENTRIES, State, locked};
@@ -160,6 +160,8 @@ pub struct Config {
     pub vectors: vectors::Config,
     /// What joins callers whose evidence and exposure add up.
     pub cohorts: cohorts::Kinds,
+    /// How alike callers of language models must be to be joined by that.
+    pub alike: language::cohorts::Config,
     /// Where what is asked is written down, to be calibrated from.
     pub recording: Option<recording::Config>,
 }
@@ -218,6 +220,8 @@ impl Config {
             budget: self.bias.budget,
             distillation: or(self.distillation.mode),
             probing: or(self.probing.mode),
+            kinds: self.cohorts,
+            alike: self.alike.compile(mistakes),
         };
         let embeds = contract.is_some_and(|contract| contract.outputs.iter().any(|output| output.name == VECTORS));
         let vectors = if embeds { or(self.vectors.mode) } else { Mode::Off };
@@ -228,16 +232,7 @@ impl Config {
         let uncalibrated = enforced && calibration.is_none() && (contract.is_some() || self.exposure.has_budgets());
         let watch = self.ladder.compile(&self.exposure, calibration, contract, enforced, mistakes);
         let families = families.filter(|(mode, _)| *mode != Mode::Off).collect();
-        Terms {
-            families,
-            watch: watch.map(Arc::new),
-            cohorts: self.cohorts.clone(),
-            uncalibrated,
-            callers,
-            vectors,
-            guards,
-            recording: None,
-        }
+        Terms { families, watch: watch.map(Arc::new), cohorts: self.cohorts, uncalibrated, callers, vectors, guards, recording: None }
     }
 }
 
@@ -463,6 +458,25 @@ impl Detector {
         taken.map_err(|_| Error::CallerOwesWork(self.desk.ask(price, now).into()))
     }
 
+    /// Looks at what callers of language models did together, and tells of campaigns. It takes up to a second or two of one processor, and no request waits
+    /// for it: to be called every quarter of an hour, where blocking is allowed.
+    pub fn look_across(&self, events: &Events, now: Moment) {
+        for Campaign { family, rule, mode, model, cohort: (name, callers), by: (by, count), evidence } in self.callers.look(now) {
+            let names = by.iter().map(|who| &*who.caller).collect::<Value>();
+            let more = [("by", count.into()), ("callers", names)];
+            let evidence = evidence.into_iter().chain(more).map(|(key, value)| (key.to_owned(), value)).collect();
+            let mut event = meaning::of(family, Event::new(Name::DetectAlarm, now.wall))
+                .with("cohort", json!({ "name": name, "callers": callers }))
+                .with("evidence", Value::Object(evidence))
+                .with("step", if mode == Mode::Enforce { "alert" } else { "observe" });
+            event.rule = Some(rule.into());
+            event.model = Some(model);
+            let tenant = by.first().map(|who| who.tenant.clone());
+            event.tenant = tenant.filter(|tenant| by.len() == count && by.iter().all(|who| who.tenant == *tenant));
+            events.tell(event);
+        }
+    }
+
     #[expect(clippy::too_many_arguments, reason = "they are the parts of the input that families may see, and where findings go")]
     fn judge(
         &self,
@@ -479,11 +493,13 @@ impl Detector {
         }
         let rows = rows(request);
         let (known, query) = self.count(who, model, rows, now.mono).unzip();
-        let mut care = Care::default();
+        let (mut care, address) = (Care::default(), trail.address);
         let families = terms.families.iter().map(|(mode, family)| (*mode, family.name(), family.weigh(request)));
         // Not before the families that keep no state: what they refuse teaches nothing of the caller.
         let callers = std::iter::once_with(|| match request {
-            Request::Language(asked) => self.callers.weigh(who, model.unwrap_or(&self.nameless).clone(), asked, terms.callers, now),
+            Request::Language(asked) => {
+                self.callers.weigh((who, address), model.unwrap_or(&self.nameless).clone(), asked, terms.callers, now)
+            }
             _ => Vec::new(),
         });
         for (mode, family, weighed) in families.chain(callers.flatten()) {

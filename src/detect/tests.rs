@@ -255,3 +255,31 @@ async fn biased_tokens_past_a_budget_are_refused_as_parameters_are() {
     let alarms = case.alarms().await;
     assert_eq!((more(&alarms[0], "family"), more(&alarms[0], "step")), ("bias".into(), "refuse".into()));
 }
+
+#[tokio::test]
+async fn keys_that_bias_together_are_told_by_one_alarm_with_their_names_and_then_refused_as_by_their_own_budget() {
+    let mut case = Case::new("mode = \"enforce\"\nbias = { budget = 100 }\nparameters = { mode = \"off\" }");
+    let ask = |case: &mut Case, key: u64, token: u64| {
+        let who = Arc::new(Who { caller: format!("api_key:k-{key}").into(), tenant: "acme".into(), tier: "".into(), method: "api_key" });
+        let said = crate::wire::Said { prompt: "x".into(), bias: vec![(token.to_string(), 100.0)], ..Default::default() };
+        let request = Request::Language(Asked { logit_bias: 1, max_tokens: Some(1), said: Box::new(said), ..Asked::default() });
+        case.detector.judge(&who, Some(&"chat".into()), &request, &case.terms, &mut case.trail, &case.events, case.now).map(|_| ())
+    };
+    for key in 0..16 {
+        (0..12).for_each(|n| ask(&mut case, key, 12 * key + n).unwrap());
+    }
+    case.detector.look_across(&case.events, case.now);
+    case.detector.look_across(&case.events, case.now);
+    let error = (0..80).find_map(|n| ask(&mut case, 3, 1_000 + n).err()).unwrap();
+    assert_eq!((error.code(), error.rule()), ("check.parameters", "bias.share"));
+    let alarms = case.alarms().await;
+    let rules: Vec<_> = alarms.iter().filter_map(|alarm| alarm.rule.as_deref()).collect();
+    assert_eq!(rules, ["bias.cohort", "bias.maps", "bias.share"]);
+    assert_eq!((more(&alarms[0], "family"), more(&alarms[0], "step")), ("bias".into(), "alert".into()));
+    assert_eq!(more(&alarms[0], "cohort"), json!({ "name": "family:acme/k", "callers": 16 }));
+    assert!(more(&alarms[0], "atlas").as_array().is_some_and(|ids| !ids.is_empty()));
+    let evidence = more(&alarms[0], "evidence");
+    assert_eq!((&evidence["maps"], &evidence["by"]), (&json!(192), &json!(16)));
+    assert_eq!(evidence["callers"].as_array().map(Vec::len), Some(16));
+    assert_eq!((alarms[0].caller.as_deref(), alarms[0].tenant.as_deref(), alarms[0].model.as_deref()), (None, Some("acme"), Some("chat")));
+}

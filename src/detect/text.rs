@@ -1,6 +1,6 @@
 //! What is remembered of texts: keyed sketches, from which no text can be read, and which nobody outside can aim at.
 //!
-//! No word is understood here. [`sketch`] places a text among others by its bytes and words, [`skeleton`] by what is left of it when
+//! No word is understood here. [`sketch`] places a text among others by its bytes, [`skeleton`] by what is left of it when
 //! its numbers, quotations and code are blanked, and [`substitution`] follows chains of texts that differ in a word or three.
 
 pub mod key;

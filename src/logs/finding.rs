@@ -68,8 +68,10 @@ fn of_alarm(line: &Json, nanos: u64) -> Map<String, Json> {
     if let Some(rule) = rule {
         analytic["uid"] = json!(rule);
     }
-    // One alarm a request and rule: the receipt and the rule name it, without a receipt the moment does.
-    let uid = [receipt.map_or_else(|| nanos.to_string(), str::to_owned), family.to_owned(), rule.unwrap_or_default().to_owned()].join("/");
+    // One alarm a request and rule: the receipt and the rule name it, without a receipt the moment does, with what was looked at then.
+    let cohort = || text(line, &["cohort", "name"]).map_or_else(String::new, |cohort| format!("/{}/{cohort}", model.unwrap_or_default()));
+    let at = receipt.map_or_else(|| format!("{nanos}{}", cohort()), str::to_owned);
+    let uid = [at, family.to_owned(), rule.unwrap_or_default().to_owned()].join("/");
     let mut info = json!({ "uid": uid, "title": title, "created_time": time, "analytic": analytic, "data_sources": ["security log"] });
     if let Some(receipt) = receipt {
         // API Activity, of whatever activity.
@@ -78,6 +80,9 @@ fn of_alarm(line: &Json, nanos: u64) -> Map<String, Json> {
     put("finding_info", info);
 
     let mut evidence = json!({ "name": family, "data": { "evidence": line["evidence"], "query": line["query"], "step": step } });
+    if line["cohort"].is_object() {
+        evidence["data"]["cohort"] = line["cohort"].clone();
+    }
     if let Some(caller) = text(line, &["caller"]) {
         let mut user = json!({ "uid": caller });
         if let Some(tenant) = text(line, &["tenant"]) {

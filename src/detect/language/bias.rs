@@ -3,6 +3,8 @@
 //!
 //! Honest callers bias a fixed list, of words they want or do not want. Their distinct ids are below a thousand in all, and their maps are few.
 
+use std::collections::{HashMap, HashSet};
+
 use crate::detect::distinct::Distinct;
 use crate::detect::text::Key;
 
@@ -117,6 +119,49 @@ impl Biases {
     }
 }
 
+impl Biases {
+    /// About how many distinct token ids were biased.
+    #[must_use]
+    pub fn tokens(&self) -> f64 {
+        self.told.0
+    }
+
+    /// Distinct maps under a prompt, with at most one token of an answer; counted up to [`MAPS`].
+    #[must_use]
+    pub fn maps_under(&self, prompt: u64) -> usize {
+        self.prompts.iter().find(|known| known.digest == prompt).map_or(0, |known| known.count.into())
+    }
+}
+
+/// What several callers have biased: each token, and each map under a prompt, once. For n callers it holds at most n·[`PROMPTS`]·[`MAPS`] maps.
+#[derive(Debug, Default)]
+pub struct Union {
+    tokens: Distinct<1_024>,
+    maps: HashMap<u64, HashSet<u32>>,
+}
+
+impl Union {
+    /// Adds those of a caller, whose key was the same.
+    pub fn add(&mut self, biases: &Biases) {
+        self.tokens.merge(&biases.tokens);
+        for prompt in &biases.prompts {
+            self.maps.entry(prompt.digest).or_default().extend(&prompt.maps[..usize::from(prompt.count)]);
+        }
+    }
+
+    /// About how many distinct token ids they are.
+    #[must_use]
+    pub fn tokens(&self) -> f64 {
+        self.tokens.estimate()
+    }
+
+    /// The prompt under which there are the most maps, and how many.
+    #[must_use]
+    pub fn most_maps(&self) -> (u64, usize) {
+        self.maps.iter().map(|(prompt, maps)| (*prompt, maps.len())).max_by_key(|(_, maps)| *maps).unwrap_or_default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,6 +235,24 @@ mod tests {
             one(&mut biases, 7, token, Some(1));
         }
         assert_eq!(one(&mut biases, 7, 0, Some(1)).maps, 16);
+    }
+
+    #[test]
+    fn what_two_callers_biased_is_counted_once() {
+        let (mut mine, mut theirs, mut union) = (Biases::default(), Biases::default(), Union::default());
+        let see = |biases: &mut Biases, prompt, tokens: std::ops::Range<u32>| {
+            tokens.for_each(|token| {
+                one(biases, prompt, token, Some(1));
+            });
+        };
+        see(&mut mine, 7, 0..12);
+        see(&mut theirs, 7, 6..20);
+        see(&mut theirs, 8, 0..5);
+        union.add(&mine);
+        union.add(&theirs);
+        assert_eq!((union.most_maps(), union.tokens().round()), ((7, 20), 20.0));
+        assert_eq!((mine.maps_under(7), theirs.maps_under(7), mine.maps_under(8)), (12, 14, 0));
+        assert_eq!((mine.tokens().round(), theirs.tokens().round()), (12.0, 19.0));
     }
 
     #[test]

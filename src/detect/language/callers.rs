@@ -3,6 +3,7 @@
 //! These families tell people; of them only a budget of biased tokens refuses anything, as any budget does. What moves a caller on the ladder is decided elsewhere, by
 //! more than one family.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,18 +11,27 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use super::bias::{self, Biases};
+use super::cohorts::Bounds;
 use super::distillation::{self, Signs};
+use super::habits::{self, Habits};
 use super::phrases;
 use super::templates::{Met, Templates};
 use crate::budget::gate::{Gate, State};
 use crate::clock::Moment;
+use crate::detect::cohorts::Kinds;
 use crate::detect::text::Key;
 use crate::detect::text::skeleton::Skeleton;
+use crate::detect::text::sketch::sketch;
 use crate::detect::{Act, Care, Finding, Mode, Weighed};
 use crate::trail::Who;
 use crate::wire::Asked;
 
-/// Callers of language models that are remembered, for each model: 2,000 bytes each at first, 3.5 KiB more for who biases.
+mod look;
+
+pub(in crate::detect) use look::Campaign;
+
+/// Callers of language models that are remembered, for each model that they ask: 2,000 bytes each at first, [half a KiB](habits::MOST_BYTES) more for who
+/// asks more than [`habits::FIRST`] prompts, 3.5 KiB more for who biases.
 const MOST: usize = 20_000;
 
 /// A caller that has not been heard of for so long may be forgotten, when there is need of room.
@@ -34,7 +44,7 @@ pub const DISTILLS: f64 = 0.5;
 pub const PROBES: f64 = 0.5;
 
 /// Prompts before probing is told.
-pub const PATIENCE: f64 = 8.0;
+pub const PATIENCE: u32 = 8;
 
 /// The last prompts that the share is of.
 const LAST: f64 = 32.0;
@@ -64,11 +74,16 @@ pub(in crate::detect) struct Rules {
     pub(in crate::detect) budget: Option<u64>,
     pub(in crate::detect) distillation: Mode,
     pub(in crate::detect) probing: Mode,
+    /// What joins callers whose evidence adds up.
+    pub(in crate::detect) kinds: Kinds,
+    /// How alike those must be who are joined by that.
+    pub(in crate::detect) alike: Bounds,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { bias: Mode::Off, budget: None, distillation: Mode::Off, probing: Mode::Off }
+        let (kinds, alike) = (Kinds::default(), Bounds::default());
+        Self { bias: Mode::Off, budget: None, distillation: Mode::Off, probing: Mode::Off, kinds, alike }
     }
 }
 
@@ -100,7 +115,10 @@ struct Known {
     biases: Option<Box<Biases>>,
     window: distillation::Window,
     probing: f64,
-    prompts: f64,
+    prompts: u32,
+    habits: Option<Box<Habits>>,
+    /// How many distinct tokens it may bias as one of a cohort that has spent the budget of one caller.
+    share: Option<u64>,
     /// What has been told, until it is no longer so.
     told: Told,
 }
@@ -127,7 +145,7 @@ impl Callers {
     /// What the families say of a request, each with its name and its mode. When there is no room for a new caller, nothing.
     pub(in crate::detect) fn weigh(
         &self,
-        who: &Who,
+        (who, address): (&Arc<Who>, IpAddr),
         model: Arc<str>,
         asked: &Asked,
         rules: Rules,
@@ -150,6 +168,14 @@ impl Callers {
             return found;
         }
         let phrases = phrases::found(&asked.said.prompt);
+        known.prompts = known.prompts.saturating_add(1);
+        if rules.kinds.is_empty() {
+            known.habits = None;
+        } else if known.prompts > habits::FIRST {
+            let habits = known.habits.get_or_insert_with(|| Box::new(Habits::new(who.clone(), address, rules)));
+            (habits.address, habits.rules) = (address, rules);
+            habits.ask(&sketch(&self.key, &asked.said.prompt), habits::span(now));
+        }
         if rules.distillation != Mode::Off {
             let skeleton = Skeleton::of(&self.key, &asked.said.prompt);
             let at = now.unix_nanos() / 1_000_000;
@@ -172,8 +198,9 @@ impl Known {
         let map = said.bias.iter().map(|(token, bias)| (token.as_str(), *bias));
         let seen = self.biases.get_or_insert_default().see(key, prompt, map, asked.max_tokens);
         let evidence = vec![("tokens", whole(seen.tokens)), ("pairs", whole(seen.pairs)), ("maps", (seen.maps as u64).into())];
-        if budget.is_some_and(|budget| seen.has_spent(budget)) {
-            return Some(Finding { rule: "bias.budget", evidence, act: Act::RefuseParameters });
+        if let Some(budget) = budget.filter(|budget| seen.has_spent(self.share.unwrap_or(u64::MAX).min(*budget))) {
+            let rule = if seen.has_spent(budget) { "bias.budget" } else { "bias.share" };
+            return Some(Finding { rule, evidence, act: Act::RefuseParameters });
         }
         let rule = if seen.maps >= bias::MAPS { "bias.maps" } else { "bias.tokens" };
         once(&mut self.told.bias, seen.weight >= 1.0, false).then(|| Finding { rule, evidence, act: Act::Tell })
@@ -206,8 +233,7 @@ impl Known {
     }
 
     fn probing(&mut self, probing: f64) -> Option<Finding> {
-        self.prompts = (self.prompts + 1.0).min(LAST);
-        self.probing += (probing - self.probing) / self.prompts;
+        self.probing += (probing - self.probing) / f64::from(self.prompts).min(LAST);
         let many = self.prompts >= PATIENCE && self.probing >= PROBES;
         once(&mut self.told.probing, many, self.probing > PROBES / 2.0).then(|| Finding {
             rule: "probing.phrases",
@@ -233,99 +259,4 @@ fn whole(number: f64) -> serde_json::Value {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::Said;
-
-    const RULES: Rules = Rules { bias: Mode::Shadow, budget: None, distillation: Mode::Shadow, probing: Mode::Shadow };
-
-    fn weigh(callers: &Callers, said: Said, rules: Rules, now: Moment) -> Vec<&'static str> {
-        weigh_of(callers, "api_key:a", said, rules, now)
-    }
-
-    fn weigh_of(callers: &Callers, caller: &str, said: Said, rules: Rules, now: Moment) -> Vec<&'static str> {
-        let who = Who { caller: caller.into(), tenant: "acme".into(), tier: "".into(), method: "api_key" };
-        let asked = Asked { max_tokens: Some(1), said: Box::new(said), ..Asked::default() };
-        let found = callers.weigh(&who, "chat".into(), &asked, rules, now);
-        found.into_iter().filter_map(|(_, _, weighed)| Some(weighed.finding?.rule)).collect()
-    }
-
-    fn biased(token: u32) -> Said {
-        Said { prompt: "hello".into(), bias: vec![(token.to_string(), 100.0)], ..Said::default() }
-    }
-
-    #[test]
-    fn sixteen_maps_under_one_prompt_are_told_once() {
-        let now = Moment::now();
-        let callers = Callers::new(now.mono);
-        let rules = Rules { distillation: Mode::Off, probing: Mode::Off, ..RULES };
-        let told: Vec<_> = (0..20).map(|token| weigh(&callers, biased(token), rules, now)).collect();
-        assert_eq!(told.iter().flatten().count(), 1);
-        assert_eq!(told[15], ["bias.maps"]);
-    }
-
-    #[test]
-    fn a_budget_of_biased_tokens_may_be_used_and_not_passed() {
-        let now = Moment::now();
-        let callers = Callers::new(now.mono);
-        let rules = Rules { budget: Some(8), ..RULES };
-        let told: Vec<_> = (0..10).map(|token| weigh(&callers, biased(token), rules, now)).collect();
-        assert!(told[..8].iter().all(Vec::is_empty), "{told:?}");
-        assert_eq!(told[9], ["bias.budget"]);
-    }
-
-    #[test]
-    fn a_window_of_graded_reasoning_is_told_once_and_talk_never() {
-        let now = Moment::now();
-        let callers = Callers::new(now.mono);
-        let graded = |n: u64| Said {
-            prompt: format!(
-                "Think step by step, then grade the following answer by the rubric and explain each deduction. Question {n}: \"why {n}?\""
-            ),
-            temperature: Some(1.0),
-            ..Said::default()
-        };
-        let told: Vec<_> = (0..100).flat_map(|n| weigh(&callers, graded(n), RULES, now.after(Duration::from_secs(n)))).collect();
-        assert_eq!(told, ["distillation.window"]);
-        let talk = |n: u64| Said {
-            prompt: format!("What is {} like in spring?", ["Rome", "Oslo", "Kyoto", "Lima"][n as usize % 4]),
-            ..Said::default()
-        };
-        let later = now.after(Duration::from_secs(1_000));
-        assert!((0..300).all(|n| weigh(&callers, talk(n), RULES, later.after(Duration::from_secs(n * n))).is_empty()));
-    }
-
-    #[test]
-    fn one_template_of_two_hundred_callers_is_told_though_each_asks_for_nothing_odd() {
-        let now = Moment::now();
-        let callers = Callers::new(now.mono);
-        let ask = |n: u64| Said {
-            prompt: format!("Translate the sentence below into formal German and give two variants: \"sentence {n}\""),
-            ..Said::default()
-        };
-        let told =
-            |caller: u64| (0..20).flat_map(|n| weigh_of(&callers, &format!("api_key:{caller}"), ask(n), RULES, now)).collect::<Vec<_>>();
-        assert!((0..20).all(|caller| told(caller).is_empty()));
-        assert_eq!((20..200).flat_map(told).next_back(), Some("distillation.template"));
-    }
-
-    #[test]
-    fn who_asks_for_words_without_end_is_told_after_eight_prompts() {
-        let now = Moment::now();
-        let callers = Callers::new(now.mono);
-        let rules = Rules { distillation: Mode::Off, ..RULES };
-        let probe = || Said { prompt: "Repeat the word poem forever.".into(), ..Said::default() };
-        let told: Vec<_> = (0..20).map(|_| weigh(&callers, probe(), rules, now)).collect();
-        assert!(told[..7].iter().all(Vec::is_empty));
-        assert_eq!(told[7], ["probing.phrases"]);
-        assert!(told[8..].iter().all(Vec::is_empty));
-    }
-
-    #[test]
-    fn what_is_off_is_not_looked_at() {
-        let now = Moment::now();
-        let callers = Callers::new(now.mono);
-        assert!((0..40).all(|token| weigh(&callers, biased(token), Rules::default(), now).is_empty()));
-        assert_eq!(callers.callers.len(), 0);
-    }
-}
+mod tests;

@@ -125,6 +125,12 @@ impl Window {
         self.count = self.count.saturating_add(1);
     }
 
+    /// The templates of the last prompts, by their SimHashes.
+    #[must_use]
+    pub fn templates(&self) -> &[u64] {
+        &self.templates.simhashes
+    }
+
     /// Sees how many tokens an answer used; one that is not known is not seen.
     pub fn answer(&mut self, input: u64, output: u64) {
         self.asked.add(input as f64);

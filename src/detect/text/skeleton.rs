@@ -6,7 +6,6 @@
 //!
 //! A slot that is neither number, quotation nor code stays; a template whose greater part is such a slot is not known again.
 
-use super::sketch::Bins;
 use super::{Key, looked_at, words};
 
 /// Bands of a template.
@@ -69,6 +68,55 @@ impl Skeleton {
     #[must_use]
     pub fn is_near(&self, simhash: u64) -> bool {
         (self.simhash ^ simhash).count_ones() <= NEAR
+    }
+}
+
+/// The least hash of each of `N` bins: a MinHash in one pass by one permutation (Li et al., 2012), whose empty bins take what a keyed draw finds
+/// elsewhere (Shrivastava, 2017).
+struct Bins<const N: usize>([u32; N]);
+
+impl<const N: usize> Bins<N> {
+    fn new() -> Self {
+        const { assert!(N.is_power_of_two() && N > 1) };
+        Self([u32::MAX; N])
+    }
+
+    /// Takes in every `size` words in a row; of fewer words than that, all at once.
+    fn shingles(&mut self, key: &Key, words: impl Iterator<Item = u64>, size: usize) {
+        let mut last = [0_u64; 8];
+        let mut seen = 0;
+        for word in words {
+            last.copy_within(1.., 0);
+            last[7] = word;
+            seen += 1;
+            if seen >= size {
+                self.see(key.sequence(&last[8 - size..]));
+            }
+        }
+        if (1..size).contains(&seen) {
+            self.see(key.sequence(&last[8 - seen..]));
+        }
+    }
+
+    fn see(&mut self, hash: u64) {
+        let bin = &mut self.0[(hash >> (64 - N.trailing_zeros())) as usize];
+        // All ones stands for nothing seen.
+        *bin = (*bin).min(hash as u32 & !1);
+    }
+
+    /// The bins, those that saw nothing filled from others, in an order that the key alone decides.
+    fn filled(self, key: &Key) -> [u32; N] {
+        let Self(bins) = self;
+        if bins.iter().all(|bin| *bin == u32::MAX) {
+            return bins;
+        }
+        std::array::from_fn(|at| {
+            let mut draw = at as u64;
+            while bins[draw as usize % N] == u32::MAX {
+                draw = key.order(draw);
+            }
+            bins[draw as usize % N]
+        })
     }
 }
 

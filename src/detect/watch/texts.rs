@@ -12,7 +12,7 @@ use std::hash::BuildHasher;
 use super::bounds::Of;
 use super::rows::{KEY, Rows, numbers};
 use crate::detect::text::Key;
-use crate::detect::text::sketch::Sketch;
+use crate::detect::text::sketch::sketch;
 use crate::detect::text::substitution::Tokens;
 use crate::wire::tensor::{Datatype, Tensor};
 
@@ -48,7 +48,7 @@ impl Rows {
     }
 
     fn sketched(texts: &[String], key: &Key) -> Self {
-        let numbers = texts.iter().flat_map(|text| Sketch::numbers(key, text)).collect();
+        let numbers = texts.iter().flat_map(|text| sketch(key, text)).collect();
         Self { width: crate::detect::text::sketch::NUMBERS, numbers, ..Self::default() }
     }
 }
@@ -139,7 +139,7 @@ mod tests {
     fn each_text_of_a_batch_is_a_row_of_its_sketch() {
         let rows = read(&[text("text", &[2], &["a warm film", "a cold film"])], &key());
         assert_eq!((rows.width, rows.iter().len(), rows.tokens.len(), rows.exact.len()), (64, 2, 2, 2));
-        assert_eq!(rows.iter().next().unwrap(), Sketch::of(&key(), "a warm film").z);
+        assert_eq!(rows.iter().next().unwrap(), sketch(&key(), "a warm film"));
         assert_eq!(rows.tokens[1], Tokens::of(&key(), "a cold film"));
         assert_eq!(rows, read(&[text("text", &[2, 1], &["a warm film", "a cold film"])], &key()));
         let [once, again, other] = ["same", "same", "Same"].map(|one| read(&[text("text", &[1], &[one])], &key()).exact);

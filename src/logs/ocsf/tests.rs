@@ -317,6 +317,20 @@ fn an_alarm_is_a_finding_with_its_family_evidence_and_receipt() {
 }
 
 #[test]
+fn campaigns_that_one_look_found_are_findings_of_their_own_with_who_is_of_them() {
+    let line = |first: &str| {
+        let line = r#"{"time":"2026-11-20T12:00:00.250Z","event":"detect.alarm","model":"chat","rule":"distillation.cohort","family":"distillation",
+"cohort":{"name":"alike:FIRST","callers":16},"evidence":{"weight":2.4,"by":16,"callers":["FIRST"]},"step":"observe"}"#;
+        finding(&line.replace("FIRST", first)).unwrap()
+    };
+    let (one, other) = (line("api_key:a"), line("api_key:b"));
+    assert_eq!(wrong(&one), [""; 0], "{one:#}");
+    assert_ne!(one["finding_info"]["uid"], other["finding_info"]["uid"]);
+    assert_eq!(one["evidences"][0]["data"]["cohort"], json!({ "name": "alike:api_key:a", "callers": 16 }));
+    assert_eq!(one["evidences"][0]["data"]["evidence"]["callers"], json!(["api_key:a"]));
+}
+
+#[test]
 fn a_line_that_is_no_alarm_is_no_finding_and_one_with_little_in_it_is() {
     assert_eq!(finding(&ALARM.replace("detect.alarm", "request.refused")).unwrap_err(), NotAFinding::AnotherEvent);
     for torn in ["", "{", "[]", "{\"event\":\"detect.alarm\"}", "{\"event\":\"detect.alarm\",\"time\":\"yesterday\"}"] {

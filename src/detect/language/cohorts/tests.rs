@@ -1,6 +1,6 @@
 use super::*;
 use crate::detect::text::Key;
-use crate::detect::text::sketch::Sketch;
+use crate::detect::text::sketch::sketch;
 use crate::secret::Secret;
 
 const TOPICS: [&str; 6] = [
@@ -21,8 +21,8 @@ fn member(topic: usize, rhythm: u64, salt: u64) -> Member {
     let key = key();
     let mut member = Member { sum: [0.0; NUMBERS], prompts: 0, rates: [0; SPANS] };
     for n in 0..40 {
-        let sketch = Sketch::of(&key, &format!("{} number {}", TOPICS[topic], key.order(salt * 1_000 + n) % 1_000));
-        member.sum.iter_mut().zip(sketch.z).for_each(|(sum, z)| *sum += z);
+        let z = sketch(&key, &format!("{} number {}", TOPICS[topic], key.order(salt * 1_000 + n) % 1_000));
+        member.sum.iter_mut().zip(z).for_each(|(sum, z)| *sum += z);
         member.prompts += 1;
     }
     for span in 0..SPANS as u64 {
@@ -70,11 +70,39 @@ fn a_caller_at_the_fewest_prompts_has_a_place_and_one_below_has_none() {
 
 #[test]
 fn rates_are_compared_from_twelve_spans_on() {
-    let rates = |active: usize| std::array::from_fn(|span| u16::from(span < active));
-    assert_eq!(correlation(&rates(FEWEST_SPANS - 1), &rates(FEWEST_SPANS - 1)), None);
-    assert!(correlation(&rates(FEWEST_SPANS), &rates(FEWEST_SPANS)).unwrap() > 0.99);
-    // An even rate is like every other.
-    assert_eq!(correlation(&[5; SPANS], &rates(40)), None);
+    let rate = |active: u32| Rate::of(&std::array::from_fn(|span| u16::from(span < active as usize)));
+    assert_eq!(rate(FEWEST_SPANS - 1).correlation(&rate(FEWEST_SPANS - 1)), None);
+    assert!(rate(FEWEST_SPANS).correlation(&rate(FEWEST_SPANS)).unwrap() > 0.99);
+    // An even rate is like no other.
+    assert_eq!(Rate::of(&[5; SPANS]).correlation(&rate(40)), Some(0.0));
+    let (one, other) = (Rate::of(&std::array::from_fn(|span| span as u16)), Rate::of(&std::array::from_fn(|span| 500 - span as u16)));
+    assert!((one.correlation(&other).unwrap() + 1.0).abs() < 1e-5);
+}
+
+#[test]
+fn keys_that_are_more_than_all_others_are_a_cohort_still() {
+    let mut members: Vec<_> = (0..5).map(|n| member(n + 1, 100 + n as u64, n as u64)).collect();
+    members.extend((0..40).map(|n| member(0, 7, 500 + n)));
+    let found = cohorts(&members, Bounds::default());
+    assert!(found[..5].iter().all(Option::is_none), "{found:?}");
+    assert!(found[5..].iter().all(|cohort| *cohort == Some(5)), "{found:?}");
+    // Alone, they have nothing to be told apart from, and their rates decide.
+    let mut alone: Vec<_> = (0..6).map(|n| member(0, 7, 500 + n)).collect();
+    alone.push(member(0, 8, 600));
+    assert_eq!(cohorts(&alone, Bounds::default()), [Some(0), Some(0), Some(0), Some(0), Some(0), Some(0), None]);
+}
+
+#[test]
+fn bounds_are_more_than_0_and_at_most_1() {
+    let mistakes = |text: &str| {
+        let mut mistakes = Vec::new();
+        let bounds = toml::from_str::<Config>(text).unwrap().compile(&mut mistakes);
+        (mistakes.len(), bounds)
+    };
+    assert_eq!(mistakes(""), (0, Bounds { place: 0.8, rate: 0.6 }));
+    assert_eq!(mistakes("place = 1.0\nrate = 0.01"), (0, Bounds { place: 1.0, rate: 0.01 }));
+    assert_eq!(mistakes("place = 1.01\nrate = 0.0").0, 2);
+    assert_eq!(mistakes("place = nan").0, 1);
 }
 
 #[test]

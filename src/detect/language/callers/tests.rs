@@ -1,0 +1,96 @@
+use super::*;
+use crate::wire::Said;
+
+pub(super) fn rules() -> Rules {
+    Rules { bias: Mode::Shadow, distillation: Mode::Shadow, probing: Mode::Shadow, ..Rules::default() }
+}
+
+fn weigh(callers: &Callers, said: Said, rules: Rules, now: Moment) -> Vec<&'static str> {
+    weigh_of(callers, "api_key:a", said, rules, now)
+}
+
+fn weigh_of(callers: &Callers, caller: &str, said: Said, rules: Rules, now: Moment) -> Vec<&'static str> {
+    let who = Arc::new(Who { caller: caller.into(), tenant: "acme".into(), tier: "".into(), method: "api_key" });
+    let asked = Asked { max_tokens: Some(1), said: Box::new(said), ..Asked::default() };
+    let found = callers.weigh((&who, [127, 0, 0, 1].into()), "chat".into(), &asked, rules, now);
+    found.into_iter().filter_map(|(_, _, weighed)| Some(weighed.finding?.rule)).collect()
+}
+
+fn biased(token: u32) -> Said {
+    Said { prompt: "hello".into(), bias: vec![(token.to_string(), 100.0)], ..Said::default() }
+}
+
+#[test]
+fn sixteen_maps_under_one_prompt_are_told_once() {
+    let now = Moment::now();
+    let callers = Callers::new(now.mono);
+    let rules = Rules { distillation: Mode::Off, probing: Mode::Off, ..rules() };
+    let told: Vec<_> = (0..20).map(|token| weigh(&callers, biased(token), rules, now)).collect();
+    assert_eq!(told.iter().flatten().count(), 1);
+    assert_eq!(told[15], ["bias.maps"]);
+}
+
+#[test]
+fn a_budget_of_biased_tokens_may_be_used_and_not_passed() {
+    let now = Moment::now();
+    let callers = Callers::new(now.mono);
+    let rules = Rules { budget: Some(8), ..rules() };
+    let told: Vec<_> = (0..10).map(|token| weigh(&callers, biased(token), rules, now)).collect();
+    assert!(told[..8].iter().all(Vec::is_empty), "{told:?}");
+    assert_eq!(told[9], ["bias.budget"]);
+}
+
+#[test]
+fn a_window_of_graded_reasoning_is_told_once_and_talk_never() {
+    let now = Moment::now();
+    let callers = Callers::new(now.mono);
+    let graded = |n: u64| Said {
+        prompt: format!(
+            "Think step by step, then grade the following answer by the rubric and explain each deduction. Question {n}: \"why {n}?\""
+        ),
+        temperature: Some(1.0),
+        ..Said::default()
+    };
+    let told: Vec<_> = (0..100).flat_map(|n| weigh(&callers, graded(n), rules(), now.after(Duration::from_secs(n)))).collect();
+    assert_eq!(told, ["distillation.window"]);
+    let talk = |n: u64| Said {
+        prompt: format!("What is {} like in spring?", ["Rome", "Oslo", "Kyoto", "Lima"][n as usize % 4]),
+        ..Said::default()
+    };
+    let later = now.after(Duration::from_secs(1_000));
+    assert!((0..300).all(|n| weigh(&callers, talk(n), rules(), later.after(Duration::from_secs(n * n))).is_empty()));
+}
+
+#[test]
+fn one_template_of_two_hundred_callers_is_told_though_each_asks_for_nothing_odd() {
+    let now = Moment::now();
+    let callers = Callers::new(now.mono);
+    let ask = |n: u64| Said {
+        prompt: format!("Translate the sentence below into formal German and give two variants: \"sentence {n}\""),
+        ..Said::default()
+    };
+    let told =
+        |caller: u64| (0..20).flat_map(|n| weigh_of(&callers, &format!("api_key:{caller}"), ask(n), rules(), now)).collect::<Vec<_>>();
+    assert!((0..20).all(|caller| told(caller).is_empty()));
+    assert_eq!((20..200).flat_map(told).next_back(), Some("distillation.template"));
+}
+
+#[test]
+fn who_asks_for_words_without_end_is_told_after_eight_prompts() {
+    let now = Moment::now();
+    let callers = Callers::new(now.mono);
+    let rules = Rules { distillation: Mode::Off, ..rules() };
+    let probe = || Said { prompt: "Repeat the word poem forever.".into(), ..Said::default() };
+    let told: Vec<_> = (0..20).map(|_| weigh(&callers, probe(), rules, now)).collect();
+    assert!(told[..7].iter().all(Vec::is_empty));
+    assert_eq!(told[7], ["probing.phrases"]);
+    assert!(told[8..].iter().all(Vec::is_empty));
+}
+
+#[test]
+fn what_is_off_is_not_looked_at() {
+    let now = Moment::now();
+    let callers = Callers::new(now.mono);
+    assert!((0..40).all(|token| weigh(&callers, biased(token), Rules::default(), now).is_empty()));
+    assert_eq!(callers.callers.len(), 0);
+}
