@@ -11,6 +11,8 @@
 //! Two sockets: on one a call and its answer follow each other, so that nobody hands anything on between two threads; the other tells the
 //! worker to stop. The worker dies with the thread that started it, which is the queue's, and with either socket.
 
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod inside;
 pub mod probe;
 
