@@ -19,9 +19,9 @@ fuzz_target!(init: seeds(made), |data: &[u8]| {
         assert_eq!(whole.is_some(), pieces.is_some(), "the bound depends on the cut");
         let Some(blocks) = whole else { return };
         assert_eq!(raw(&blocks).concat(), stream, "bytes are lost or added");
-        for block in &blocks {
+        for (place, block) in blocks.iter().enumerate() {
             assert!(block.raw().len() <= most);
-            hold(block);
+            hold(block, place == 0);
         }
     });
 });
@@ -39,25 +39,30 @@ fn split(stream: &[u8], cut: usize, most: usize) -> Option<Vec<Block>> {
     Some(blocks)
 }
 
-/// A block with other data has those data and the same type.
-fn hold(block: &Block) {
+/// A block with other data has those data and the same type. A byte order mark has its meaning before the first one alone.
+fn hold(block: &Block, first: bool) {
+    let again = |bytes: Bytes| alone(&bytes, first);
     let _ = block.event();
     assert_eq!(block.data().as_deref(), block.data_line().as_deref());
-    let Some(alone) = again(block.with_data(b"{\"a\":1}")) else { return };
-    assert_eq!(alone.data().is_some(), block.data().is_some());
-    if let Some(data) = alone.data() {
+    let Some(other) = again(block.with_data(b"{\"a\":1}")) else { return };
+    assert_eq!(other.data().is_some(), block.data().is_some());
+    if let Some(data) = other.data() {
         assert_eq!(&data[..], b"{\"a\":1}");
     }
-    assert_eq!(alone.event(), block.event());
+    assert_eq!(other.event(), block.event());
     if let Some(commented) = block.with_comment("x").and_then(again) {
         assert_eq!((commented.data(), commented.event()), (block.data(), block.event()));
     }
 }
 
-/// The first block of these bytes.
-fn again(bytes: Bytes) -> Option<Block> {
+/// The block that these bytes are, at the beginning of a stream or behind an empty one.
+fn alone(bytes: &[u8], first: bool) -> Option<Block> {
     let mut splitter = Splitter::new(usize::MAX);
-    splitter.push(&bytes);
+    if !first {
+        splitter.push(b"\n");
+        splitter.next_block().expect("no bound").expect("an empty block");
+    }
+    splitter.push(bytes);
     splitter.next_block().expect("no bound").or_else(|| splitter.finish())
 }
 

@@ -16,6 +16,12 @@ pub const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// Writes the seeds into the folder that `FUZZ_SEEDS` names and ends, if it names one. A target calls it before anything else.
 pub fn seeds(make: impl FnOnce() -> Vec<Vec<u8>>) {
+    // Whoever tells of a panic needs memory, whatever bound it came under.
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let _ = HEAP.set_limit(usize::MAX);
+        tell(panic);
+    }));
     let Some(folder) = std::env::var_os(SEEDS).map(PathBuf::from) else { return };
     std::fs::create_dir_all(&folder).expect("a folder for seeds");
     for (at, seed) in make().iter().enumerate() {
