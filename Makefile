@@ -6,7 +6,7 @@ VENV ?= .venv
 DATA := $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/portcullis
 MINILM_ONNX := $(DATA)/all-minilm-l6-v2-onnx/model.onnx
 
-.PHONY: demo test build runtime minilm minilm-onnx venv node bench peers kill-loop attacks
+.PHONY: demo test build runtime minilm minilm-onnx venv node bench peers kill-loop attacks fuzz
 
 build:
 	$(CARGO) build --release --locked
@@ -54,6 +54,11 @@ test: runtime minilm-onnx venv node build
 KILLS ?= 10000
 kill-loop:
 	scripts/kill-loop $(KILLS)
+
+# Fuzzes every parser of strangers' bytes for so many seconds each; needs a C++ compiler, and no nightly.
+FUZZ ?= 60
+fuzz:
+	scripts/fuzz $(FUZZ)
 
 # Thieves, evaders and honest callers over HTTPS against the release binary, and the table of who was seen how soon; hours, or minutes with ARGS=--quick.
 ATTACKS := target/attacks

@@ -65,6 +65,8 @@ pub mod disk;
 pub mod erase;
 pub mod error;
 pub mod exposure;
+#[cfg(fuzzing)]
+pub mod fuzz;
 pub mod keys;
 pub mod life;
 pub mod logs;

@@ -17,6 +17,8 @@ use ::http::{HeaderMap, Method, StatusCode, Uri};
 pub mod body;
 pub mod config;
 mod framing;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod guard;
 pub mod head;
 pub mod http;

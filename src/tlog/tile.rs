@@ -59,6 +59,12 @@ impl Tile {
         (first << shift)..((first + u64::from(self.width)) << shift)
     }
 
+    /// Whether a tree of less than 2⁶⁴ leaves has it, so that [`Tile::leaves`] can say where it ends.
+    fn is_of_a_tree(&self) -> bool {
+        let end = self.number.checked_mul(WIDTH).and_then(|first| first.checked_add(u64::from(self.width)));
+        end.is_some_and(|end| end <= u64::MAX >> (8 * u32::from(self.level.unwrap_or(0))))
+    }
+
     /// Reads a path below a log's root, as [`Display`](fmt::Display) writes it and no other way.
     #[must_use]
     pub fn parse(path: &str) -> Option<Self> {
@@ -75,7 +81,7 @@ impl Tile {
         })?;
         let tile = Self { level, number, width };
         // One tile has one path: what is written otherwise had a sign, a zero too many, or an `x` in the wrong place.
-        (tile.to_string() == path && number <= u64::MAX >> 16).then_some(tile)
+        (tile.to_string() == path && number <= u64::MAX >> 16 && tile.is_of_a_tree()).then_some(tile)
     }
 }
 

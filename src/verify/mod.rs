@@ -24,6 +24,8 @@ pub mod chain;
 pub mod entries;
 pub mod files;
 pub mod folder;
+#[cfg(fuzzing)]
+pub mod fuzz;
 pub mod heartbeat;
 pub(crate) mod ids;
 pub mod label;

@@ -344,7 +344,13 @@ impl Body {
         self.number(signature.longest.map_or(u64::MAX, |longest| longest as u64))
     }
 
-    #[cfg(test)]
+    /// Whatever bytes, as the other side may send them.
+    #[cfg(fuzzing)]
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        Self { about: bytes.to_vec(), data: Vec::new() }
+    }
+
+    #[cfg(any(test, fuzzing))]
     pub(super) fn bytes(&self) -> Bytes {
         self.about.iter().chain(self.data.iter().flatten()).copied().collect()
     }

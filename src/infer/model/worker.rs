@@ -11,6 +11,8 @@
 //! Two sockets: on one a call and its answer follow each other, so that nobody hands anything on between two threads; the other tells the
 //! worker to stop. The worker dies with the thread that started it, which is the queue's, and with either socket.
 
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod inside;
 pub mod probe;
 
@@ -414,10 +416,12 @@ fn answered(
     Ok(Ok(tensors))
 }
 
-/// Whether strings are as many as the shape says, each as long as it says.
+/// Whether the elements are what their datatype says: strings as many as the shape says, each as long as it says, and of BOOL only 0 and 1.
 fn whole(tensor: &Tensor) -> bool {
-    if tensor.datatype != Datatype::Bytes {
-        return true;
+    match tensor.datatype {
+        Datatype::Bytes => {}
+        Datatype::Bool => return tensor.data.iter().all(|byte| *byte <= 1),
+        _ => return true,
     }
     let (mut rest, mut found) = (&tensor.data[..], 0_usize);
     while let Some((length, more)) = rest.split_first_chunk::<4>() {

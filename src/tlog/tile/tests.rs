@@ -50,6 +50,15 @@ fn paths_are_those_of_the_specification() {
 }
 
 #[test]
+fn a_path_names_a_tile_only_where_its_leaves_can_be_counted() {
+    for (last, past) in [("tile/7/000.p/255", "tile/7/000"), ("tile/6/255.p/255", "tile/6/255"), ("tile/6/254", "tile/6/256")] {
+        let last = Tile::parse(last).unwrap();
+        assert!(last.leaves().start < last.leaves().end, "{last}");
+        assert_eq!(Tile::parse(past), None, "{past}");
+    }
+}
+
+#[test]
 fn a_tree_of_70_000_has_the_tiles_that_the_specification_names() {
     let all: Vec<Tile> = Tile::added(0, 70_000).collect();
     let of = |level| all.iter().filter(move |tile| tile.level == level);

@@ -271,38 +271,14 @@ fn failure(error: &Error) -> (u64, &str) {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod echo;
+
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
+    use super::echo::echo;
     use super::*;
-    use crate::wire::tensor::{Datatype, Port, Tensor};
-
-    /// Gives its inputs back.
-    struct Echo(Signature);
-
-    impl Engine for Echo {
-        fn signature(&self) -> &Signature {
-            &self.0
-        }
-
-        fn run(&mut self, inputs: &[Tensor], wanted: &[usize], stop: &Stop) -> Result<Vec<Tensor>, Error> {
-            if stop.is_stopped() {
-                return Err(Error::ModelFailed("stopped".into()));
-            }
-            Ok(wanted.iter().map(|place| inputs[*place].clone()).collect())
-        }
-    }
-
-    fn echo() -> Box<Echo> {
-        let ports = vec![Port { name: "x".into(), datatype: Datatype::Uint8, shape: vec![None] }];
-        Box::new(Echo(Signature { inputs: ports.clone(), instead: vec![], outputs: ports, longest: None }))
-    }
-
-    /// A greeting and a call, each from whatever the socket gives.
-    pub(in super::super) fn lives_through(socket: UnixStream) {
-        let again = socket.try_clone().unwrap();
-        let _ = Hello::hear(&mut Wire::new(socket));
-        let _ = serve(&mut Wire::new(again), echo(), &Current::default());
-    }
+    use crate::wire::tensor::{Datatype, Tensor};
 
     fn call(wire: &mut Wire, call: u64, bytes: &'static [u8]) -> Frame {
         let tensor =

@@ -119,6 +119,17 @@ fn an_answer_that_is_anything_else_is_not_believed() {
 }
 
 #[test]
+fn a_truth_value_is_0_or_1_and_nothing_else_is_believed() {
+    let flags = |data: &'static [u8]| {
+        let tensor = Tensor { name: "flags".into(), datatype: Datatype::Bool, shape: vec![2], data: Bytes::from_static(data) };
+        let frame = Frame { kind: Kind::Answer, call: 7, body: of(&[(0, &tensor)]).bytes() };
+        answered(frame, 7, &[0], (&[port("flags", Datatype::Bool, &[None])], ROOM))
+    };
+    assert!(matches!(flags(&[0, 1]), Ok(Ok(_))));
+    assert!(matches!(flags(&[0, 2]), Err(Broken::Malformed("an output that does not fit"))));
+}
+
+#[test]
 fn a_failure_is_told_and_its_words_never_reach_a_caller() {
     let fails = |code| answer(&[0], Kind::Failed, 7, &Body::default().number(code).block(b"<script>"));
     assert_eq!(fails(FAILED_MODEL).unwrap(), Err(Error::ModelFailed("<script>".into())));
@@ -264,6 +275,8 @@ proptest! {
         prop_assert!(bytes.len() >= HEAD);
         (&one).write_all(&bytes).unwrap();
         let _ = one.shutdown(std::net::Shutdown::Write);
-        inside::tests::lives_through(other);
+        let again = other.try_clone().unwrap();
+        let _ = inside::echo::hears(other);
+        let _ = inside::echo::serves(again);
     }
 }
