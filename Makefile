@@ -60,7 +60,7 @@ FUZZ ?= 60
 fuzz:
 	scripts/fuzz $(FUZZ)
 
-# Thieves, evaders and honest callers over HTTPS against the release binary, and the table of who was seen how soon; hours, or minutes with ARGS=--quick.
+# Thieves, evaders and honest callers over HTTPS against the release binary, and the table of who was seen how soon; some hours, or minutes with ARGS=--quick.
 ATTACKS := target/attacks
 $(ATTACKS)/.ready: tests/attacks/requirements.txt tests/attacks/constraints.txt
 	$(PYTHON) -m venv $(ATTACKS)

@@ -1,6 +1,6 @@
 """Attacks the release binary over HTTPS, beside benign callers, and prints how soon it sees whom, what the response is worth, and whom it harms.
 
-    make attacks                                  everything, some hours on two cores
+    make attacks                                  everything, an hour for each victim on two cores; --runs and its kin make it longer
     make attacks ARGS=--quick                     a small share of it, some minutes
     target/attacks/bin/python tests/attacks/run.py --victim digits --attack hop_skip_jump --runs 5
 
@@ -45,8 +45,8 @@ SIZES = {
     # callers that calibrate, callers that test, rows of their day; runs of an attack, its rows, requests to the language model; seconds
     "quick": {"victims": ["digits", "table"], "fpr": 1e-2, "calibrate": 300, "callers": 110, "rows": (40, 80),
               "runs": 2, "queries": 200, "chat": 2500, "talkers": 24, "requests": 30, "texts": 160, "seconds": 1200},
-    "full": {"victims": ["digits", "table", "images"], "fpr": 1e-3, "calibrate": 3000, "callers": 3000, "rows": (100, 300),
-             "runs": 20, "queries": 500, "chat": 50000, "talkers": 1200, "requests": 100, "texts": 5000, "seconds": 6 * 3600},
+    "full": {"victims": ["digits", "table", "images"], "fpr": 1e-3, "calibrate": 3000, "callers": 1500, "rows": (100, 300),
+             "runs": 8, "queries": 300, "chat": 5000, "talkers": 200, "requests": 60, "texts": 800, "seconds": 4 * 3600},
 }
 # Of the victim with 3,072 inputs: a request is a hundred times as long, and says no more.
 LARGE = {"calibrate": 1000, "callers": 330, "rows": (30, 60), "runs": 5, "queries": 200}
