@@ -11,9 +11,9 @@ use std::hash::BuildHasher;
 
 use super::bounds::Of;
 use super::rows::{KEY, Rows, numbers};
-use crate::detect::text::Key;
 use crate::detect::text::sketch::sketch;
 use crate::detect::text::substitution::Tokens;
+use crate::detect::text::{Key, looked_at};
 use crate::wire::tensor::{Datatype, Tensor};
 
 /// The tensor of tokens, and which of them are of the text. Exporters of encoders of every kind name them so.
@@ -54,7 +54,7 @@ impl Rows {
 }
 
 /// Those of the strings: along the first dimension, where all tensors of them have the same or one that is 1, and there are as many numbers; else all of
-/// them in every row. Strings of one row are one text, by the names of their tensors.
+/// them in every row. Strings of one row are one text, by the names of their tensors, and those of every row stand behind its own.
 fn strings(tensors: &[Tensor]) -> Option<Texts> {
     let filled = tensors.iter().filter(|tensor| !tensor.data.is_empty());
     let (mut texts, others): (Vec<&Tensor>, Vec<&Tensor>) = filled.partition(|tensor| tensor.datatype == Datatype::Bytes);
@@ -74,15 +74,25 @@ fn strings(tensors: &[Tensor]) -> Option<Texts> {
         (held == 1 || held == rows) && held > 0 && strings.len().is_multiple_of(held)
     });
     let rows = if shared || !alone { rows } else { 1 };
+    let of_rows = |tensor: &Tensor| shared && of(tensor) == rows;
+    let all = texts.iter().zip(&strings);
+    let common: Vec<&str> =
+        all.clone().filter(|(tensor, _)| !of_rows(tensor)).flat_map(|(_, strings)| strings).map(String::as_str).collect();
+    let common = (!common.is_empty()).then(|| common.join("\n")).map(|common| if rows > 1 { shortened(common) } else { common });
     let row = |row: usize| {
-        let of_row = texts.iter().zip(&strings).flat_map(|(tensor, strings)| {
-            let held = if shared { of(tensor) } else { 1 };
-            let (width, at) = (strings.len() / held, row.min(held - 1));
-            strings[at * width..(at + 1) * width].iter().map(String::as_str)
+        let own = all.clone().filter(|(tensor, _)| of_rows(tensor)).flat_map(|(_, strings)| {
+            let width = strings.len() / rows;
+            strings[row * width..(row + 1) * width].iter().map(String::as_str)
         });
-        of_row.collect::<Vec<_>>().join("\n")
+        own.chain(common.as_deref()).collect::<Vec<_>>().join("\n")
     };
     Some(Texts { rows: (0..rows).map(row).collect(), alone })
+}
+
+/// A text that stands in every row: of a long one both ends, and what tells it from others, so that a batch does not hold all of it once a row.
+fn shortened(text: String) -> String {
+    let [head, tail] = looked_at(&text);
+    if tail.is_empty() { text } else { format!("{head} {:016x} {tail}", KEY.hash_one(&text)) }
 }
 
 /// Those of the tokens, where a request has them and nothing else.
@@ -168,6 +178,18 @@ mod tests {
         let plain = read(std::slice::from_ref(&numbers), &key());
         assert_eq!(plain, Rows::of(&[numbers]));
         assert!(plain.tokens.is_empty());
+    }
+
+    #[test]
+    fn a_long_text_of_every_row_is_shortened_in_each_and_still_told_from_others() {
+        let most = crate::detect::text::MOST_BYTES;
+        let (numbers, at, past) = (ints("n", &[64, 1], &[5; 64]), "a".repeat(most), "a".repeat(most + 1));
+        let read = |long: &str| texts(&[numbers.clone(), text("t", &[1], &[long])]);
+        assert_eq!(read(&at), vec![at; 64]);
+        let longest = 100 * most;
+        let (one, other) = (read(&past), read(&"a".repeat(longest)));
+        assert!(one.iter().chain(&other).all(|text| text.len() <= most + 18));
+        assert_ne!(one[0], other[0]);
     }
 
     #[test]
