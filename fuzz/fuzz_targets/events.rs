@@ -9,7 +9,8 @@ use portcullis_fuzz::{seeds, within};
 fuzz_target!(init: seeds(made), |data: &[u8]| {
     let [cut, most, stream @ ..] = data else { return };
     let most = 16 * usize::from(*most);
-    within(64 * data.len() + (1 << 16), || {
+    // Every byte may be a block, and all blocks of both readings are held at once.
+    within(256 * data.len() + (1 << 16), || {
         let whole = split(stream, stream.len(), most);
         let pieces = split(stream, usize::from(*cut), most);
         let raw = |blocks: &[Block]| blocks.iter().map(|block| block.raw().clone()).collect::<Vec<Bytes>>();
