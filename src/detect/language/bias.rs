@@ -11,24 +11,28 @@ use crate::detect::text::Key;
 /// Distinct token ids that honest callers stay below.
 pub const BENIGN: f64 = 1_000.0;
 
-/// Distinct token ids at which the weight is 1; the same for pairs of prompt and map.
+/// Distinct token ids at which the weight is 1; the same for maps past the second under a prompt, over all prompts.
 pub const ALARM: f64 = 5_000.0;
 
 /// Distinct maps under one prompt, with an answer of at most one token each, at which the weight is 1.
 pub const MAPS: usize = 16;
 
-/// Prompts of a caller whose maps are counted. Who takes turns among more of them is seen by the count of pairs.
+/// Prompts of a caller whose maps are counted. Who takes turns among more of them is seen by the maps past the second under each.
 pub const PROMPTS: usize = 16;
 
 /// What a caller has biased, in about 3.5 KiB.
 #[derive(Clone, Debug, Default)]
 pub struct Biases {
     tokens: Distinct<1_024>,
-    pairs: Distinct<1_024>,
+    pairs: Distinct<512>,
+    biased: Distinct<512>,
     prompts: Vec<Prompt>,
     clock: u32,
     told: (f64, f64),
 }
+
+/// Distinct maps under one prompt of an honest caller: one, that of its list, and another where the list depends on something.
+const USUAL: f64 = 2.0;
 
 #[derive(Clone, Debug)]
 struct Prompt {
@@ -43,8 +47,8 @@ struct Prompt {
 pub struct Seen {
     /// About how many distinct token ids were biased, within 3 % in the mean.
     pub tokens: f64,
-    /// About how many distinct pairs of prompt and map there were.
-    pub pairs: f64,
+    /// About how many distinct maps there were past the second under each prompt, over all prompts.
+    pub varied: f64,
     /// Distinct maps under this prompt with at most one token of an answer; counted up to [`MAPS`].
     pub maps: usize,
     /// From 0 to 1.
@@ -74,8 +78,10 @@ impl Biases {
             return self.seen(0);
         }
         changed |= self.pairs.see(key.sequence(&[prompt, digest]));
+        changed |= self.biased.see(key.sequence(&[prompt]));
         if changed {
-            self.told = (self.tokens.estimate(), self.pairs.estimate());
+            let varied = (self.pairs.estimate() - USUAL * self.biased.estimate()).max(0.0);
+            self.told = (self.tokens.estimate(), varied);
         }
         let short = most_tokens.is_some_and(|most| most <= 1);
         let maps = if short { self.count(prompt, digest as u32) } else { 0 };
@@ -83,10 +89,10 @@ impl Biases {
     }
 
     fn seen(&self, maps: usize) -> Seen {
-        let (tokens, pairs) = self.told;
+        let (tokens, varied) = self.told;
         let many = |count: f64| ((count / BENIGN).ln() / (ALARM / BENIGN).ln()).clamp(0.0, 1.0);
-        let weight = if maps >= MAPS { 1.0 } else { many(tokens).max(many(pairs)) };
-        Seen { tokens, pairs, maps, weight }
+        let weight = if maps >= MAPS { 1.0 } else { many(tokens).max(many(varied)) };
+        Seen { tokens, varied, maps, weight }
     }
 
     /// How many maps there were under this prompt. Where there is no room, the prompt with the fewest is forgotten, and of those the oldest.
@@ -179,7 +185,7 @@ mod tests {
     fn a_fixed_list_weighs_nothing_however_often_it_is_sent() {
         let mut biases = Biases::default();
         let list: Vec<String> = (0..32).map(|token| token.to_string()).collect();
-        for prompt in 0..500 {
+        for prompt in 0..20_000 {
             let seen = biases.see(&key(), prompt, list.iter().map(|token| (token.as_str(), -100.0)), None);
             assert_eq!(seen.weight, 0.0);
             assert!((seen.tokens - 32.0).abs() < 2.0);
@@ -224,6 +230,16 @@ mod tests {
     }
 
     #[test]
+    fn a_few_tokens_pushed_up_in_turn_under_many_prompts_weigh_however_the_turns_go() {
+        let mut biases = Biases::default();
+        // No prompt keeps a place among those whose maps are counted.
+        let turns = (0..40).flat_map(|token| (0..200).map(move |prompt| (prompt, token)));
+        let last = turns.map(|(prompt, token)| one(&mut biases, prompt, token, None)).last().unwrap();
+        assert_eq!((last.maps, last.weight), (0, 1.0), "{last:?}");
+        assert!((last.varied / 7_600.0 - 1.0).abs() < 0.15 && last.tokens < 50.0, "{last:?}");
+    }
+
+    #[test]
     fn a_prompt_under_attack_is_not_forgotten_for_others_asked_in_between() {
         let mut biases = Biases::default();
         one(&mut biases, 7, 0, Some(1));
@@ -257,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_budget_is_spent_past_it_and_not_at_it() {
-        let seen = |tokens| Seen { tokens, pairs: 0.0, maps: 0, weight: 0.0 };
+        let seen = |tokens| Seen { tokens, varied: 0.0, maps: 0, weight: 0.0 };
         assert!(!seen(5_000.4).has_spent(5_000));
         assert!(seen(5_001.0).has_spent(5_000));
     }
