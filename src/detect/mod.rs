@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use toml::Spanned;
 
-use self::language::callers::{self, Callers, Campaign};
+use self::language::callers::{self, Callers, Campaign, Listener};
 use self::language::guard::{self, Guard, Guards};
 use self::price::{Brought, Desk, Price};
 use crate::budget::gate::{Gate, MOST_ENTRIES, State, locked};
@@ -82,6 +82,7 @@ pub struct Cleared {
     input: Input,
     care: Care,
     guard: Option<Box<Guard>>,
+    listener: Option<Listener>,
     lesson: Option<Lesson>,
     sight: Option<Sight>,
 }
@@ -107,6 +108,11 @@ impl Cleared {
     /// What watches the answer, where there is anything to watch for.
     pub fn take_guard(&mut self) -> Option<Box<Guard>> {
         self.guard.take()
+    }
+
+    /// What hears how long the answer is, where anything does.
+    pub fn take_listener(&mut self) -> Option<Listener> {
+        self.listener.take()
     }
 
     /// What is to be learned of embeddings in its answer.
@@ -266,6 +272,7 @@ struct Weighed {
 #[derive(Debug, Default)]
 struct Judged {
     care: Care,
+    listener: Option<Listener>,
     lesson: Option<Lesson>,
     /// What it costs, where it costs anything.
     price: Option<Price>,
@@ -432,7 +439,7 @@ impl Detector {
         let grant = input.permit().grant();
         let who = &grant.caller().identity().who;
         let model = grant.which().map(|which| &which.name);
-        let Judged { mut care, lesson, price } = self.judge(who, model, input.request(), terms, trail, events, now)?;
+        let Judged { mut care, listener, lesson, price } = self.judge(who, model, input.request(), terms, trail, events, now)?;
         let sight = self.sight(who, model, input.request(), terms, trail, events, now);
         if let Some(sight) = sight.as_ref().filter(|sight| sight.enforced) {
             care = care.and(vectors::care(&sight.known.seen_vectors, &self.secret));
@@ -447,7 +454,7 @@ impl Detector {
         if let (Some(recording), Some(tensors)) = (&terms.recording, input.request().tensors()) {
             recording.take(&input.permit().grant().caller().identity().who, tensors, now.wall);
         }
-        Ok(Cleared { input, care, lesson, sight, guard })
+        Ok(Cleared { input, care, guard, listener, lesson, sight })
     }
 
     /// Takes the work that an answer costs. Whatever is wrong with it, the caller is told no more than what to do next.
@@ -496,9 +503,13 @@ impl Detector {
         let (mut care, address) = (Care::default(), trail.address);
         let families = terms.families.iter().map(|(mode, family)| (*mode, family.name(), family.weigh(request)));
         // Not before the families that keep no state: what they refuse teaches nothing of the caller.
+        let mut listener = None;
         let callers = std::iter::once_with(|| match request {
             Request::Language(asked) => {
-                self.callers.weigh((who, address), model.unwrap_or(&self.nameless).clone(), asked, terms.callers, now)
+                let model = model.unwrap_or(&self.nameless).clone();
+                let (found, listens) = self.callers.weigh((who, address), model, asked, terms.callers, now);
+                listener = listens;
+                found
             }
             _ => Vec::new(),
         });
@@ -534,11 +545,11 @@ impl Detector {
                 (true, Act::Degrade | Act::Tell) | (false, _) => {}
             }
         }
-        let Some(watch) = &terms.watch else { return Ok(Judged { care, ..Judged::default() }) };
+        let Some(watch) = &terms.watch else { return Ok(Judged { care, listener, ..Judged::default() }) };
         let (Some(known), Some(query)) = (known, query) else {
             // Nobody is refused for the number of others; that it happens is told.
             self.unwatched.fetch_add(1, Ordering::Relaxed);
-            return Ok(Judged { care, ..Judged::default() });
+            return Ok(Judged { care, listener, ..Judged::default() });
         };
         let first = query.saturating_sub(rows) + 1;
         // A step that comes with one row of a batch holds for all of it.
@@ -576,7 +587,7 @@ impl Detector {
             events: events.clone(),
             at: now,
         });
-        Ok(Judged { care: care.and(more), lesson, price })
+        Ok(Judged { care: care.and(more), listener, lesson, price })
     }
 
     /// What is to be learned of the embeddings that a request asks for, if there may be any.

@@ -23,6 +23,7 @@ use super::{Answer, Call, Error, Held, Payload, reply, shape, whole};
 use crate::authorize::Route;
 use crate::budget::{self, Hold};
 use crate::check::Request;
+use crate::detect::language::callers::Listener;
 use crate::detect::language::guard::Guard;
 use crate::trail::{End, Late, Trail, Usage};
 use crate::wire::body::Broken;
@@ -88,6 +89,7 @@ pub(super) async fn from_upstream(
     trail.usage = Some(match usage {
         Some(usage) => {
             call.hold.settle(usage);
+            call.listener.take().into_iter().for_each(|listener| listener.hear(usage));
             usage
         }
         None => call.hold.settle_by_bytes(),
@@ -211,6 +213,7 @@ fn stream(call: Box<Call>, asked: &Asked, incoming: Incoming, shape: &shape::Con
         decimals,
         without_logprobs: call.care.without_logprobs,
         guard: call.guard,
+        listener: call.listener,
         response: None,
         cut: None,
         usage: None,
@@ -247,6 +250,7 @@ struct Metered {
     without_logprobs: bool,
     /// What listens for what must not come out.
     guard: Option<Box<Guard>>,
+    listener: Option<Listener>,
     /// What the responses API has told of its answer, for the event that ends it early.
     response: Option<Value>,
     /// The event at which the answer must end.
@@ -375,6 +379,7 @@ impl Metered {
                     usage.output = usage.output.max(budget::estimate(self.hold.so_far()));
                 }
                 self.hold.settle(usage);
+                self.listener.take().into_iter().for_each(|listener| listener.hear(usage));
                 usage
             }
             None => self.hold.settle_by_bytes(),
@@ -482,6 +487,7 @@ mod tests {
             decimals: None,
             without_logprobs: false,
             guard: None,
+            listener: None,
             response: None,
             cut: None,
             usage: None,

@@ -29,6 +29,7 @@ use uuid::Uuid;
 use crate::authorize::{OipAsks, ReceiptForm, Route};
 use crate::budget::Hold;
 use crate::check::Request;
+use crate::detect::language::callers::Listener;
 use crate::detect::language::guard::Guard;
 use crate::detect::vectors::Sight;
 use crate::detect::watch::Lesson;
@@ -179,6 +180,7 @@ struct Call {
     request: Request,
     care: Care,
     guard: Option<Box<Guard>>,
+    listener: Option<Listener>,
     /// What is to be learned of the answer.
     lesson: Option<Lesson>,
     sight: Option<Sight>,
@@ -192,7 +194,7 @@ impl Inference {
     /// # Errors
     /// See [`Error`].
     pub async fn answer(&self, mut cleared: Cleared, terms: &Terms, receipts: &dyn Receipts, trail: &mut Trail) -> Result<Answer, Error> {
-        let (guard, sight) = (cleared.take_guard(), cleared.take_sight());
+        let (guard, listener, sight) = (cleared.take_guard(), cleared.take_listener(), cleared.take_sight());
         let (input, care, lesson) = cleared.into_parts();
         let (permit, bytes, request) = input.into_parts();
         let (grant, hold) = permit.into_parts();
@@ -211,6 +213,7 @@ impl Inference {
             request,
             care,
             guard,
+            listener,
             lesson,
             sight,
             hold,

@@ -88,7 +88,7 @@ class Scripted:
             choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
             return {"id": "c", "object": "chat.completion.chunk", "created": CREATED, "model": asked["model"], "choices": [choice]} | more
 
-        usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+        usage = usage_of(script)
         null = {"usage": None} if script == "usage-null" else {}
         try:
             for text in pieces(asked) if script.startswith("recite") else ("one ", "two ", "three"):
@@ -115,6 +115,12 @@ class Scripted:
         return answer
 
 
+def usage_of(script):
+    """What it says the answer used: as a server would whose prompts are short and whose answers are long, where that is asked for."""
+    output = 700 if script == "long" else 3
+    return {"prompt_tokens": 7, "completion_tokens": output, "total_tokens": 7 + output}
+
+
 def pieces(asked):
     """The instructions of a request, word by word, and more after them."""
     told = " ".join(message["content"] for message in asked["messages"] if message["role"] in ("system", "developer"))
@@ -139,5 +145,5 @@ def whole(asked):
     return (
         b'{"id":"chatcmpl-1", "object": "chat.completion","created":1700000000,\n "model": ' + model.encode() + b', "choices":[{"index":0,'
         b'"message":{"role":"assistant","content":"caf\\u00e9 \xc3\xa9"},"logprobs":null,"finish_reason":"stop"}],'
-        b'"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10},"odd":1.50E+2,"big":12345678901234567890123}'
+        b'"usage":' + json.dumps(usage_of(asked.get("user"))).encode() + b',"odd":1.50E+2,"big":12345678901234567890123}'
     )

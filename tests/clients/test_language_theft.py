@@ -24,6 +24,9 @@ def gate(tmp_path_factory, llama, scripted):
     gate.upstream("guarded", "openai", scripted.url, more=leak)
     gate.upstream("guarded-claude", "anthropic", scripted.url, more=leak)
     gate.upstream("watched", "openai", scripted.url)
+    gate.upstream("brief", "openai", scripted.url)
+    gate.upstream("long", "openai", scripted.url)
+    gate.upstream("streamed", "openai", scripted.url)
     gate.upstream("tiny", "openai", llama)
     gate.upstream("tight", "openai", llama, model="tiny", more='[detect.bias]\nmode = "enforce"\nbudget = 8')
     gate.start()
@@ -122,3 +125,21 @@ def test_who_collects_graded_reasoning_by_one_template_is_told(gate, client):
         client.chat.completions.create(model="watched", messages=[{"role": "user", "content": text}], temperature=1)
     told = eventually(lambda: alarms(gate, "distillation", "watched"))
     assert len(told) == 1 and told[0]["evidence"]["repetition"] > 0.9 and told[0]["query"] >= 16
+
+
+def reasoned(client, model, **how):
+    for number in range(40):
+        ask = [{"role": "user", "content": f"Think step by step and tell me in your own words why this is so: \"why {number}?\""}]
+        answer = client.chat.completions.create(model=model, messages=ask, temperature=1, **how)
+        if how.get("stream"):
+            assert list(answer)
+
+
+def test_that_answers_are_long_weighs_and_the_same_questions_with_short_ones_do_not(gate, client):
+    reasoned(client, "brief")
+    reasoned(client, "long", user="long")
+    reasoned(client, "streamed", user="long", stream=True)
+    for model in ("long", "streamed"):
+        told = eventually(lambda model=model: alarms(gate, "distillation", model))
+        assert [(alarm["rule"], alarm["evidence"]["length"]) for alarm in told] == [("distillation.window", 1)]
+    assert alarms(gate, "distillation", "brief") == []

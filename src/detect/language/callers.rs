@@ -23,7 +23,7 @@ use crate::detect::text::Key;
 use crate::detect::text::skeleton::Skeleton;
 use crate::detect::text::sketch::sketch;
 use crate::detect::{Act, Care, Finding, Mode, Weighed};
-use crate::trail::Who;
+use crate::trail::{Usage, Who};
 use crate::wire::Asked;
 
 mod look;
@@ -142,7 +142,8 @@ impl Callers {
         Self { key: Key::random(), templates: Templates::new(), callers: Gate::new(MOST), origin: now }
     }
 
-    /// What the families say of a request, each with its name and its mode. When there is no room for a new caller, nothing.
+    /// What the families say of a request, each with its name and its mode; and who waits to hear how long the answer is, where a family asks. When
+    /// there is no room for a new caller, nothing.
     pub(in crate::detect) fn weigh(
         &self,
         (who, address): (&Arc<Who>, IpAddr),
@@ -150,11 +151,11 @@ impl Callers {
         asked: &Asked,
         rules: Rules,
         now: Moment,
-    ) -> Vec<(Mode, &'static str, Weighed)> {
+    ) -> (Vec<(Mode, &'static str, Weighed)>, Option<Listener>) {
         let make = || Caller { known: Mutex::default(), seen: AtomicU64::new(0), origin: self.origin };
         let Some(caller) = (!rules.are_off()).then(|| self.callers.entry((who.caller.clone(), model.clone()), now.mono, make)).flatten()
         else {
-            return Vec::new();
+            return (Vec::new(), None);
         };
         caller.seen.fetch_max(now.mono.saturating_duration_since(self.origin).as_secs(), Ordering::Relaxed);
         // What is known is whole between its statements, so that what another thread left may be used.
@@ -165,7 +166,7 @@ impl Callers {
             known.bias(&self.key, asked, rules.budget).into_iter().for_each(|finding| find(rules.bias, "bias", finding));
         }
         if asked.said.prompt.is_empty() {
-            return found;
+            return (found, None);
         }
         let phrases = phrases::found(&asked.said.prompt);
         known.prompts = known.prompts.saturating_add(1);
@@ -187,7 +188,19 @@ impl Callers {
         if rules.probing != Mode::Off {
             known.probing(phrases.probing()).into_iter().for_each(|finding| find(rules.probing, "probing", finding));
         }
-        found
+        drop(known);
+        (found, (rules.distillation != Mode::Off).then_some(Listener(caller)))
+    }
+}
+
+/// Waits to hear how long the answer to a prompt is.
+#[derive(Debug)]
+pub struct Listener(Arc<Caller>);
+
+impl Listener {
+    /// Hears it, where the model's server told. It weighs with the caller's next prompt.
+    pub fn hear(self, usage: Usage) {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner).window.answer(usage.input, usage.output);
     }
 }
 
@@ -197,7 +210,7 @@ impl Known {
         let prompt = key.digest(said.instructions.iter().chain([&said.prompt]).map(String::as_bytes));
         let map = said.bias.iter().map(|(token, bias)| (token.as_str(), *bias));
         let seen = self.biases.get_or_insert_default().see(key, prompt, map, asked.max_tokens);
-        let evidence = vec![("tokens", whole(seen.tokens)), ("pairs", whole(seen.pairs)), ("maps", (seen.maps as u64).into())];
+        let evidence = vec![("tokens", whole(seen.tokens)), ("varied", whole(seen.varied)), ("maps", (seen.maps as u64).into())];
         if let Some(budget) = budget.filter(|budget| seen.has_spent(self.share.unwrap_or(u64::MAX).min(*budget))) {
             let rule = if seen.has_spent(budget) { "bias.budget" } else { "bias.share" };
             return Some(Finding { rule, evidence, act: Act::RefuseParameters });

@@ -12,7 +12,7 @@ fn weigh(callers: &Callers, said: Said, rules: Rules, now: Moment) -> Vec<&'stat
 fn weigh_of(callers: &Callers, caller: &str, said: Said, rules: Rules, now: Moment) -> Vec<&'static str> {
     let who = Arc::new(Who { caller: caller.into(), tenant: "acme".into(), tier: "".into(), method: "api_key" });
     let asked = Asked { max_tokens: Some(1), said: Box::new(said), ..Asked::default() };
-    let found = callers.weigh((&who, [127, 0, 0, 1].into()), "chat".into(), &asked, rules, now);
+    let (found, _) = callers.weigh((&who, [127, 0, 0, 1].into()), "chat".into(), &asked, rules, now);
     found.into_iter().filter_map(|(_, _, weighed)| Some(weighed.finding?.rule)).collect()
 }
 
@@ -59,6 +59,27 @@ fn a_window_of_graded_reasoning_is_told_once_and_talk_never() {
     };
     let later = now.after(Duration::from_secs(1_000));
     assert!((0..300).all(|n| weigh(&callers, talk(n), rules(), later.after(Duration::from_secs(n * n))).is_empty()));
+}
+
+#[test]
+fn how_long_answers_are_is_heard_and_weighs_with_the_next_prompt() {
+    let now = Moment::now();
+    let callers = Callers::new(now.mono);
+    let who = Arc::new(Who { caller: "api_key:a".into(), tenant: "acme".into(), tier: "".into(), method: "api_key" });
+    let told = |model: &str, usage: Option<Usage>| {
+        let ask = |n: u64| {
+            let prompt = format!("Think step by step and tell me in your own words why this is so: \"why {n}?\"");
+            let asked = Asked { said: Box::new(Said { prompt, temperature: Some(1.0), ..Said::default() }), ..Asked::default() };
+            let at = now.after(Duration::from_secs(n));
+            let (found, listener) = callers.weigh((&who, [127, 0, 0, 1].into()), model.into(), &asked, rules(), at);
+            listener.zip(usage).into_iter().for_each(|(listener, usage)| listener.hear(usage));
+            found.into_iter().filter_map(|(_, _, weighed)| Some(weighed.finding?.rule)).collect::<Vec<_>>()
+        };
+        (0..40).flat_map(ask).collect::<Vec<_>>()
+    };
+    assert_eq!(told("long", Some(Usage { input: 7, output: 700 })), ["distillation.window"]);
+    assert!(told("brief", Some(Usage { input: 7, output: 3 })).is_empty());
+    assert!(told("untold", None).is_empty());
 }
 
 #[test]

@@ -28,7 +28,7 @@ impl Case {
     fn ask(&mut self, (caller, tenant): (&str, &str), said: Said, rules: Rules, at: Moment) -> Vec<&'static str> {
         let who = Arc::new(Who { caller: caller.into(), tenant: tenant.into(), tier: "".into(), method: "api_key" });
         let asked = Asked { max_tokens: Some(1), said: Box::new(said), ..Asked::default() };
-        let found = self.callers.weigh((&who, self.address), "chat".into(), &asked, rules, at);
+        let (found, _) = self.callers.weigh((&who, self.address), "chat".into(), &asked, rules, at);
         let rules: Vec<_> = found.into_iter().filter_map(|(_, _, weighed)| Some(weighed.finding?.rule)).collect();
         self.told.extend(&rules);
         rules
