@@ -128,6 +128,11 @@ class Peer:
             return str(e)
 
 
+EATS = [1037, 2158, 2003, 5983, 2833, 1012]  # "a man is eating food."
+# How many sentences there are in a request, and the tokens of each: 12, and eight of 62, some three lines of a text.
+SENTENCES = {"minilm": (1, [101, *EATS, 102, 2003, 5983, 2833, 102]), "minilm8": (8, [101, *EATS * 10, 102])}
+
+
 def body_path(kind, kb):
     """chat: a chat completion request of `kb` KiB; infer: an OIP v2 request; embed: an embeddings request."""
     p = RUN / f"{kind}-{kb}k.json"
@@ -135,9 +140,9 @@ def body_path(kind, kb):
         size = kb * 1024
         if kind == "digits":  # one row of 64 pixels for the bundled classifier, whatever `kb`
             d = {"id": "1", "inputs": [{"name": "input", "shape": [1, 64], "datatype": "FP32", "data": [float(i * 7 % 17) for i in range(64)]}]}
-        elif kind == "minilm":  # one sentence of 12 tokens
-            ids = [101, 1037, 2158, 2003, 5983, 2833, 1012, 102, 2003, 5983, 2833, 102]
-            d = {"inputs": [{"name": name, "shape": [1, len(ids)], "datatype": "INT64", "data": data}
+        elif kind in SENTENCES:
+            count, ids = SENTENCES[kind]
+            d = {"inputs": [{"name": name, "shape": [count, len(ids)], "datatype": "INT64", "data": data * count}
                             for name, data in (("input_ids", ids), ("attention_mask", [1] * len(ids)))]}
         elif kind == "infer":
             n = size // 5
@@ -156,7 +161,8 @@ def body_path(kind, kb):
     return p
 
 
-PATHS = {"chat": "/v1/chat/completions", "digits": "/v2/models/digits/infer", "minilm": "/v2/models/minilm/infer", "infer": "/v2/models/m/infer", "embed": "/v1/embeddings"}
+PATHS = {"chat": "/v1/chat/completions", "digits": "/v2/models/digits/infer", "minilm": "/v2/models/minilm/infer",
+         "minilm8": "/v2/models/minilm/infer", "infer": "/v2/models/m/infer", "embed": "/v1/embeddings"}
 
 
 # ---------- one cell ----------
