@@ -9,7 +9,7 @@ MINILM_ONNX := $(DATA)/all-minilm-l6-v2-onnx/model.onnx
 .PHONY: demo test build runtime minilm minilm-onnx venv node bench peers kill-loop attacks fuzz
 
 build:
-	$(CARGO) build --release --locked
+	+$(CARGO) build --release --locked
 
 # ONNX Runtime 1.28.0, pinned and checked by hash, fetched once.
 runtime:
@@ -46,8 +46,9 @@ $(NODE_CLIENTS)/node_modules/.ready: $(NODE_CLIENTS)/package.json $(NODE_CLIENTS
 	touch $@
 
 # One profile for what is shipped and what is tested: dependencies are compiled once.
+# With `-j2` what is fetched is fetched while the program is built.
 test: runtime minilm-onnx venv node build
-	$(CARGO) test --release --locked
+	+$(CARGO) test --release --locked
 	$(VENV)/bin/pytest -q tests/clients
 
 # Kills the gateway under load so many times, and holds the log against what clients were promised. The tests do it a hundred times.
