@@ -646,7 +646,7 @@ impl Building<'_> {
             assurance: Assurance::VerifiedInProcess,
         };
         let built = |which, backend, signature: model::Signature| {
-            let embeds = signature.outputs.iter().any(|port| port.name == VECTORS) && source.kind == Kind::Safetensors;
+            let embeds = signature.outputs.iter().any(|port| port.name == VECTORS) && source.kind.is_encoder();
             let serves = if embeds { Serves::Embeddings } else { Serves::Oip };
             let model::Signature { inputs, instead, outputs, longest } = signature;
             Built { which, backend, serves, contract: Some(check::Contract { inputs, instead, outputs, longest }) }

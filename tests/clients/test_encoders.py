@@ -1,4 +1,4 @@
-"""Encoders that run in the gateway, from safetensors: the unmodified OpenAI and Triton clients get the vectors of a reference that does not
+"""Encoders that run in the gateway, from safetensors and from ONNX: the unmodified OpenAI and Triton clients get the vectors of a reference that does not
 use the gateway's engine (`tests/data/encoder_reference.py`, numpy in float64)."""
 
 import hashlib
@@ -25,10 +25,10 @@ def cosine(one, other):
     return numpy.dot(one, other) / numpy.linalg.norm(one) / numpy.linalg.norm(other)
 
 
-def serve(gate, name, folder, backend="", tokens='{ rate = "1000000/s" }'):
+def serve(gate, name, folder, backend="", tokens='{ rate = "1000000/s" }', kind="safetensors"):
     """The folder's files, each named by its digest."""
     there = gate.policies / "models" / name
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in (".json", ".safetensors")]
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in (".json", f".{kind}")]
     for path in files:
         target = there / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def serve(gate, name, folder, backend="", tokens='{ rate = "1000000/s" }'):
         name = "{name}"
         version = "1"
         tenants = ["acme"]
-        [backend.safetensors]
+        [backend.{kind}]
         path = "{name}"
         sha256 = {{ {digests} }}
         {backend}
@@ -56,6 +56,12 @@ def gate(tmp_path_factory):
     minilm = HOME / "all-minilm-l6-v2"
     assert (minilm / "model.safetensors").is_file(), f"{minilm} is not there: run `make minilm`"
     serve(gate, "minilm", minilm, backend="batch = { max = 64, delay = \"2ms\" }")
+    graph = HOME / "all-minilm-l6-v2-onnx/model.onnx"
+    assert graph.is_file(), f"{graph} is not there: run `make minilm-onnx`"
+    exported = tmp_path_factory.mktemp("exported") / "minilm"
+    shutil.copytree(minilm, exported)
+    shutil.copy(graph, exported)
+    serve(gate, "minilm-onnx", exported, kind="onnx")
     serve(gate, "metered", DATA / "encoders/bert-mean", tokens='{ rate = "1/min", burst = 40 }')
     gate.secret = gate.key("tester")
     gate.start()
@@ -69,33 +75,51 @@ def client(gate):
     return openai.OpenAI(base_url=gate.url + "/v1", api_key=gate.secret, http_client=transport, max_retries=0)
 
 
-def test_minilm_is_what_the_reference_says_alone_and_together(client):
+@pytest.mark.parametrize("model", ["minilm", "minilm-onnx"])
+def test_minilm_is_what_the_reference_says_alone_and_together(client, model):
     expected = json.loads((DATA / "minilm.json").read_text())["sentences"]
-    together = client.embeddings.create(model="minilm", input=[sentence["text"] for sentence in expected])
-    assert together.model == "minilm"
+    together = client.embeddings.create(model=model, input=[sentence["text"] for sentence in expected])
+    assert together.model == model
     assert together.usage.prompt_tokens == together.usage.total_tokens == sum(len(sentence["ids"]) for sentence in expected)
     for sentence, answer in zip(expected, together.data):
         assert cosine(sentence["embedding"], answer.embedding) >= 0.99999
-        alone = client.embeddings.create(model="minilm", input=sentence["ids"], encoding_format="float").data[0].embedding
+        alone = client.embeddings.create(model=model, input=sentence["ids"], encoding_format="float").data[0].embedding
         assert cosine(sentence["embedding"], alone) >= 0.99999
         assert abs(numpy.linalg.norm(alone) - 1) < 1e-5
 
 
-def test_fewer_dimensions_are_cut_and_of_length_one(client):
-    [whole] = client.embeddings.create(model="minilm", input="A man is eating food.").data
-    [cut] = client.embeddings.create(model="minilm", input="A man is eating food.", dimensions=32).data
+@pytest.mark.parametrize("model", ["minilm", "minilm-onnx"])
+def test_fewer_dimensions_are_cut_and_of_length_one(client, model):
+    [whole] = client.embeddings.create(model=model, input="A man is eating food.").data
+    [cut] = client.embeddings.create(model=model, input="A man is eating food.", dimensions=32).data
     assert len(whole.embedding) == 384 and len(cut.embedding) == 32
     assert cosine(whole.embedding[:32], cut.embedding) > 0.999999 and abs(numpy.linalg.norm(cut.embedding) - 1) < 1e-5
-    assert len(client.embeddings.create(model="minilm", input="A man", dimensions=384).data[0].embedding) == 384
+    assert len(client.embeddings.create(model=model, input="A man", dimensions=384).data[0].embedding) == 384
     with pytest.raises(openai.BadRequestError) as refused:
-        client.embeddings.create(model="minilm", input="A man", dimensions=385)
+        client.embeddings.create(model=model, input="A man", dimensions=385)
     assert refused.value.code.startswith("check.")
 
 
+@pytest.mark.parametrize("model", ["minilm", "minilm-onnx"])
 @pytest.mark.parametrize("wrong", ["", [], [[]], [[1, 999_999_999]], [["nested"]], 7, ["a", 1]])
-def test_what_cannot_be_embedded_is_refused(client, wrong):
+def test_what_cannot_be_embedded_is_refused(client, model, wrong):
     with pytest.raises(openai.BadRequestError):
-        client.embeddings.create(model="minilm", input=wrong)
+        client.embeddings.create(model=model, input=wrong)
+
+
+def test_texts_go_to_an_onnx_encoder_over_the_open_inference_protocol_too(gate):
+    expected = json.loads((DATA / "minilm.json").read_text())["sentences"]
+    texts = triton.InferInput("text", [len(expected)], "BYTES")
+    texts.set_data_from_numpy(numpy.array([sentence["text"].encode() for sentence in expected], dtype=object))
+    with triton.InferenceServerClient(gate.authority, ssl=True, ssl_options={"ca_certs": gate.ca}) as server:
+        headers = {"authorization": f"Bearer {gate.secret}"}
+        told = server.get_model_metadata("minilm-onnx", headers=headers)
+        assert [port["name"] for port in told["inputs"]] == ["text"]
+        assert [port["name"] for port in told["outputs"]] == ["embedding", "tokens"]
+        answer = server.infer("minilm-onnx", [texts], headers=headers)
+    assert answer.as_numpy("tokens").tolist() == [len(sentence["ids"]) for sentence in expected]
+    for sentence, embedding in zip(expected, answer.as_numpy("embedding")):
+        assert cosine(sentence["embedding"], embedding) >= 0.99999
 
 
 def test_as_many_inputs_as_the_batch_and_no_more(client):

@@ -65,7 +65,7 @@ impl Attached {
     ) -> Result<Self, Mistake> {
         let told = |what: String| Mistake::at(named.span(), what);
         match named.get_ref() {
-            Named::InFolder(name) if kind == Kind::Safetensors || config.signature.is_some() => Ok(Self::InFolder(name.clone())),
+            Named::InFolder(name) if kind.is_encoder() || config.signature.is_some() => Ok(Self::InFolder(name.clone())),
             Named::InFolder(_) => Err(told(format!(
                 "`{key}` of a model that is one file is named with its digest: {key} = {{ path = \"…\", sha256 = \"…\" }}"
             ))),

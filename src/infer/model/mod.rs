@@ -30,7 +30,7 @@ pub mod verify;
 mod walls;
 pub mod worker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ use crate::wire::tensor::Tensor;
 use attached::{Attached, MAX_CARD, MAX_GOLDEN};
 use batch::Batching;
 use calibration::Calibration;
-use encoder::Encoder;
+use encoder::{Encoder, Graph};
 use falls::Falls;
 use golden::Golden;
 use onnxruntime::OnnxRuntime;
@@ -86,8 +86,10 @@ const MAX_QUEUE: usize = 65_536;
 /// Which engine runs a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// ONNX Runtime, one file: `[backend.onnx]`.
+    /// ONNX Runtime, one file, which takes and gives tensors: `[backend.onnx]`.
     Onnx,
+    /// ONNX Runtime, the folder of an encoder, which takes texts: `[backend.onnx]` whose `path` is a folder.
+    OnnxEncoder,
     /// The encoders, a folder: `[backend.safetensors]`.
     Safetensors,
 }
@@ -97,9 +99,15 @@ impl Kind {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Onnx => "onnx",
+            Self::Onnx | Self::OnnxEncoder => "onnx",
             Self::Safetensors => "safetensors",
         }
+    }
+
+    /// Whether it is an encoder, which is a folder.
+    #[must_use]
+    pub const fn is_encoder(self) -> bool {
+        matches!(self, Self::OnnxEncoder | Self::Safetensors)
     }
 }
 
@@ -117,7 +125,7 @@ pub enum Named {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The model, relative to the file that names it: a file for ONNX, a folder for safetensors.
+    /// The model, relative to the file that names it: a file or the folder of an encoder for ONNX, a folder for safetensors.
     pub path: Spanned<PathBuf>,
     /// Its SHA-256, or those of its files; or else `signature` and `trust`.
     pub sha256: Option<Spanned<Named>>,
@@ -150,9 +158,9 @@ pub struct Config {
     pub card: Option<Spanned<attached::Named>>,
     /// What it must answer before it is ready; named as the card is.
     pub golden: Option<Spanned<attached::Named>>,
-    /// For safetensors: how the vectors of tokens become one, in place of what the folder says.
+    /// For encoders: how the vectors of tokens become one, in place of what the folder says.
     pub pooling: Option<Spanned<encoder::Pooling>>,
-    /// For safetensors: whether vectors are brought to length 1, in place of what the folder says.
+    /// For encoders: whether vectors are brought to length 1, in place of what the folder says.
     pub normalize: Option<Spanned<bool>>,
     /// Whether calls that wait at the same time are answered by one run; not, where it is left out.
     pub batch: Option<batch::Config>,
@@ -178,11 +186,15 @@ impl Config {
     /// Every mistake in the block.
     pub fn resolve(&self, kind: Kind, name: &str, version: &str, folder: &Path, root: &Path) -> Result<Source, Vec<Mistake>> {
         let mut mistakes = Vec::new();
+        let is_folder = folder.join(self.path.get_ref()).is_dir();
+        let kind = if kind == Kind::Onnx && is_folder { Kind::OnnxEncoder } else { kind };
         if kind == Kind::Onnx {
             let spans = self.pooling.as_ref().map(Spanned::span).into_iter().chain(self.normalize.as_ref().map(Spanned::span));
-            mistakes.extend(spans.map(|span| Mistake::at(span, "`pooling` and `normalize` are for [backend.safetensors]")));
+            mistakes.extend(
+                spans.map(|span| Mistake::at(span, "`pooling` and `normalize` are for encoders: [backend.safetensors], or a folder")),
+            );
         } else if !self.warm_up.is_empty() {
-            mistakes.push(Mistake::at(self.path.span(), "`warm_up` is for [backend.onnx]: an encoder takes any text"));
+            mistakes.push(Mistake::at(self.path.span(), "`warm_up` is for a file of [backend.onnx]: an encoder takes any text"));
         }
         let calibration = source::temperatures(self, folder, root).map_err(|mistake| mistakes.push(mistake)).ok().flatten();
         let mut attached = |key, named: &Option<Spanned<attached::Named>>, limit| {
@@ -447,6 +459,7 @@ impl Model {
         let bounds = Bounds { golden: held.golden.clone(), ..source.bounds.clone() };
         let queue = match source.kind {
             Kind::Onnx => onnx(&source.name, held.weights()?, &held.beside, &bounds, &runtime().map_err(Refused::Runtime)?)?,
+            Kind::OnnxEncoder => onnx_encoder(source, &held, &bounds, &runtime().map_err(Refused::Runtime)?)?,
             Kind::Safetensors => encoder(source, &held, &bounds)?,
         };
         let calibration = calibration(source, queue.signature())?;
@@ -482,6 +495,7 @@ impl Model {
         let held = source.verify(SystemTime::now())?;
         let signature = match source.kind {
             Kind::Onnx => onnx::read_beside(held.weights()?.bytes(), &onnx::Limits::DEFAULT, &lengths(&held.beside))?.0,
+            Kind::OnnxEncoder => fitted(source, &held)?.2.signature().clone(),
             Kind::Safetensors => Encoder::load(&read(&held), &options(source)).map_err(Refused::Encoder)?.signature().clone(),
         };
         Batching::new(source.bounds.batch.as_ref(), &signature).map_err(Refused::Batch)?;
@@ -607,9 +621,43 @@ fn encoder(source: &Source, held: &Held, bounds: &Bounds) -> Result<Queue, Refus
     Queue::start(&source.name, bounds, move |stop| Ok(Box::new(Worker::start(launch, stop)?)))
 }
 
+/// An encoder, from an ONNX file and those files beside it that one reads.
+fn onnx_encoder(source: &Source, held: &Held, bounds: &Bounds, runtime: &Runtime) -> Result<Queue, Refused> {
+    let (graph, used, fitted) = fitted(source, held)?;
+    let model = held.weights()?.bytes().clone();
+    let beside = held.beside.iter().filter(|(name, _)| used.contains(*name)).map(|(name, file)| (name.clone(), file.bytes().clone()));
+    let beside: BTreeMap<String, Bytes> = beside.collect();
+    if bounds.isolation == Isolation::Thread {
+        let runtime = runtime.clone();
+        return Queue::start(&source.name, bounds, move |stop| {
+            let beside = beside.iter().map(|(name, file)| (name.as_str(), &file[..]));
+            let engine = OnnxRuntime::load(&model, beside, graph, fitted.room(), &runtime, stop)?;
+            Ok(Box::new(Encoder::around(fitted, engine)))
+        });
+    }
+    let mut files = read(held);
+    files.extend(beside);
+    files.insert(source::MODEL.to_owned(), model);
+    let size = files.values().map(Bytes::len).sum();
+    let sealed = files.iter().map(|(file, bytes)| Ok((file.clone(), runtime::sealed(file, bytes).map_err(Refused::Worker)?)));
+    let launch = Launch::new(&source.name, Inmate::OnnxEncoder, sealed.collect::<Result<_, Refused>>()?, size, bounds);
+    let (library, options, signature) =
+        (Some(runtime.library().clone()), options(source).bytes().to_vec(), Some(fitted.signature().clone()));
+    let launch = Launch { library, options, signature, ..launch };
+    Queue::start(&source.name, bounds, move |stop| Ok(Box::new(Worker::start(launch, stop)?)))
+}
+
+/// What the graph of an encoder takes and gives, the files beside it that its tensors lie in, and the encoder around it.
+fn fitted(source: &Source, held: &Held) -> Result<(Signature, BTreeSet<String>, Graph), Refused> {
+    let (graph, used) = onnx::read_beside(held.weights()?.bytes(), &onnx::Limits::DEFAULT, &lengths(&held.beside))?;
+    let fitted = Graph::fit(&graph, &read(held), &options(source)).map_err(Refused::Encoder)?;
+    Ok((graph, used, fitted))
+}
+
 /// The files that an encoder reads. The pooling may lie in any folder that its list of modules names.
 fn read(held: &Held) -> encoder::Files {
-    let wanted = |name: &str| encoder::READ.contains(&name) || name.ends_with("/config.json");
+    let others = if held.kind == Kind::Safetensors { source::MODEL } else { source::WEIGHTS };
+    let wanted = |name: &str| (encoder::READ.contains(&name) || name.ends_with("/config.json")) && name != others;
     held.files.iter().filter(|(name, _)| wanted(name)).map(|(name, file)| (name.clone(), file.bytes().clone())).collect()
 }
 

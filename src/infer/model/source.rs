@@ -88,13 +88,18 @@ impl Source {
             }
             HeldTo::Files(digests) => Folder::named(&self.path, digests, &limits)?,
             HeldTo::Signature(signature) => {
-                let root = if self.kind == Kind::Onnx { self.path.parent().ok_or(Refused::NotAFile)? } else { &self.path };
+                let root = if self.kind.is_encoder() { &self.path } else { self.path.parent().ok_or(Refused::NotAFile)? };
                 Folder::signed(root, &signature.bundle, signature.beside.as_deref(), &signature.trust, now, &limits)?
             }
         };
         let digest = folder.digest();
-        if self.kind == Kind::Safetensors {
-            return self.held(folder.files().clone(), digest, folder.files());
+        if self.kind.is_encoder() {
+            let mut files = folder.files().clone();
+            if self.kind == Kind::OnnxEncoder {
+                let file = files.remove(MODEL).ok_or_else(|| folder::Fault::Missing(vec![MODEL.to_owned()]))?;
+                files.insert(MODEL.to_owned(), file.loadable()?);
+            }
+            return self.held(files, digest, folder.files());
         }
         let name = self.path.file_name().and_then(|name| name.to_str()).ok_or(Refused::NotAFile)?;
         let file = folder.file(name).ok_or_else(|| folder::Fault::Missing(vec![name.to_owned()]))?;
@@ -109,18 +114,22 @@ impl Source {
             return Err(Refused::Card);
         }
         let mut beside = BTreeMap::new();
-        if self.kind == Kind::Onnx {
-            let own = self.path.file_name().and_then(|name| name.to_str());
+        if self.kind != Kind::Safetensors {
+            let own = self.path.file_name().and_then(|name| name.to_str()).filter(|_| self.kind == Kind::Onnx);
             let others = folder.iter().filter(|(name, _)| Some(name.as_str()) != own && *name != MODEL);
             beside.extend(others.map(|(name, file)| (name.clone(), file.clone())));
         }
-        Ok(Held { files, beside, digest, card, golden })
+        Ok(Held { kind: self.kind, files, beside, digest, card, golden })
     }
 
     /// The file whose exchange on disk is noticed, if `path` is where the policy says that the model stands: the weights.
     #[must_use]
     pub fn weights(&self, path: PathBuf) -> PathBuf {
-        if self.kind == Kind::Safetensors { path.join(WEIGHTS) } else { path }
+        match self.kind {
+            Kind::Onnx => path,
+            Kind::OnnxEncoder => path.join(MODEL),
+            Kind::Safetensors => path.join(WEIGHTS),
+        }
     }
 
     /// The digest by which the policy names the model; none where a signature says what it is.
@@ -153,9 +162,11 @@ impl fmt::Debug for Signature {
 /// A model's files as they were verified, and the digest by which it is known: that of a folder is the one over all its files.
 #[derive(Debug)]
 pub struct Held {
-    /// By their names; an ONNX model is one, under `model.onnx`.
+    /// Which engine runs them.
+    pub kind: Kind,
+    /// By their names; an ONNX file is one, under `model.onnx`.
     pub files: BTreeMap<String, Verified>,
-    /// The other files of a signed folder that an ONNX model lies in, by their names: its tensors may lie there.
+    /// The other files of a folder that an ONNX model lies in, by their names: its tensors may lie there.
     pub beside: BTreeMap<String, Verified>,
     /// The model's digest.
     pub digest: Digest,
@@ -171,8 +182,8 @@ impl Held {
     /// # Errors
     /// There is none.
     pub fn weights(&self) -> Result<&Verified, Refused> {
-        let file = self.files.get(MODEL).or_else(|| self.files.get(WEIGHTS));
-        file.ok_or_else(|| folder::Fault::Missing(vec![WEIGHTS.to_owned()]).into())
+        let name = if self.kind == Kind::Safetensors { WEIGHTS } else { MODEL };
+        self.files.get(name).ok_or_else(|| folder::Fault::Missing(vec![name.to_owned()]).into())
     }
 }
 
@@ -190,16 +201,17 @@ fn named(kind: Kind, named: &Spanned<Named>) -> Result<HeldTo, Mistake> {
     let told = |what: String| Mistake::at(named.span(), what);
     match (named.get_ref(), kind) {
         (Named::File(digest), Kind::Onnx) => digest.parse().map(HeldTo::Digest).map_err(|error| told(format!("`sha256`: {error}"))),
-        (Named::Files(digests), Kind::Safetensors) => {
+        (Named::Files(digests), Kind::OnnxEncoder | Kind::Safetensors) => {
             let one = |(name, digest): (&String, &String)| {
                 let digest = digest.parse().map_err(|error| told(format!("`sha256` of {name:?}: {error}")))?;
                 Ok((name.clone(), digest))
             };
             digests.iter().map(one).collect::<Result<_, _>>().map(HeldTo::Files)
         }
-        (Named::Files(_), Kind::Onnx) => Err(told("`sha256` of an ONNX model is one digest".to_owned())),
-        (Named::File(_), Kind::Safetensors) => {
-            Err(told("`sha256` of a folder names each file: sha256 = { \"model.safetensors\" = \"…\", … }".to_owned()))
+        (Named::Files(_), Kind::Onnx) => Err(told("`sha256` of an ONNX file is one digest".to_owned())),
+        (Named::File(_), Kind::OnnxEncoder | Kind::Safetensors) => {
+            let weights = if kind == Kind::Safetensors { WEIGHTS } else { MODEL };
+            Err(told(format!("`sha256` of a folder names each file: sha256 = {{ \"{weights}\" = \"…\", … }}")))
         }
     }
 }
@@ -224,7 +236,7 @@ pub(super) fn held_to(config: &Config, kind: Kind, folder: &Path, root: &Path) -
                 let bundle = bounded(&signature, MAX_BUNDLE).map_err(|error| told(signature_at, format!("`signature`: {error}")))?;
                 let pem = bounded(&trust, MAX_TRUST).map_err(|error| told(trust_at, format!("`trust`: {error}")))?;
                 let read = Trust::read(&pem).map_err(|fault| told(trust_at, format!("`trust`: {fault}")))?;
-                let root = if kind == Kind::Onnx { path.parent() } else { Some(path.as_path()) };
+                let root = if kind.is_encoder() { Some(path.as_path()) } else { path.parent() };
                 let beside = root.and_then(|root| folder::signature_in(root, &signature));
                 Some(HeldTo::Signature(Arc::new(Signature { bundle, beside, trust: read, files: [signature, trust] })))
             }

@@ -9,6 +9,7 @@ use super::*;
 use crate::wire::tensor::{Datatype, Port};
 
 mod minilm;
+mod onnx_encoder;
 
 const DIGITS: &[u8] = include_bytes!("../../../policies/models/digits.onnx");
 const SAMPLES: &str = include_str!("../../../tests/data/digits.json");
@@ -385,13 +386,13 @@ fn mistakes_about_an_encoder_are_told_with_their_place() {
     let told = |block: &str| encoder_of(block, folder.path()).unwrap_err().remove(0);
     assert!(told("path = \"e\"\nsha256 = \"00\"").contains("names each file"));
     assert!(told("path = \"e\"\nsha256 = { \"config.json\" = \"00\" }").contains("of \"config.json\": a SHA-256 digest"));
-    assert!(told(&format!("{block}warm_up = {{ text = [1] }}")).contains("is for [backend.onnx]"));
+    assert!(told(&format!("{block}warm_up = {{ text = [1] }}")).contains("is for a file of [backend.onnx]"));
     assert!(told(&format!("{block}calibration = \"none.json\"")).contains("`calibration`: "));
     assert!(encoder_of(&format!("{block}pooling = \"cls\"\nnormalize = false"), folder.path()).is_ok());
     assert!(told(&format!("{block}pooling = \"max\"")).contains("unknown variant `max`"));
     let (onnx, _) = on_disk(DIGITS);
     let wrong = resolved(&format!("path = \"m.onnx\"\nsha256 = \"{}\"\npooling = \"cls\"", Digest::of(DIGITS)), onnx.path());
-    assert!(wrong.unwrap_err()[0].contains("[backend.safetensors]"));
+    assert!(wrong.unwrap_err()[0].contains("are for encoders"));
 }
 
 #[tokio::test]

@@ -66,10 +66,12 @@ pub(super) enum Inmate {
     Probe = 2,
     /// An encoder on candle, on the files of its folder; its options are [`Options::bytes`](super::encoder::Options::bytes).
     Encoder = 3,
+    /// An encoder on ONNX Runtime, on the files of its folder; its options are those of the other.
+    OnnxEncoder = 4,
 }
 
 impl Inmate {
-    const ALL: [Self; 3] = [Self::OnnxRuntime, Self::Probe, Self::Encoder];
+    const ALL: [Self; 4] = [Self::OnnxRuntime, Self::Probe, Self::Encoder, Self::OnnxEncoder];
 }
 
 /// Everything that a worker is started with, as often as it must be.

@@ -84,7 +84,7 @@ impl Steps {
 }
 
 /// One vector of a text's vectors, of which there is at least one. Summed in double precision, so that it does not depend on how long the text is.
-fn pooled(vectors: &[f32], width: usize, pooling: Pooling, normalize: bool) -> Vec<f32> {
+pub(super) fn pooled(vectors: &[f32], width: usize, pooling: Pooling, normalize: bool) -> Vec<f32> {
     let mut sums = vec![0.0_f64; width];
     let used = if pooling == Pooling::Cls { &vectors[..width] } else { vectors };
     for vector in used.chunks_exact(width) {

@@ -1,9 +1,10 @@
-//! Encoders of the BERT family, from safetensors, on candle: no C++, no Python, and no file but those that it is given as bytes.
+//! Encoders of the BERT family: from safetensors, on candle, without C++ or Python, or from ONNX, on ONNX Runtime. No file is read but those that
+//! come as bytes.
 //!
 //! [`Encoder::load`] takes the files of a folder that were verified, and reads each strictly: `config.json` and the files of
 //! sentence-transformers with closed schemas, `tokenizer.json`, and `model.safetensors` by [`super::safetensors::scan`], of which exactly the
 //! tensors are taken that the architecture wants. What it is *not*: a host of any network. The architectures are those of the folder
-//! `architecture`, one file each.
+//! `architecture`, one file each. [`Graph::fit`] and [`Encoder::around`] do the same with a [`graph`] in place of the weights.
 //!
 //! A call brings texts or tokens, answers one row for each, and is asked to stop between layers.
 
@@ -12,6 +13,7 @@ mod batch;
 mod config;
 mod folder;
 mod gelu;
+pub mod graph;
 mod heads;
 mod layers;
 mod text;
@@ -32,6 +34,7 @@ use self::text::{Row, Tokens};
 use self::weights::Weights;
 use super::Error;
 use super::engine::{self, Signature};
+use super::onnxruntime::OnnxRuntime;
 use super::safetensors;
 use crate::wire::json;
 use crate::wire::tensor::{Datatype, Port, Tensor, holds};
@@ -39,6 +42,7 @@ use crate::wire::tensor::{Datatype, Port, Tensor, holds};
 pub use batch::{MAX_PLACES, MAX_SCORES};
 pub use config::{MAX_CONFIG, MAX_LABELS, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH, Probabilities, Task};
 pub use folder::Pooling;
+pub use graph::Graph;
 pub use layers::Stop;
 pub use text::{MAX_TEXT, MAX_TOKENIZER};
 
@@ -103,6 +107,8 @@ pub enum Fault {
     Safetensors(safetensors::Fault),
     /// A tensor is missing, of another shape, or one too many.
     Weights(String, String),
+    /// The graph of `model.onnx` is none of an encoder of this size and task.
+    Graph(String),
     /// The engine gave up.
     Engine(String),
 }
@@ -125,6 +131,7 @@ impl fmt::Display for Fault {
             Self::Tokenizer(what) => write!(f, "{}: {what}", text::FILE),
             Self::Safetensors(fault) => write!(f, "{}: {fault}", weights::FILE),
             Self::Weights(name, what) => write!(f, "{}: tensor {name:?} {what}", weights::FILE),
+            Self::Graph(what) => f.write_str(what),
             Self::Engine(what) => write!(f, "the engine does not take the model: {what}"),
         }
     }
@@ -163,17 +170,54 @@ pub struct Embedded {
 /// of the text at which each token begins and the one behind its end, zeros for special tokens and where tokens were sent. Every model also answers
 /// `tokens`, `INT64` `[-1]`: how many tokens of each text it read.
 ///
-/// It computes on one thread of its own, whatever the machine has: a call is one thread's work, and machines scale by models and calls.
+/// It computes on one thread, whatever the machine has: a call is one thread's work, and machines scale by models and calls.
 #[derive(Debug)]
 pub struct Encoder {
+    reading: Reading,
+    weights: Computes,
+}
+
+/// What computes.
+#[derive(Debug)]
+enum Computes {
+    /// candle, on a thread of its own.
+    Layers(Box<(Layers, Head)>, ThreadPool),
+    /// ONNX Runtime.
+    Graph(graph::Session),
+}
+
+/// What the files beside the weights say.
+#[derive(Debug)]
+struct Reading {
     signature: Signature,
     config: Config,
     tokens: Tokens,
-    layers: Layers,
-    head: Head,
+    /// The most tokens of a text.
     longest: usize,
+    pooling: (Pooling, bool),
+    /// The most bytes that the outputs of one call may have together.
     room: usize,
-    pool: ThreadPool,
+}
+
+impl Reading {
+    fn of(files: &Files, options: &Options) -> Result<Self, Fault> {
+        let sentences = Sentences::read(files)?;
+        let config = Config::read(file(files, config::FILE)?, sentences.told)?;
+        let sizes = &config.dimensions;
+        if sentences.width.is_some_and(|width| width != sizes.hidden) {
+            return Err(Fault::Sentences(folder::POOLING, "`word_embedding_dimension` is not the encoder's width".to_owned()));
+        }
+        let places = sizes.positions - sizes.first_position;
+        let longest = sentences.longest.map_or(places, |longest| longest.min(places));
+        let tokens = Tokens::read(file(files, text::FILE)?, sizes.vocabulary, longest, sentences.lower_case)?;
+        let pooling = (options.pooling.unwrap_or(sentences.pooling), options.normalize.unwrap_or(sentences.normalize));
+        let signature = ports(&config, longest);
+        Ok(Self { signature, config, tokens, longest, pooling, room: options.room })
+    }
+}
+
+fn file<'f>(files: &'f Files, name: &'static str) -> Result<&'f Bytes, Fault> {
+    files.get(name).ok_or(Fault::Missing(name))
 }
 
 impl Encoder {
@@ -201,51 +245,45 @@ impl Encoder {
 
     /// The same as [`Encoder::load`], on a thread that is there.
     pub(super) fn load_on(pool: ThreadPool, files: &Files, options: &Options) -> Result<Self, Fault> {
-        let file = |name: &'static str| files.get(name).ok_or(Fault::Missing(name));
-        let sentences = Sentences::read(files)?;
-        let config = Config::read(file(config::FILE)?, sentences.told)?;
-        let sizes = config.dimensions;
-        if sentences.width.is_some_and(|width| width != sizes.hidden) {
-            return Err(Fault::Sentences(folder::POOLING, "`word_embedding_dimension` is not the encoder's width".to_owned()));
-        }
-        let places = sizes.positions - sizes.first_position;
-        let longest = sentences.longest.map_or(places, |longest| longest.min(places));
-        let tokens = Tokens::read(file(text::FILE)?, sizes.vocabulary, longest, sentences.lower_case)?;
-
-        let bytes = file(weights::FILE)?;
+        let reading = Reading::of(files, options)?;
+        let (config, sizes) = (&reading.config, &reading.config.dimensions);
+        let bytes = file(files, weights::FILE)?;
         let layout = safetensors::scan(bytes).map_err(Fault::Safetensors)?;
         let mut weights = Weights::new(bytes, layout, config.architecture.prefix);
-        let layers = Layers::take(&mut weights, config.architecture, &sizes)?;
-        let pooling = (options.pooling.unwrap_or(sentences.pooling), options.normalize.unwrap_or(sentences.normalize));
-        let head = Head::take(&mut weights, config.architecture, config.task, pooling, (sizes.hidden, config.labels.len()))?;
+        let layers = Layers::take(&mut weights, config.architecture, sizes)?;
+        let head = Head::take(&mut weights, config.architecture, config.task, reading.pooling, (sizes.hidden, config.labels.len()))?;
         weights.end(config.architecture.ignored)?;
+        Ok(Self { reading, weights: Computes::Layers(Box::new((layers, head)), pool) })
+    }
 
-        let signature = ports(&config, longest);
-        Ok(Self { signature, config, tokens, layers, head, longest, room: options.room, pool })
+    /// The same with a graph, which is loaded, in place of the weights.
+    pub(super) fn around(graph: Graph, engine: OnnxRuntime) -> Self {
+        let (reading, session) = graph::Session::new(graph, engine);
+        Self { reading, weights: Computes::Graph(session) }
     }
 
     /// What it takes, as text or instead as tokens, and what it gives.
     #[must_use]
     pub fn signature(&self) -> &Signature {
-        &self.signature
+        &self.reading.signature
     }
 
     /// What it answers.
     #[must_use]
     pub fn task(&self) -> Task {
-        self.config.task
+        self.reading.config.task
     }
 
     /// The names of a classifier's labels, in the order of its scores.
     #[must_use]
     pub fn labels(&self) -> &[String] {
-        &self.config.labels
+        &self.reading.config.labels
     }
 
     /// The most tokens of a text, special ones among them.
     #[must_use]
     pub fn longest(&self) -> usize {
-        self.longest
+        self.reading.longest
     }
 
     /// Runs a call. `wanted` are places in the signature's outputs, and the answer is in their order.
@@ -253,13 +291,18 @@ impl Encoder {
     /// # Errors
     /// [`Error`] says who is at fault; [`Error::DeadlinePassed`] when `stop` said so.
     pub fn run(&mut self, inputs: &[Tensor], wanted: &[usize], stop: Stop) -> Result<Vec<Tensor>, Error> {
-        if wanted.iter().any(|place| *place >= self.signature.outputs.len()) {
+        self.run_until(inputs, wanted, stop, &engine::Stop::default())
+    }
+
+    /// The same, of which `interrupt` ends what does not ask `stop`.
+    fn run_until(&mut self, inputs: &[Tensor], wanted: &[usize], stop: Stop, interrupt: &engine::Stop) -> Result<Vec<Tensor>, Error> {
+        if wanted.iter().any(|place| *place >= self.reading.signature.outputs.len()) {
             return Err(Error::CallerAskedForOtherOutputs);
         }
-        let rows = self.rows(inputs, stop)?;
-        let answers = self.answers(&rows, stop)?;
-        let longest = longest(&rows);
-        Ok(wanted.iter().map(|place| self.output(&self.signature.outputs[*place], &rows, &answers, longest)).collect())
+        let rows = self.reading.rows(inputs, stop)?;
+        let answers = self.answers(&rows, stop, interrupt)?;
+        let (reading, longest) = (&self.reading, longest(&rows));
+        Ok(wanted.iter().map(|place| reading.output(&reading.signature.outputs[*place], &rows, &answers, longest)).collect())
     }
 
     /// Embeds items. For a model whose [`Encoder::task`] is [`Task::Embed`].
@@ -267,20 +310,58 @@ impl Encoder {
     /// # Errors
     /// [`Error`], as [`Encoder::run`].
     pub fn embed(&mut self, items: &[Item], stop: Stop) -> Result<Embedded, Error> {
-        if self.config.task != Task::Embed {
+        if self.reading.config.task != Task::Embed {
             return Err(Error::CallerSentOtherInputs("the model does not embed"));
         }
         few_enough(items.len())?;
         let row = |item: &Item| match item {
             _ if stop() => Err(Error::DeadlinePassed),
-            Item::Text(text) => self.tokens.encode(text, false),
+            Item::Text(text) => self.reading.tokens.encode(text, false),
             Item::Tokens(tokens) => Ok(Row { tokens: tokens.to_vec(), ..Row::default() }),
         };
         let rows = items.iter().map(row).collect::<Result<Vec<_>, _>>()?;
-        let vectors = self.answers(&rows, stop)?;
+        let vectors = self.answers(&rows, stop, &engine::Stop::default())?;
         Ok(Embedded { vectors, tokens: rows.iter().map(|row| row.tokens.len() as u64).sum() })
     }
 
+    /// The numbers of each row, whatever the head.
+    fn answers(&mut self, rows: &[Row], stop: Stop, interrupt: &engine::Stop) -> Result<Vec<Vec<f32>>, Error> {
+        let reading = &self.reading;
+        let sizes = &reading.config.dimensions;
+        for row in rows {
+            reading.runs(&row.tokens)?;
+        }
+        reading.has_room_for(rows)?;
+        let lengths: Vec<usize> = rows.iter().map(|row| row.tokens.len()).collect();
+        let mut answers = vec![Vec::new(); rows.len()];
+        for run in batch::runs(&lengths, sizes.heads) {
+            let texts: Vec<&[u32]> = run.iter().map(|place| rows[*place].tokens.as_slice()).collect();
+            let found = match &mut self.weights {
+                Computes::Layers(model, pool) => {
+                    let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
+                    let failed = |error: candle_core::Error| Error::ModelFailed(Arc::from(error.to_string()));
+                    let (layers, head) = &**model;
+                    let ran = pool.install(|| match layers.run(&texts, sizes.padding, stop)? {
+                        Ended::With(hidden) => head.answer(&hidden, &lengths).map(Some),
+                        Ended::Stopped => Ok(None),
+                    });
+                    ran.map_err(failed)?.ok_or(Error::DeadlinePassed)?
+                }
+                Computes::Graph(_) if stop() => return Err(Error::DeadlinePassed),
+                Computes::Graph(session) => session.answer(reading, &texts, interrupt)?,
+            };
+            for (place, answer) in run.into_iter().zip(found) {
+                if answer.iter().any(|number| !number.is_finite()) {
+                    return Err(Error::ModelFailed("an answer is not finite".into()));
+                }
+                answers[place] = answer;
+            }
+        }
+        Ok(answers)
+    }
+}
+
+impl Reading {
     /// The tokens of each text of a call.
     fn rows(&self, inputs: &[Tensor], stop: Stop) -> Result<Vec<Row>, Error> {
         let find = |name: &str| inputs.iter().find(|tensor| tensor.name == name);
@@ -306,34 +387,6 @@ impl Encoder {
             Err(_) => Err(Error::CallerSentOtherInputs("a text is not UTF-8")),
         };
         tensor.strings().map(row).collect()
-    }
-
-    /// The numbers of each row, whatever the head.
-    fn answers(&self, rows: &[Row], stop: Stop) -> Result<Vec<Vec<f32>>, Error> {
-        let sizes = &self.config.dimensions;
-        for row in rows {
-            self.runs(&row.tokens)?;
-        }
-        self.has_room_for(rows)?;
-        let lengths: Vec<usize> = rows.iter().map(|row| row.tokens.len()).collect();
-        let mut answers = vec![Vec::new(); rows.len()];
-        for run in batch::runs(&lengths, sizes.heads) {
-            let texts: Vec<&[u32]> = run.iter().map(|place| rows[*place].tokens.as_slice()).collect();
-            let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
-            let failed = |error: candle_core::Error| Error::ModelFailed(Arc::from(error.to_string()));
-            let ran = self.pool.install(|| match self.layers.run(&texts, sizes.padding, stop)? {
-                Ended::With(hidden) => self.head.answer(&hidden, &lengths).map(Some),
-                Ended::Stopped => Ok(None),
-            });
-            let found = ran.map_err(failed)?.ok_or(Error::DeadlinePassed)?;
-            for (place, answer) in run.into_iter().zip(found) {
-                if answer.iter().any(|number| !number.is_finite()) {
-                    return Err(Error::ModelFailed("an answer is not finite".into()));
-                }
-                answers[place] = answer;
-            }
-        }
-        Ok(answers)
     }
 
     /// Whether the encoder can run a row.
@@ -407,11 +460,11 @@ impl Encoder {
 
 impl engine::Engine for Encoder {
     fn signature(&self) -> &Signature {
-        &self.signature
+        Self::signature(self)
     }
 
     fn run(&mut self, inputs: &[Tensor], wanted: &[usize], stop: &engine::Stop) -> Result<Vec<Tensor>, Error> {
-        Self::run(self, inputs, wanted, &|| stop.is_stopped())
+        self.run_until(inputs, wanted, &|| stop.is_stopped(), stop)
     }
 }
 

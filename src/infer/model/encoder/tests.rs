@@ -126,7 +126,7 @@ fn every_architecture_and_head_answers_as_the_reference_does() {
                 assert_eq!(answer.name, field);
                 is_close(&numbers(answer), &expected, &format!("{name}: {field} of {:?}", row.text));
             }
-            assert_eq!(model.tokens.encode(&row.text, false).unwrap().tokens, row.ids, "{name}: {:?}", row.text);
+            assert_eq!(model.reading.tokens.encode(&row.text, false).unwrap().tokens, row.ids, "{name}: {:?}", row.text);
         }
     }
 }
@@ -276,7 +276,7 @@ fn what_a_caller_may_not_send_is_refused() {
     assert!(refused(&[broken]).contains("UTF-8"));
     assert!(matches!(model.run(&[text(&["a"])], &[2], NEVER), Err(Error::CallerAskedForOtherOutputs)));
     // Exactly as many tokens as the model takes, of either end of its vocabulary, are run.
-    let last = u32::try_from(model.config.dimensions.vocabulary - 1).unwrap();
+    let last = u32::try_from(model.reading.config.dimensions.vocabulary - 1).unwrap();
     assert!(model.run(&ids(&[vec![last; 12], vec![0]]), &[0], NEVER).is_ok());
     assert!(model.run(&ids(&[vec![last + 1]]), &[0], NEVER).is_err());
     let mut roberta = load("roberta-cls");
@@ -354,7 +354,7 @@ fn all_minilm_answers_as_the_reference_does() {
     println!("loaded in {:?}, {} MiB more than before", from.elapsed(), self::resident().saturating_sub(resident) >> 20);
     assert_eq!((model.longest(), model.signature().outputs[0].shape[1]), (256, Some(384)));
     for row in reference.sentences.iter().chain([&reference.long]) {
-        assert_eq!(model.tokens.encode(&row.text, false).unwrap().tokens, row.ids, "{:?}", row.text);
+        assert_eq!(model.reading.tokens.encode(&row.text, false).unwrap().tokens, row.ids, "{:?}", row.text);
     }
     let mut worst = 1.0_f64;
     let mut is_near = |vector: &[f32], row: &Expected| {

@@ -48,6 +48,16 @@ impl Build {
         model(graph.message(5, one).message(1, same).each([port("y", 1, &[Some(3)]), port("z", 7, &[Some(1)])], 12))
     }
 
+    /// Gives `output` by looking its tokens up in a table of rows; what else it takes, it does not look at.
+    pub(in crate::infer::model) fn looks_tokens_up(inputs: &[&str], table: &[Vec<f32>], output: &str) -> Vec<u8> {
+        let width = table[0].len() as u64;
+        let numbers: Vec<u8> = table.iter().flatten().flat_map(|number| number.to_le_bytes()).collect();
+        let rows = tensor(1, &[table.len() as u64, width]).bytes(9, numbers).bytes(8, "table");
+        let gather = new().bytes(1, "table").bytes(1, inputs[0]).bytes(2, output).bytes(4, "Gather");
+        let inputs = inputs.iter().map(|name| port(name, 7, &[None, None]));
+        model(graph().message(1, gather).message(5, rows).each(inputs, 11).message(12, port(output, 1, &[None, None, Some(width)])))
+    }
+
     pub(in crate::infer::model) fn unknown_operator() -> Vec<u8> {
         model(through(1, "NoSuchOperator"))
     }

@@ -130,15 +130,17 @@ fn live(wire: &mut Wire, closed: bool) -> Result<(), Ended> {
 /// wall none can be made, and one that is only on its way is killed for what a thread does first.
 enum Prepared {
     OnnxRuntime(Runtime),
+    OnnxEncoder(Runtime),
     Encoder(rayon::ThreadPool),
     Probe(Prober),
 }
 
 fn prepare(inmate: Inmate, library: Option<OwnedFd>, options: &[u8]) -> Result<Prepared, Ended> {
     match (inmate, library) {
-        (Inmate::OnnxRuntime, Some(library)) => {
+        (Inmate::OnnxRuntime | Inmate::OnnxEncoder, Some(library)) => {
             let runtime = Runtime::from_sealed(library).and_then(|runtime| runtime.environment().map(|_| runtime.clone()));
-            runtime.map(Prepared::OnnxRuntime).map_err(|broken| Ended::Refused(REFUSED_WORKER, broken.to_string()))
+            let prepared = if inmate == Inmate::OnnxRuntime { Prepared::OnnxRuntime } else { Prepared::OnnxEncoder };
+            runtime.map(prepared).map_err(|broken| Ended::Refused(REFUSED_WORKER, broken.to_string()))
         }
         (Inmate::Encoder, None) => {
             Encoder::thread().map(Prepared::Encoder).map_err(|fault| Ended::Refused(REFUSED_WORKER, fault.to_string()))
@@ -151,8 +153,9 @@ fn prepare(inmate: Inmate, library: Option<OwnedFd>, options: &[u8]) -> Result<P
 impl Prepared {
     /// The model, whose bytes are looked at here for the first time.
     fn load(self, files: BTreeMap<String, Sealed>, options: &[u8], room: usize) -> Result<Box<dyn Engine>, Ended> {
-        let runtime = match self {
-            Self::OnnxRuntime(runtime) => runtime,
+        let (runtime, encodes) = match self {
+            Self::OnnxRuntime(runtime) => (runtime, false),
+            Self::OnnxEncoder(runtime) => (runtime, true),
             Self::Encoder(thread) => {
                 let options = encoder::Options::from_bytes(options, room).ok_or(Ended::Broken)?;
                 let files = files.into_iter().map(|(name, file)| (name, Bytes::from_owner(file))).collect();
@@ -161,15 +164,26 @@ impl Prepared {
             }
             Self::Probe(prober) => return Ok(Box::new(prober)),
         };
-        let bytes = files.get(MODEL).ok_or(Ended::Broken)?.as_ref();
-        let others = || files.iter().filter(|(name, _)| *name != MODEL).map(|(name, file)| (name.as_str(), file.as_ref()));
-        let beside = others().map(|(name, file)| (name.to_owned(), file.len() as u64)).collect();
-        // The gateway has read the file, too, and compares. Here nobody waits for a stop: whoever waits too long kills.
-        let loaded = onnx::read_beside(bytes, &onnx::Limits::DEFAULT, &beside)
-            .map_err(Refused::from)
-            .and_then(|(signature, _)| OnnxRuntime::load(bytes, others(), signature, room, &runtime, &Stop::default()));
-        loaded.map(|engine| Box::new(engine) as Box<dyn Engine>).map_err(|refused| match refused {
+        let files: encoder::Files = files.into_iter().map(|(name, file)| (name, Bytes::from_owner(file))).collect();
+        let bytes = files.get(MODEL).ok_or(Ended::Broken)?;
+        let others = || files.iter().filter(|(name, _)| *name != MODEL);
+        let beside = others().map(|(name, file)| (name.clone(), file.len() as u64)).collect();
+        // The gateway has read the files, too, and compares. Here nobody waits for a stop: whoever waits too long kills.
+        let load = || {
+            let (graph, used) = onnx::read_beside(bytes, &onnx::Limits::DEFAULT, &beside)?;
+            let beside = others().filter(|(name, _)| used.contains(*name)).map(|(name, file)| (name.as_str(), &file[..]));
+            if !encodes {
+                let engine = OnnxRuntime::load(bytes, beside, graph, room, &runtime, &Stop::default())?;
+                return Ok(Box::new(engine) as Box<dyn Engine>);
+            }
+            let options = encoder::Options::from_bytes(options, room).ok_or(Refused::ReadDifferently)?;
+            let fitted = encoder::Graph::fit(&graph, &files, &options).map_err(Refused::Encoder)?;
+            let engine = OnnxRuntime::load(bytes, beside, graph, fitted.room(), &runtime, &Stop::default())?;
+            Ok(Box::new(Encoder::around(fitted, engine)) as Box<dyn Engine>)
+        };
+        load().map_err(|refused| match refused {
             Refused::Engine(why) => Ended::Refused(REFUSED_ENGINE, why),
+            Refused::Encoder(fault) => Ended::Refused(REFUSED_ENGINE, fault.to_string()),
             Refused::ReadDifferently => Ended::Refused(REFUSED_OTHERWISE_READ, String::new()),
             other => Ended::Refused(REFUSED_WORKER, other.to_string()),
         })
