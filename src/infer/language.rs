@@ -374,12 +374,13 @@ impl Metered {
         self.upstream = None;
         let usage = match self.usage {
             Some(mut usage) => {
+                // Of an answer that was left, nobody knows how long it would have been.
+                self.listener.take().filter(|_| complete).into_iter().for_each(|listener| listener.hear(usage));
                 // `message_start` tells one token of output: who leaves after it owes for what has come since.
                 if !complete {
                     usage.output = usage.output.max(budget::estimate(self.hold.so_far()));
                 }
                 self.hold.settle(usage);
-                self.listener.take().into_iter().for_each(|listener| listener.hear(usage));
                 usage
             }
             None => self.hold.settle_by_bytes(),

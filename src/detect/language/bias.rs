@@ -11,13 +11,13 @@ use crate::detect::text::Key;
 /// Distinct token ids that honest callers stay below.
 pub const BENIGN: f64 = 1_000.0;
 
-/// Distinct token ids at which the weight is 1; the same for maps past the second under a prompt, over all prompts.
+/// Distinct token ids at which the weight is 1; the same for maps beyond the first of each prompt.
 pub const ALARM: f64 = 5_000.0;
 
 /// Distinct maps under one prompt, with an answer of at most one token each, at which the weight is 1.
 pub const MAPS: usize = 16;
 
-/// Prompts of a caller whose maps are counted. Who takes turns among more of them is seen by the maps past the second under each.
+/// Prompts of a caller whose maps are counted. Who takes turns among more of them is seen by all pairs of prompt and map.
 pub const PROMPTS: usize = 16;
 
 /// What a caller has biased, in about 3.5 KiB.
@@ -26,13 +26,15 @@ pub struct Biases {
     tokens: Distinct<1_024>,
     pairs: Distinct<512>,
     biased: Distinct<512>,
+    maps: Distinct<64>,
     prompts: Vec<Prompt>,
     clock: u32,
     told: (f64, f64),
 }
 
-/// Distinct maps under one prompt of an honest caller: one, that of its list, and another where the list depends on something.
-const USUAL: f64 = 2.0;
+/// What is taken for each prompt from the maps under all of them: the one that an honest caller has, and a quarter more, about four standard errors of
+/// both counts. So decoys, one map under a fresh prompt each, hide one map of an attack for four of theirs.
+const USUAL: f64 = 1.25;
 
 #[derive(Clone, Debug)]
 struct Prompt {
@@ -47,7 +49,7 @@ struct Prompt {
 pub struct Seen {
     /// About how many distinct token ids were biased, within 3 % in the mean.
     pub tokens: f64,
-    /// About how many distinct maps there were past the second under each prompt, over all prompts.
+    /// About how many distinct pairs of prompt and map there were beyond one, and a quarter, for each prompt; 0 for who has fewer than [`MAPS`] maps in all.
     pub varied: f64,
     /// Distinct maps under this prompt with at most one token of an answer; counted up to [`MAPS`].
     pub maps: usize,
@@ -79,8 +81,11 @@ impl Biases {
         }
         changed |= self.pairs.see(key.sequence(&[prompt, digest]));
         changed |= self.biased.see(key.sequence(&[prompt]));
+        changed |= self.maps.see(key.sequence(&[digest]));
         if changed {
             let varied = (self.pairs.estimate() - USUAL * self.biased.estimate()).max(0.0);
+            // A few lists, whatever they depend on, are no one's attack.
+            let varied = if self.maps.estimate() < MAPS as f64 { 0.0 } else { varied };
             self.told = (self.tokens.estimate(), varied);
         }
         let short = most_tokens.is_some_and(|most| most <= 1);
@@ -236,7 +241,22 @@ mod tests {
         let turns = (0..40).flat_map(|token| (0..200).map(move |prompt| (prompt, token)));
         let last = turns.map(|(prompt, token)| one(&mut biases, prompt, token, None)).last().unwrap();
         assert_eq!((last.maps, last.weight), (0, 1.0), "{last:?}");
-        assert!((last.varied / 7_600.0 - 1.0).abs() < 0.15 && last.tokens < 50.0, "{last:?}");
+        assert!((last.varied / 7_750.0 - 1.0).abs() < 0.15 && last.tokens < 50.0, "{last:?}");
+        // Decoys hide a quarter of their number.
+        let last = (1_000..4_000).map(|prompt| one(&mut biases, prompt, 7, None)).last().unwrap();
+        assert_eq!(last.weight, 1.0, "{last:?}");
+    }
+
+    #[test]
+    fn a_few_lists_under_any_number_of_prompts_and_a_list_for_each_prompt_weigh_nothing() {
+        let (mut few, mut own) = (Biases::default(), Biases::default());
+        for prompt in 0..40_000_u32 {
+            for list in 0..4 {
+                assert_eq!(one(&mut few, prompt.into(), list, None).weight, 0.0);
+            }
+            let value = f64::from(prompt);
+            assert_eq!(own.see(&key(), prompt.into(), [("7", value)], None).weight, 0.0);
+        }
     }
 
     #[test]

@@ -41,8 +41,7 @@ pub struct Window {
     elicited: Mean,
     pinned: Mean,
     temperature: Option<f64>,
-    asked: Mean,
-    answered: Mean,
+    long: Mean,
     last: Option<u64>,
     gap: Mean,
     square: Mean,
@@ -76,7 +75,7 @@ pub struct Signs {
     pub repetition: f64,
     /// How much of reasoning, grading or hidden thoughts is asked for.
     pub elicitation: f64,
-    /// How much longer answers are than prompts, by the logarithm.
+    /// How much longer answers are than their prompts, by the logarithm, in the mean.
     pub length: f64,
     /// The share of prompts that ask for the temperature of the one before.
     pub pinned: f64,
@@ -131,17 +130,16 @@ impl Window {
         &self.templates.simhashes
     }
 
-    /// Sees how many tokens an answer used; one that is not known is not seen.
+    /// Sees how many tokens an answer used; one that is not known is not seen. Each counts alike, so that one long prompt among many hides nothing.
     pub fn answer(&mut self, input: u64, output: u64) {
-        self.asked.add(input as f64);
-        self.answered.add(output as f64);
+        let ratio = output.max(1) as f64 / input.max(1) as f64;
+        self.long.add((ratio.ln() / LONG.ln()).clamp(0.0, 1.0));
     }
 
     /// The signs; all 0 before there are [`PATIENCE`] prompts.
     #[must_use]
     pub fn signs(&self) -> Signs {
         let Some(last) = self.last.filter(|_| self.count >= PATIENCE) else { return Signs::default() };
-        let length = if self.asked.value > 0.0 { (self.answered.value / self.asked.value).ln() / LONG.ln() } else { 0.0 };
         let deviation = (self.square.value - self.gap.value * self.gap.value).max(0.0).sqrt();
         // Requests at once have no pace.
         let pace = if self.gap.value >= 1.0 { 1.0 - deviation / self.gap.value } else { 0.0 };
@@ -150,7 +148,7 @@ impl Window {
         Signs {
             repetition: self.repeated.value,
             elicitation: self.elicited.value,
-            length: length.clamp(0.0, 1.0),
+            length: self.long.value,
             pinned: self.pinned.value,
             pace: pace.clamp(0.0, 1.0),
             hours: active as f64 / 24.0,
