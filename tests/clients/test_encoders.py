@@ -6,6 +6,8 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
+import time
 
 import httpx
 import numpy
@@ -176,3 +178,27 @@ def test_a_changed_file_stops_the_start(tmp_path):
     weights.write_bytes(changed)
     told = gates.run("check", gate.policies, "--json", code=1)
     assert "model.safetensors" in told
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "onnx"])
+def test_a_tokenizer_that_grows_without_end_brings_down_its_worker_and_not_the_gateway(tmp_path, kind):
+    """Each of twelve rules makes ten letters of one: a terabyte, which the gateway would die of if it looked at the file itself."""
+    small = tmp_path / "small"
+    shutil.copytree(DATA / "encoders/bert-mean", small)
+    if kind == "onnx":
+        # Its graph is of another encoder, whose width is told in these.
+        shutil.copytree(HOME / "all-minilm-l6-v2", small, dirs_exist_ok=True)
+        shutil.copy(HOME / "all-minilm-l6-v2-onnx/model.onnx", small)
+    told = json.loads((small / "tokenizer.json").read_text())
+    rule = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}
+    told["normalizer"] = {"type": "Sequence", "normalizers": [rule] * 12}
+    grows = {"id": 0, "content": "a", "single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
+    told["added_tokens"] = [grows]
+    (small / "tokenizer.json").write_text(json.dumps(told))
+    gate = gates.Gate(tmp_path / "gate")
+    serve(gate, "grows", small, kind=kind)
+    began = time.monotonic()
+    done = subprocess.run([gates.binary(), "serve", "--policies", gate.policies], capture_output=True, text=True, timeout=90)
+    assert done.returncode == 1, f"exit {done.returncode}: {done.stderr}"
+    assert "grows.toml" in done.stderr and "the model's worker did not come up" in done.stderr, done.stderr
+    assert time.monotonic() - began < 70

@@ -495,7 +495,10 @@ impl Model {
         let held = source.verify(SystemTime::now())?;
         let signature = match source.kind {
             Kind::Onnx => onnx::read_beside(held.weights()?.bytes(), &onnx::Limits::DEFAULT, &lengths(&held.beside))?.0,
-            Kind::OnnxEncoder => fitted(source, &held)?.2.signature().clone(),
+            Kind::OnnxEncoder => {
+                let (_, _, fitted) = fitted(source, &held)?;
+                fitted.read(&read(&held)).map_err(Refused::Encoder)?
+            }
             Kind::Safetensors => Encoder::load(&read(&held), &options(source)).map_err(Refused::Encoder)?.signature().clone(),
         };
         Batching::new(source.bounds.batch.as_ref(), &signature).map_err(Refused::Batch)?;
@@ -621,21 +624,20 @@ fn encoder(source: &Source, held: &Held, bounds: &Bounds) -> Result<Queue, Refus
     Queue::start(&source.name, bounds, move |stop| Ok(Box::new(Worker::start(launch, stop)?)))
 }
 
-/// An encoder, from an ONNX file and those files beside it that one reads.
+/// An encoder, from an ONNX file and those files beside it that one reads. Its tokenizer is not looked at here, unless the encoder shares this process.
 fn onnx_encoder(source: &Source, held: &Held, bounds: &Bounds, runtime: &Runtime) -> Result<Queue, Refused> {
     let (graph, used, fitted) = fitted(source, held)?;
     let model = held.weights()?.bytes().clone();
     let beside = held.beside.iter().filter(|(name, _)| used.contains(*name)).map(|(name, file)| (name.clone(), file.bytes().clone()));
-    let beside: BTreeMap<String, Bytes> = beside.collect();
+    let (beside, mut files): (BTreeMap<String, Bytes>, _) = (beside.collect(), read(held));
     if bounds.isolation == Isolation::Thread {
-        let runtime = runtime.clone();
+        let (runtime, room) = (runtime.clone(), bounds.output);
         return Queue::start(&source.name, bounds, move |stop| {
             let beside = beside.iter().map(|(name, file)| (name.as_str(), &file[..]));
-            let engine = OnnxRuntime::load(&model, beside, graph, fitted.room(), &runtime, stop)?;
-            Ok(Box::new(Encoder::around(fitted, engine)))
+            let engine = OnnxRuntime::load(&model, beside, graph, room, &runtime, stop)?;
+            Ok(Box::new(Encoder::around(fitted, &files, engine).map_err(Refused::Encoder)?))
         });
     }
-    let mut files = read(held);
     files.extend(beside);
     files.insert(source::MODEL.to_owned(), model);
     let size = files.values().map(Bytes::len).sum();

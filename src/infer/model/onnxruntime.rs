@@ -66,6 +66,13 @@ impl OnnxRuntime {
     }
 }
 
+impl OnnxRuntime {
+    /// The outputs of a call may have so many bytes together, from here on.
+    pub(super) fn hold_to(&mut self, room: usize) {
+        self.room = room;
+    }
+}
+
 /// Whether the engine reads the file as the walk over it did.
 fn same(engine: &[Outlet], file: &[Port]) -> bool {
     let agree =

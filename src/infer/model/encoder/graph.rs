@@ -7,7 +7,7 @@
 use super::config::{Config, Task};
 use super::folder::Pooling;
 use super::heads::pooled;
-use super::{Fault, MAX_PLACES, Reading};
+use super::{Fault, Outline};
 use crate::infer::model::engine::{Engine as _, Signature, Stop};
 use crate::infer::model::onnxruntime::OnnxRuntime;
 use crate::infer::model::source::MODEL;
@@ -37,10 +37,10 @@ impl Input {
     }
 }
 
-/// An encoder that lacks nothing but its session: its files were read, and the graph is found to be one for them.
+/// An encoder that lacks its session and its tokenizer: the graph is found to be one for the files around it.
 #[derive(Debug)]
 pub struct Graph {
-    pub(super) reading: Reading,
+    outline: Outline,
     plan: Plan,
 }
 
@@ -63,24 +63,30 @@ impl Graph {
     /// # Errors
     /// [`Fault`], in words for the operator.
     pub fn fit(graph: &Signature, files: &encoder::Files, options: &encoder::Options) -> Result<Self, Fault> {
-        let reading = Reading::of(files, options)?;
-        let plan = Plan::of(graph, &reading.config)?;
+        let outline = Outline::of(files, options)?;
+        let plan = Plan::of(graph, &outline.config)?;
         if !plan.of_tokens && options.pooling.is_some() {
             return Err(wrong("its graph pools by itself: leave `pooling` out"));
         }
-        Ok(Self { reading, plan })
+        Ok(Self { outline, plan })
     }
 
     /// What the encoder takes, as text or instead as tokens, and what it gives.
     #[must_use]
     pub fn signature(&self) -> &Signature {
-        &self.reading.signature
+        &self.outline.signature
     }
 
-    /// The most bytes that the graph answers at once.
-    #[must_use]
-    pub fn room(&self) -> usize {
-        MAX_PLACES.saturating_mul(self.plan.width).saturating_mul(size_of::<f32>())
+    /// The same, when the tokenizer was found to be one for it too.
+    ///
+    /// # Errors
+    /// [`Fault`], in words for the operator.
+    pub fn read(self, files: &encoder::Files) -> Result<Signature, Fault> {
+        Ok(self.outline.with_tokens(files)?.outline.signature)
+    }
+
+    pub(super) fn around(self, engine: OnnxRuntime) -> (Outline, Session) {
+        (self.outline, Session { plan: self.plan, engine })
     }
 }
 
@@ -93,8 +99,12 @@ impl Plan {
             None => Err(wrong(&format!("its input {:?} is not one of input_ids, attention_mask and token_type_ids", port.name))),
         };
         let inputs = graph.inputs.iter().map(input).collect::<Result<Vec<_>, _>>()?;
-        if !inputs.iter().any(|(_, input)| *input == Input::Ids) {
+        let has = |wanted| inputs.iter().any(|(_, input)| *input == wanted);
+        if !has(Input::Ids) {
             return Err(wrong("it has no input `input_ids`"));
+        }
+        if !has(Input::Mask) {
+            return Err(wrong("it has no input `attention_mask`, so that what it says of a text would depend on the texts beside it"));
         }
         let names: &[&str] = if config.task == Task::Embed { &EMBEDDINGS } else { &SCORES };
         let named = || names.iter().find_map(|name| graph.outputs.iter().position(|port| port.name == *name));
@@ -120,15 +130,21 @@ impl Plan {
         Ok(Self { inputs, output, of_tokens, width })
     }
 
+    /// The shape of its answer to these texts.
+    fn shape(&self, texts: &[&[u32]]) -> Vec<u64> {
+        let (texts, longest, width) = (texts.len() as u64, longest(texts) as u64, self.width as u64);
+        if self.of_tokens { vec![texts, longest, width] } else { vec![texts, width] }
+    }
+
     /// The numbers of each text.
     fn rows(&self, task: Task, (pooling, normalize): (Pooling, bool), texts: &[&[u32]], answer: &Tensor) -> Result<Vec<Vec<f32>>, Error> {
-        let longest = longest(texts);
-        let each = if self.of_tokens { longest * self.width } else { self.width };
-        let numbers: Vec<f32> = answer.data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-        if numbers.len() != texts.len() * each || answer.shape.first() != Some(&(texts.len() as u64)) {
-            return Err(Error::ModelBrokeItsContract("its graph answers another number of numbers than an encoder of its size"));
+        let shape = self.shape(texts);
+        if answer.shape != shape {
+            return Err(Error::ModelBrokeItsContract("its graph answers in another shape than an encoder of its size"));
         }
-        let rows = numbers.chunks_exact(each.max(1)).zip(texts);
+        let each = usize::try_from(shape[1..].iter().product::<u64>()).unwrap_or(usize::MAX).max(1);
+        let numbers: Vec<f32> = answer.data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        let rows = numbers.chunks_exact(each).zip(texts);
         Ok(rows
             .map(|(row, text)| match (task, self.of_tokens) {
                 (Task::Embed, true) => pooled(&row[..text.len() * self.width], self.width, pooling, normalize),
@@ -154,12 +170,8 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    pub(super) fn new(graph: Graph, engine: OnnxRuntime) -> (Reading, Self) {
-        (graph.reading, Self { plan: graph.plan, engine })
-    }
-
     /// The numbers of each text, filled up to the longest with a token that the mask hides.
-    pub(super) fn answer(&mut self, reading: &Reading, texts: &[&[u32]], stop: &Stop) -> Result<Vec<Vec<f32>>, Error> {
+    pub(super) fn answer(&mut self, outline: &Outline, texts: &[&[u32]], stop: &Stop) -> Result<Vec<Vec<f32>>, Error> {
         let longest = longest(texts);
         let shape = vec![texts.len() as u64, longest as u64];
         let tensor = |(name, input): &(String, Input)| {
@@ -169,7 +181,7 @@ impl Session {
                 for place in 0..longest {
                     let token = text.get(place);
                     write(match input {
-                        Input::Ids => token.copied().unwrap_or(reading.config.dimensions.padding).into(),
+                        Input::Ids => token.copied().unwrap_or(outline.config.dimensions.padding).into(),
                         Input::Mask => token.is_some().into(),
                         Input::Types => 0,
                     });
@@ -178,9 +190,12 @@ impl Session {
             Tensor { name: name.clone(), datatype: Datatype::Int64, shape: shape.clone(), data: data.into() }
         };
         let inputs: Vec<Tensor> = self.plan.inputs.iter().map(tensor).collect();
+        // What has another shape is not copied.
+        let bytes = self.plan.shape(texts).iter().try_fold(size_of::<f32>() as u64, |bytes, length| bytes.checked_mul(*length));
+        self.engine.hold_to(bytes.and_then(|bytes| usize::try_from(bytes).ok()).ok_or(Error::ModelAnsweredTooMuch)?);
         let answers = self.engine.run(&inputs, &[self.plan.output], stop)?;
         let [answer] = &answers[..] else { return Err(Error::ModelBrokeItsContract("an output is missing")) };
-        self.plan.rows(reading.config.task, reading.pooling, texts, answer)
+        self.plan.rows(outline.config.task, outline.pooling, texts, answer)
     }
 }
 

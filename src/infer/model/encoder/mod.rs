@@ -189,17 +189,24 @@ enum Computes {
 /// What the files beside the weights say.
 #[derive(Debug)]
 struct Reading {
+    outline: Outline,
+    tokens: Tokens,
+}
+
+/// The same without the tokenizer: small files of closed schemas, which may be looked at without walls.
+#[derive(Debug)]
+struct Outline {
     signature: Signature,
     config: Config,
-    tokens: Tokens,
     /// The most tokens of a text.
     longest: usize,
+    lower_case: bool,
     pooling: (Pooling, bool),
     /// The most bytes that the outputs of one call may have together.
     room: usize,
 }
 
-impl Reading {
+impl Outline {
     fn of(files: &Files, options: &Options) -> Result<Self, Fault> {
         let sentences = Sentences::read(files)?;
         let config = Config::read(file(files, config::FILE)?, sentences.told)?;
@@ -209,10 +216,15 @@ impl Reading {
         }
         let places = sizes.positions - sizes.first_position;
         let longest = sentences.longest.map_or(places, |longest| longest.min(places));
-        let tokens = Tokens::read(file(files, text::FILE)?, sizes.vocabulary, longest, sentences.lower_case)?;
         let pooling = (options.pooling.unwrap_or(sentences.pooling), options.normalize.unwrap_or(sentences.normalize));
         let signature = ports(&config, longest);
-        Ok(Self { signature, config, tokens, longest, pooling, room: options.room })
+        Ok(Self { signature, config, longest, lower_case: sentences.lower_case, pooling, room: options.room })
+    }
+
+    /// With its tokenizer, which is a program in all but name: nobody bounds what it takes but the walls around it.
+    fn with_tokens(self, files: &Files) -> Result<Reading, Fault> {
+        let tokens = Tokens::read(file(files, text::FILE)?, self.config.dimensions.vocabulary, self.longest, self.lower_case)?;
+        Ok(Reading { outline: self, tokens })
     }
 }
 
@@ -245,45 +257,46 @@ impl Encoder {
 
     /// The same as [`Encoder::load`], on a thread that is there.
     pub(super) fn load_on(pool: ThreadPool, files: &Files, options: &Options) -> Result<Self, Fault> {
-        let reading = Reading::of(files, options)?;
-        let (config, sizes) = (&reading.config, &reading.config.dimensions);
+        let reading = Outline::of(files, options)?.with_tokens(files)?;
+        let (config, sizes) = (&reading.outline.config, &reading.outline.config.dimensions);
         let bytes = file(files, weights::FILE)?;
         let layout = safetensors::scan(bytes).map_err(Fault::Safetensors)?;
         let mut weights = Weights::new(bytes, layout, config.architecture.prefix);
         let layers = Layers::take(&mut weights, config.architecture, sizes)?;
-        let head = Head::take(&mut weights, config.architecture, config.task, reading.pooling, (sizes.hidden, config.labels.len()))?;
+        let head =
+            Head::take(&mut weights, config.architecture, config.task, reading.outline.pooling, (sizes.hidden, config.labels.len()))?;
         weights.end(config.architecture.ignored)?;
         Ok(Self { reading, weights: Computes::Layers(Box::new((layers, head)), pool) })
     }
 
-    /// The same with a graph, which is loaded, in place of the weights.
-    pub(super) fn around(graph: Graph, engine: OnnxRuntime) -> Self {
-        let (reading, session) = graph::Session::new(graph, engine);
-        Self { reading, weights: Computes::Graph(session) }
+    /// The same with a graph, which is loaded, in place of the weights. The tokenizer is read here.
+    pub(super) fn around(graph: Graph, files: &Files, engine: OnnxRuntime) -> Result<Self, Fault> {
+        let (outline, session) = graph.around(engine);
+        Ok(Self { reading: outline.with_tokens(files)?, weights: Computes::Graph(session) })
     }
 
     /// What it takes, as text or instead as tokens, and what it gives.
     #[must_use]
     pub fn signature(&self) -> &Signature {
-        &self.reading.signature
+        &self.reading.outline.signature
     }
 
     /// What it answers.
     #[must_use]
     pub fn task(&self) -> Task {
-        self.reading.config.task
+        self.reading.outline.config.task
     }
 
     /// The names of a classifier's labels, in the order of its scores.
     #[must_use]
     pub fn labels(&self) -> &[String] {
-        &self.reading.config.labels
+        &self.reading.outline.config.labels
     }
 
     /// The most tokens of a text, special ones among them.
     #[must_use]
     pub fn longest(&self) -> usize {
-        self.reading.longest
+        self.reading.outline.longest
     }
 
     /// Runs a call. `wanted` are places in the signature's outputs, and the answer is in their order.
@@ -296,13 +309,13 @@ impl Encoder {
 
     /// The same, of which `interrupt` ends what does not ask `stop`.
     fn run_until(&mut self, inputs: &[Tensor], wanted: &[usize], stop: Stop, interrupt: &engine::Stop) -> Result<Vec<Tensor>, Error> {
-        if wanted.iter().any(|place| *place >= self.reading.signature.outputs.len()) {
+        if wanted.iter().any(|place| *place >= self.signature().outputs.len()) {
             return Err(Error::CallerAskedForOtherOutputs);
         }
         let rows = self.reading.rows(inputs, stop)?;
         let answers = self.answers(&rows, stop, interrupt)?;
-        let (reading, longest) = (&self.reading, longest(&rows));
-        Ok(wanted.iter().map(|place| reading.output(&reading.signature.outputs[*place], &rows, &answers, longest)).collect())
+        let (outline, longest) = (&self.reading.outline, longest(&rows));
+        Ok(wanted.iter().map(|place| outline.output(&outline.signature.outputs[*place], &rows, &answers, longest)).collect())
     }
 
     /// Embeds items. For a model whose [`Encoder::task`] is [`Task::Embed`].
@@ -310,7 +323,7 @@ impl Encoder {
     /// # Errors
     /// [`Error`], as [`Encoder::run`].
     pub fn embed(&mut self, items: &[Item], stop: Stop) -> Result<Embedded, Error> {
-        if self.reading.config.task != Task::Embed {
+        if self.task() != Task::Embed {
             return Err(Error::CallerSentOtherInputs("the model does not embed"));
         }
         few_enough(items.len())?;
@@ -326,12 +339,12 @@ impl Encoder {
 
     /// The numbers of each row, whatever the head.
     fn answers(&mut self, rows: &[Row], stop: Stop, interrupt: &engine::Stop) -> Result<Vec<Vec<f32>>, Error> {
-        let reading = &self.reading;
-        let sizes = &reading.config.dimensions;
+        let outline = &self.reading.outline;
+        let sizes = &outline.config.dimensions;
         for row in rows {
-            reading.runs(&row.tokens)?;
+            outline.runs(&row.tokens)?;
         }
-        reading.has_room_for(rows)?;
+        outline.has_room_for(rows)?;
         let lengths: Vec<usize> = rows.iter().map(|row| row.tokens.len()).collect();
         let mut answers = vec![Vec::new(); rows.len()];
         for run in batch::runs(&lengths, sizes.heads) {
@@ -348,7 +361,7 @@ impl Encoder {
                     ran.map_err(failed)?.ok_or(Error::DeadlinePassed)?
                 }
                 Computes::Graph(_) if stop() => return Err(Error::DeadlinePassed),
-                Computes::Graph(session) => session.answer(reading, &texts, interrupt)?,
+                Computes::Graph(session) => session.answer(outline, &texts, interrupt)?,
             };
             for (place, answer) in run.into_iter().zip(found) {
                 if answer.iter().any(|number| !number.is_finite()) {
@@ -383,12 +396,14 @@ impl Reading {
         }
         let row = |bytes: Bytes| match std::str::from_utf8(&bytes) {
             _ if stop() => Err(Error::DeadlinePassed),
-            Ok(text) => self.tokens.encode(text, self.config.task == Task::ClassifyTokens),
+            Ok(text) => self.tokens.encode(text, self.outline.config.task == Task::ClassifyTokens),
             Err(_) => Err(Error::CallerSentOtherInputs("a text is not UTF-8")),
         };
         tensor.strings().map(row).collect()
     }
+}
 
+impl Outline {
     /// Whether the encoder can run a row.
     fn runs(&self, row: &[u32]) -> Result<(), Error> {
         let sizes = &self.config.dimensions;

@@ -276,7 +276,7 @@ fn what_a_caller_may_not_send_is_refused() {
     assert!(refused(&[broken]).contains("UTF-8"));
     assert!(matches!(model.run(&[text(&["a"])], &[2], NEVER), Err(Error::CallerAskedForOtherOutputs)));
     // Exactly as many tokens as the model takes, of either end of its vocabulary, are run.
-    let last = u32::try_from(model.reading.config.dimensions.vocabulary - 1).unwrap();
+    let last = u32::try_from(model.reading.outline.config.dimensions.vocabulary - 1).unwrap();
     assert!(model.run(&ids(&[vec![last; 12], vec![0]]), &[0], NEVER).is_ok());
     assert!(model.run(&ids(&[vec![last + 1]]), &[0], NEVER).is_err());
     let mut roberta = load("roberta-cls");

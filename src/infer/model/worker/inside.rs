@@ -178,8 +178,9 @@ impl Prepared {
             }
             let options = encoder::Options::from_bytes(options, room).ok_or(Refused::ReadDifferently)?;
             let fitted = encoder::Graph::fit(&graph, &files, &options).map_err(Refused::Encoder)?;
-            let engine = OnnxRuntime::load(bytes, beside, graph, fitted.room(), &runtime, &Stop::default())?;
-            Ok(Box::new(Encoder::around(fitted, engine)) as Box<dyn Engine>)
+            let engine = OnnxRuntime::load(bytes, beside, graph, room, &runtime, &Stop::default())?;
+            let encoder = Encoder::around(fitted, &files, engine).map_err(Refused::Encoder)?;
+            Ok(Box::new(encoder) as Box<dyn Engine>)
         };
         load().map_err(|refused| match refused {
             Refused::Engine(why) => Ended::Refused(REFUSED_ENGINE, why),

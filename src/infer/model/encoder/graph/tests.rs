@@ -14,7 +14,7 @@ fn config(class: &str) -> Config {
 }
 
 fn plan(class: &str, outputs: &[Port]) -> Result<(usize, bool, usize), String> {
-    let inputs = vec![port("input_ids", Datatype::Int64, &[None, None])];
+    let inputs = ["input_ids", "attention_mask"].map(|name| port(name, Datatype::Int64, &[None, None])).to_vec();
     let graph = Signature { inputs, instead: Vec::new(), outputs: outputs.to_vec(), longest: None };
     let plan = Plan::of(&graph, &config(class)).map_err(|fault| fault.to_string())?;
     Ok((plan.output, plan.of_tokens, plan.width))
@@ -53,13 +53,19 @@ fn an_output_of_another_shape_or_kind_is_refused() {
 fn an_input_of_another_shape_or_kind_is_refused() {
     let told = |input: Port| {
         let outputs = vec![fp32("y", &[None, Some(8)])];
-        let graph = Signature { inputs: vec![input], instead: Vec::new(), outputs, longest: None };
+        let graph = Signature {
+            inputs: vec![input, port("attention_mask", Datatype::Int64, &[None, None])],
+            instead: Vec::new(),
+            outputs,
+            longest: None,
+        };
         Plan::of(&graph, &config("BertModel")).unwrap_err().to_string()
     };
     assert!(told(port("input_ids", Datatype::Int32, &[None, None])).contains("is not INT64"));
     assert!(told(port("input_ids", Datatype::Int64, &[Some(1), None])).contains("any number of texts"));
     assert!(told(port("input_ids", Datatype::Int64, &[None, Some(128)])).contains("any number of texts"));
     assert!(told(port("input_ids", Datatype::Int64, &[None])).contains("any number of texts"));
+    assert!(told(port("token_type_ids", Datatype::Int64, &[None, None])).contains("no input `input_ids`"));
 }
 
 #[test]
@@ -73,4 +79,10 @@ fn an_answer_that_is_not_as_long_as_it_should_be_is_none() {
     assert_eq!(rows(&[2, 2], &[1.0, 2.0, 3.0, 4.0]).unwrap(), [[1.0, 2.0], [3.0, 4.0]]);
     assert!(matches!(rows(&[1, 2], &[1.0, 2.0]), Err(Error::ModelBrokeItsContract(_))));
     assert!(matches!(rows(&[4, 1], &[1.0, 2.0, 3.0, 4.0]), Err(Error::ModelBrokeItsContract(_))));
+    // As many numbers as there should be, the other way round.
+    let turned = Plan { of_tokens: true, width: 3, ..plan };
+    let answer = |shape: &[u64]| Tensor { name: "y".into(), datatype: Datatype::Fp32, shape: shape.to_vec(), data: vec![0; 48].into() };
+    let rows = |shape| turned.rows(Task::Embed, (Pooling::Mean, false), &[&[1, 2], &[2, 3]], &answer(shape));
+    assert_eq!(rows(&[2, 2, 3]).unwrap(), [[0.0; 3]; 2]);
+    assert!(matches!(rows(&[2, 3, 2]), Err(Error::ModelBrokeItsContract(_))));
 }
