@@ -143,7 +143,8 @@ def body_path(kind, kb):
         elif kind in SENTENCES:
             count, ids = SENTENCES[kind]
             d = {"inputs": [{"name": name, "shape": [count, len(ids)], "datatype": "INT64", "data": data * count}
-                            for name, data in (("input_ids", ids), ("attention_mask", [1] * len(ids)))]}
+                            for name, data in (("input_ids", ids), ("attention_mask", [1] * len(ids)))],
+                 "outputs": [{"name": "embedding"}]}
         elif kind == "infer":
             n = size // 5
             d = {"id": "1", "inputs": [{"name": "x", "shape": [1, n], "datatype": "FP32", "data": [round((i * 37 % 997) / 997, 2) for i in range(n)]}]}
