@@ -104,6 +104,8 @@ pub(in crate::detect) struct Callers {
 
 #[derive(Debug)]
 struct Caller {
+    /// Keyed digests of its name, and of the model's.
+    digests: [u64; 2],
     known: Mutex<Known>,
     /// Seconds since the origin.
     seen: AtomicU64,
@@ -152,7 +154,12 @@ impl Callers {
         rules: Rules,
         now: Moment,
     ) -> (Vec<(Mode, &'static str, Weighed)>, Option<Listener>) {
-        let make = || Caller { known: Mutex::default(), seen: AtomicU64::new(0), origin: self.origin };
+        let make = || Caller {
+            digests: [&who.caller, &model].map(|name| self.key.digest([name.as_bytes()])),
+            known: Mutex::default(),
+            seen: AtomicU64::new(0),
+            origin: self.origin,
+        };
         let Some(caller) = (!rules.are_off()).then(|| self.callers.entry((who.caller.clone(), model.clone()), now.mono, make)).flatten()
         else {
             return (Vec::new(), None);
@@ -181,8 +188,8 @@ impl Callers {
             let skeleton = Skeleton::of(&self.key, &asked.said.prompt);
             let at = now.unix_nanos() / 1_000_000;
             known.window.ask(&distillation::Prompt { skeleton: &skeleton, found: phrases, temperature: asked.said.temperature, at });
-            let (caller, place) = (self.key.digest([who.caller.as_bytes()]), self.key.digest([model.as_bytes()]));
-            let met = self.templates.meet(&skeleton.bands.map(|band| band ^ place), caller, now.unix_seconds());
+            let [name, place] = caller.digests;
+            let met = self.templates.meet(&skeleton.bands.map(|band| band ^ place), name, now.unix_seconds());
             known.distillation(met).into_iter().for_each(|finding| find(rules.distillation, "distillation", finding));
         }
         if rules.probing != Mode::Off {

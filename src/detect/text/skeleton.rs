@@ -1,8 +1,8 @@
 //! What many prompts of one template have in common: the prompt with its numbers, quotations and code blanked.
 //!
-//! A template is known again in three ways: by the digest of the whole skeleton, where nothing else changes; by its SimHash, where a few words do;
-//! and by four bands, each of the least four of its three-word shingles (Broder, 1997), of which one or another falls wholly within what is fixed
-//! even where a third of the words is not, so that prompts meet in a table by equality alone.
+//! A template is known again in two ways: by its SimHash, where a few words change; and by four bands, each of the least four of its three-word
+//! shingles (Broder, 1997), of which one or another falls wholly within what is fixed even where a third of the words is not, so that prompts meet in a
+//! table by equality alone.
 //!
 //! A slot that is neither number, quotation nor code stays; a template whose greater part is such a slot is not known again.
 
@@ -27,14 +27,10 @@ pub const NEAR: u32 = 14;
 /// What a prompt's template is known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Skeleton {
-    /// Digest of the whole.
-    pub digest: u64,
     /// SimHash of its words and pairs of words.
     pub simhash: u64,
     /// Equal ones mean that a part of the template is the same.
     pub bands: [u64; BANDS],
-    /// Its words, a blank counted as one.
-    pub words: u32,
 }
 
 impl Skeleton {
@@ -47,13 +43,11 @@ impl Skeleton {
         }
         let mut votes = Votes::default();
         let mut before = 0;
-        let mut count = 0;
         let mut bins = Bins::<{ BANDS * ROWS }>::new();
         let hashes = words::words(&blanked).map(|word| words::hash(key, word)).inspect(|hash| {
             votes.cast(*hash);
             votes.cast(key.sequence(&[before, *hash]));
             before = *hash;
-            count += 1;
         });
         bins.shingles(key, hashes, SHINGLE);
         let least = bins.filled(key);
@@ -61,7 +55,7 @@ impl Skeleton {
             let rows: [u64; ROWS] = std::array::from_fn(|row| u64::from(least[band * ROWS + row]));
             key.sequence(&[band as u64, rows[0], rows[1], rows[2], rows[3]])
         };
-        Self { digest: key.digest([blanked.as_bytes()]), simhash: votes.majority(), bands: std::array::from_fn(band), words: count }
+        Self { simhash: votes.majority(), bands: std::array::from_fn(band) }
     }
 
     /// Whether both may be of one template.

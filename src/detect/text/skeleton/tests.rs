@@ -40,7 +40,7 @@ fn prompts_that_differ_in_what_is_blanked_have_one_skeleton() {
     let one = Skeleton::of(&key(), &fill("17", "\"the sum is four\""));
     let other = Skeleton::of(&key(), &fill("2048", "\"I would rather integrate by parts\""));
     assert_eq!(one, other);
-    assert_ne!(one.digest, Skeleton::of(&Key::random(), &fill("17", "\"x\"")).digest);
+    assert_ne!(one, Skeleton::of(&Key::random(), &fill("17", "\"x\"")));
 }
 
 /// With a tenth of the words open, three quarters of the shingles of two prompts are shared: a band is with (3/4)⁴, and one of four with 0.78.

@@ -189,7 +189,7 @@ fn looked(names: impl Iterator<Item = (u64, &'static str, f64)>) -> (Vec<Arc<Cal
     let one = |(name, tenant, odd): (u64, &str, f64)| {
         let who = Arc::new(Who { caller: format!("api_key:{name}").into(), tenant: tenant.into(), tier: "".into(), method: "api_key" });
         let known = Known { probing: if tenant.is_empty() { 0.0 } else { 0.4 }, ..Known::default() };
-        let state = Arc::new(Caller { known: known.into(), seen: 0.into(), origin });
+        let state = Arc::new(Caller { digests: [0; 2], known: known.into(), seen: 0.into(), origin });
         let address = [127, 0, 0, 1].into();
         let looked = Looked { who, address, rules, member: member.clone(), odd, state: Arc::downgrade(&state), share: None };
         (state, looked)
