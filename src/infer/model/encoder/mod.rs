@@ -4,7 +4,7 @@
 //! [`Encoder::load`] takes the files of a folder that were verified, and reads each strictly: `config.json` and the files of
 //! sentence-transformers with closed schemas, `tokenizer.json`, and `model.safetensors` by [`super::safetensors::scan`], of which exactly the
 //! tensors are taken that the architecture wants. What it is *not*: a host of any network. The architectures are those of the folder
-//! `architecture`, one file each. [`Graph::fit`] and [`Encoder::around`] do the same with a [`graph`] in place of the weights.
+//! `architecture`, one file each. [`Graph`] is the same with a graph of ONNX in place of the weights.
 //!
 //! A call brings texts or tokens, answers one row for each, and is asked to stop between layers.
 
