@@ -20,6 +20,10 @@ pub const MAPS: usize = 16;
 /// Prompts of a caller whose maps are counted. Who takes turns among more of them is seen by all pairs of prompt and map.
 pub const PROMPTS: usize = 16;
 
+/// What is taken for each prompt from the maps under all of them: the one that an honest caller has, and a quarter more, about four standard errors of
+/// both counts. So decoys, one map under a fresh prompt each, hide one map of an attack for four of theirs.
+const USUAL: f64 = 1.25;
+
 /// What a caller has biased, in about 3.5 KiB.
 #[derive(Clone, Debug, Default)]
 pub struct Biases {
@@ -31,10 +35,6 @@ pub struct Biases {
     clock: u32,
     told: (f64, f64),
 }
-
-/// What is taken for each prompt from the maps under all of them: the one that an honest caller has, and a quarter more, about four standard errors of
-/// both counts. So decoys, one map under a fresh prompt each, hide one map of an attack for four of theirs.
-const USUAL: f64 = 1.25;
 
 #[derive(Clone, Debug)]
 struct Prompt {
