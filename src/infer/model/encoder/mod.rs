@@ -13,7 +13,7 @@ mod batch;
 mod config;
 mod folder;
 mod gelu;
-pub mod graph;
+mod graph;
 mod heads;
 mod layers;
 mod text;
