@@ -284,9 +284,13 @@ pub fn found(prompt: &str) -> Found {
     found
 }
 
-/// Small letters and single spaces.
-fn folded(text: &str) -> String {
+/// Small letters and single spaces, in UTF-8.
+fn folded(text: &str) -> Vec<u8> {
     let mut folded = Vec::with_capacity(text.len());
+    if text.is_ascii() {
+        fold(text.as_bytes(), &mut folded);
+        return folded;
+    }
     let mut rest = text;
     while let Some(wide) = rest.bytes().position(|byte| !byte.is_ascii()) {
         fold(&rest.as_bytes()[..wide], &mut folded);
@@ -296,17 +300,33 @@ fn folded(text: &str) -> String {
         rest = chars.as_str();
     }
     fold(rest.as_bytes(), &mut folded);
-    String::from_utf8(folded).unwrap_or_default()
+    folded
 }
 
 fn fold(ascii: &[u8], folded: &mut Vec<u8>) {
+    let mut before = folded.last().copied().unwrap_or_default();
+    let mut at = folded.len();
+    // Each is written, and written over where it is one space too many: there is no branch.
+    folded.resize(at + ascii.len(), 0);
     for byte in ascii {
-        let byte = if byte.is_ascii_whitespace() { b' ' } else { byte.to_ascii_lowercase() };
-        if byte != b' ' || folded.last() != Some(&b' ') {
-            folded.push(byte);
-        }
+        let byte = SMALL[usize::from(*byte)];
+        folded[at] = byte;
+        at += usize::from((byte != b' ') | (before != b' '));
+        before = byte;
     }
+    folded.truncate(at);
 }
+
+/// The small letter of each letter of ASCII, and a space for each white space.
+static SMALL: [u8; 256] = {
+    let mut small = [0; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        small[byte as usize] = if byte.is_ascii_whitespace() { b' ' } else { byte.to_ascii_lowercase() };
+        byte += 1;
+    }
+    small
+};
 
 /// Whether the same one to four words stand [`REPEATS`] times in a row.
 fn repeats(text: &str) -> bool {
@@ -314,7 +334,11 @@ fn repeats(text: &str) -> bool {
     let mut runs = [0_usize; 4];
     for word in words(text) {
         for (period, run) in runs.iter_mut().enumerate() {
-            *run = if word == last[period] { *run + 1 } else { 0 };
+            if word != last[period] {
+                *run = 0;
+                continue;
+            }
+            *run += 1;
             // The first time is none that repeats.
             if *run >= (REPEATS - 1) * (period + 1) {
                 return true;
@@ -334,7 +358,7 @@ mod tests {
     fn every_phrase_is_found_and_asks_for_what_it_stands_under() {
         for (asks, phrases) in PHRASES {
             for phrase in phrases {
-                assert_eq!(folded(phrase), *phrase, "it is written as it is looked for");
+                assert_eq!(folded(phrase), phrase.as_bytes(), "it is written as it is looked for");
                 let found = found(&format!("Please: {} now", phrase.to_uppercase().replace(' ', "\n  ")));
                 let seen = match asks {
                     Asks::Reasoning => found.reasoning,
@@ -347,6 +371,13 @@ mod tests {
                 assert!(seen, "{phrase}");
             }
         }
+    }
+
+    #[test]
+    fn capitals_are_small_and_any_white_space_is_one_space_beside_whatever_is_not_ascii() {
+        assert_eq!(folded("  A\t\r\n B  "), b" a b ");
+        assert_eq!(folded("É \u{a0} \n Ж  X").as_slice(), "é \u{a0} ж x".as_bytes());
+        assert_eq!(folded(""), b"");
     }
 
     #[test]

@@ -99,7 +99,7 @@ impl Key {
         for chunk in chunks {
             hash = fold(hash ^ (u64::from_le_bytes(*chunk) | set), self.words[1]);
         }
-        let last = rest.iter().fold(0, |last, byte| last << 8 | u64::from(*byte));
+        let last = big_endian(rest);
         self.order(fold(hash ^ (last | set), self.words[1]))
     }
 
@@ -112,6 +112,17 @@ impl Key {
     pub(in crate::detect) fn order(&self, hash: u64) -> u64 {
         let hash = fold(hash ^ self.orders[0], self.orders[1]);
         hash ^ hash >> 29
+    }
+}
+
+/// The number that up to seven bytes are, the first of them the highest: as two halves, which may have bytes in common.
+fn big_endian(bytes: &[u8]) -> u64 {
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        u64::from(u32::from_be_bytes(*first)) << (8 * (bytes.len() - 4)) | u64::from(u32::from_be_bytes(*last))
+    } else if let (Some(first), Some(last)) = (bytes.first_chunk::<2>(), bytes.last_chunk::<2>()) {
+        u64::from(u16::from_be_bytes(*first)) << (8 * (bytes.len() - 2)) | u64::from(u16::from_be_bytes(*last))
+    } else {
+        bytes.first().copied().map_or(0, u64::from)
     }
 }
 
@@ -148,6 +159,15 @@ mod tests {
         assert_eq!(hashes.len(), words.len());
         assert_ne!(key.sequence(&[1, 2]), key.sequence(&[2, 1]));
         assert_ne!(key.digest([b"ab".as_slice(), b"c"]), key.digest([b"a".as_slice(), b"bc"]));
+    }
+
+    #[test]
+    fn up_to_seven_bytes_are_the_number_that_they_are_one_by_one() {
+        let bytes = [0x81, 2, 0x83, 4, 0x85, 6, 0x87];
+        for length in 0..=bytes.len() {
+            let one_by_one = bytes[..length].iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+            assert_eq!(big_endian(&bytes[..length]), one_by_one, "{length}");
+        }
     }
 
     #[test]

@@ -45,11 +45,10 @@ impl Skeleton {
         let mut before = 0;
         let mut bins = Bins::<{ BANDS * ROWS }>::new();
         let hashes = words::words(&blanked).map(|word| words::hash(key, word)).inspect(|hash| {
-            votes.cast(*hash);
-            votes.cast(key.sequence(&[before, *hash]));
+            votes.cast(*hash, key.sequence(&[before, *hash]));
             before = *hash;
         });
-        bins.shingles(key, hashes, SHINGLE);
+        bins.shingles::<SHINGLE>(key, hashes);
         let least = bins.filled(key);
         let band = |band: usize| {
             let rows: [u64; ROWS] = std::array::from_fn(|row| u64::from(least[band * ROWS + row]));
@@ -75,20 +74,20 @@ impl<const N: usize> Bins<N> {
         Self([u32::MAX; N])
     }
 
-    /// Takes in every `size` words in a row; of fewer words than that, all at once.
-    fn shingles(&mut self, key: &Key, words: impl Iterator<Item = u64>, size: usize) {
-        let mut last = [0_u64; 8];
+    /// Takes in every `SIZE` words in a row; of fewer words than that, all at once.
+    fn shingles<const SIZE: usize>(&mut self, key: &Key, words: impl Iterator<Item = u64>) {
+        let mut last = [0_u64; SIZE];
         let mut seen = 0;
         for word in words {
             last.copy_within(1.., 0);
-            last[7] = word;
+            last[SIZE - 1] = word;
             seen += 1;
-            if seen >= size {
-                self.see(key.sequence(&last[8 - size..]));
+            if seen >= SIZE {
+                self.see(key.sequence(&last));
             }
         }
-        if (1..size).contains(&seen) {
-            self.see(key.sequence(&last[8 - seen..]));
+        if (1..SIZE).contains(&seen) {
+            self.see(key.sequence(&last[SIZE - seen..]));
         }
     }
 
@@ -122,21 +121,34 @@ struct Votes {
 }
 
 impl Votes {
-    fn cast(&mut self, hash: u64) {
-        let mut carry = hash;
-        for plane in &mut self.planes {
-            (*plane, carry) = (*plane ^ carry, *plane & carry);
+    /// Counts two at once: both are added to the lowest plane, and at most one carry goes on.
+    fn cast(&mut self, one: u64, other: u64) {
+        let [lowest, planes @ ..] = &mut self.planes;
+        let either = one ^ other;
+        let mut carry = one & other | either & *lowest;
+        *lowest ^= either;
+        for plane in planes {
             if carry == 0 {
                 break;
             }
+            (*plane, carry) = (*plane ^ carry, *plane & carry);
         }
-        self.cast += 1;
+        self.cast += 2;
     }
 
-    /// The bits that are set in more than half of them.
+    /// The bits that are set in more than half of them: all counts are compared with the half at once, from their highest digit down.
     fn majority(&self) -> u64 {
-        let count = |bit: usize| self.planes.iter().enumerate().map(|(plane, bits)| ((bits >> bit & 1) as u32) << plane).sum::<u32>();
-        (0..64).map(|bit| u64::from(2 * count(bit) > self.cast) << bit).sum()
+        let half = self.cast / 2;
+        let (mut more, mut equal) = (0, u64::MAX);
+        for (plane, bits) in self.planes.iter().enumerate().rev() {
+            if half >> plane & 1 == 1 {
+                equal &= bits;
+            } else {
+                more |= equal & bits;
+                equal &= !bits;
+            }
+        }
+        more
     }
 }
 

@@ -24,30 +24,27 @@ impl<'a> Iterator for Words<'a> {
         let mut start = 0;
         // Most of most texts is ASCII, and is not decoded.
         let first = loop {
-            match IS[usize::from(*bytes.get(start)?)] {
-                Is::Word => break bytes[start] as char,
-                Is::Between => start += 1,
-                Is::Wide => match self.rest[start..].chars().next()? {
-                    wide if wide.is_alphanumeric() => break wide,
-                    wide => start += wide.len_utf8(),
-                },
+            start = past(bytes, start, Is::Between);
+            if is(*bytes.get(start)?, Is::Word) {
+                break None;
+            }
+            match self.rest[start..].chars().next()? {
+                wide if wide.is_alphanumeric() => break Some(wide),
+                wide => start += wide.len_utf8(),
             }
         };
-        let mut end = start + first.len_utf8();
-        if !stands_alone(first) {
-            while let Some(byte) = bytes.get(end) {
-                let length = match IS[usize::from(*byte)] {
-                    Is::Word => 1,
-                    Is::Between => break,
-                    Is::Wide => match self.rest[end..].chars().next()? {
-                        wide if wide.is_alphanumeric() && !stands_alone(wide) => wide.len_utf8(),
-                        _ => break,
-                    },
-                };
-                if end + length - start > MOST_BYTES {
+        let most = bytes.len().min(start + MOST_BYTES);
+        let mut end = start + first.map_or(0, char::len_utf8);
+        if first.is_none_or(|first| !stands_alone(first)) {
+            loop {
+                end = past(&bytes[..most], end, Is::Word);
+                if end >= most || !is(bytes[end], Is::Wide) {
                     break;
                 }
-                end += length;
+                match self.rest[end..].chars().next()? {
+                    wide if wide.is_alphanumeric() && !stands_alone(wide) && end + wide.len_utf8() <= most => end += wide.len_utf8(),
+                    _ => break,
+                }
             }
         }
         let word = &self.rest[start..end];
@@ -56,8 +53,20 @@ impl<'a> Iterator for Words<'a> {
     }
 }
 
+/// The first place from `at` on whose byte is something else.
+fn past(bytes: &[u8], mut at: usize, what: Is) -> usize {
+    while bytes.get(at).is_some_and(|byte| is(*byte, what)) {
+        at += 1;
+    }
+    at
+}
+
+fn is(byte: u8, what: Is) -> bool {
+    IS[usize::from(byte)] == what
+}
+
 /// What a byte is in a text.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Is {
     /// A letter or a digit of ASCII.
     Word,

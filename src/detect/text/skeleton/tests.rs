@@ -82,9 +82,10 @@ fn texts_that_share_no_template_share_no_band() {
 
 proptest! {
     #[test]
-    fn the_majority_of_votes_is_that_of_counting_one_by_one(hashes in prop::collection::vec(any::<u64>(), 0..400)) {
+    fn the_majority_of_votes_is_that_of_counting_one_by_one(hashes in prop::collection::vec(any::<[u64; 2]>(), 0..400)) {
         let mut votes = Votes::default();
-        hashes.iter().for_each(|hash| votes.cast(*hash));
+        hashes.iter().for_each(|[one, other]| votes.cast(*one, *other));
+        let hashes = hashes.as_flattened();
         let majority = (0..64).filter(|bit| 2 * hashes.iter().filter(|hash| *hash >> bit & 1 == 1).count() > hashes.len());
         prop_assert_eq!(votes.majority(), majority.map(|bit| 1 << bit).sum::<u64>());
     }

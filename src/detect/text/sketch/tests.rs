@@ -65,3 +65,19 @@ fn what_lies_between_the_ends_of_a_longer_text_is_not_looked_at() {
     let whole = |middle: &str| sketch(&key(), &format!("{half}{middle}{half}"));
     assert_ne!(whole("seven"), whole("eight"));
 }
+
+/// Each row of Walsh's and Hadamard's matrix has the sign of the parity of the bits that its number and the column's share.
+#[test]
+fn the_first_numbers_of_a_rotation_are_those_of_the_whole_matrix() {
+    let key = key();
+    let counts: [f32; BUCKETS] = std::array::from_fn(|at| ((at * 37) % 11) as f32 - 5.0);
+    let mut whole = counts.map(f64::from);
+    for signs in key.signs.iter() {
+        let signed: Vec<f64> = whole.iter().zip(signs).map(|(number, sign)| number * f64::from(*sign)).collect();
+        let parity = |row: usize, column: usize| if (row & column).count_ones() % 2 == 1 { -1.0 } else { 1.0 };
+        whole = std::array::from_fn(|row| signed.iter().enumerate().map(|(column, number)| number * parity(row, column)).sum());
+    }
+    for (one, other) in rotated(&key, counts).iter().zip(whole) {
+        assert!((f64::from(*one) - other).abs() < 1e-3 * other.abs().max(100.0), "{one} {other}");
+    }
+}
