@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -28,8 +28,10 @@ use crate::verify::folder::{CHECKPOINT, CHECKPOINT_COSE, NEW};
 use crate::verify::heartbeat::Life;
 use crate::verify::proof::SignedRoot;
 
-/// How often a checkpoint is made while there is something new.
-pub const CHECKPOINT_EVERY: Duration = Duration::from_millis(100);
+/// How often a checkpoint is made while there is something new and nobody waits for it. Each costs some milliseconds, half of them for new files.
+pub const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
+/// The same where an answer is held back until a checkpoint covers it.
+const AWAITED_EVERY: Duration = Duration::from_millis(100);
 /// How often it is looked whether a full disk has room again.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// How often something is read again since the log grew meanwhile.
@@ -73,6 +75,10 @@ pub(super) struct Publisher {
 #[derive(Default)]
 struct Shared {
     closing: AtomicBool,
+    /// How many answers wait for a checkpoint.
+    awaited: Mutex<usize>,
+    /// Where the thread rests between checkpoints.
+    hurry: Condvar,
     checkpoints: AtomicU64,
     failures: AtomicU64,
     /// The process has begun to count, and may remove what is too old.
@@ -148,6 +154,7 @@ impl Publisher {
 
     /// Waits until a checkpoint covers the entry of number `seq`; says whether it does, and not that the log was closed before.
     pub(super) async fn covers(&self, seq: u64) -> bool {
+        let _awaiting = Awaiting::by(&self.shared);
         self.published.clone().wait_for(|published| published.below > seq).await.is_ok()
     }
 
@@ -164,10 +171,49 @@ impl Publisher {
     /// Publishes what is synced and stops. The write-ahead file must be closed before.
     pub(super) fn close(&self) {
         self.shared.closing.store(true, Ordering::Release);
+        drop(held(&self.shared.awaited));
+        self.shared.hurry.notify_one();
         if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let _ = thread.join();
         }
     }
+}
+
+impl Shared {
+    /// Rests until the next checkpoint is due: sooner where somebody waits for it, and no longer where the log is closed.
+    fn rest(&self, since: Instant) {
+        let mut awaited = held(&self.awaited);
+        loop {
+            let every = if *awaited > 0 { AWAITED_EVERY } else { CHECKPOINT_EVERY };
+            let left = every.saturating_sub(since.elapsed());
+            if left.is_zero() || self.closing.load(Ordering::Acquire) {
+                return;
+            }
+            awaited = self.hurry.wait_timeout(awaited, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// One answer that waits for a checkpoint, for as long as it does.
+struct Awaiting<'a>(&'a Shared);
+
+impl<'a> Awaiting<'a> {
+    fn by(shared: &'a Shared) -> Self {
+        *held(&shared.awaited) += 1;
+        shared.hurry.notify_one();
+        Self(shared)
+    }
+}
+
+impl Drop for Awaiting<'_> {
+    fn drop(&mut self) {
+        *held(&self.0.awaited) -= 1;
+    }
+}
+
+/// A count is whole at any time.
+fn held(awaited: &Mutex<usize>) -> std::sync::MutexGuard<'_, usize> {
+    awaited.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Reads tiles of the newest checkpoint. Partial ones are removed when a newer one has wider ones: then `read` is asked of that.
@@ -202,7 +248,7 @@ impl Work {
             let closing = self.shared.closing.load(Ordering::Acquire);
             if !closing {
                 self.desk.wal.wait_for_unpublished(if self.gathered.is_some() { CHECKPOINT_EVERY } else { RETRY_EVERY });
-                thread::sleep(CHECKPOINT_EVERY.saturating_sub(since.elapsed()));
+                self.shared.rest(since);
                 since = Instant::now();
                 // The counts begin anew: they had counted what was taken back.
                 let heart = &self.desk.heart;
@@ -342,4 +388,28 @@ impl Settler {
 fn replace(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let new = directory.join(NEW);
     fs::write(&new, bytes).and_then(|()| fs::rename(&new, directory.join(name))).inspect_err(|_| drop(fs::remove_file(&new)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_a_checkpoint_has_it_sooner_and_a_log_that_closes_rests_no_more() {
+        let shared = Shared::default();
+        let rests = |shared: &Shared| {
+            let since = Instant::now();
+            shared.rest(since);
+            since.elapsed()
+        };
+        assert!(rests(&shared) >= CHECKPOINT_EVERY);
+        let awaiting = Awaiting::by(&shared);
+        // The machine may take the thread off its core for as long as that, but not each time.
+        assert!((0..20).any(|_| rests(&shared) < CHECKPOINT_EVERY));
+        assert!(rests(&shared) >= AWAITED_EVERY);
+        drop(awaiting);
+        assert!(rests(&shared) >= CHECKPOINT_EVERY);
+        shared.closing.store(true, Ordering::Release);
+        assert!((0..20).any(|_| rests(&shared) < AWAITED_EVERY));
+    }
 }

@@ -6,7 +6,7 @@
 //!
 //! Near texts have near sketches; that texts are far apart in meaning is not to be seen here, nor that they say the same in other words.
 
-use super::key::{BUCKETS, ROUNDS};
+use super::key::BUCKETS;
 use super::{Key, looked_at};
 
 /// How many numbers a text becomes.
