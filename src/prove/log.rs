@@ -35,9 +35,12 @@ use tokio::sync::oneshot;
 
 use crate::tlog::tile::MAX_ENTRY;
 use crate::verify::folder::LOCK;
-use crate::verify::segment::{First, HEADER, frame, path_of};
+use crate::verify::segment::path_of;
 
+mod lead;
 mod recover;
+
+use lead::{Segment, Shared, State, begin, has_room_for};
 
 /// How long an entry may stay unsynced while nobody waits for it.
 pub const SYNC_EVERY: Duration = Duration::from_millis(100);
@@ -49,10 +52,6 @@ pub const MAX_WAITING: usize = 16 << 20;
 pub const MAX_UNPUBLISHED: usize = 64 << 20;
 /// How much room a full disk must have again before anything is appended.
 const ROOM: u64 = 1 << 20;
-/// The most that one `write` takes, if a single entry is not longer.
-const GROUP: usize = 256 << 10;
-/// After so many groups a leader leaves the lead to the syncing thread, so that it comes to its own answer.
-const LEAD: usize = 16;
 
 /// How long to ask for the lock: a process that is just being forked, or just ending, holds it for a moment longer.
 pub(super) const LOCK_PATIENCE: Duration = Duration::from_millis(200);
@@ -134,65 +133,6 @@ pub struct Tally {
 pub(super) struct Wal {
     shared: Arc<Shared>,
     syncer: Mutex<Option<std::thread::JoinHandle<()>>>,
-}
-
-struct Shared {
-    directory: PathBuf,
-    /// The same, open: to sync it must not fail for want of a descriptor.
-    folder: File,
-    /// Locked for as long as the log is open; names the boot since which nothing that was written can be lost.
-    lock: File,
-    segment: u64,
-    state: Mutex<State>,
-    wake: Condvar,
-    /// Where the publisher waits for something that is not in the tree yet.
-    grown: Condvar,
-    on_fatal: Fatal,
-    sync_first: OnceLock<SyncFirst>,
-}
-
-struct State {
-    /// The next number to be drawn.
-    next: u64,
-    /// The number of the first entry in `ready`: those below were taken by a leader.
-    taken: u64,
-    /// Entries from number `taken` on, each in its place once it is signed.
-    ready: VecDeque<Option<Arc<[u8]>>>,
-    ready_bytes: usize,
-    /// What is written and not in the tree yet, with its numbers.
-    unpublished: VecDeque<(u64, Arc<[u8]>)>,
-    unpublished_bytes: usize,
-    /// The index of the next entry that is written.
-    index: u64,
-    /// Every number below is in the file.
-    written: u64,
-    /// Every number below is on the disk.
-    synced: u64,
-    leading: bool,
-    hand_over: bool,
-    poisoned: bool,
-    /// The disk is full: nothing is appended but what resumes.
-    no_room: bool,
-    failure: Option<io::Error>,
-    closing: bool,
-    syncer_waits: bool,
-    publisher_waits: bool,
-    on_write: Vec<(u64, oneshot::Sender<()>)>,
-    on_sync: Vec<(u64, oneshot::Sender<()>)>,
-    file: Arc<File>,
-    /// Bytes in `file`.
-    length: u64,
-    /// Segments that were followed by another and are not synced yet.
-    full: Vec<Arc<File>>,
-    segments: Vec<Segment>,
-    buffer: Vec<u8>,
-    tally: Tally,
-}
-
-/// Which segment, and the index of its first entry.
-struct Segment {
-    number: u64,
-    first_index: u64,
 }
 
 /// Which promise a caller waits for.
@@ -547,236 +487,12 @@ impl Drop for Wal {
     }
 }
 
-impl State {
-    /// Whether nothing may be appended.
-    fn refuses(&self) -> bool {
-        self.poisoned || self.closing || self.no_room
-    }
-
-    /// The next number, and a place for its entry.
-    fn draw(&mut self) -> u64 {
-        self.ready.push_back(None);
-        self.next += 1;
-        self.next - 1
-    }
-}
-
 struct PoisonOnDrop<'a>(&'a Shared);
 
 impl Drop for PoisonOnDrop<'_> {
     fn drop(&mut self) {
         self.0.poison();
     }
-}
-
-impl Shared {
-    fn poison(&self) {
-        let mut state = held(&self.state);
-        state.poisoned = true;
-        // Whoever waits learns it from the closed channel.
-        state.on_write.clear();
-        state.on_sync.clear();
-        drop(state);
-        self.wake.notify_all();
-    }
-
-    fn lay(&self, seq: u64, entry: Arc<[u8]>, until: Until) -> Result<Wait, Poisoned> {
-        let mut state = held(&self.state);
-        if state.poisoned {
-            return Err(Poisoned);
-        }
-        // Nothing is taken out before it is in its place, so the place is there, unless the disk was full meanwhile.
-        let place = seq.checked_sub(state.taken).and_then(|place| usize::try_from(place).ok());
-        let Some(place) = place.and_then(|place| state.ready.get_mut(place)) else { return Err(Poisoned) };
-        let length = entry.len();
-        *place = Some(entry);
-        state.ready_bytes += length;
-        if !state.leading && state.ready.front().is_some_and(Option::is_some) {
-            state = self.lead(state, LEAD);
-        }
-        // Taken back: the leader found the disk full.
-        if state.taken > seq && state.written <= seq && !state.leading {
-            return Err(Poisoned);
-        }
-        self.wait(state, seq, until)
-    }
-
-    fn wait(&self, mut state: MutexGuard<'_, State>, seq: u64, until: Until) -> Result<Wait, Poisoned> {
-        if state.poisoned {
-            return Err(Poisoned);
-        }
-        let wait = match until {
-            Until::Written if state.written <= seq => {
-                let (tell, told) = oneshot::channel();
-                state.on_write.push((seq, tell));
-                Wait(Some(told))
-            }
-            Until::Synced if state.synced <= seq => {
-                let (tell, told) = oneshot::channel();
-                state.on_sync.push((seq, tell));
-                Wait(Some(told))
-            }
-            _ => Wait(None),
-        };
-        if state.syncer_waits && (until == Until::Synced || state.hand_over) {
-            state.syncer_waits = false;
-            self.wake.notify_one();
-        }
-        Ok(wait)
-    }
-
-    /// Writes what lies ready from the front, group by group; without the lock while the system works.
-    fn lead<'a>(&'a self, mut state: MutexGuard<'a, State>, groups: usize) -> MutexGuard<'a, State> {
-        state.leading = true;
-        for _ in 0..groups {
-            let mut buffer = std::mem::take(&mut state.buffer);
-            buffer.clear();
-            let mut bytes = 0;
-            let mut taken = Vec::new();
-            let first = state.taken;
-            while let Some(Some(entry)) = state.ready.front() {
-                if !taken.is_empty() && buffer.len() + entry.len() > GROUP {
-                    break;
-                }
-                let seq = first + taken.len() as u64;
-                frame(&mut buffer, seq, entry);
-                bytes += entry.len();
-                taken.extend(state.ready.pop_front().flatten().map(|entry| (seq, entry)));
-            }
-            let count = taken.len() as u64;
-            if taken.is_empty() {
-                state.buffer = buffer;
-                break;
-            }
-            state.taken += count;
-            state.ready_bytes -= bytes;
-            if state.length >= self.segment
-                && let Err(error) = follow(&self.directory, &mut state, first)
-            {
-                // Nothing was written: where it may pass, it is waited for as a full disk is.
-                return if is_full(&error) || wants_descriptors(&error) { self.full(state, error) } else { self.failed(state, error) };
-            }
-            let at = state.length;
-            let file = state.file.clone();
-            drop(state);
-            let outcome = (&*file).write_all(&buffer);
-            state = held(&self.state);
-            if let Err(error) = outcome {
-                // A torn record would be cut at the next start anyway; without one the log can be verified as it lies.
-                let whole = file.set_len(at).is_ok();
-                return if whole && is_full(&error) { self.full(state, error) } else { self.failed(state, error) };
-            }
-            state.written = first + count;
-            state.length += buffer.len() as u64;
-            state.index += count;
-            state.unpublished_bytes += bytes;
-            state.unpublished.extend(taken);
-            if std::mem::take(&mut state.publisher_waits) {
-                self.grown.notify_one();
-            }
-            state.tally.entries += count;
-            state.tally.groups += 1;
-            state.buffer = buffer;
-            let written = state.written;
-            release(&mut state.on_write, written);
-        }
-        state.leading = false;
-        state.hand_over = state.ready.front().is_some_and(Option::is_some);
-        state
-    }
-
-    /// Takes back everything that is not written: its numbers are left out, and whoever waits for it learns it.
-    fn full<'a>(&'a self, mut state: MutexGuard<'a, State>, error: io::Error) -> MutexGuard<'a, State> {
-        let written = state.written;
-        state.no_room = true;
-        state.failure = Some(error);
-        state.ready.clear();
-        state.ready_bytes = 0;
-        state.taken = state.next;
-        state.on_write.clear();
-        state.on_sync.retain(|(seq, _)| *seq < written);
-        state.leading = false;
-        state
-    }
-
-    fn failed<'a>(&'a self, mut state: MutexGuard<'a, State>, error: io::Error) -> MutexGuard<'a, State> {
-        state.failure = Some(error);
-        drop(state);
-        self.poison();
-        let mut state = held(&self.state);
-        state.leading = false;
-        state
-    }
-
-    fn sync_until_closed(&self) {
-        let mut last = Instant::now();
-        let mut state = held(&self.state);
-        loop {
-            if state.hand_over && !state.leading && !state.poisoned {
-                state = self.lead(state, LEAD);
-            }
-            if state.poisoned {
-                return;
-            }
-            let dirty = state.synced < state.written;
-            let wanted = !state.on_sync.is_empty() || state.closing;
-            if !dirty || !(wanted || last.elapsed() >= SYNC_EVERY) {
-                if state.closing && state.ready.is_empty() && !state.leading {
-                    return;
-                }
-                state.syncer_waits = true;
-                state = self.wake.wait_timeout(state, SYNC_EVERY).unwrap_or_else(PoisonError::into_inner).0;
-                state.syncer_waits = false;
-                continue;
-            }
-            state = self.sync(state);
-            last = Instant::now();
-        }
-    }
-
-    fn sync<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        let (full, file, written) = (std::mem::take(&mut state.full), state.file.clone(), state.written);
-        drop(state);
-        let from = Instant::now();
-        let new_names = if full.is_empty() { Ok(()) } else { self.folder.sync_all() };
-        let first = self.sync_first.get().map_or(Ok(()), |first| first());
-        let outcome = full.iter().try_for_each(|file| file.sync_data()).and(new_names).and(first).and_then(|()| file.sync_data());
-        let took = from.elapsed();
-        if let Err(error) = outcome {
-            self.poison();
-            // The system may count what it could not write as written, and give it back or not: the next start must not trust it.
-            let _ = self.lock.set_len(0);
-            (self.on_fatal)(&error);
-            let mut state = held(&self.state);
-            state.failure = Some(error);
-            return state;
-        }
-        let mut state = held(&self.state);
-        state.synced = state.synced.max(written);
-        state.tally.syncs += 1;
-        state.tally.sync_time += took;
-        release(&mut state.on_sync, written);
-        state
-    }
-}
-
-fn release(waiting: &mut Vec<(u64, oneshot::Sender<()>)>, below: u64) {
-    let mut at = 0;
-    while at < waiting.len() {
-        if waiting[at].0 < below {
-            let _ = waiting.swap_remove(at).1.send(());
-        } else {
-            at += 1;
-        }
-    }
-}
-
-/// Leaves a full segment and begins the next with number `first`.
-fn follow(directory: &Path, state: &mut State, first: u64) -> io::Result<()> {
-    let before = state.file.clone();
-    begin(directory, state, first)?;
-    state.full.push(before);
-    Ok(())
 }
 
 /// The boot that this is; nothing where the system does not tell.
@@ -793,39 +509,6 @@ fn lost_since(before: &[u8], boot: &[u8]) -> bool {
 pub(super) fn wants_descriptors(error: &io::Error) -> bool {
     use rustix::io::Errno;
     error.raw_os_error().is_some_and(|code| [Errno::MFILE, Errno::NFILE].contains(&Errno::from_raw_os_error(code)))
-}
-
-/// Whether a failure says that there is no room, and that nothing else is wrong.
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
-}
-
-/// Whether a file of `length` bytes could grow by `more`; they are kept for it. Where the file system cannot tell, it is tried.
-fn has_room_for(file: &File, length: u64, more: u64) -> bool {
-    // What is kept for a file beyond its end is not held against the limit of the process, which a write then meets.
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
-    if limit.is_some_and(|limit| length.saturating_add(more) > limit) {
-        return false;
-    }
-    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, length, more) {
-        Ok(()) => true,
-        Err(error) => !is_full(&error.into()),
-    }
-}
-
-fn begin(directory: &Path, state: &mut State, first: u64) -> io::Result<()> {
-    let number = state.segments.last().map_or(0, |last| last.number + 1);
-    let path = path_of(directory, number);
-    let mut file = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&path)?;
-    let first_index = state.index;
-    if let Err(error) = file.write_all(&First { seq: first, index: first_index }.header()) {
-        // It must not stand in the way of the next try.
-        let _ = std::fs::remove_file(&path);
-        return Err(error);
-    }
-    (state.file, state.length) = (Arc::new(file), HEADER as u64);
-    state.segments.push(Segment { number, first_index });
-    Ok(())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::verify::segment::{FRAME, Record, numbers};
+use crate::verify::segment::{FRAME, HEADER, Record, numbers};
 
 fn open_with(directory: &Path, segment: u64) -> Result<(Wal, Recovered), OpenError> {
     // What is opened by a test has lost nothing, unless the test says so.
