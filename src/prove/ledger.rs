@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -20,27 +20,28 @@ use super::config::{Mode, OnFailure, Terms};
 use super::cosign::{self, Cosigning};
 use super::erasure::{EraseError, Erased, Erasure};
 use super::found::Found;
-use super::heartbeat::{self, Heart};
+use super::heartbeat::Heart;
 use super::key::Vkey;
-use super::log::{self, Poisoned, Until, Wait, Wal};
+use super::log::{self, Poisoned, Until, Wal};
 use super::publisher::{self, Publisher};
 use super::receipt::{CONTENT_DIGEST, Receipt, STATEMENT, State, content_digest, media_type, receipt_header, statement_header};
 use super::refusals::Refusals;
 use super::release::{Appended, Unkept};
-use super::salts::{self, Destroyed, Salts};
-use super::statement::{Sent, Signer, fresh_id};
+use super::salts;
+use super::statement::{Sent, Signer};
 use super::stream::Proving;
 use super::want::Want;
-use crate::clock::{Moment, month};
+use crate::clock::Moment;
 use crate::digest::Digest;
 use crate::event::{Event, Events, Name};
 use crate::infer::{Answer, Payload};
 use crate::trail::{Content, Stop, Trail, Verdict, Who};
 use crate::verify::census::{Census, Traffic};
-use crate::verify::heartbeat::{Heartbeat, Life};
+use crate::verify::heartbeat::Life;
 use crate::verify::statement::Kind;
 use crate::wire::Body;
 
+mod entries;
 pub(super) mod open;
 
 pub use open::{OpenError, Opened};
@@ -488,149 +489,6 @@ impl Ledger {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.close();
-    }
-}
-
-impl Inner {
-    fn close(&self) {
-        self.wal.close();
-        self.publisher.close();
-    }
-
-    fn append(&self, kind: Kind, trail: &Trail, sent: &Sent<'_>, until: Until) -> Result<Appended, Poisoned> {
-        self.signer.prepare(trail);
-        // The monotonic clock since the arrival, so that the end is never before the beginning.
-        let t1 = trail.arrived.after(trail.arrived.mono.elapsed()).unix_nanos();
-        self.enter(kind, sent.length, until, |seq| self.signer.answer(kind, seq, t1, trail, sent))
-    }
-
-    /// Appends an entry about an answer of `bytes`, counted with its number.
-    fn enter(&self, kind: Kind, bytes: u64, until: Until, make: impl FnOnce(u64) -> Vec<u8>) -> Result<Appended, Poisoned> {
-        let counted = |_| {
-            self.heart.counting.count(kind, bytes);
-        };
-        let (seq, entry, wait) = self.wal.append_counted(until, counted, |seq, ()| make(seq))?;
-        Ok(Appended { seq, entry, wait })
-    }
-
-    /// An entry that counts what came before its own number in this process.
-    fn count(&self, life: Life, resumed_after: Option<u64>) -> Result<(), Poisoned> {
-        let told = |seq, counted| self.heart.beat(seq, life, resumed_after, counted);
-        self.wal.append_counted(Until::Ready, |seq| self.heart.count(life, seq), told).map(|_| ())
-    }
-
-    /// Destroys the keys of one subject or month, in this log and in `others`, and tells how many they were.
-    fn erase(&self, erasure: &Erasure, others: &[Arc<Archive>]) -> Result<(Erased, Wait), EraseError> {
-        if !self.wal.has_room() {
-            return Err(EraseError::Unavailable);
-        }
-        let this_month = month(SystemTime::now());
-        if let Some(month) = erasure.month().filter(|month| *month == this_month) {
-            return Err(EraseError::OperatorNamedThisMonth(month));
-        }
-        let mut gone: Option<(u64, Destroyed)> = None;
-        for other in others {
-            // Where a shard still ends requests, numbers from here on find the key gone.
-            let told = |of| Ok::<_, Poisoned>((other.wal.as_ref().map_or(0, |wal| wal.next().saturating_sub(1)), of));
-            match other.salts.erase(erasure.name(&other.salts), told) {
-                Ok(of) => gone = Some((gone.map_or(0, |(keys, _)| keys) + 1, of)),
-                Err(salts::Error::Unknown) => {}
-                Err(error) => return Err(self.erased_in_part(gone, error.into())),
-            }
-        }
-        let keys = gone.map_or(0, |(keys, _)| keys);
-        let salts = &self.signer.salts;
-        let told = |of| self.tell_erasure(keys + 1, of).map(|(erased, wait)| (erased.seq, (erased, wait)));
-        match (salts.erase(erasure.name(salts), told), gone) {
-            (Err(salts::Error::Unknown), Some((keys, of))) => self.tell_erasure(keys, of).map_err(|Poisoned| EraseError::Untold),
-            (Err(error), gone) => Err(self.erased_in_part(gone, error.into())),
-            (Ok(done), _) => Ok(done),
-        }
-    }
-
-    /// Tells of the keys that were destroyed before `error`: an erasure that is tried again would wipe what the next start tells them by.
-    fn erased_in_part(&self, gone: Option<(u64, Destroyed)>, error: EraseError) -> EraseError {
-        match gone {
-            None => error,
-            Some((keys, of)) => match self.tell_erasure(keys, of) {
-                Ok(_) => EraseError::Unfinished(io::Error::other(error)),
-                Err(Poisoned) => EraseError::Untold,
-            },
-        }
-    }
-
-    fn tell_erasure(&self, keys: u64, of: Destroyed) -> Result<(Erased, Wait), Poisoned> {
-        let now = Moment::now().unix_nanos();
-        let id = fresh_id(now);
-        let Appended { seq, wait, .. } = self.enter(Kind::Erasure, 0, Until::Synced, |seq| self.signer.erasure(seq, id, now, keys, of))?;
-        Ok((Erased { keys, whose: of.whose, month: of.month, id, seq }, wait))
-    }
-
-    /// What a process before this one destroyed and did not live to tell. It may have: an erasure is told twice rather than never.
-    pub(super) fn finish_erasures(&self, salts: &Salts, untold: &[Destroyed]) -> io::Result<()> {
-        for of in untold {
-            let lost = |Poisoned| io::Error::other("the log does not take the entry about what was erased");
-            let (erased, _) = self.tell_erasure(1, *of).map_err(lost)?;
-            // Before it is synced, what it tells of may not be overwritten: that would be the last that is known of it.
-            while self.wal.synced() <= erased.seq {
-                if self.wal.tally().poisoned {
-                    return Err(lost(Poisoned));
-                }
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
-        if untold.is_empty() { Ok(()) } else { salts.wipe() }
-    }
-
-    /// One entry for what has none of its own, if there was any since the last. Gives how it goes on being written, and what to take back
-    /// if it is not.
-    fn tell_counts(&self) -> Option<(Wait, Heartbeat<&'static str>)> {
-        // As long as the log takes nothing they add up.
-        if !self.wal.has_room() {
-            return None;
-        }
-        let suppressed = self.refusals().untold();
-        let gaps = self.gaps.load(Ordering::Relaxed);
-        let gaps = gaps - self.gaps_told.swap(gaps, Ordering::Relaxed);
-        if gaps == 0 && suppressed.is_empty() {
-            return None;
-        }
-        let told = Heartbeat { gaps, suppressed, ..Heartbeat::default() };
-        match self.enter(Kind::Heartbeat, 0, Until::Written, |seq| self.heart.entry(seq, &told)) {
-            Ok(Appended { wait, .. }) => Some((wait, told)),
-            Err(Poisoned) => {
-                self.untell(told);
-                None
-            }
-        }
-    }
-
-    /// A full disk took back what [`Inner::tell_counts`] told: the next one tells it.
-    fn untell(&self, told: Heartbeat<&'static str>) {
-        self.gaps_told.fetch_sub(told.gaps, Ordering::Relaxed);
-        self.refusals().untell(told.suppressed);
-    }
-
-    fn refusals(&self) -> std::sync::MutexGuard<'_, Refusals> {
-        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn tell_counts(inner: &Weak<Inner>) {
-    let mut last = Instant::now();
-    loop {
-        std::thread::sleep(Duration::from_secs(1));
-        let Some(inner) = inner.upgrade() else { return };
-        if let Some((wait, told)) = inner.tell_counts()
-            && wait.done_here().is_err()
-        {
-            inner.untell(told);
-        }
-        if last.elapsed() >= heartbeat::EVERY {
-            last = Instant::now();
-            // As above.
-            let _ = inner.count(Life::Runs, None);
-        }
     }
 }
 
