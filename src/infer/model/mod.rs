@@ -30,7 +30,7 @@ pub mod verify;
 mod walls;
 pub mod worker;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -590,7 +590,7 @@ fn onnx(
     runtime: &Runtime,
 ) -> Result<Queue, Refused> {
     let (signature, used) = onnx::read_beside(verified.bytes(), &onnx::Limits::DEFAULT, &lengths(beside))?;
-    let beside = beside.iter().filter(|(name, _)| used.contains(*name)).map(|(name, file)| (name.clone(), file.bytes().clone()));
+    let beside = beside.iter().filter(|(name, _)| used.contains_key(*name)).map(|(name, file)| (name.clone(), file.bytes().clone()));
     let beside: Vec<(String, Bytes)> = beside.collect();
     if bounds.isolation == Isolation::Thread {
         let (bytes, runtime, room) = (verified.bytes().clone(), runtime.clone(), bounds.output);
@@ -628,7 +628,7 @@ fn encoder(source: &Source, held: &Held, bounds: &Bounds) -> Result<Queue, Refus
 fn onnx_encoder(source: &Source, held: &Held, bounds: &Bounds, runtime: &Runtime) -> Result<Queue, Refused> {
     let (graph, used, fitted) = fitted(source, held)?;
     let model = held.weights()?.bytes().clone();
-    let beside = held.beside.iter().filter(|(name, _)| used.contains(*name)).map(|(name, file)| (name.clone(), file.bytes().clone()));
+    let beside = held.beside.iter().filter(|(name, _)| used.contains_key(*name)).map(|(name, file)| (name.clone(), file.bytes().clone()));
     let (beside, mut files): (BTreeMap<String, Bytes>, _) = (beside.collect(), read(held));
     if bounds.isolation == Isolation::Thread {
         let (runtime, room) = (runtime.clone(), bounds.output);
@@ -650,7 +650,7 @@ fn onnx_encoder(source: &Source, held: &Held, bounds: &Bounds, runtime: &Runtime
 }
 
 /// What the graph of an encoder takes and gives, the files beside it that its tensors lie in, and the encoder around it.
-fn fitted(source: &Source, held: &Held) -> Result<(Signature, BTreeSet<String>, Graph), Refused> {
+fn fitted(source: &Source, held: &Held) -> Result<(Signature, onnx::Needed, Graph), Refused> {
     let (graph, used) = onnx::read_beside(held.weights()?.bytes(), &onnx::Limits::DEFAULT, &lengths(&held.beside))?;
     let fitted = Graph::fit(&graph, &read(held), &options(source)).map_err(Refused::Encoder)?;
     Ok((graph, used, fitted))

@@ -172,8 +172,10 @@ fn no_changed_byte_of_the_bundled_model_makes_the_reader_panic() {
 fn external_data_is_refused_wherever_it_hides() {
     let value = |attribute: Build| with_attribute(attribute);
     let in_subgraph = nested(3, graph().message(5, external()));
+    let whole = external().message(13, new().bytes(1, "length").bytes(2, "4"));
+    assert_eq!(fault(&with_initializer(whole)), Fault::NotBeside("weights.bin".into()));
+    assert!(matches!(fault(&with_initializer(external())), Fault::External(_)));
     for bytes in [
-        with_initializer(external()),
         with_initializer(tensor(1, &[1]).bytes(9, [0; 4]).varint(14, 1)),
         with_initializer(tensor(1, &[1]).bytes(9, [0; 4]).varint(14, 2)),
         with_initializer(tensor(1, &[1]).bytes(9, [0; 4]).message(13, new().bytes(1, "location").bytes(2, "/etc/passwd"))),
@@ -365,21 +367,25 @@ pub(in crate::infer::model) fn adds_what_lies_beside() -> Vec<u8> {
     model(graph().message(1, add).message(5, w).message(11, two("x")).message(12, two("y")))
 }
 
-fn beside(bytes: &[u8]) -> Result<BTreeSet<String>, Fault> {
+fn beside(bytes: &[u8]) -> Result<Needed, Fault> {
     let files = [("weights.bin".to_owned(), 20), ("deep/er.bin".to_owned(), 8)].into();
-    read_beside(bytes, &Limits::DEFAULT, &files).map(|(_, used)| used)
+    read_beside(bytes, &Limits::DEFAULT, &files).map(|(_, needed)| needed)
 }
 
 #[test]
 fn initializers_may_lie_in_files_that_were_verified_with_the_model() {
     let of = |pairs: &[(&str, &str)]| beside(&with_initializer(outside(2, pairs)));
-    let used = |name: &str| Ok([name.to_owned()].into());
-    assert_eq!(of(&[("location", "weights.bin"), ("offset", "12"), ("length", "8")]), used("weights.bin"));
-    assert_eq!(of(&[("location", "weights.bin"), ("length", "8"), ("checksum", "x")]), used("weights.bin"));
-    assert_eq!(of(&[("location", "deep/er.bin"), ("offset", "0"), ("length", "8")]), used("deep/er.bin"));
-    for other in ["", "other.bin", "./weights.bin", "../weights.bin", "deep/../weights.bin", "/weights.bin", "weights.bin/", "WEIGHTS.BIN"]
+    let needed = |name: &str, end| Ok([(name.to_owned(), end)].into());
+    assert_eq!(of(&[("location", "weights.bin"), ("offset", "12"), ("length", "8")]), needed("weights.bin", 20));
+    assert_eq!(of(&[("location", "weights.bin"), ("length", "8"), ("checksum", "x")]), needed("weights.bin", 8));
+    assert_eq!(of(&[("location", "deep/er.bin"), ("offset", "0"), ("length", "8")]), needed("deep/er.bin", 8));
+    for other in ["other.bin", "WEIGHTS.BIN", "er.bin", "weights.bin ", "weights.bin%00"] {
+        assert_eq!(of(&[("location", other), ("length", "8")]), Err(Fault::NotBeside(other.into())), "{other}");
+    }
+    for leaves in
+        ["", "./weights.bin", "../weights.bin", "deep/../weights.bin", "/weights.bin", "/etc/passwd", "weights.bin/", "deep\\er.bin", "a\0"]
     {
-        assert_eq!(of(&[("location", other), ("length", "8")]), Err(Fault::ExternalData), "{other}");
+        assert_eq!(of(&[("location", leaves), ("length", "8")]), Err(Fault::OutsideFolder(leaves.into())), "{leaves}");
     }
 }
 
@@ -389,7 +395,6 @@ fn data_in_a_file_lie_within_it_and_are_what_the_shape_says() {
     let at = |offset: &str, length: &str| of(2, &[("location", "weights.bin"), ("offset", offset), ("length", length)]);
     assert!(at("12", "8").is_ok());
     for (offset, length) in [
-        ("13", "8"),
         ("18446744073709551615", "8"),
         ("18446744073709551616", "8"),
         ("-1", "8"),
@@ -402,6 +407,15 @@ fn data_in_a_file_lie_within_it_and_are_what_the_shape_says() {
         ("0", "0"),
     ] {
         assert!(matches!(at(offset, length), Err(Fault::External(_))), "{offset:?} {length:?}: {:?}", at(offset, length));
+    }
+    for (offset, end) in [("13", 21), ("18446744073709551607", u64::MAX)] {
+        assert_eq!(at(offset, "8"), Err(Fault::PastEnd { name: "weights.bin".into(), end, size: 20 }));
+    }
+    // Of two tensors the one that ends later counts, whichever is written first.
+    for (one, other) in [("12", "0"), ("0", "12"), ("13", "0"), ("0", "13")] {
+        let both = [one, other].map(|offset| outside(2, &[("location", "weights.bin"), ("offset", offset), ("length", "8")]));
+        let found = beside(&model(through(1, "Identity").each(both, 5)));
+        assert_eq!(found.is_ok(), one != "13" && other != "13", "{one} {other}: {found:?}");
     }
     let file = ("location", "weights.bin");
     for pairs in [vec![file], vec![("length", "8")], vec![file, file, ("length", "8")], vec![file, ("length", "8"), ("other", "8")]] {

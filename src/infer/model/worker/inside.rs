@@ -171,7 +171,7 @@ impl Prepared {
         // The gateway has read the files, too, and compares. Here nobody waits for a stop: whoever waits too long kills.
         let load = || {
             let (graph, used) = onnx::read_beside(bytes, &onnx::Limits::DEFAULT, &beside)?;
-            let beside = others().filter(|(name, _)| used.contains(*name)).map(|(name, file)| (name.as_str(), &file[..]));
+            let beside = others().filter(|(name, _)| used.contains_key(*name)).map(|(name, file)| (name.as_str(), &file[..]));
             if !encodes {
                 let engine = OnnxRuntime::load(bytes, beside, graph, room, &runtime, &Stop::default())?;
                 return Ok(Box::new(engine) as Box<dyn Engine>);
