@@ -21,6 +21,7 @@ pub mod golden;
 mod isolate;
 pub mod onnx;
 mod onnxruntime;
+mod parcel;
 mod queue;
 pub mod runtime;
 pub mod safetensors;
@@ -54,6 +55,7 @@ use encoder::{Encoder, Graph};
 use falls::Falls;
 use golden::Golden;
 use onnxruntime::OnnxRuntime;
+use parcel::Parcel;
 use queue::Queue;
 use worker::{Inmate, Launch, Worker};
 
@@ -599,10 +601,9 @@ fn onnx(
             Ok(Box::new(OnnxRuntime::load(&bytes, beside, signature, room, &runtime, stop)?))
         });
     }
-    let size = verified.bytes().len() + beside.iter().map(|(_, file)| file.len()).sum::<usize>();
-    let files = std::iter::once((source::MODEL.to_owned(), verified.bytes().clone())).chain(beside);
-    let sealed = files.map(|(file, bytes)| Ok((file.clone(), runtime::sealed(&file, &bytes).map_err(Refused::Worker)?)));
-    let launch = Launch::new(name, Inmate::OnnxRuntime, sealed.collect::<Result<_, Refused>>()?, size, bounds);
+    let beside = beside.iter().map(|(name, file)| (name.as_str(), &file[..]));
+    let files = std::iter::once((source::MODEL, &verified.bytes()[..])).chain(beside);
+    let launch = Launch::new(name, Inmate::OnnxRuntime, Parcel::of(files).map_err(Refused::Worker)?, bounds);
     let launch = Launch { library: Some(runtime.library().clone()), signature: Some(signature), ..launch };
     Queue::start(name, bounds, move |stop| Ok(Box::new(Worker::start(launch, stop)?)))
 }
@@ -617,9 +618,7 @@ fn encoder(source: &Source, held: &Held, bounds: &Bounds) -> Result<Queue, Refus
     if bounds.isolation == Isolation::Thread {
         return Queue::start(&source.name, bounds, move |_| Ok(Box::new(Encoder::load(&files, &options).map_err(Refused::Encoder)?)));
     }
-    let sealed = files.iter().map(|(file, bytes)| Ok((file.clone(), runtime::sealed(file, bytes).map_err(Refused::Worker)?)));
-    let sealed = sealed.collect::<Result<Vec<_>, Refused>>()?;
-    let launch = Launch::new(&source.name, Inmate::Encoder, sealed, files.values().map(Bytes::len).sum(), bounds);
+    let launch = Launch::new(&source.name, Inmate::Encoder, packed(&files)?, bounds);
     let launch = Launch { options: options.bytes().to_vec(), ..launch };
     Queue::start(&source.name, bounds, move |stop| Ok(Box::new(Worker::start(launch, stop)?)))
 }
@@ -640,13 +639,15 @@ fn onnx_encoder(source: &Source, held: &Held, bounds: &Bounds, runtime: &Runtime
     }
     files.extend(beside);
     files.insert(source::MODEL.to_owned(), model);
-    let size = files.values().map(Bytes::len).sum();
-    let sealed = files.iter().map(|(file, bytes)| Ok((file.clone(), runtime::sealed(file, bytes).map_err(Refused::Worker)?)));
-    let launch = Launch::new(&source.name, Inmate::OnnxEncoder, sealed.collect::<Result<_, Refused>>()?, size, bounds);
+    let launch = Launch::new(&source.name, Inmate::OnnxEncoder, packed(&files)?, bounds);
     let (library, options, signature) =
         (Some(runtime.library().clone()), options(source).bytes().to_vec(), Some(fitted.signature().clone()));
     let launch = Launch { library, options, signature, ..launch };
     Queue::start(&source.name, bounds, move |stop| Ok(Box::new(Worker::start(launch, stop)?)))
+}
+
+fn packed(files: &encoder::Files) -> Result<Parcel, Refused> {
+    Parcel::of(files.iter().map(|(name, file)| (name.as_str(), &file[..]))).map_err(Refused::Worker)
 }
 
 /// What the graph of an encoder takes and gives, the files beside it that its tensors lie in, and the encoder around it.

@@ -29,7 +29,8 @@ use memfd::Memfd;
 
 use super::engine::{Engine, Stop, fits};
 use super::falls::{Fall, Falls};
-use super::frames::{Body, Broken, Frame, Kind, MAX_FILES, MAX_INPUT, MAX_WORDS, Reader, Wire, head, most_with};
+use super::frames::{Body, Broken, Frame, Kind, MAX_INPUT, MAX_WORDS, Reader, Wire, head, most_with};
+use super::parcel::Parcel;
 use super::{Bounds, Error, Isolation, Refused, Signature, Walls};
 use crate::wire::tensor::{Datatype, Port, Tensor};
 
@@ -84,8 +85,8 @@ pub(super) struct Launch {
     pub(super) options: Vec<u8>,
     /// The engine's library, if it has one.
     pub(super) library: Option<Arc<Memfd>>,
-    /// The model's files, sealed.
-    pub(super) files: Vec<(String, Memfd)>,
+    /// The model's files.
+    pub(super) files: Parcel,
     pub(super) isolation: Isolation,
     /// The bound on its address space, in bytes: [`memory_for`].
     pub(super) memory: u64,
@@ -99,16 +100,16 @@ pub(super) struct Launch {
 }
 
 impl Launch {
-    /// An engine on these files, which have `size` bytes together, within a model's bounds; what else it needs is to be set.
-    pub(super) fn new(name: &str, inmate: Inmate, files: Vec<(String, Memfd)>, size: usize, bounds: &Bounds) -> Self {
+    /// An engine on these files, within a model's bounds; what else it needs is to be set.
+    pub(super) fn new(name: &str, inmate: Inmate, files: Parcel, bounds: &Bounds) -> Self {
         Self {
             name: name.to_owned(),
             inmate,
             options: Vec::new(),
             library: None,
+            memory: bounds.memory.map_or_else(|| memory_for(files.size(), bounds.output), |memory| memory as u64),
             files,
             isolation: bounds.isolation,
-            memory: bounds.memory.map_or_else(|| memory_for(size, bounds.output), |memory| memory as u64),
             room: bounds.output,
             limit: bounds.load,
             signature: None,
@@ -291,15 +292,11 @@ impl Process {
             .number(launch.memory)
             .number(launch.room as u64)
             .number(u64::from(launch.library.is_some()))
-            .number(launch.files.len() as u64)
+            .number(launch.files.files().len() as u64)
             .block(&launch.options);
-        let hello = launch.files.iter().fold(hello, |hello, (name, _)| hello.block(name.as_bytes()));
-        if launch.files.len() > MAX_FILES {
-            return Err(std::io::Error::other(format!("a model has more than {MAX_FILES} files")));
-        }
+        let hello = launch.files.files().iter().fold(hello, |hello, (name, length)| hello.block(name.as_bytes()).number(*length));
         let library = launch.library.iter().map(|library| library.as_file().as_fd());
-        let files = launch.files.iter().map(|(_, file)| file.as_file().as_fd());
-        let descriptors: Vec<BorrowedFd<'_>> = std::iter::once(heeds.as_fd()).chain(library).chain(files).collect();
+        let descriptors: Vec<BorrowedFd<'_>> = std::iter::once(heeds.as_fd()).chain(library).chain(launch.files.memory()).collect();
         process.wire.greet(&hello, &descriptors, patient).map_err(std::io::Error::other)?;
         Ok(process)
     }
