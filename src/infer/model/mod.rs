@@ -489,7 +489,9 @@ impl Model {
         })
     }
 
-    /// What a model would take and give, and its digest, without an engine for ONNX and without a worker for any.
+    /// What a model would take and give, and its digest, without an engine for ONNX. The tokenizer of an encoder, which is a program in all but
+    /// name, is read by a worker, and so are the weights of one from safetensors: behind the walls that this machine gives, whatever the
+    /// policy demands, and within the memory that the model would have.
     ///
     /// # Errors
     /// [`Refused`], in words for the operator.
@@ -498,10 +500,12 @@ impl Model {
         let signature = match source.kind {
             Kind::Onnx => onnx::read_beside(held.weights()?.bytes(), &onnx::Limits::DEFAULT, &lengths(&held.beside))?.0,
             Kind::OnnxEncoder => {
-                let (_, _, fitted) = fitted(source, &held)?;
-                fitted.read(&read(&held)).map_err(Refused::Encoder)?
+                let (_, needed, fitted) = fitted(source, &held)?;
+                let others = held.beside.iter().filter(|(name, _)| needed.contains_key(*name)).map(|(_, file)| file);
+                let rest = others.chain([held.weights()?]).map(|file| file.bytes().len()).sum();
+                told_by_a_worker(source, Inmate::Tokenizer, &read(&held), rest, Some(fitted.signature().clone()))?
             }
-            Kind::Safetensors => Encoder::load(&read(&held), &options(source)).map_err(Refused::Encoder)?.signature().clone(),
+            Kind::Safetensors => told_by_a_worker(source, Inmate::Encoder, &read(&held), 0, None)?,
         };
         Batching::new(source.bounds.batch.as_ref(), &signature).map_err(Refused::Batch)?;
         calibration(source, &signature)?;
@@ -644,6 +648,24 @@ fn onnx_encoder(source: &Source, held: &Held, bounds: &Bounds, runtime: &Runtime
         (Some(runtime.library().clone()), options(source).bytes().to_vec(), Some(fitted.signature().clone()));
     let launch = Launch { library, options, signature, ..launch };
     Queue::start(&source.name, bounds, move |stop| Ok(Box::new(Worker::start(launch, stop)?)))
+}
+
+/// What a worker reads in these files of an encoder; `rest` are the bytes of those that it would have with them if it served.
+fn told_by_a_worker(
+    source: &Source,
+    inmate: Inmate,
+    files: &encoder::Files,
+    rest: usize,
+    signature: Option<Signature>,
+) -> Result<Signature, Refused> {
+    // What stands is told where it serves; another machine may check.
+    let bounds = Bounds { isolation: Isolation::BestEffort, ..source.bounds.clone() };
+    let files = packed(files)?;
+    let memory = worker::memory(&bounds, files.size().saturating_add(rest));
+    let launch =
+        Launch { options: options(source).bytes().to_vec(), memory, signature, ..Launch::new(&source.name, inmate, files, &bounds) };
+    // It ends when it is dropped.
+    Ok(engine::Engine::signature(&Worker::start(launch, &engine::Stop::default())?).clone())
 }
 
 fn packed(files: &encoder::Files) -> Result<Parcel, Refused> {

@@ -69,10 +69,12 @@ pub(super) enum Inmate {
     Encoder = 3,
     /// An encoder on ONNX Runtime, on the files of its folder; its options are those of the other.
     OnnxEncoder = 4,
+    /// What is around the graph of such an encoder, without it: it says what it would take and give, and answers no call.
+    Tokenizer = 5,
 }
 
 impl Inmate {
-    const ALL: [Self; 4] = [Self::OnnxRuntime, Self::Probe, Self::Encoder, Self::OnnxEncoder];
+    const ALL: [Self; 5] = [Self::OnnxRuntime, Self::Probe, Self::Encoder, Self::OnnxEncoder, Self::Tokenizer];
 }
 
 /// Everything that a worker is started with, as often as it must be.
@@ -107,7 +109,7 @@ impl Launch {
             inmate,
             options: Vec::new(),
             library: None,
-            memory: bounds.memory.map_or_else(|| memory_for(files.size(), bounds.output), |memory| memory as u64),
+            memory: memory(bounds, files.size()),
             files,
             isolation: bounds.isolation,
             room: bounds.output,
@@ -117,7 +119,12 @@ impl Launch {
     }
 }
 
-/// The bound on a worker's address space, unless the policy says otherwise, in bytes: 512 MiB, four times the model (its file, what is
+/// The bound on the address space of the worker of a model of so many bytes, in bytes.
+pub(super) fn memory(bounds: &Bounds, model: usize) -> u64 {
+    bounds.memory.map_or_else(|| memory_for(model, bounds.output), |memory| memory as u64)
+}
+
+/// The same, unless the policy says otherwise: 512 MiB, four times the model (its file, what is
 /// parsed of it, what is packed for the kernels, and room to work), and four times the largest answer.
 fn memory_for(model: usize, output: usize) -> u64 {
     BASE_MEMORY.saturating_add(4 * model as u64).saturating_add(4 * output as u64)

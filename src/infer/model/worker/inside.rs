@@ -23,6 +23,7 @@ use super::probe::Prober;
 use super::{
     FAILED_CONTRACT, FAILED_INPUTS, FAILED_MODEL, FAILED_TOO_MUCH, Inmate, REFUSED_ENGINE, REFUSED_OTHERWISE_READ, REFUSED_WORKER,
 };
+use crate::wire::tensor::Tensor;
 
 /// The life of a worker. It is the first thing that the program does when it is started as one: nothing was opened yet, and there is one
 /// thread.
@@ -140,6 +141,7 @@ enum Prepared {
     OnnxRuntime(Runtime),
     OnnxEncoder(Runtime),
     Encoder(rayon::ThreadPool),
+    Tokenizer,
     Probe(Prober),
 }
 
@@ -153,6 +155,7 @@ fn prepare(inmate: Inmate, library: Option<OwnedFd>, options: &[u8]) -> Result<P
         (Inmate::Encoder, None) => {
             Encoder::thread().map(Prepared::Encoder).map_err(|fault| Ended::Refused(REFUSED_WORKER, fault.to_string()))
         }
+        (Inmate::Tokenizer, None) => Ok(Prepared::Tokenizer),
         (Inmate::Probe, None) => Ok(Prepared::Probe(Prober::new(options))),
         _ => Err(Ended::Broken),
     }
@@ -168,6 +171,11 @@ impl Prepared {
                 let options = encoder::Options::from_bytes(options, room).ok_or(Ended::Broken)?;
                 let loaded = Encoder::load_on(thread, &files, &options);
                 return loaded.map(|encoder| Box::new(encoder) as _).map_err(|fault| Ended::Refused(REFUSED_ENGINE, fault.to_string()));
+            }
+            Self::Tokenizer => {
+                let options = encoder::Options::from_bytes(options, room).ok_or(Ended::Broken)?;
+                let told = encoder::around_a_graph(&files, &options);
+                return told.map(|told| Box::new(Told(told)) as _).map_err(|fault| Ended::Refused(REFUSED_ENGINE, fault.to_string()));
             }
             Self::Probe(prober) => return Ok(Box::new(prober)),
         };
@@ -194,6 +202,19 @@ impl Prepared {
             Refused::ReadDifferently => Ended::Refused(REFUSED_OTHERWISE_READ, String::new()),
             other => Ended::Refused(REFUSED_WORKER, other.to_string()),
         })
+    }
+}
+
+/// What was read, of what nothing is asked.
+struct Told(Signature);
+
+impl Engine for Told {
+    fn signature(&self) -> &Signature {
+        &self.0
+    }
+
+    fn run(&mut self, _: &[Tensor], _: &[usize], _: &Stop) -> Result<Vec<Tensor>, Error> {
+        Err(Error::EngineStopped)
     }
 }
 
@@ -302,7 +323,7 @@ mod tests {
     use super::super::super::signing::manifest::MAX_NAME;
     use super::echo::echo;
     use super::*;
-    use crate::wire::tensor::{Datatype, Tensor};
+    use crate::wire::tensor::Datatype;
 
     fn call(wire: &mut Wire, call: u64, bytes: &'static [u8]) -> Frame {
         let tensor =
