@@ -10,6 +10,7 @@ use crate::wire::tensor::{Datatype, Port};
 
 mod minilm;
 mod onnx_encoder;
+mod signed;
 
 const DIGITS: &[u8] = include_bytes!("../../../policies/models/digits.onnx");
 const SAMPLES: &str = include_str!("../../../tests/data/digits.json");

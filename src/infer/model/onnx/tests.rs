@@ -58,6 +58,22 @@ impl Build {
         model(graph().message(1, gather).message(5, rows).each(inputs, 11).message(12, port(output, 1, &[None, None, Some(width)])))
     }
 
+    /// The same over rows of `width` in files: of each piece the number of rows, and what the graph says of where they lie.
+    pub(in crate::infer::model) fn looks_up_what_lies_beside(width: u64, pieces: &[(u64, Vec<(&str, String)>)]) -> Vec<u8> {
+        let name = |piece: usize| format!("rows{piece}");
+        let said = |(piece, (rows, pairs)): (usize, &(u64, Vec<(&str, String)>))| {
+            let rows = tensor(1, &[*rows, width]).bytes(8, name(piece)).varint(14, 1);
+            pairs.iter().fold(rows, |built, (key, value)| built.message(13, new().bytes(1, key).bytes(2, value)))
+        };
+        let axis = new().bytes(1, "axis").varint(3, 0).varint(20, 2);
+        let joins = (0..pieces.len()).fold(new(), |built, piece| built.bytes(1, name(piece)));
+        let joins = joins.bytes(2, "table").bytes(4, "Concat").message(5, axis);
+        let gather = new().bytes(1, "table").bytes(1, "input_ids").bytes(2, "last_hidden_state").bytes(4, "Gather");
+        let inputs = ["input_ids", "attention_mask"].map(|name| port(name, 7, &[None, None]));
+        let output = port("last_hidden_state", 1, &[None, None, Some(width)]);
+        model(graph().each([joins, gather], 1).each(pieces.iter().enumerate().map(said), 5).each(inputs, 11).message(12, output))
+    }
+
     pub(in crate::infer::model) fn unknown_operator() -> Vec<u8> {
         model(through(1, "NoSuchOperator"))
     }
