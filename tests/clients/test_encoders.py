@@ -141,6 +141,26 @@ def test_tokens_cost_the_same_in_either_protocol(gate):
     assert answers[2].headers["portcullis-reason"].startswith("budget.")
 
 
+def test_an_answer_to_texts_is_not_explained(gate):
+    body = {"parameters": {"explain": "permutation_shap"},
+            "inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["The cat sat on the mat."]}]}
+    with httpx.Client(verify=ssl.create_default_context(cafile=gate.ca), headers={"authorization": f"Bearer {gate.secret}"}) as plain:
+        answer = plain.post(gate.url + "/v2/models/bert-sequence/infer", json=body)
+    assert (answer.status_code, answer.headers["portcullis-reason"]) == (400, "check.explain"), answer.text
+    assert "This model is not explained." in answer.json()["error"]
+
+
+def test_a_policy_that_would_have_texts_explained_is_refused_by_name(tmp_path):
+    gate = gates.Gate(tmp_path)
+    serve(gate, "bert-sequence", DATA / "encoders/bert-sequence")
+    policy = gate.policies / "models/bert-sequence.toml"
+    gate.write("models/rows.json", json.dumps({"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["The cat"]}]}))
+    digest = hashlib.sha256((gate.policies / "models/rows.json").read_bytes()).hexdigest()
+    policy.write_text(policy.read_text() + f'\n[explain]\nbackground = "rows.json"\nsha256 = "{digest}"\n')
+    told = gates.run("check", gate.policies, "--json", code=1)
+    assert "only a model of tables is explained" in told and "holds texts (BYTES)" in told, told
+
+
 def test_an_encoder_is_no_chat_model(client):
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="minilm", messages=[{"role": "user", "content": "hello"}])
