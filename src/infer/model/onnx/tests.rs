@@ -4,6 +4,9 @@ use super::*;
 #[derive(Clone, Default)]
 pub(in crate::infer::model) struct Build(pub Vec<u8>);
 
+/// How many rows lie elsewhere, and what is said of where.
+pub(in crate::infer::model) type Piece<'p> = (u64, Vec<(&'p str, String)>);
+
 impl Build {
     fn number(mut self, mut value: u64) -> Self {
         while value >= 0x80 {
@@ -59,9 +62,9 @@ impl Build {
     }
 
     /// The same over rows of `width` in files: of each piece the number of rows, and what the graph says of where they lie.
-    pub(in crate::infer::model) fn looks_up_what_lies_beside(width: u64, pieces: &[(u64, Vec<(&str, String)>)]) -> Vec<u8> {
+    pub(in crate::infer::model) fn looks_up_what_lies_beside(width: u64, pieces: &[Piece<'_>]) -> Vec<u8> {
         let name = |piece: usize| format!("rows{piece}");
-        let said = |(piece, (rows, pairs)): (usize, &(u64, Vec<(&str, String)>))| {
+        let said = |(piece, (rows, pairs)): (usize, &Piece<'_>)| {
             let rows = tensor(1, &[*rows, width]).bytes(8, name(piece)).varint(14, 1);
             pairs.iter().fold(rows, |built, (key, value)| built.message(13, new().bytes(1, key).bytes(2, value)))
         };
