@@ -93,6 +93,26 @@ def test_a_signed_folder_answers_and_is_known_by_its_signature(tmp_path):
     assert encoder.gate.stop() == 0
 
 
+def test_a_file_that_changes_under_a_running_model_is_told_and_changes_nothing(tmp_path):
+    model, beside = in_files(2)
+    encoder = Encoder(tmp_path / "gate", model=model, beside=beside)
+    client = encoder.client()
+    before = vectors(client, [CAT[0]])
+
+    def told():
+        return {event["file"]: event["found"] for event in encoder.gate.events("model.changed")}
+
+    for name in ("weights/rows1.bin", "tokenizer.json"):
+        swapped(encoder, name)
+        gates.eventually(lambda: told().get(name) == "another file", 20)
+    assert encoder.gate.metric("portcullis_model_changed") == 1 and len(told()) == 2
+    assert vectors(client, [CAT[0]]) == before
+    for name in ("weights/rows1.bin", "tokenizer.json"):
+        swapped(encoder, name)
+    gates.eventually(lambda: encoder.gate.metric("portcullis_model_changed") == 0, 20)
+    assert encoder.gate.stop() == 0
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "config.json", "tokenizer.json", "1_Pooling/config.json"])
 def test_one_bit_of_any_file_keeps_it_from_being_loaded(tmp_path, name):
     encoder = Encoder(tmp_path / "gate")

@@ -444,6 +444,7 @@ pub struct Model {
     isolation: Isolation,
     which: Arc<Which>,
     file: Digest,
+    others: BTreeMap<String, Digest>,
     calibration: Option<Calibration>,
     card: Option<Bytes>,
     load_micros: u64,
@@ -467,7 +468,8 @@ impl Model {
         let calibration = calibration(source, queue.signature())?;
         let file = held.weights()?.digest();
         let which = which(&source.name, &source.version, held.digest, source.kind);
-        Ok(Self { queue, isolation: bounds.isolation, which, file, calibration, card: held.card, load_micros: micros(from) })
+        let (isolation, others, card) = (bounds.isolation, held.others(), held.card);
+        Ok(Self { queue, isolation, which, file, others, calibration, card, load_micros: micros(from) })
     }
 
     /// Loads an ONNX model whose bytes are in this process, such as the bundled one.
@@ -483,6 +485,7 @@ impl Model {
             isolation: bounds.isolation,
             which,
             file: verified.digest(),
+            others: BTreeMap::new(),
             calibration: None,
             card: None,
             load_micros: micros(from),
@@ -535,6 +538,12 @@ impl Model {
     #[must_use]
     pub fn file(&self) -> Digest {
         self.file
+    }
+
+    /// The digests of the files that were verified with it, by their names below its folder; those of the weights are not among them.
+    #[must_use]
+    pub fn others(&self) -> &BTreeMap<String, Digest> {
+        &self.others
     }
 
     /// Its card, text in UTF-8.
