@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::net::Shutdown;
 
-use super::super::frames::HEAD;
+use super::super::frames::{HEAD, MAX_DESCRIPTORS};
 use super::*;
 use crate::wire::tensor::holds;
 
