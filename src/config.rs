@@ -170,7 +170,7 @@ struct Running {
     /// The file of the policy that names it.
     file: String,
     model: Arc<model::Model>,
-    disk: Arc<OnDisk>,
+    disks: Arc<[Arc<OnDisk>]>,
 }
 
 impl Made {
@@ -275,7 +275,7 @@ pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines) -> Result<Lo
             let serverwide = Terms::serverwide(global_cap);
             let authorizer = Authorizer::new(routes, policies, models, serverwide, body_cap, json::Limits::for_body(body_cap));
             let turns = building.next.turns_since(building.made);
-            let disks = building.next.models.values().map(|running| running.disk.clone()).collect();
+            let disks = building.next.models.values().flat_map(|running| running.disks.iter().cloned()).collect();
             let mut made = building.next;
             made.named.extend(gateway.tls_files().map(|file| dir.join(file)));
             made.named.extend(authenticator.sources().filter_map(|source| source.file()).map(Path::to_owned));
@@ -632,11 +632,10 @@ impl Building<'_> {
     ) -> Result<Built, Vec<Mistake>> {
         let source = config.resolve(kind, file.name.get_ref(), &file.version, base, root)?;
         self.next.named.extend(source.files().cloned());
-        let written = source.weights(base.join(config.path.get_ref()));
-        self.loaded(path, written, &source).map_err(|what| vec![Mistake::at(file.backend.span(), what)])
+        self.loaded(path, base.join(config.path.get_ref()), &source).map_err(|what| vec![Mistake::at(file.backend.span(), what)])
     }
 
-    /// The model of the file `path`, whose weights the policy says stand at `written`.
+    /// The model of the file `path`, which the policy says stands at `written`.
     fn loaded(&mut self, path: &str, written: PathBuf, source: &model::Source) -> Result<Built, String> {
         let which = |digest| Which {
             name: source.name.clone(),
@@ -660,12 +659,15 @@ impl Building<'_> {
         let running = match self.made.models.get(&identity) {
             Some(known) if known.model.is_alive() => Running { file: path.to_owned(), ..known.clone() },
             _ => {
-                let seen = OnDisk::before_loading(written);
+                let (folder, seen) = (source.folder(&written), OnDisk::before_loading(source.weights(written)));
                 let runtime = || Runtime::load(&Places::of_process(self.library.clone()));
                 let loaded = model::Model::load(source, runtime).map_err(|refused| refused.to_string());
                 let model = Arc::new(loaded.inspect_err(|why| self.made.refuse(which(source.named()), why))?);
-                let disk = Arc::new(seen.under(model.which(), model.file(), source.bounds.size));
-                Running { file: path.to_owned(), model, disk }
+                let others = model.others().iter().zip(std::iter::repeat(&folder));
+                let others = others.filter_map(|((name, digest), folder)| Some((OnDisk::loaded_from(folder.as_deref()?, name), *digest)));
+                let seen = std::iter::once((seen, model.file())).chain(others);
+                let disks = seen.map(|(seen, digest)| Arc::new(seen.under(model.which(), digest, source.bounds.size))).collect();
+                Running { file: path.to_owned(), model, disks }
             }
         };
         let model = running.model.clone();

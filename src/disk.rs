@@ -4,7 +4,7 @@
 //! Looking is a `stat` of each file; only a file that looks otherwise than before, and has been still since the last look, is read
 //! and hashed, on a thread that may take its time. The running model serves on whatever is found.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -37,6 +37,9 @@ struct Stamp {
 }
 
 impl Stamp {
+    /// What no file looks like: a size that is more than any has, and no inode.
+    const NEVER: Self = Self { device: 0, inode: 0, length: u64::MAX, modified: (0, 0), changed: (0, 0) };
+
     fn of(path: &Path) -> Option<Self> {
         std::fs::metadata(path).ok().map(|meta| Self::from(&meta))
     }
@@ -54,6 +57,8 @@ impl From<&Metadata> for Stamp {
 pub struct OnDisk {
     /// The model.
     pub which: Arc<Which>,
+    /// Its name in the model's folder.
+    name: String,
     path: PathBuf,
     digest: Digest,
     /// The largest file that is read, in bytes.
@@ -66,7 +71,14 @@ impl OnDisk {
     /// Looks at `path`, which links may lead from; to be called before the file is read. `which` is told in events.
     #[must_use]
     pub fn before_loading(path: PathBuf) -> Seen {
-        Seen { stamp: Stamp::of(&path), path }
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Seen { stamp: Stamp::of(&path), name, path }
+    }
+
+    /// The file `name` of a folder, from which it was loaded by now, so that nobody knows what it looked like then: it is read once more.
+    #[must_use]
+    pub fn loaded_from(folder: &Path, name: &str) -> Seen {
+        Seen { stamp: Some(Stamp::NEVER), name: name.to_owned(), path: folder.join(name) }
     }
 
     /// What stands there now, beside what the policy names.
@@ -84,6 +96,7 @@ impl OnDisk {
 /// A file as it was before it was read.
 #[derive(Debug)]
 pub struct Seen {
+    name: String,
     path: PathBuf,
     stamp: Option<Stamp>,
 }
@@ -92,7 +105,7 @@ impl Seen {
     /// The file under the model that was loaded from it, of this digest and at most `limit` bytes.
     #[must_use]
     pub fn under(self, which: Arc<Which>, digest: Digest, limit: usize) -> OnDisk {
-        OnDisk { which, path: self.path, digest, limit: limit as u64, seen: self.stamp }
+        OnDisk { which, name: self.name, path: self.path, digest, limit: limit as u64, seen: self.stamp }
     }
 }
 
@@ -164,7 +177,8 @@ impl Watched {
     /// Looks once at every file of `disks`, and forgets all others; returns what changed for the worse. Blocks while it reads.
     pub fn look(&self, disks: &[Arc<OnDisk>]) -> Vec<(Arc<OnDisk>, Found)> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, known| disks.iter().any(|disk| Arc::ptr_eq(disk, &known.disk)));
+        let wanted: HashSet<*const OnDisk> = disks.iter().map(Arc::as_ptr).collect();
+        all.retain(|_, known| wanted.contains(&Arc::as_ptr(&known.disk)));
         for disk in disks {
             let known = || Known { disk: disk.clone(), judged: disk.seen, last: disk.seen, found: Found::Named };
             all.entry(key(disk)).or_insert_with(known);
@@ -197,11 +211,15 @@ impl Watched {
         told
     }
 
-    /// Tells of every file whether it is another now than the one that its model runs from.
+    /// Tells of every model whether one of its files is another now than the one that it runs from.
     pub fn each(&self, mut tell: impl FnMut(&Which, bool)) {
-        for known in self.0.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            tell(&known.disk.which, known.found != Found::Named);
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut models: BTreeMap<(&str, &str), (&Which, bool)> = BTreeMap::new();
+        for Known { disk, found, .. } in all.values() {
+            let model = models.entry((&disk.which.name, &disk.which.version)).or_insert((&disk.which, false));
+            model.1 |= *found != Found::Named;
         }
+        models.into_values().for_each(|(which, changed)| tell(which, changed));
     }
 }
 
@@ -221,7 +239,7 @@ pub async fn watch(house: Arc<House>, watched: Arc<Watched>) {
             let mut event = Event::new(Name::ModelChanged, SystemTime::now());
             event.model = Some(disk.which.name.clone());
             let digest = if let Found::Other(digest) = found { Some(digest.to_string()) } else { None };
-            let event = event.with("version", &*disk.which.version).with("named", disk.digest.to_string());
+            let event = event.with("version", &*disk.which.version).with("file", &*disk.name).with("named", disk.digest.to_string());
             house.events.tell(event.with("found", found.as_str()).with("sha256", digest));
         }
     }
@@ -322,6 +340,30 @@ mod tests {
             assert!(watched.look(&disks).is_empty(), "{length}");
         }
         assert_eq!(watched.look(&disks).len(), 1);
+    }
+
+    #[test]
+    fn a_file_of_which_nobody_knows_what_it_looked_like_is_read_once_more() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("deep")).unwrap();
+        let path = folder.path().join("deep/er.bin");
+        let weights = folder.path().join("m.onnx");
+        std::fs::write(&weights, b"weights").unwrap();
+        let first = under(&weights, b"weights");
+        let other = || {
+            let seen = OnDisk::loaded_from(folder.path(), "deep/er.bin");
+            [first.clone(), Arc::new(seen.under(first.which.clone(), Digest::of(b"good"), 100))]
+        };
+        std::fs::write(&path, b"good").unwrap();
+        let (watched, disks) = (Watched::default(), other());
+        // A model is told once, whatever the number of its files.
+        assert_eq!((settled(&watched, &disks), changed(&watched)), (vec![], vec![false]));
+        std::fs::write(&path, b"evil").unwrap();
+        assert_eq!((settled(&watched, &disks), changed(&watched)), (vec![Found::Other(Digest::of(b"evil"))], vec![true]));
+        // What had changed before the first look.
+        assert_eq!(settled(&Watched::default(), &other()), [Found::Other(Digest::of(b"evil"))]);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(settled(&Watched::default(), &other()), [Found::Gone]);
     }
 
     #[test]

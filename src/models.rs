@@ -89,7 +89,7 @@ pub enum Verb {
     Scan {
         /// A file or a folder.
         path: PathBuf,
-        /// One line of JSON: {"ok","files":[{"name","kind","loaded","unsafe","why"}]}.
+        /// One line of JSON: {"ok","files":[{"name","kind","loaded","unsafe","why","tensors_of"}]}.
         #[arg(long)]
         json: bool,
     },
@@ -136,11 +136,14 @@ fn inspect(file: &Path, json: bool) -> Result<(), No> {
             return inspect_signature(verified.bytes(), json).map_err(|why| told(&why));
         }
         Ok(verified) => {
-            let signature = onnx::read(verified.bytes(), &onnx::Limits::DEFAULT).map_err(|fault| told(&fault))?;
+            let (signature, needed) = onnx::read_apart(verified.bytes(), &onnx::Limits::DEFAULT).map_err(|fault| told(&fault))?;
             let ports = |ports: &[Port]| -> Value {
                 ports.iter().map(|port| json!({ "name": port.name, "datatype": port.datatype.as_str(), "shape": port.shape })).collect()
             };
-            let more = json!({ "inputs": ports(&signature.inputs), "outputs": ports(&signature.outputs) });
+            let mut more = json!({ "inputs": ports(&signature.inputs), "outputs": ports(&signature.outputs) });
+            if !needed.is_empty() {
+                extend(&mut more, json!({ "tensors_in": needed }));
+            }
             ("onnx", verified.bytes().len(), verified.digest(), more)
         }
         Err(model::Refused::Format(model::Format::Safetensors)) => {
@@ -161,6 +164,9 @@ fn inspect(file: &Path, json: bool) -> Result<(), No> {
     for (key, value) in more.as_object().into_iter().flatten() {
         match value {
             Value::Array(ports) => ports.iter().for_each(|port| print_port(key.trim_end_matches('s'), port)),
+            Value::Object(files) if key == "tensors_in" => {
+                files.iter().for_each(|(name, bytes)| println!("tensors  in {name:?}, of which they need {bytes} bytes"));
+            }
             Value::Object(counts) => counts.iter().for_each(|(name, count)| println!("{name:<8} {count}")),
             other => println!("{key:<8} {other}"),
         }

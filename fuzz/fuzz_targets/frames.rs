@@ -32,9 +32,9 @@ fuzz_target!(init: seeds(made), |data: &[u8]| {
 fn made() -> Vec<Vec<u8>> {
     let [walls, signature, answer, call] = worker::bodies();
     let reason = [&1_u64.to_le_bytes()[..], &7_u32.to_le_bytes(), b"because"].concat();
-    // Engine 1, no walls, process 1, memory, room, no library, one file; no options; its name.
+    // Engine 1, no walls, process 1, memory, room, no library, one file; no options; its name and its length.
     let numbers = [1_u64, 0, 1, 1 << 30, 1 << 20, 0, 1].map(u64::to_le_bytes).concat();
-    let greeting = [&numbers[..], &0_u32.to_le_bytes(), &5_u32.to_le_bytes(), b"model"].concat();
+    let greeting = [&numbers[..], &0_u32.to_le_bytes(), &5_u32.to_le_bytes(), b"model", &5_u64.to_le_bytes()].concat();
     vec![
         seed(0, [worker::frame(2, 0, &walls), worker::frame(3, 0, &signature)].concat()),
         seed(0, worker::frame(4, 0, &reason)),

@@ -221,7 +221,8 @@ impl Config {
         };
         let max_samples = bounded(&self.max_samples, DEFAULT_SAMPLES, MAX_SAMPLES, mistakes);
         let max_rows = bounded(&self.max_rows, DEFAULT_ROWS, MAX_ROWS, mistakes);
-        let features = rules.contract.as_ref().ok_or("only a model in this machine is explained: its answers are asked for many times");
+        let nowhere = || "only a model in this machine is explained: its answers are asked for many times".to_owned();
+        let features = rules.contract.as_ref().ok_or_else(nowhere);
         let read = features.and_then(tabular).map_err(|what| Mistake::at(self.background.span(), what)).and_then(|features| {
             let (background, digest, rows) = self.background(folder, root, rules)?;
             Ok((features, background, digest, rows))
@@ -267,25 +268,32 @@ impl Config {
 }
 
 /// How many features a row has.
-fn tabular(contract: &Contract) -> Result<u64, &'static str> {
-    const NOT_TABULAR: &str = "only a model of tables is explained: each input holds numbers, a batch of rows of one length";
+fn tabular(contract: &Contract) -> Result<u64, String> {
+    let others = "only a model of tables is explained: each input holds numbers, a batch of rows of one length";
+    let texts = || {
+        let found = contract.inputs.iter().find(|port| port.datatype == Datatype::Bytes);
+        found
+            .map(|port| format!("{others}; its input {:?} holds texts (BYTES), which have no features to share an answer among", port.name))
+    };
     if contract.longest.is_some() || !contract.instead.is_empty() {
-        return Err(NOT_TABULAR);
+        return Err(texts().unwrap_or_else(|| others.to_owned()));
     }
     let mut features = 0_u64;
     for port in &contract.inputs {
-        let Some((None, row)) = port.shape.split_first() else { return Err(NOT_TABULAR) };
-        let row = row.iter().try_fold(1_u64, |product, length| product.checked_mul((*length)?)).ok_or(NOT_TABULAR)?;
-        port.datatype.width().ok_or(NOT_TABULAR)?;
+        let row = port.shape.split_first().filter(|(batch, _)| batch.is_none()).map(|(_, row)| row);
+        let row = row.and_then(|row| row.iter().try_fold(1_u64, |product, length| product.checked_mul((*length)?)));
+        let row = row.filter(|_| port.datatype.width().is_some());
+        let row = row.ok_or_else(|| texts().unwrap_or_else(|| format!("{others}, which {:?} does not", port.name)))?;
         features = features.saturating_add(row);
     }
     if !(1..=MAX_FEATURES as u64).contains(&features) {
-        return Err("a model that is explained has from 1 to 1024 features");
+        return Err("a model that is explained has from 1 to 1024 features".to_owned());
     }
     if contract.outputs.iter().any(|port| port.name.starts_with(oip::PREFIX)) {
-        return Err("an output whose name begins with `explain.` would be taken for an explanation");
+        return Err("an output whose name begins with `explain.` would be taken for an explanation".to_owned());
     }
-    if contract.outputs.iter().any(explained) { Ok(features) } else { Err("the model has no output of floats that could be explained") }
+    let has_scores = contract.outputs.iter().any(explained);
+    if has_scores { Ok(features) } else { Err("the model has no output of floats that could be explained".to_owned()) }
 }
 
 /// The bytes of a file that lies within `root`, by no link out of it.

@@ -3,22 +3,22 @@
 //! Digests are what this program found; licence, base model and data sets are what the model's card claims. Who signed stands in it only
 //! once the signature was verified over these very files.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
 use super::card::Card;
-use super::scan::{Finding, look};
-use super::{Proven, bounded, proven, told};
+use super::scan::{Finding, findings};
+use super::{Proven, proven, told};
 use crate::cli::No;
 use crate::clock;
 use crate::digest::Digest;
+use crate::infer::model::Signature;
 use crate::infer::model::folder::{self, Limits, Seen};
-use crate::infer::model::onnx;
 use crate::infer::model::signing::Signer;
 use crate::infer::model::signing::manifest::{Manifest, SINGLE};
-use crate::infer::model::{self, Signature};
 use crate::wire::tensor::Port;
 
 /// Licences as model hubs write them, and as SPDX does. Others are given by their name.
@@ -61,14 +61,17 @@ pub(super) fn run(path: &Path, signed: Option<(&Path, &Path)>, json: bool) -> Re
     };
     let real = path.canonicalize().map_err(|error| told(path, &error))?;
     let name = real.file_name().and_then(|name| name.to_str()).unwrap_or("model").to_owned();
-    let mut found = Vec::new();
-    for (file, seen) in files {
-        let (place, called) = if file == SINGLE { (path.to_owned(), name.clone()) } else { (path.join(&file), file) };
-        let finding = look(&place)?;
-        let ports = if finding.kind == "onnx" && finding.loaded { bounded(&place, model::DEFAULT_MAX_SIZE.0).ok() } else { None };
-        let ports = ports.and_then(|bytes| onnx::read(&bytes, &onnx::Limits::DEFAULT).ok());
-        found.push(Found { name: called, seen, finding, ports });
+    let lengths = files.iter().map(|(name, seen)| (name.clone(), seen.length)).collect();
+    let mut findings = findings(path, &lengths)?;
+    if let Some(half) = findings.get(SINGLE).filter(|finding| !finding.needs.is_empty()) {
+        // A bill that leaves the weights out would be none.
+        return Err(told(path, &half.why.as_deref().unwrap_or_default()));
     }
+    let named = |(file, seen): (String, Seen)| {
+        let finding = findings.remove(&file)?;
+        Some(Found { name: if file == SINGLE { name.clone() } else { file }, seen, finding })
+    };
+    let found: Vec<Found> = files.into_iter().filter_map(named).collect();
     let bill = bill(&name, digest, &found, &Card::of(path), signer.as_ref(), SystemTime::now());
     if json {
         println!("{bill}");
@@ -83,7 +86,6 @@ struct Found {
     name: String,
     seen: Seen,
     finding: Finding,
-    ports: Option<Signature>,
 }
 
 impl Found {
@@ -99,6 +101,7 @@ impl Found {
 fn bill(name: &str, digest: Digest, found: &[Found], card: &Card, signer: Option<&Signer>, now: SystemTime) -> Value {
     let is_model = found.iter().any(Found::is_model) || card.config("model_type").is_some();
     let about = format!("sha256:{digest}");
+    let part = |name: &str| format!("{about}#{name}");
     let mut component = json!({
         "type": if is_model { "machine-learning-model" } else { "data" },
         "bom-ref": about,
@@ -143,13 +146,20 @@ fn bill(name: &str, digest: Digest, found: &[Found], card: &Card, signer: Option
     let files: Vec<Value> = found
         .iter()
         .map(|file| {
+            let finding = &file.finding;
+            let mut properties = vec![
+                property("kind", finding.kind),
+                property("bytes", &file.seen.length.to_string()),
+                property("loaded", if finding.loaded { "yes" } else { "no" }),
+            ];
+            properties.extend(finding.why.as_ref().map(|why| property("why", why)));
+            properties.extend(finding.tensors_of.iter().map(|model| property("tensors-of", model)));
             json!({
                 "type": "file",
-                "bom-ref": format!("{about}#{}", file.name),
+                "bom-ref": part(&file.name),
                 "name": file.name,
                 "hashes": [hash(file.seen.digest)],
-                "properties": [property("kind", file.finding.kind), property("bytes", &file.seen.length.to_string()),
-                    property("loaded", if file.finding.loaded { "yes" } else { "no" })],
+                "properties": properties,
             })
         })
         .collect();
@@ -162,7 +172,13 @@ fn bill(name: &str, digest: Digest, found: &[Found], card: &Card, signer: Option
     } else {
         Vec::new()
     };
-    let depends: Vec<&Value> = datasets.iter().map(|dataset| &dataset["bom-ref"]).collect();
+    let on: Vec<&Value> = datasets.iter().map(|dataset| &dataset["bom-ref"]).collect();
+    let mut dependencies = vec![json!({ "ref": about, "dependsOn": on })];
+    let mut tensors: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for file in found {
+        file.finding.tensors_of.iter().for_each(|model| tensors.entry(model).or_default().push(part(&file.name)));
+    }
+    dependencies.extend(tensors.iter().map(|(model, files)| json!({ "ref": part(model), "dependsOn": files })));
     json!({
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -175,7 +191,7 @@ fn bill(name: &str, digest: Digest, found: &[Found], card: &Card, signer: Option
             "component": component,
         },
         "components": datasets,
-        "dependencies": [{ "ref": about, "dependsOn": depends }],
+        "dependencies": dependencies,
     })
 }
 
@@ -188,8 +204,13 @@ fn model_card(about: &str, found: &[Found], card: &Card) -> Value {
     let datasets: Vec<Value> = card.all("datasets").iter().map(|name| json!({ "ref": dataset(name) })).collect();
     put("datasets", (!datasets.is_empty()).then(|| datasets.into()));
     let ports = |of: fn(&Signature) -> &[Port]| -> Option<Value> {
-        let ports: Vec<Value> =
-            found.iter().filter_map(|file| file.ports.as_ref()).flat_map(of).map(|port| json!({ "format": told_port(port) })).collect();
+        let ports: Vec<Value> = found
+            .iter()
+            .filter(|file| file.finding.loaded)
+            .filter_map(|file| file.finding.signature.as_ref())
+            .flat_map(of)
+            .map(|port| json!({ "format": told_port(port) }))
+            .collect();
         (!ports.is_empty()).then(|| ports.into())
     };
     put("inputs", ports(|signature| &signature.inputs));
@@ -231,8 +252,8 @@ mod tests {
     #[test]
     fn a_folder_of_data_is_a_data_set_and_a_folder_with_weights_is_a_model() {
         let found = |kind| {
-            let finding = Finding { kind, loaded: false, dangerous: false, why: None };
-            vec![Found { name: "f".into(), seen: Seen { digest: Digest::of(b"f"), length: 1 }, finding, ports: None }]
+            let finding = Finding::new(kind, false, false, None);
+            vec![Found { name: "f".into(), seen: Seen { digest: Digest::of(b"f"), length: 1 }, finding }]
         };
         let kind = |kind| {
             bill("x", Digest::of(b"x"), &found(kind), &Card::default(), None, SystemTime::UNIX_EPOCH)["metadata"]["component"]["type"]

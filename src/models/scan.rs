@@ -1,5 +1,6 @@
 //! `portcullis model scan`: what each file is, and whether it would be loaded. A file that is not known is not unsafe, and is not loaded.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -10,7 +11,7 @@ use crate::infer::model::folder::{self, Limits};
 use crate::infer::model::format::{Danger, recognise};
 use crate::infer::model::signing::bundle::Bundle;
 use crate::infer::model::signing::manifest::SINGLE;
-use crate::infer::model::{self, Format, onnx};
+use crate::infer::model::{self, Format, Signature, onnx};
 use crate::wire::json;
 
 /// The longest text or JSON that is looked into, in bytes.
@@ -27,6 +28,18 @@ pub(super) struct Finding {
     pub(super) dangerous: bool,
     /// Why it is not loaded.
     pub(super) why: Option<String>,
+    /// What an ONNX model takes and gives.
+    pub(super) signature: Option<Signature>,
+    /// The files in which tensors of an ONNX model lie, below its own folder, and how long each must be.
+    pub(super) needs: onnx::Needed,
+    /// The models whose tensors lie in it.
+    pub(super) tensors_of: Vec<String>,
+}
+
+impl Finding {
+    pub(super) fn new(kind: &'static str, loaded: bool, dangerous: bool, why: Option<String>) -> Self {
+        Self { kind, loaded, dangerous, why, signature: None, needs: onnx::Needed::new(), tensors_of: Vec::new() }
+    }
 }
 
 /// Runs it.
@@ -38,18 +51,15 @@ pub(super) fn run(path: &Path, json: bool) -> Result<(), No> {
         }
         super::told(path, &fault)
     })?;
-    let mut findings = Vec::new();
-    for name in names.keys() {
-        let file = if name == SINGLE { path.to_owned() } else { path.join(name) };
-        let name = if name == SINGLE { path.display().to_string() } else { name.clone() };
-        findings.push((name, look(&file)?));
-    }
+    let called = |name: String| if name == SINGLE { path.display().to_string() } else { name };
+    let findings: Vec<(String, Finding)> = findings(path, &names)?.into_iter().map(|(name, finding)| (called(name), finding)).collect();
     let ok = findings.iter().all(|(_, finding)| !finding.dangerous);
     if json {
         let files: Vec<Value> = findings
             .iter()
             .map(|(name, finding)| {
-                json!({ "name": name, "kind": finding.kind, "loaded": finding.loaded, "unsafe": finding.dangerous, "why": finding.why })
+                let Finding { kind, loaded, dangerous, why, tensors_of, .. } = finding;
+                json!({ "name": name, "kind": kind, "loaded": loaded, "unsafe": dangerous, "why": why, "tensors_of": tensors_of })
             })
             .collect();
         println!("{}", json!({ "ok": ok, "files": files }));
@@ -63,15 +73,72 @@ pub(super) fn run(path: &Path, json: bool) -> Result<(), No> {
                 "-"
             };
             let why = finding.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-            println!("{verdict:<7} {:<12} {}{why}", finding.kind, name.escape_debug());
+            let of = if finding.tensors_of.is_empty() { String::new() } else { format!(" (tensors of {})", finding.tensors_of.join(", ")) };
+            println!("{verdict:<7} {:<12} {}{}{why}", finding.kind, name.escape_debug(), of.escape_debug());
         }
     }
     let count = findings.iter().filter(|(_, finding)| finding.dangerous).count();
     if ok { Ok(()) } else { Err(No::because(format!("{count} of {} file(s) are unsafe", findings.len()))) }
 }
 
+/// What the files are that lie at `path`, by their names there with their lengths; and whether each model finds its tensors among them.
+pub(super) fn findings(path: &Path, lengths: &BTreeMap<String, u64>) -> Result<BTreeMap<String, Finding>, No> {
+    let mut findings = BTreeMap::new();
+    for name in lengths.keys() {
+        let file = if name == SINGLE { path.to_owned() } else { path.join(name) };
+        findings.insert(name.clone(), look(&file)?);
+    }
+    find_tensors(&mut findings, lengths);
+    Ok(findings)
+}
+
+/// Holds what models say of other files against those that there are.
+fn find_tensors(findings: &mut BTreeMap<String, Finding>, lengths: &BTreeMap<String, u64>) {
+    let mut of = Vec::new();
+    for (name, finding) in findings.iter_mut().filter(|(_, finding)| !finding.needs.is_empty()) {
+        if name == SINGLE {
+            finding.loaded = false;
+            finding.why = Some(format!("its tensors lie in other files ({}): name its folder", some(&finding.needs)));
+            continue;
+        }
+        // They lie below the folder of the model.
+        let folder = name.rfind('/').map_or("", |end| &name[..=end]);
+        let there = |file: &String| Some((file.clone(), *lengths.get(&format!("{folder}{file}"))?));
+        let beside: onnx::Beside = finding.needs.keys().filter_map(there).collect();
+        match onnx::suffices(&finding.needs, &beside) {
+            Ok(()) => {
+                let bytes = beside.values().chain([&lengths[name]]).copied().fold(0, u64::saturating_add);
+                if bytes > model::DEFAULT_MAX_SIZE.0 as u64 {
+                    finding.loaded = false;
+                    finding.why = Some(format!("it is larger than {} bytes, with its tensors", model::DEFAULT_MAX_SIZE.0));
+                }
+                of.extend(finding.needs.keys().map(|file| (format!("{folder}{file}"), name.clone())));
+            }
+            // Whoever has half of a model has nothing that could do harm.
+            Err(fault @ onnx::Fault::NotBeside(_)) => (finding.loaded, finding.why) = (false, Some(fault.to_string())),
+            Err(fault) => (finding.loaded, finding.dangerous, finding.why) = (false, true, Some(fault.to_string())),
+        }
+    }
+    for (file, model) in of {
+        let Some(finding) = findings.get_mut(&file) else { continue };
+        // Numbers have no form of their own. What has one is called by it, and judged by it.
+        if matches!(finding.kind, "unknown" | "text" | "empty") {
+            finding.kind = "onnx-data";
+            finding.loaded = finding.why.is_none();
+        }
+        finding.tensors_of.push(model);
+    }
+}
+
+fn some(needs: &onnx::Needed) -> String {
+    const NAMED: usize = 3;
+    let shown: Vec<String> = needs.keys().take(NAMED).map(|name| format!("{name:?}")).collect();
+    let more = needs.len().saturating_sub(NAMED);
+    if more == 0 { shown.join(", ") } else { format!("{} and {more} more", shown.join(", ")) }
+}
+
 /// Reads a file and says what it is.
-pub(super) fn look(path: &Path) -> Result<Finding, No> {
+fn look(path: &Path) -> Result<Finding, No> {
     let length = std::fs::metadata(path).map_err(|error| super::told(path, &error))?.len();
     let limit = model::DEFAULT_MAX_SIZE.0;
     if length > limit as u64 {
@@ -80,12 +147,10 @@ pub(super) fn look(path: &Path) -> Result<Finding, No> {
             std::fs::File::open(path).and_then(|file| std::io::Read::read_to_end(&mut std::io::Read::take(file, 1 << 20), &mut head));
         read.map_err(|error| super::told(path, &error))?;
         return Ok(match recognise(&head) {
-            Some(Format::Safetensors) | None => Finding {
-                kind: if recognise(&head).is_some() { "safetensors" } else { "unknown" },
-                loaded: false,
-                dangerous: false,
-                why: Some(format!("it is larger than {limit} bytes, and only its beginning was looked at")),
-            },
+            Some(Format::Safetensors) | None => {
+                let kind = if recognise(&head).is_some() { "safetensors" } else { "unknown" };
+                Finding::new(kind, false, false, Some(format!("it is larger than {limit} bytes, and only its beginning was looked at")))
+            }
             Some(format) => refused(format),
         });
     }
@@ -93,17 +158,17 @@ pub(super) fn look(path: &Path) -> Result<Finding, No> {
 }
 
 /// What these bytes are.
-pub(super) fn judge(bytes: &[u8]) -> Finding {
-    let harmless = |kind| Finding { kind, loaded: false, dangerous: false, why: None };
-    let hostile = |kind, why: String| Finding { kind, loaded: false, dangerous: true, why: Some(why) };
+fn judge(bytes: &[u8]) -> Finding {
+    let harmless = |kind| Finding::new(kind, false, false, None);
+    let hostile = |kind, why: String| Finding::new(kind, false, true, Some(why));
     match recognise(bytes) {
         Some(Format::Safetensors) => match weights::Header::read(bytes) {
-            Ok(_) => Finding { kind: "safetensors", loaded: true, dangerous: false, why: None },
+            Ok(_) => Finding::new("safetensors", true, false, None),
             Err(why) => hostile("safetensors", why),
         },
         Some(format) => refused(format),
-        None if looks_like_onnx(bytes) => match onnx::read(bytes, &onnx::Limits::DEFAULT) {
-            Ok(_) => Finding { kind: "onnx", loaded: true, dangerous: false, why: None },
+        None if looks_like_onnx(bytes) => match onnx::read_apart(bytes, &onnx::Limits::DEFAULT) {
+            Ok((signature, needs)) => Finding { signature: Some(signature), needs, ..Finding::new("onnx", true, false, None) },
             Err(fault) => hostile("onnx", fault.to_string()),
         },
         None if bytes.is_empty() => harmless("empty"),
@@ -127,7 +192,7 @@ pub(super) fn judge(bytes: &[u8]) -> Finding {
 }
 
 fn refused(format: Format) -> Finding {
-    Finding { kind: format.word(), loaded: false, dangerous: format.danger() != Danger::None, why: Some(format.to_string()) }
+    Finding::new(format.word(), false, format.danger() != Danger::None, Some(format.to_string()))
 }
 
 /// A version of the format that exists, then a field that a model has.

@@ -140,7 +140,7 @@ pub mod metric {
     );
     /// Files under running models.
     pub const MODEL_CHANGED: Metric =
-        metric("portcullis_model_changed", "portcullis_model_changed", "1", "Whether the file of a running model is another now");
+        metric("portcullis_model_changed", "portcullis_model_changed", "1", "Whether a file of a running model is another now");
     /// Workers that were started in the place of others that fell.
     pub const MODEL_RESTARTS: Metric = metric(
         "portcullis_model_restarts",

@@ -2,9 +2,11 @@
 
 import datetime
 import gzip
+import hashlib
 import io
 import json
 import pickle
+import subprocess
 import tarfile
 import zipfile
 
@@ -13,6 +15,7 @@ import numpy
 import pytest
 
 import gate as gates
+import onnx_file
 
 
 def archive(*names):
@@ -117,6 +120,85 @@ def test_a_bill_of_materials_says_what_was_found_and_what_is_claimed(tmp_path):
     data.mkdir()
     (data / "rows.csv").write_text("a,b\n1,2\n")
     assert json.loads(gates.run("model", "bom", data, "--json"))["metadata"]["component"]["type"] == "data"
+
+
+LENGTH = onnx_file.ROWS * onnx_file.WIDTH * 4
+
+
+def spread(folder, location="weights/rows.bin", offset=8):
+    """A model two folders deep whose rows lie in another file, eight bytes from its start; and what else hubs put there."""
+    (folder / "onnx/weights").mkdir(parents=True)
+    rows = []
+
+    def place(name, content):
+        rows.append(content)
+        return location, offset
+
+    (folder / "onnx/model.onnx").write_bytes(onnx_file.moved(onnx_file.table(), place))
+    (folder / "onnx/weights/rows.bin").write_bytes(bytes(8) + rows[0])
+    (folder / "rows.bin").write_bytes(b"\0\1\2")
+    (folder / "README.md").write_text("# A table\n")
+    return folder / "onnx/model.onnx"
+
+
+def test_files_in_which_a_models_tensors_lie_are_told_with_it(tmp_path):
+    model = spread(tmp_path / "m")
+    said = json.loads(gates.run("model", "scan", tmp_path / "m", "--json"))
+    found = {file["name"]: file for file in said["files"]}
+    assert said["ok"] and found["onnx/model.onnx"]["loaded"] and not found["onnx/model.onnx"]["tensors_of"]
+    rows = found["onnx/weights/rows.bin"]
+    assert (rows["kind"], rows["loaded"], rows["tensors_of"]) == ("onnx-data", True, ["onnx/model.onnx"])
+    # One of the same name that is not meant.
+    assert found["rows.bin"]["kind"] == "unknown" and not found["rows.bin"]["tensors_of"]
+    assert "tensors of onnx/model.onnx" in gates.run("model", "scan", tmp_path / "m")
+    inspected = json.loads(gates.run("model", "inspect", model, "--json"))
+    assert inspected["tensors_in"] == {"weights/rows.bin": LENGTH + 8}
+    assert f'in "weights/rows.bin", of which they need {LENGTH + 8} bytes' in gates.run("model", "inspect", model)
+
+    bill = json.loads(gates.run("model", "bom", tmp_path / "m"))
+    about = bill["metadata"]["component"]
+    parts = {part["name"]: part for part in about["components"]}
+    content = (tmp_path / "m/onnx/weights/rows.bin").read_bytes()
+    part = parts["onnx/weights/rows.bin"]
+    assert part["hashes"] == [{"alg": "SHA-256", "content": hashlib.sha256(content).hexdigest()}]
+    properties = [(known["name"], known["value"]) for known in part["properties"]]
+    assert ("portcullis:kind", "onnx-data") in properties and ("portcullis:tensors-of", "onnx/model.onnx") in properties
+    depends = {one["ref"]: one["dependsOn"] for one in bill["dependencies"]}
+    assert depends[parts["onnx/model.onnx"]["bom-ref"]] == [part["bom-ref"]]
+    assert "input_ids: INT64 [?, ?]" in [port["format"] for port in about["modelCard"]["modelParameters"]["inputs"]]
+
+
+ELSEWHERE = {
+    "above": ("../rows.bin", 0, True, "no plain path below the model's folder"),
+    "absolute": ("/etc/passwd", 0, True, "no plain path below the model's folder"),
+    "past-the-end": ("weights/rows.bin", 9, True, f"up to byte {LENGTH + 9}, and that file has {LENGTH + 8}"),
+    "address": ("*/_ORT_MEM_ADDR_/*", 0, True, "an address in memory"),
+    "absent": ("weights/other.bin", 0, False, '"weights/other.bin", which is not among the files'),
+    "of-the-folder-above": ("rows.bin", 0, False, '"rows.bin", which is not among the files'),
+}
+
+
+@pytest.mark.parametrize("case", ELSEWHERE)
+def test_a_model_whose_tensors_lie_elsewhere_is_not_loaded_and_says_where(tmp_path, case):
+    location, offset, unsafe, why = ELSEWHERE[case]
+    spread(tmp_path / "m", location, offset)
+    said = json.loads(gates.run("model", "scan", tmp_path / "m", "--json", code=1 if unsafe else 0))
+    found = {file["name"]: file for file in said["files"]}
+    model = found["onnx/model.onnx"]
+    assert said["ok"] != unsafe and model["unsafe"] == unsafe and not model["loaded"] and why in model["why"]
+    assert not any(file["tensors_of"] for file in said["files"])
+    bill = json.loads(gates.run("model", "bom", tmp_path / "m"))
+    [part] = [part for part in bill["metadata"]["component"]["components"] if part["name"] == "onnx/model.onnx"]
+    properties = {known["name"]: known["value"] for known in part["properties"]}
+    assert properties["portcullis:loaded"] == "no" and why in properties["portcullis:why"]
+
+
+def test_half_of_a_model_is_told_to_be_half_of_one(tmp_path):
+    model = spread(tmp_path / "m")
+    [alone] = json.loads(gates.run("model", "scan", model, "--json"))["files"]
+    assert not alone["loaded"] and not alone["unsafe"] and 'other files ("weights/rows.bin"): name its folder' in alone["why"]
+    done = subprocess.run([gates.binary(), "model", "bom", model], capture_output=True, text=True)
+    assert done.returncode == 1 and "name its folder" in done.stderr and not done.stdout
 
 
 def test_commands_that_are_called_wrongly_exit_with_2(tmp_path):

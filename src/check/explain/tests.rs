@@ -106,7 +106,16 @@ fn only_models_of_tables_are_explained() {
     assert!(told(&|contract| contract.instead = contract.inputs.clone()).contains("tables"));
     assert!(told(&|contract| contract.inputs[1].shape = vec![None, None]).contains("tables"));
     assert!(told(&|contract| contract.inputs[1].shape = vec![Some(1), Some(2)]).contains("tables"));
-    assert!(told(&|contract| contract.inputs[0].datatype = Datatype::Bytes).contains("tables"));
+    let texts = |input| format!("its input {input:?} holds texts (BYTES), which have no features");
+    assert!(told(&|contract| contract.inputs[0].datatype = Datatype::Bytes).contains(&texts("age")));
+    // As an encoder has it, which takes tokens instead.
+    let encoder = told(&|contract| {
+        contract.inputs = vec![port("text", Datatype::Bytes, &[None])];
+        contract.instead = vec![port("input_ids", Datatype::Int64, &[None, None])];
+        contract.longest = Some(512);
+    });
+    assert!(encoder.contains(&texts("text")), "{encoder}");
+    assert!(told(&|contract| contract.inputs[1].shape = vec![None, None]).contains("which \"rest\" does not"));
     assert!(told(&|contract| contract.outputs.truncate(1)).contains("no output of floats"));
     assert!(told(&|contract| contract.outputs[0].name = "explain.base".into()).contains("explain."));
     assert!(compiled(None, &rows(1).to_string(), "").1[0].contains("in this machine"));

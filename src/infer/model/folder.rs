@@ -29,6 +29,9 @@ const CHUNK: u64 = 1 << 20;
 /// The most threads that hash at the same time. Past it, the disk is what is waited for.
 const MAX_THREADS: usize = 8;
 
+/// The most files of a model that is to be loaded: more than published ones have, of which some keep every tensor in a file of its own.
+pub const MAX_FILES: usize = 10_000;
+
 /// How many files are named in a refusal.
 const NAMED: usize = 3;
 
@@ -42,10 +45,10 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// For a model that is to be loaded: at most so many bytes, and more files than published models have.
+    /// For a model that is to be loaded: at most so many bytes, and [`MAX_FILES`].
     #[must_use]
     pub fn to_load(bytes: usize) -> Self {
-        Self { bytes: bytes as u64, entries: 10_000 }
+        Self { bytes: bytes as u64, entries: MAX_FILES }
     }
 
     /// For commands, which keep nothing: any size, and as many files as a manifest lists.
@@ -89,6 +92,9 @@ impl Folder {
     pub fn named(root: &Path, digests: &BTreeMap<String, Digest>, limits: &Limits) -> Result<Self, Fault> {
         if digests.is_empty() {
             return Err(Fault::Empty);
+        }
+        if digests.len() > limits.entries {
+            return Err(Fault::TooMany { limit: limits.entries });
         }
         let manifest = Manifest::of_files(digests, Vec::new()).map_err(Fault::Unspeakable)?;
         let files = read_all(&Tree::open(root)?, &manifest, limits, true)?;

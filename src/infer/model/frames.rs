@@ -17,22 +17,28 @@ use bytes::{Buf, Bytes};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use super::Signature;
+use super::folder::MAX_FILES;
+use super::signing::manifest::MAX_NAME;
 use crate::wire::tensor::{Datatype, Port, Tensor};
 
 /// Both sides are the same program; this tells a mixture of two builds from rubbish.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// Bytes of a head.
 pub(super) const HEAD: usize = 16;
 
-/// The most bytes of a frame that has no tensors: a greeting, a signature, a reason.
+/// The most bytes of a frame that has no tensors and is no greeting: a signature, a reason.
 pub(super) const MAX_WORDS: usize = 1 << 20;
 
 /// The most bytes of one call's inputs together, and of the first run's.
 pub(super) const MAX_INPUT: usize = 256 << 20;
 
-/// The most files of one model: what goes with one message of the kernel's (253), less a few.
-pub(super) const MAX_FILES: usize = 32;
+/// The most bytes of a greeting: numbers, options, and names and lengths of as many files as a model has.
+pub(super) const MAX_GREETING: usize = (64 << 10) + MAX_FILES * (4 + MAX_NAME + 8);
+
+/// What goes with a greeting: the socket for stops, the engine's library, and the memory in which the model's files lie. The kernel takes 253
+/// with one message.
+pub(super) const MAX_DESCRIPTORS: usize = 3;
 
 /// The most bytes of a text that a worker gives as a reason.
 pub(super) const MAX_REASON: usize = 2048;
@@ -155,10 +161,10 @@ impl Wire {
         self.write(&mut pieces, patient)
     }
 
-    /// Writes the greeting, and the descriptors that go with it: at most [`MAX_FILES`] and two.
+    /// Writes the greeting, and the descriptors that go with it: at most [`MAX_DESCRIPTORS`].
     pub(super) fn greet(&self, body: &Body, files: &[BorrowedFd<'_>], patient: &mut dyn FnMut() -> bool) -> Result<(), Broken> {
         let head = head(Kind::Hello, body.about.len(), 0)?;
-        let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES + 2))];
+        let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = SendAncillaryBuffer::new(&mut room);
         if !control.push(SendAncillaryMessage::ScmRights(files)) {
             return Err(Broken::TooLarge);
@@ -175,7 +181,7 @@ impl Wire {
     /// Reads the greeting, and the descriptors that go with it.
     pub(super) fn greeted(&mut self) -> Result<(Frame, Vec<OwnedFd>), Broken> {
         let mut head = [0; HEAD];
-        let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES + 2))];
+        let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut room);
         let read = rustix::net::recvmsg(&self.socket, &mut [IoSliceMut::new(&mut head)], &mut control, RecvFlags::CMSG_CLOEXEC);
         if read.map_err(|error| Broken::Socket(error.into()))?.bytes != HEAD {
@@ -187,7 +193,7 @@ impl Wire {
                 files.extend(more);
             }
         }
-        let frame = self.body(head, |kind| (kind == Kind::Hello).then_some(MAX_WORDS), &mut || true)?;
+        let frame = self.body(head, |kind| (kind == Kind::Hello).then_some(MAX_GREETING), &mut || true)?;
         Ok((frame, files))
     }
 

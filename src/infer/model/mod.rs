@@ -21,6 +21,7 @@ pub mod golden;
 mod isolate;
 pub mod onnx;
 mod onnxruntime;
+mod parcel;
 mod queue;
 pub mod runtime;
 pub mod safetensors;
@@ -30,7 +31,7 @@ pub mod verify;
 mod walls;
 pub mod worker;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -54,6 +55,7 @@ use encoder::{Encoder, Graph};
 use falls::Falls;
 use golden::Golden;
 use onnxruntime::OnnxRuntime;
+use parcel::Parcel;
 use queue::Queue;
 use worker::{Inmate, Launch, Worker};
 
@@ -442,6 +444,7 @@ pub struct Model {
     isolation: Isolation,
     which: Arc<Which>,
     file: Digest,
+    others: BTreeMap<String, Digest>,
     calibration: Option<Calibration>,
     card: Option<Bytes>,
     load_micros: u64,
@@ -465,7 +468,8 @@ impl Model {
         let calibration = calibration(source, queue.signature())?;
         let file = held.weights()?.digest();
         let which = which(&source.name, &source.version, held.digest, source.kind);
-        Ok(Self { queue, isolation: bounds.isolation, which, file, calibration, card: held.card, load_micros: micros(from) })
+        let (isolation, others, card) = (bounds.isolation, held.others(), held.card);
+        Ok(Self { queue, isolation, which, file, others, calibration, card, load_micros: micros(from) })
     }
 
     /// Loads an ONNX model whose bytes are in this process, such as the bundled one.
@@ -481,13 +485,16 @@ impl Model {
             isolation: bounds.isolation,
             which,
             file: verified.digest(),
+            others: BTreeMap::new(),
             calibration: None,
             card: None,
             load_micros: micros(from),
         })
     }
 
-    /// What a model would take and give, and its digest, without an engine for ONNX and without a worker for any.
+    /// What a model would take and give, and its digest, without an engine for ONNX. The tokenizer of an encoder, which is a program in all but
+    /// name, is read by a worker, and so are the weights of one from safetensors: behind the walls that this machine gives, whatever the
+    /// policy demands, and within the memory that the model would have.
     ///
     /// # Errors
     /// [`Refused`], in words for the operator.
@@ -496,10 +503,12 @@ impl Model {
         let signature = match source.kind {
             Kind::Onnx => onnx::read_beside(held.weights()?.bytes(), &onnx::Limits::DEFAULT, &lengths(&held.beside))?.0,
             Kind::OnnxEncoder => {
-                let (_, _, fitted) = fitted(source, &held)?;
-                fitted.read(&read(&held)).map_err(Refused::Encoder)?
+                let (_, needed, fitted) = fitted(source, &held)?;
+                let others = held.beside.iter().filter(|(name, _)| needed.contains_key(*name)).map(|(_, file)| file);
+                let rest = others.chain([held.weights()?]).map(|file| file.bytes().len()).sum();
+                told_by_a_worker(source, Inmate::Tokenizer, &read(&held), rest, Some(fitted.signature().clone()))?
             }
-            Kind::Safetensors => Encoder::load(&read(&held), &options(source)).map_err(Refused::Encoder)?.signature().clone(),
+            Kind::Safetensors => told_by_a_worker(source, Inmate::Encoder, &read(&held), 0, None)?,
         };
         Batching::new(source.bounds.batch.as_ref(), &signature).map_err(Refused::Batch)?;
         calibration(source, &signature)?;
@@ -529,6 +538,12 @@ impl Model {
     #[must_use]
     pub fn file(&self) -> Digest {
         self.file
+    }
+
+    /// The digests of the files that were verified with it, by their names below its folder; those of the weights are not among them.
+    #[must_use]
+    pub fn others(&self) -> &BTreeMap<String, Digest> {
+        &self.others
     }
 
     /// Its card, text in UTF-8.
@@ -590,7 +605,7 @@ fn onnx(
     runtime: &Runtime,
 ) -> Result<Queue, Refused> {
     let (signature, used) = onnx::read_beside(verified.bytes(), &onnx::Limits::DEFAULT, &lengths(beside))?;
-    let beside = beside.iter().filter(|(name, _)| used.contains(*name)).map(|(name, file)| (name.clone(), file.bytes().clone()));
+    let beside = beside.iter().filter(|(name, _)| used.contains_key(*name)).map(|(name, file)| (name.clone(), file.bytes().clone()));
     let beside: Vec<(String, Bytes)> = beside.collect();
     if bounds.isolation == Isolation::Thread {
         let (bytes, runtime, room) = (verified.bytes().clone(), runtime.clone(), bounds.output);
@@ -599,10 +614,9 @@ fn onnx(
             Ok(Box::new(OnnxRuntime::load(&bytes, beside, signature, room, &runtime, stop)?))
         });
     }
-    let size = verified.bytes().len() + beside.iter().map(|(_, file)| file.len()).sum::<usize>();
-    let files = std::iter::once((source::MODEL.to_owned(), verified.bytes().clone())).chain(beside);
-    let sealed = files.map(|(file, bytes)| Ok((file.clone(), runtime::sealed(&file, &bytes).map_err(Refused::Worker)?)));
-    let launch = Launch::new(name, Inmate::OnnxRuntime, sealed.collect::<Result<_, Refused>>()?, size, bounds);
+    let beside = beside.iter().map(|(name, file)| (name.as_str(), &file[..]));
+    let files = std::iter::once((source::MODEL, &verified.bytes()[..])).chain(beside);
+    let launch = Launch::new(name, Inmate::OnnxRuntime, Parcel::of(files).map_err(Refused::Worker)?, bounds);
     let launch = Launch { library: Some(runtime.library().clone()), signature: Some(signature), ..launch };
     Queue::start(name, bounds, move |stop| Ok(Box::new(Worker::start(launch, stop)?)))
 }
@@ -617,9 +631,7 @@ fn encoder(source: &Source, held: &Held, bounds: &Bounds) -> Result<Queue, Refus
     if bounds.isolation == Isolation::Thread {
         return Queue::start(&source.name, bounds, move |_| Ok(Box::new(Encoder::load(&files, &options).map_err(Refused::Encoder)?)));
     }
-    let sealed = files.iter().map(|(file, bytes)| Ok((file.clone(), runtime::sealed(file, bytes).map_err(Refused::Worker)?)));
-    let sealed = sealed.collect::<Result<Vec<_>, Refused>>()?;
-    let launch = Launch::new(&source.name, Inmate::Encoder, sealed, files.values().map(Bytes::len).sum(), bounds);
+    let launch = Launch::new(&source.name, Inmate::Encoder, packed(&files)?, bounds);
     let launch = Launch { options: options.bytes().to_vec(), ..launch };
     Queue::start(&source.name, bounds, move |stop| Ok(Box::new(Worker::start(launch, stop)?)))
 }
@@ -628,7 +640,7 @@ fn encoder(source: &Source, held: &Held, bounds: &Bounds) -> Result<Queue, Refus
 fn onnx_encoder(source: &Source, held: &Held, bounds: &Bounds, runtime: &Runtime) -> Result<Queue, Refused> {
     let (graph, used, fitted) = fitted(source, held)?;
     let model = held.weights()?.bytes().clone();
-    let beside = held.beside.iter().filter(|(name, _)| used.contains(*name)).map(|(name, file)| (name.clone(), file.bytes().clone()));
+    let beside = held.beside.iter().filter(|(name, _)| used.contains_key(*name)).map(|(name, file)| (name.clone(), file.bytes().clone()));
     let (beside, mut files): (BTreeMap<String, Bytes>, _) = (beside.collect(), read(held));
     if bounds.isolation == Isolation::Thread {
         let (runtime, room) = (runtime.clone(), bounds.output);
@@ -640,17 +652,37 @@ fn onnx_encoder(source: &Source, held: &Held, bounds: &Bounds, runtime: &Runtime
     }
     files.extend(beside);
     files.insert(source::MODEL.to_owned(), model);
-    let size = files.values().map(Bytes::len).sum();
-    let sealed = files.iter().map(|(file, bytes)| Ok((file.clone(), runtime::sealed(file, bytes).map_err(Refused::Worker)?)));
-    let launch = Launch::new(&source.name, Inmate::OnnxEncoder, sealed.collect::<Result<_, Refused>>()?, size, bounds);
+    let launch = Launch::new(&source.name, Inmate::OnnxEncoder, packed(&files)?, bounds);
     let (library, options, signature) =
         (Some(runtime.library().clone()), options(source).bytes().to_vec(), Some(fitted.signature().clone()));
     let launch = Launch { library, options, signature, ..launch };
     Queue::start(&source.name, bounds, move |stop| Ok(Box::new(Worker::start(launch, stop)?)))
 }
 
+/// What a worker reads in these files of an encoder; `rest` are the bytes of those that it would have with them if it served.
+fn told_by_a_worker(
+    source: &Source,
+    inmate: Inmate,
+    files: &encoder::Files,
+    rest: usize,
+    signature: Option<Signature>,
+) -> Result<Signature, Refused> {
+    // What stands is told where it serves; another machine may check.
+    let bounds = Bounds { isolation: Isolation::BestEffort, ..source.bounds.clone() };
+    let files = packed(files)?;
+    let memory = worker::memory(&bounds, files.size().saturating_add(rest));
+    let launch =
+        Launch { options: options(source).bytes().to_vec(), memory, signature, ..Launch::new(&source.name, inmate, files, &bounds) };
+    // It ends when it is dropped.
+    Ok(engine::Engine::signature(&Worker::start(launch, &engine::Stop::default())?).clone())
+}
+
+fn packed(files: &encoder::Files) -> Result<Parcel, Refused> {
+    Parcel::of(files.iter().map(|(name, file)| (name.as_str(), &file[..]))).map_err(Refused::Worker)
+}
+
 /// What the graph of an encoder takes and gives, the files beside it that its tensors lie in, and the encoder around it.
-fn fitted(source: &Source, held: &Held) -> Result<(Signature, BTreeSet<String>, Graph), Refused> {
+fn fitted(source: &Source, held: &Held) -> Result<(Signature, onnx::Needed, Graph), Refused> {
     let (graph, used) = onnx::read_beside(held.weights()?.bytes(), &onnx::Limits::DEFAULT, &lengths(&held.beside))?;
     let fitted = Graph::fit(&graph, &read(held), &options(source)).map_err(Refused::Encoder)?;
     Ok((graph, used, fitted))

@@ -8,7 +8,7 @@
 //! are loaded, so a few bytes may ask for any amount of memory), functions of the model's own (they expand when they are loaded, to any
 //! size), training graphs, and configuration for several devices.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
 mod external;
@@ -17,6 +17,7 @@ use super::Signature;
 use crate::wire::tensor::{Datatype, Port};
 
 use external::External;
+pub use external::{Needed, suffices};
 
 /// The operator domains that are allowed. scikit-learn's models need `ai.onnx.ml`; `""` and `ai.onnx` are the same one.
 const DOMAINS: [&[u8]; 3] = [b"", b"ai.onnx", b"ai.onnx.ml"];
@@ -58,6 +59,9 @@ pub enum Fault {
     WrittenTwice { message: &'static str, number: u64 },
     ExternalData,
     External(&'static str),
+    OutsideFolder(String),
+    NotBeside(String),
+    PastEnd { name: String, end: u64, size: u64 },
     MemoryAddress,
     Domain(String),
     SessionOptions,
@@ -85,10 +89,23 @@ impl fmt::Display for Fault {
                 write!(f, "field {number} of {message} is written twice, and parsers differ on which one counts")
             }
             Self::ExternalData => f.write_str(
-                "it keeps tensors in files that are not verified with it, or tensors that are no initializers of its graph. Sign its folder \
-                 (portcullis model sign), or save it as one file: onnx.save_model(model, path, save_as_external_data=False)",
+                "it has tensors outside of the file that are no initializers of its graph, or texts, or half of them in it. Save it as one \
+                 file: onnx.save_model(model, path, save_as_external_data=False)",
             ),
             Self::External(what) => write!(f, "a tensor's data outside the file {what}"),
+            Self::OutsideFolder(name) => write!(
+                f,
+                "a tensor's data are said to lie at {name:?}, which is no plain path below the model's folder: relative, with `/`, without `..`"
+            ),
+            Self::NotBeside(name) => write!(
+                f,
+                "a tensor's data lie in {name:?}, which is not among the files that were verified with the model. Sign its folder with that \
+                 file in it (portcullis model sign), name the file under `sha256` of an encoder's folder, or save the model as one file: \
+                 onnx.save_model(model, path, save_as_external_data=False)"
+            ),
+            Self::PastEnd { name, end, size } => {
+                write!(f, "a tensor's data are said to lie in {name:?} up to byte {end}, and that file has {size}")
+            }
             Self::MemoryAddress => f.write_str("a tensor names an address in memory as its data: this is an attack on ONNX Runtime"),
             Self::Domain(domain) => write!(
                 f,
@@ -131,10 +148,20 @@ pub type Beside = BTreeMap<String, u64>;
 ///
 /// # Errors
 /// The first [`Fault`].
-pub fn read_beside(bytes: &[u8], limits: &Limits, beside: &Beside) -> Result<(Signature, BTreeSet<String>), Fault> {
-    let mut walk = Walk { limits, nodes: 0, tensors: 0, beside, used: BTreeSet::new() };
+pub fn read_beside(bytes: &[u8], limits: &Limits, beside: &Beside) -> Result<(Signature, Needed), Fault> {
+    let (signature, needed) = read_apart(bytes, limits)?;
+    suffices(&needed, beside)?;
+    Ok((signature, needed))
+}
+
+/// The same, before it is known which files there are: what is needed of them is for [`suffices`], and no model is loaded without.
+///
+/// # Errors
+/// The first [`Fault`].
+pub fn read_apart(bytes: &[u8], limits: &Limits) -> Result<(Signature, Needed), Fault> {
+    let mut walk = Walk { limits, nodes: 0, tensors: 0, needed: Needed::new() };
     let signature = walk.model(bytes)?;
-    Ok((signature, walk.used))
+    Ok((signature, walk.needed))
 }
 
 /// One value of the wire format.
@@ -256,9 +283,8 @@ struct Walk<'l> {
     limits: &'l Limits,
     nodes: usize,
     tensors: usize,
-    beside: &'l Beside,
     /// Files beside the model that its tensors lie in.
-    used: BTreeSet<String>,
+    needed: Needed,
 }
 
 impl Walk<'_> {
@@ -456,7 +482,7 @@ impl Walk<'_> {
             if element == BOOL {
                 return Err(Fault::NotABool);
             }
-            self.used.insert(external.file((elements * bits).div_ceil(8), self.beside)?);
+            external.note((elements * bits).div_ceil(8), &mut self.needed)?;
             return Ok(name);
         }
         let others = typed.iter().enumerate().any(|(number, count)| *count > 0 && (raw.is_some() || Some(number) != field));

@@ -202,9 +202,14 @@ fn sealed_library(path: &Path) -> Result<Memfd, Broken> {
 }
 
 /// `bytes` in a sealed memory file.
-pub(super) fn sealed(name: &str, bytes: &[u8]) -> Result<Memfd, String> {
+fn sealed(name: &str, bytes: &[u8]) -> Result<Memfd, String> {
+    sealed_by(name, |mut memory| memory.write_all(bytes))
+}
+
+/// What `write` writes, in a sealed memory file.
+pub(super) fn sealed_by(name: &str, write: impl FnOnce(&std::fs::File) -> io::Result<()>) -> Result<Memfd, String> {
     let memory = MemfdOptions::new().allow_sealing(true).create(name).map_err(|error| error.to_string())?;
-    memory.as_file().write_all(bytes).map_err(|error| error.to_string())?;
+    write(memory.as_file()).map_err(|error| error.to_string())?;
     let seals = [FileSeal::SealWrite, FileSeal::SealGrow, FileSeal::SealShrink, FileSeal::SealSeal];
     memory.add_seals(&seals).map_err(|error| error.to_string())?;
     Ok(memory)

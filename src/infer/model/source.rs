@@ -132,6 +132,12 @@ impl Source {
         }
     }
 
+    /// Where the names of the model's files begin, for the same `path`; none where it is a file without a folder.
+    #[must_use]
+    pub fn folder(&self, path: &Path) -> Option<PathBuf> {
+        if self.kind.is_encoder() { Some(path.to_owned()) } else { path.parent().map(Path::to_owned) }
+    }
+
     /// The digest by which the policy names the model; none where a signature says what it is.
     #[must_use]
     pub fn named(&self) -> Option<Digest> {
@@ -177,12 +183,23 @@ pub struct Held {
 }
 
 impl Held {
+    /// The digests of all files but the weights, by their names below the model's folder.
+    #[must_use]
+    pub fn others(&self) -> BTreeMap<String, Digest> {
+        let files = self.files.iter().filter(|(name, _)| **name != self.name_of_weights());
+        files.chain(&self.beside).map(|(name, file)| (name.clone(), file.digest())).collect()
+    }
+
+    fn name_of_weights(&self) -> &'static str {
+        if self.kind == Kind::Safetensors { WEIGHTS } else { MODEL }
+    }
+
     /// The weights' file.
     ///
     /// # Errors
     /// There is none.
     pub fn weights(&self) -> Result<&Verified, Refused> {
-        let name = if self.kind == Kind::Safetensors { WEIGHTS } else { MODEL };
+        let name = self.name_of_weights();
         self.files.get(name).ok_or_else(|| folder::Fault::Missing(vec![name.to_owned()]).into())
     }
 }

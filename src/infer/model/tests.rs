@@ -10,6 +10,7 @@ use crate::wire::tensor::{Datatype, Port};
 
 mod minilm;
 mod onnx_encoder;
+mod signed;
 
 const DIGITS: &[u8] = include_bytes!("../../../policies/models/digits.onnx");
 const SAMPLES: &str = include_str!("../../../tests/data/digits.json");
@@ -369,8 +370,7 @@ async fn an_encoder_loads_from_the_files_that_the_policy_names_and_from_no_other
     let source = encoder_of(&block, folder.path()).unwrap();
     let model = Model::load(&source, no_runtime).unwrap();
     assert_eq!(&*model.which().format, "safetensors");
-    let (digest, contract) = Model::contract(&source).unwrap();
-    assert_eq!((model.which().digest, model.signature()), (Some(digest), &contract));
+    assert_eq!(model.which().digest, Some(source.verify(SystemTime::now()).unwrap().digest));
     let text = Tensor { name: "text".into(), datatype: Datatype::Bytes, shape: vec![1], data: Bytes::from_static(b"\x02\0\0\0hi") };
     let answers = model.run(vec![text], &["embedding".into()], &anyone(), soon()).await.unwrap();
     let length: f32 = floats(&answers[0]).iter().map(|number| number * number).sum();
@@ -537,6 +537,6 @@ async fn a_tensor_that_lies_in_a_verified_file_is_read_from_memory() {
         Tensor { name: "x".into(), datatype: Datatype::Fp32, shape: vec![2], data: [10.0_f32, 20.0].map(f32::to_le_bytes).concat().into() };
     let answer = queue.run(vec![x], &[], &anyone(), soon()).await.unwrap();
     assert_eq!(floats(&answer[0]), [11.0, 22.0]);
-    assert!(matches!(load([file("weights.bin", &[9.0, 1.0])].into()), Err(Refused::Onnx(Fault::External(_)))));
-    assert!(matches!(load(BTreeMap::new()), Err(Refused::Onnx(Fault::ExternalData))));
+    assert!(matches!(load([file("weights.bin", &[9.0, 1.0])].into()), Err(Refused::Onnx(Fault::PastEnd { end: 12, size: 8, .. }))));
+    assert!(matches!(load(BTreeMap::new()), Err(Refused::Onnx(Fault::NotBeside(_)))));
 }

@@ -29,7 +29,8 @@ use memfd::Memfd;
 
 use super::engine::{Engine, Stop, fits};
 use super::falls::{Fall, Falls};
-use super::frames::{Body, Broken, Frame, Kind, MAX_FILES, MAX_INPUT, MAX_WORDS, Reader, Wire, head, most_with};
+use super::frames::{Body, Broken, Frame, Kind, MAX_INPUT, MAX_WORDS, Reader, Wire, head, most_with};
+use super::parcel::Parcel;
 use super::{Bounds, Error, Isolation, Refused, Signature, Walls};
 use crate::wire::tensor::{Datatype, Port, Tensor};
 
@@ -68,10 +69,12 @@ pub(super) enum Inmate {
     Encoder = 3,
     /// An encoder on ONNX Runtime, on the files of its folder; its options are those of the other.
     OnnxEncoder = 4,
+    /// What is around the graph of such an encoder, without it: it says what it would take and give, and answers no call.
+    Tokenizer = 5,
 }
 
 impl Inmate {
-    const ALL: [Self; 4] = [Self::OnnxRuntime, Self::Probe, Self::Encoder, Self::OnnxEncoder];
+    const ALL: [Self; 5] = [Self::OnnxRuntime, Self::Probe, Self::Encoder, Self::OnnxEncoder, Self::Tokenizer];
 }
 
 /// Everything that a worker is started with, as often as it must be.
@@ -84,8 +87,8 @@ pub(super) struct Launch {
     pub(super) options: Vec<u8>,
     /// The engine's library, if it has one.
     pub(super) library: Option<Arc<Memfd>>,
-    /// The model's files, sealed.
-    pub(super) files: Vec<(String, Memfd)>,
+    /// The model's files.
+    pub(super) files: Parcel,
     pub(super) isolation: Isolation,
     /// The bound on its address space, in bytes: [`memory_for`].
     pub(super) memory: u64,
@@ -99,16 +102,16 @@ pub(super) struct Launch {
 }
 
 impl Launch {
-    /// An engine on these files, which have `size` bytes together, within a model's bounds; what else it needs is to be set.
-    pub(super) fn new(name: &str, inmate: Inmate, files: Vec<(String, Memfd)>, size: usize, bounds: &Bounds) -> Self {
+    /// An engine on these files, within a model's bounds; what else it needs is to be set.
+    pub(super) fn new(name: &str, inmate: Inmate, files: Parcel, bounds: &Bounds) -> Self {
         Self {
             name: name.to_owned(),
             inmate,
             options: Vec::new(),
             library: None,
+            memory: memory(bounds, files.size()),
             files,
             isolation: bounds.isolation,
-            memory: bounds.memory.map_or_else(|| memory_for(size, bounds.output), |memory| memory as u64),
             room: bounds.output,
             limit: bounds.load,
             signature: None,
@@ -116,7 +119,12 @@ impl Launch {
     }
 }
 
-/// The bound on a worker's address space, unless the policy says otherwise, in bytes: 512 MiB, four times the model (its file, what is
+/// The bound on the address space of the worker of a model of so many bytes, in bytes.
+pub(super) fn memory(bounds: &Bounds, model: usize) -> u64 {
+    bounds.memory.map_or_else(|| memory_for(model, bounds.output), |memory| memory as u64)
+}
+
+/// The same, unless the policy says otherwise: 512 MiB, four times the model (its file, what is
 /// parsed of it, what is packed for the kernels, and room to work), and four times the largest answer.
 fn memory_for(model: usize, output: usize) -> u64 {
     BASE_MEMORY.saturating_add(4 * model as u64).saturating_add(4 * output as u64)
@@ -291,15 +299,11 @@ impl Process {
             .number(launch.memory)
             .number(launch.room as u64)
             .number(u64::from(launch.library.is_some()))
-            .number(launch.files.len() as u64)
+            .number(launch.files.files().len() as u64)
             .block(&launch.options);
-        let hello = launch.files.iter().fold(hello, |hello, (name, _)| hello.block(name.as_bytes()));
-        if launch.files.len() > MAX_FILES {
-            return Err(std::io::Error::other(format!("a model has more than {MAX_FILES} files")));
-        }
+        let hello = launch.files.files().iter().fold(hello, |hello, (name, length)| hello.block(name.as_bytes()).number(*length));
         let library = launch.library.iter().map(|library| library.as_file().as_fd());
-        let files = launch.files.iter().map(|(_, file)| file.as_file().as_fd());
-        let descriptors: Vec<BorrowedFd<'_>> = std::iter::once(heeds.as_fd()).chain(library).chain(files).collect();
+        let descriptors: Vec<BorrowedFd<'_>> = std::iter::once(heeds.as_fd()).chain(library).chain(launch.files.memory()).collect();
         process.wire.greet(&hello, &descriptors, patient).map_err(std::io::Error::other)?;
         Ok(process)
     }

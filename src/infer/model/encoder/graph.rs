@@ -77,14 +77,6 @@ impl Graph {
         &self.outline.signature
     }
 
-    /// The same, when the tokenizer was found to be one for it too.
-    ///
-    /// # Errors
-    /// [`Fault`], in words for the operator.
-    pub fn read(self, files: &encoder::Files) -> Result<Signature, Fault> {
-        Ok(self.outline.with_tokens(files)?.outline.signature)
-    }
-
     pub(super) fn around(self, engine: OnnxRuntime) -> (Outline, Session) {
         (self.outline, Session { plan: self.plan, engine })
     }

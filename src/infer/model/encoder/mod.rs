@@ -228,6 +228,15 @@ impl Outline {
     }
 }
 
+/// What an encoder around a graph would take and give, when its tokenizer was found to be one for it too. The graph is not looked at, by
+/// [`Graph::fit`] it was before.
+///
+/// # Errors
+/// [`Fault`], in words for the operator.
+pub(super) fn around_a_graph(files: &Files, options: &Options) -> Result<Signature, Fault> {
+    Ok(Outline::of(files, options)?.with_tokens(files)?.outline.signature)
+}
+
 fn file<'f>(files: &'f Files, name: &'static str) -> Result<&'f Bytes, Fault> {
     files.get(name).ok_or(Fault::Missing(name))
 }

@@ -346,3 +346,18 @@ fn in_a_thousand_races_with_a_writer_nothing_is_loaded_but_what_was_signed() {
     // Both happened, or there was no race.
     assert!(loaded > 0 && refused > 0, "{loaded} loaded, {refused} refused");
 }
+
+#[test]
+fn as_many_files_as_the_bound_are_loaded_and_one_more_is_not() {
+    let home = tempfile::tempdir().unwrap();
+    let mut digests = BTreeMap::new();
+    for number in 0..MAX_FILES {
+        let name = format!("{number}.bin");
+        fs::write(home.path().join(&name), &name).unwrap();
+        digests.insert(name.clone(), Digest::of(name.as_bytes()));
+    }
+    let limits = Limits::to_load(1 << 20);
+    assert_eq!(Folder::named(home.path(), &digests, &limits).unwrap().files().len(), MAX_FILES);
+    digests.insert("one.bin".into(), Digest::of(b""));
+    assert!(matches!(Folder::named(home.path(), &digests, &limits), Err(Fault::TooMany { limit: MAX_FILES })));
+}

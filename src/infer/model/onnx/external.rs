@@ -3,7 +3,13 @@
 //! Closed like everything here. A location is the exact name of a file that was verified with the model: it is looked up and never opened, so
 //! that there is nothing to climb out of. Offset and length are decimal and lie within that file.
 
-use super::{Beside, Fault, message};
+use std::collections::BTreeMap;
+
+use super::{Beside, Fault, message, shown};
+use crate::infer::model::signing::manifest::is_name;
+
+/// The files in which a model's tensors lie, by their names, with the bytes that each must have at least.
+pub type Needed = BTreeMap<String, u64>;
 
 /// Where the data of one tensor lie.
 #[derive(Debug, Default)]
@@ -40,21 +46,33 @@ impl<'a> External<'a> {
         if twice { Err(Fault::External("has a key twice")) } else { Ok(()) }
     }
 
-    /// The name of the file in which all of `bytes` lie.
-    pub(super) fn file(&self, bytes: u64, beside: &Beside) -> Result<String, Fault> {
+    /// Takes note that all of `bytes` lie in their file.
+    pub(super) fn note(&self, bytes: u64, needed: &mut Needed) -> Result<(), Fault> {
         let location = self.location.ok_or(Fault::External("names no file"))?;
-        let name = std::str::from_utf8(location).map_err(|_| Fault::External("names a file that is no text"))?;
-        let size = *beside.get(name).ok_or(Fault::ExternalData)?;
-        let end = self.offset.unwrap_or(0).checked_add(bytes);
-        if end.is_none_or(|end| end > size) {
-            return Err(Fault::External("lie past the end of their file"));
-        }
+        let name = std::str::from_utf8(location).ok().filter(|name| is_name(name)).ok_or_else(|| Fault::OutsideFolder(shown(location)))?;
+        let end = self.offset.unwrap_or(0).checked_add(bytes).ok_or(Fault::External("lie past the end of any file"))?;
         // Left out, they reach to the file's end; one engine takes that for all of it and another for what the shape needs.
         if self.length != Some(bytes) {
             return Err(Fault::External("have another length than their shape, or none"));
         }
-        Ok(name.to_owned())
+        match needed.get_mut(name) {
+            Some(known) => *known = end.max(*known),
+            None => _ = needed.insert(name.to_owned(), end),
+        }
+        Ok(())
     }
+}
+
+/// Whether every file that is needed is there, and long enough.
+///
+/// # Errors
+/// [`Fault::NotBeside`] or [`Fault::PastEnd`], of the first that is not.
+pub fn suffices(needed: &Needed, beside: &Beside) -> Result<(), Fault> {
+    needed.iter().try_for_each(|(name, end)| match beside.get(name) {
+        None => Err(Fault::NotBeside(shown(name.as_bytes()))),
+        Some(size) if size < end => Err(Fault::PastEnd { name: shown(name.as_bytes()), end: *end, size: *size }),
+        Some(_) => Ok(()),
+    })
 }
 
 const MARKER: &[u8] = b"_ORT_MEM_ADDR_";

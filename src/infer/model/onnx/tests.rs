@@ -4,6 +4,9 @@ use super::*;
 #[derive(Clone, Default)]
 pub(in crate::infer::model) struct Build(pub Vec<u8>);
 
+/// How many rows lie elsewhere, and what is said of where.
+pub(in crate::infer::model) type Piece<'p> = (u64, Vec<(&'p str, String)>);
+
 impl Build {
     fn number(mut self, mut value: u64) -> Self {
         while value >= 0x80 {
@@ -56,6 +59,22 @@ impl Build {
         let gather = new().bytes(1, "table").bytes(1, inputs[0]).bytes(2, output).bytes(4, "Gather");
         let inputs = inputs.iter().map(|name| port(name, 7, &[None, None]));
         model(graph().message(1, gather).message(5, rows).each(inputs, 11).message(12, port(output, 1, &[None, None, Some(width)])))
+    }
+
+    /// The same over rows of `width` in files: of each piece the number of rows, and what the graph says of where they lie.
+    pub(in crate::infer::model) fn looks_up_what_lies_beside(width: u64, pieces: &[Piece<'_>]) -> Vec<u8> {
+        let name = |piece: usize| format!("rows{piece}");
+        let said = |(piece, (rows, pairs)): (usize, &Piece<'_>)| {
+            let rows = tensor(1, &[*rows, width]).bytes(8, name(piece)).varint(14, 1);
+            pairs.iter().fold(rows, |built, (key, value)| built.message(13, new().bytes(1, key).bytes(2, value)))
+        };
+        let axis = new().bytes(1, "axis").varint(3, 0).varint(20, 2);
+        let joins = (0..pieces.len()).fold(new(), |built, piece| built.bytes(1, name(piece)));
+        let joins = joins.bytes(2, "table").bytes(4, "Concat").message(5, axis);
+        let gather = new().bytes(1, "table").bytes(1, "input_ids").bytes(2, "last_hidden_state").bytes(4, "Gather");
+        let inputs = ["input_ids", "attention_mask"].map(|name| port(name, 7, &[None, None]));
+        let output = port("last_hidden_state", 1, &[None, None, Some(width)]);
+        model(graph().each([joins, gather], 1).each(pieces.iter().enumerate().map(said), 5).each(inputs, 11).message(12, output))
     }
 
     pub(in crate::infer::model) fn unknown_operator() -> Vec<u8> {
@@ -172,8 +191,10 @@ fn no_changed_byte_of_the_bundled_model_makes_the_reader_panic() {
 fn external_data_is_refused_wherever_it_hides() {
     let value = |attribute: Build| with_attribute(attribute);
     let in_subgraph = nested(3, graph().message(5, external()));
+    let whole = external().message(13, new().bytes(1, "length").bytes(2, "4"));
+    assert_eq!(fault(&with_initializer(whole)), Fault::NotBeside("weights.bin".into()));
+    assert!(matches!(fault(&with_initializer(external())), Fault::External(_)));
     for bytes in [
-        with_initializer(external()),
         with_initializer(tensor(1, &[1]).bytes(9, [0; 4]).varint(14, 1)),
         with_initializer(tensor(1, &[1]).bytes(9, [0; 4]).varint(14, 2)),
         with_initializer(tensor(1, &[1]).bytes(9, [0; 4]).message(13, new().bytes(1, "location").bytes(2, "/etc/passwd"))),
@@ -365,21 +386,25 @@ pub(in crate::infer::model) fn adds_what_lies_beside() -> Vec<u8> {
     model(graph().message(1, add).message(5, w).message(11, two("x")).message(12, two("y")))
 }
 
-fn beside(bytes: &[u8]) -> Result<BTreeSet<String>, Fault> {
+fn beside(bytes: &[u8]) -> Result<Needed, Fault> {
     let files = [("weights.bin".to_owned(), 20), ("deep/er.bin".to_owned(), 8)].into();
-    read_beside(bytes, &Limits::DEFAULT, &files).map(|(_, used)| used)
+    read_beside(bytes, &Limits::DEFAULT, &files).map(|(_, needed)| needed)
 }
 
 #[test]
 fn initializers_may_lie_in_files_that_were_verified_with_the_model() {
     let of = |pairs: &[(&str, &str)]| beside(&with_initializer(outside(2, pairs)));
-    let used = |name: &str| Ok([name.to_owned()].into());
-    assert_eq!(of(&[("location", "weights.bin"), ("offset", "12"), ("length", "8")]), used("weights.bin"));
-    assert_eq!(of(&[("location", "weights.bin"), ("length", "8"), ("checksum", "x")]), used("weights.bin"));
-    assert_eq!(of(&[("location", "deep/er.bin"), ("offset", "0"), ("length", "8")]), used("deep/er.bin"));
-    for other in ["", "other.bin", "./weights.bin", "../weights.bin", "deep/../weights.bin", "/weights.bin", "weights.bin/", "WEIGHTS.BIN"]
+    let needed = |name: &str, end| Ok([(name.to_owned(), end)].into());
+    assert_eq!(of(&[("location", "weights.bin"), ("offset", "12"), ("length", "8")]), needed("weights.bin", 20));
+    assert_eq!(of(&[("location", "weights.bin"), ("length", "8"), ("checksum", "x")]), needed("weights.bin", 8));
+    assert_eq!(of(&[("location", "deep/er.bin"), ("offset", "0"), ("length", "8")]), needed("deep/er.bin", 8));
+    for other in ["other.bin", "WEIGHTS.BIN", "er.bin", "weights.bin ", "weights.bin%00"] {
+        assert_eq!(of(&[("location", other), ("length", "8")]), Err(Fault::NotBeside(other.into())), "{other}");
+    }
+    for leaves in
+        ["", "./weights.bin", "../weights.bin", "deep/../weights.bin", "/weights.bin", "/etc/passwd", "weights.bin/", "deep\\er.bin", "a\0"]
     {
-        assert_eq!(of(&[("location", other), ("length", "8")]), Err(Fault::ExternalData), "{other}");
+        assert_eq!(of(&[("location", leaves), ("length", "8")]), Err(Fault::OutsideFolder(leaves.into())), "{leaves}");
     }
 }
 
@@ -389,7 +414,6 @@ fn data_in_a_file_lie_within_it_and_are_what_the_shape_says() {
     let at = |offset: &str, length: &str| of(2, &[("location", "weights.bin"), ("offset", offset), ("length", length)]);
     assert!(at("12", "8").is_ok());
     for (offset, length) in [
-        ("13", "8"),
         ("18446744073709551615", "8"),
         ("18446744073709551616", "8"),
         ("-1", "8"),
@@ -402,6 +426,15 @@ fn data_in_a_file_lie_within_it_and_are_what_the_shape_says() {
         ("0", "0"),
     ] {
         assert!(matches!(at(offset, length), Err(Fault::External(_))), "{offset:?} {length:?}: {:?}", at(offset, length));
+    }
+    for (offset, end) in [("13", 21), ("18446744073709551607", u64::MAX)] {
+        assert_eq!(at(offset, "8"), Err(Fault::PastEnd { name: "weights.bin".into(), end, size: 20 }));
+    }
+    // Of two tensors the one that ends later counts, whichever is written first.
+    for (one, other) in [("12", "0"), ("0", "12"), ("13", "0"), ("0", "13")] {
+        let both = [one, other].map(|offset| outside(2, &[("location", "weights.bin"), ("offset", offset), ("length", "8")]));
+        let found = beside(&model(through(1, "Identity").each(both, 5)));
+        assert_eq!(found.is_ok(), one != "13" && other != "13", "{one} {other}: {found:?}");
     }
     let file = ("location", "weights.bin");
     for pairs in [vec![file], vec![("length", "8")], vec![file, file, ("length", "8")], vec![file, ("length", "8"), ("other", "8")]] {

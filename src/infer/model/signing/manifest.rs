@@ -15,7 +15,7 @@ use crate::wire::json;
 pub const MAX_RESOURCES: usize = 100_000;
 
 /// The longest name, in bytes.
-const MAX_NAME: usize = 1_024;
+pub const MAX_NAME: usize = 1_024;
 
 /// What a manifest of one file calls it, as `model-signing` does. The specification says that it is the file's name; both are read.
 pub const SINGLE: &str = ".";

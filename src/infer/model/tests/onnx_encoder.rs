@@ -2,17 +2,17 @@
 
 use super::*;
 
-const VOCABULARY: usize = 35;
-const WIDTH: usize = 8;
+pub(super) const VOCABULARY: usize = 35;
+pub(super) const WIDTH: usize = 8;
 /// "The cat sat on the mat.", as the tokenizer of the smallest encoder has it.
-const CAT: (&str, [u32; 9]) = ("The cat sat on the mat.", [2, 5, 7, 9, 10, 5, 11, 26, 3]);
+pub(super) const CAT: (&str, [u32; 9]) = ("The cat sat on the mat.", [2, 5, 7, 9, 10, 5, 11, 26, 3]);
 
-fn table() -> Vec<Vec<f32>> {
+pub(super) fn table() -> Vec<Vec<f32>> {
     (0..VOCABULARY).map(|token| (0..WIDTH).map(|place| ((token * 31 + place * 7) % 17) as f32 - 8.0).collect()).collect()
 }
 
 /// The mean of the tokens' rows, of length 1.
-fn mean(tokens: &[u32]) -> Vec<f32> {
+pub(super) fn mean(tokens: &[u32]) -> Vec<f32> {
     let table = table();
     let sums: Vec<f32> = (0..WIDTH).map(|place| tokens.iter().map(|token| table[*token as usize][place]).sum()).collect();
     let length = sums.iter().map(|sum| sum * sum).sum::<f32>().sqrt();
@@ -20,7 +20,7 @@ fn mean(tokens: &[u32]) -> Vec<f32> {
 }
 
 /// The smallest encoder's folder with `graph` in place of its weights, and the block of a policy that names its files.
-fn folder_with(graph: &[u8]) -> (tempfile::TempDir, String) {
+pub(super) fn folder_with(graph: &[u8]) -> (tempfile::TempDir, String) {
     let (folder, block) = encoder_on_disk();
     let weights = std::fs::read(folder.path().join("e").join(source::WEIGHTS)).unwrap();
     std::fs::write(folder.path().join("e").join(source::MODEL), graph).unwrap();
@@ -28,7 +28,7 @@ fn folder_with(graph: &[u8]) -> (tempfile::TempDir, String) {
     (folder, block)
 }
 
-fn graph() -> Vec<u8> {
+pub(super) fn graph() -> Vec<u8> {
     Build::looks_tokens_up(&["input_ids", "attention_mask", "token_type_ids"], &table(), "last_hidden_state")
 }
 
@@ -37,7 +37,7 @@ fn loaded(graph: &[u8], more: &str) -> Result<Model, Refused> {
     Model::load(&resolved(&format!("{block}{more}"), folder.path()).unwrap(), || Ok(runtime()))
 }
 
-fn texts(texts: &[&str]) -> Tensor {
+pub(super) fn texts(texts: &[&str]) -> Tensor {
     let data: Vec<u8> = texts.iter().flat_map(|text| [&(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat()).collect();
     Tensor { name: "text".into(), datatype: Datatype::Bytes, shape: vec![texts.len() as u64], data: data.into() }
 }
@@ -47,7 +47,7 @@ fn tokens(name: &str, rows: [[i64; 9]; 2]) -> Tensor {
     Tensor { name: name.into(), datatype: Datatype::Int64, shape: vec![2, 9], data: data.into() }
 }
 
-fn near(found: &[f32], wanted: &[f32]) -> bool {
+pub(super) fn near(found: &[f32], wanted: &[f32]) -> bool {
     found.len() == wanted.len() && found.iter().zip(wanted).all(|(found, wanted)| (found - wanted).abs() < 1e-6)
 }
 
@@ -57,10 +57,12 @@ async fn texts_of_any_length_are_pooled_over_their_own_tokens() {
     let source = resolved(&block, folder.path()).unwrap();
     let model = Model::load(&source, || Ok(runtime())).unwrap();
     assert_eq!((&*model.which().format, source.kind), ("onnx", Kind::OnnxEncoder));
-    // What a check reads without an engine is what runs.
-    let (digest, contract) = Model::contract(&source).unwrap();
-    assert_eq!((model.which().digest, model.signature()), (Some(digest), &contract));
-    assert_eq!(contract.longest, Some(12));
+    // What is read without an engine is what runs.
+    let held = source.verify(SystemTime::now()).unwrap();
+    let (_, _, fitted) = fitted(&source, &held).unwrap();
+    assert_eq!((model.which().digest, model.signature()), (Some(held.digest), fitted.signature()));
+    assert_eq!(encoder::around_a_graph(&read(&held), &options(&source)).unwrap(), *fitted.signature());
+    assert_eq!(fitted.signature().longest, Some(12));
 
     let answers = model.run(vec![texts(&["", CAT.0, "Café?"])], &[], &anyone(), soon()).await.unwrap();
     assert_eq!(answers.iter().map(|tensor| &*tensor.name).collect::<Vec<_>>(), ["embedding", "tokens"]);

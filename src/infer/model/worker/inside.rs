@@ -3,7 +3,6 @@
 //! The order is the point. Close what was inherited; hear what to run; raise the first walls; load the engine's library, which is pinned;
 //! raise the second; and only then look at the model.
 
-use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -11,17 +10,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use bytes::Bytes;
 
-use super::super::encoder::{self, Encoder};
+use super::super::encoder::{self, Encoder, Files};
 use super::super::engine::{Engine, Stop};
+use super::super::folder::MAX_FILES;
 use super::super::frames::{Body, Broken, Frame, Kind, MAX_INPUT, Reader, Wire, most_with};
 use super::super::isolate::{self, Sealed};
 use super::super::onnxruntime::OnnxRuntime;
+use super::super::parcel::unpacked;
 use super::super::source::MODEL;
 use super::super::{Error, Refused, Runtime, Signature, Walls, onnx};
 use super::probe::Prober;
 use super::{
     FAILED_CONTRACT, FAILED_INPUTS, FAILED_MODEL, FAILED_TOO_MUCH, Inmate, REFUSED_ENGINE, REFUSED_OTHERWISE_READ, REFUSED_WORKER,
 };
+use crate::wire::tensor::Tensor;
 
 /// The life of a worker. It is the first thing that the program does when it is started as one: nothing was opened yet, and there is one
 /// thread.
@@ -66,12 +68,15 @@ struct Hello {
     inmate: Inmate,
     demanded: Walls,
     gateway: i32,
-    memory: u64,
+    /// Of its address space, in bytes.
+    bound: u64,
     room: usize,
     options: Bytes,
     stops: UnixStream,
     library: Option<OwnedFd>,
-    files: Vec<(String, OwnedFd)>,
+    /// Their names and lengths, and the memory in which they lie.
+    files: Vec<(String, u64)>,
+    memory: Option<OwnedFd>,
 }
 
 impl Hello {
@@ -85,15 +90,18 @@ impl Hello {
             let inmate = Inmate::ALL.into_iter().find(|known| *known as u64 == inmate)?;
             let demanded = Walls::from_bits(u32::try_from(reader.number().ok()?).ok()?)?;
             let gateway = i32::try_from(reader.number().ok()?).ok()?;
-            let memory = reader.number().ok()?;
+            let bound = reader.number().ok()?;
             let room = usize::try_from(reader.number().ok()?).ok()?;
             let stops = UnixStream::from(descriptors.next()?);
             let library = if reader.number().ok()? == 1 { Some(descriptors.next()?) } else { None };
-            let count = usize::try_from(reader.number().ok()?).ok().filter(|count| *count == descriptors.len())?;
+            let count = usize::try_from(reader.number().ok()?).ok().filter(|count| *count <= MAX_FILES)?;
             let options = reader.block().ok()?;
-            let names = (0..count).map(|_| reader.text()).collect::<Result<Vec<_>, _>>().ok()?;
-            let files = names.into_iter().zip(descriptors).collect();
-            Some(Self { inmate, demanded, gateway, memory, room, options, stops, library, files })
+            let files = (0..count).map(|_| Ok((reader.text()?, reader.number()?))).collect::<Result<Vec<_>, Broken>>().ok()?;
+            let memory = descriptors.next();
+            if memory.is_some() != (count > 0) || descriptors.next().is_some() {
+                return None;
+            }
+            Some(Self { inmate, demanded, gateway, bound, room, options, stops, library, files, memory })
         })();
         reader.end()?;
         read.ok_or(malformed)
@@ -101,15 +109,16 @@ impl Hello {
 }
 
 fn live(wire: &mut Wire, closed: bool) -> Result<(), Ended> {
-    let Hello { inmate, demanded, gateway, memory, room, options, stops, library, files } = Hello::hear(wire)?;
-    let mut walls = isolate::first(memory, gateway);
+    let Hello { inmate, demanded, gateway, bound, room, options, stops, library, files, memory } = Hello::hear(wire)?;
+    let mut walls = isolate::first(bound, gateway);
     if closed {
         walls = walls.with(Walls::DESCRIPTORS);
     }
     let prepared = prepare(inmate, library, &options)?;
     // The mapping is read only: nothing is looked at yet.
-    let files = files.into_iter().map(|(name, file)| Sealed::map(&file).map(|bytes| (name, bytes))).collect::<Result<BTreeMap<_, _>, _>>();
-    let files = files.map_err(|error| Ended::Refused(REFUSED_WORKER, format!("its files cannot be mapped: {error}")))?;
+    let mapped = memory.map(|memory| Sealed::map(&memory)).transpose();
+    let mapped = mapped.map_err(|error| Ended::Refused(REFUSED_WORKER, format!("its files cannot be mapped: {error}")))?;
+    let files = mapped.map_or_else(|| Some(Files::new()), |mapped| unpacked(mapped, files)).ok_or(Ended::Broken)?;
     let current = Arc::new(Current::default());
     heed(stops, current.clone())?;
     if !isolate::second() {
@@ -132,6 +141,7 @@ enum Prepared {
     OnnxRuntime(Runtime),
     OnnxEncoder(Runtime),
     Encoder(rayon::ThreadPool),
+    Tokenizer,
     Probe(Prober),
 }
 
@@ -145,6 +155,7 @@ fn prepare(inmate: Inmate, library: Option<OwnedFd>, options: &[u8]) -> Result<P
         (Inmate::Encoder, None) => {
             Encoder::thread().map(Prepared::Encoder).map_err(|fault| Ended::Refused(REFUSED_WORKER, fault.to_string()))
         }
+        (Inmate::Tokenizer, None) => Ok(Prepared::Tokenizer),
         (Inmate::Probe, None) => Ok(Prepared::Probe(Prober::new(options))),
         _ => Err(Ended::Broken),
     }
@@ -152,26 +163,29 @@ fn prepare(inmate: Inmate, library: Option<OwnedFd>, options: &[u8]) -> Result<P
 
 impl Prepared {
     /// The model, whose bytes are looked at here for the first time.
-    fn load(self, files: BTreeMap<String, Sealed>, options: &[u8], room: usize) -> Result<Box<dyn Engine>, Ended> {
+    fn load(self, files: Files, options: &[u8], room: usize) -> Result<Box<dyn Engine>, Ended> {
         let (runtime, encodes) = match self {
             Self::OnnxRuntime(runtime) => (runtime, false),
             Self::OnnxEncoder(runtime) => (runtime, true),
             Self::Encoder(thread) => {
                 let options = encoder::Options::from_bytes(options, room).ok_or(Ended::Broken)?;
-                let files = files.into_iter().map(|(name, file)| (name, Bytes::from_owner(file))).collect();
                 let loaded = Encoder::load_on(thread, &files, &options);
                 return loaded.map(|encoder| Box::new(encoder) as _).map_err(|fault| Ended::Refused(REFUSED_ENGINE, fault.to_string()));
             }
+            Self::Tokenizer => {
+                let options = encoder::Options::from_bytes(options, room).ok_or(Ended::Broken)?;
+                let told = encoder::around_a_graph(&files, &options);
+                return told.map(|told| Box::new(Told(told)) as _).map_err(|fault| Ended::Refused(REFUSED_ENGINE, fault.to_string()));
+            }
             Self::Probe(prober) => return Ok(Box::new(prober)),
         };
-        let files: encoder::Files = files.into_iter().map(|(name, file)| (name, Bytes::from_owner(file))).collect();
         let bytes = files.get(MODEL).ok_or(Ended::Broken)?;
         let others = || files.iter().filter(|(name, _)| *name != MODEL);
         let beside = others().map(|(name, file)| (name.clone(), file.len() as u64)).collect();
         // The gateway has read the files, too, and compares. Here nobody waits for a stop: whoever waits too long kills.
         let load = || {
             let (graph, used) = onnx::read_beside(bytes, &onnx::Limits::DEFAULT, &beside)?;
-            let beside = others().filter(|(name, _)| used.contains(*name)).map(|(name, file)| (name.as_str(), &file[..]));
+            let beside = others().filter(|(name, _)| used.contains_key(*name)).map(|(name, file)| (name.as_str(), &file[..]));
             if !encodes {
                 let engine = OnnxRuntime::load(bytes, beside, graph, room, &runtime, &Stop::default())?;
                 return Ok(Box::new(engine) as Box<dyn Engine>);
@@ -188,6 +202,19 @@ impl Prepared {
             Refused::ReadDifferently => Ended::Refused(REFUSED_OTHERWISE_READ, String::new()),
             other => Ended::Refused(REFUSED_WORKER, other.to_string()),
         })
+    }
+}
+
+/// What was read, of what nothing is asked.
+struct Told(Signature);
+
+impl Engine for Told {
+    fn signature(&self) -> &Signature {
+        &self.0
+    }
+
+    fn run(&mut self, _: &[Tensor], _: &[usize], _: &Stop) -> Result<Vec<Tensor>, Error> {
+        Err(Error::EngineStopped)
     }
 }
 
@@ -291,9 +318,12 @@ pub(super) mod echo;
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
+    use super::super::super::signing::manifest::MAX_NAME;
     use super::echo::echo;
     use super::*;
-    use crate::wire::tensor::{Datatype, Tensor};
+    use crate::wire::tensor::Datatype;
 
     fn call(wire: &mut Wire, call: u64, bytes: &'static [u8]) -> Frame {
         let tensor =
@@ -320,6 +350,28 @@ mod tests {
         assert_eq!(call(&mut wire, 5, b"five").kind, Kind::Answer);
         drop(wire);
         assert!(worker.join().unwrap());
+    }
+
+    /// What a worker hears of a greeting with so many files, all of whose names are as long as a name may be.
+    fn heard(files: usize) -> Option<usize> {
+        let (one, other) = UnixStream::pair().unwrap();
+        let files: Vec<String> = (0..files).map(|number| format!("{number:0>MAX_NAME$}")).collect();
+        let body = [Inmate::Encoder as u64, 0, 1, 1 << 30, 1 << 20, 0, files.len() as u64].into_iter().fold(Body::default(), Body::number);
+        let body = files.iter().fold(body.block(b""), |body, name| body.block(name.as_bytes()).number(7));
+        let hears = std::thread::spawn(move || super::echo::hears(other));
+        let own = one.try_clone().unwrap();
+        // The worker may have stopped reading by then.
+        let _ = Wire::new(one).greet(&body, &[own.as_fd(), own.as_fd()], &mut || true);
+        hears.join().unwrap()
+    }
+
+    #[test]
+    fn a_greeting_brings_as_many_files_as_a_model_may_have_and_no_more() {
+        assert_eq!(heard(0), None, "a memory without files");
+        for files in [1, 33, MAX_FILES] {
+            assert_eq!(heard(files), Some(files));
+        }
+        assert_eq!(heard(MAX_FILES + 1), None);
     }
 
     #[test]

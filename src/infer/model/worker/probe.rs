@@ -212,7 +212,7 @@ fn launch(isolation: Isolation, attempt: Option<(Attempt, Place)>) -> Launch {
         inmate: Inmate::Probe,
         options,
         library: None,
-        files: Vec::new(),
+        files: super::Parcel::default(),
         isolation,
         memory: MEMORY.max(memory_for(0, 0)),
         room: 64,

@@ -28,7 +28,7 @@ fn launch() -> Launch {
         inmate: Inmate::OnnxRuntime,
         options: vec![],
         library: None,
-        files: vec![],
+        files: Parcel::default(),
         isolation: Isolation::Required,
         memory: 1 << 30,
         room: ROOM,

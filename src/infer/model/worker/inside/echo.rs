@@ -1,7 +1,7 @@
 //! A worker whose engine gives its inputs back, for tests and fuzzing. What it hears is read by the code of every worker.
 
 use super::*;
-use crate::wire::tensor::{Datatype, Port, Tensor};
+use crate::wire::tensor::{Datatype, Port};
 
 struct Echo(Signature);
 
