@@ -71,7 +71,7 @@ impl Kept {
             self.seen as usize - 1
         } else {
             // A number below those seen; the cast keeps the upper half.
-            (u64::from(throw(&mut self.dice)) * u64::from(self.seen) >> 32) as usize
+            ((u64::from(throw(&mut self.dice)) * u64::from(self.seen)) >> 32) as usize
         };
         if at >= self.room {
             return;

@@ -196,6 +196,21 @@ fn rounded_zeros_are_small_and_not_impossible() {
 }
 
 #[test]
+fn the_least_probabilities_tell_as_much_as_the_greatest() {
+    let mut case = case(4);
+    // So sure of everything that nearly all that it tells is below one in a million.
+    case.victim.weights.iter_mut().flatten().for_each(|weight| *weight *= 8.0);
+    let mut meter = Meter::new(&case.holdout);
+    for _ in 0..80 {
+        let x = case.dice.query();
+        let row: Vec<f64> = case.victim.answer(&x).iter().map(|p| f64::from(*p as f32)).collect();
+        meter.learn(&case.holdout, &Features::of(&x), Answer::Probabilities(&row));
+    }
+    let fidelity = case.fidelity(&mut meter);
+    assert!(fidelity > 0.9, "{fidelity}");
+}
+
+#[test]
 fn of_many_classes_the_frequent_ones_are_learned() {
     let mut case = case(40);
     let mut meter = Meter::new(&case.holdout);
