@@ -429,6 +429,12 @@ fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>, disks: &
         watched(|house| house.detector.unwatched() as f64),
     );
     metrics.watch(
+        "portcullis_detect_unstudied",
+        "Copies of callers' answers that were to be trained and tried, and had to wait for want of time",
+        Kind::Counter,
+        watched(|house| house.detector.unstudied() as f64),
+    );
+    metrics.watch(
         "portcullis_detect_watched",
         "Callers and cohorts that are watched closely",
         Kind::Gauge,

@@ -44,7 +44,7 @@ pub mod watch;
 
 use recording::Recording;
 use vectors::{Seen, Sight};
-use watch::{Cohort, Exposure, Lesson, MOST_WATCHED, Manner, Pupil, Room, Step, Watch};
+use watch::{Cohort, Exposure, Lesson, MOST_WATCHED, Manner, Pupil, Room, Step, Studies, Watch};
 
 /// The most decimals that anything is rounded to: more than a 64-bit number tells.
 pub(crate) const MOST_DECIMALS: u8 = 15;
@@ -352,6 +352,8 @@ pub struct Detector {
     room: Arc<Room>,
     /// Requests that were to be watched, and rows that were to be watched closely, and found no room.
     unwatched: Arc<AtomicU64>,
+    /// Where copies are tried that take too long for a request.
+    studies: Arc<Studies>,
     origin: Instant,
 }
 
@@ -382,6 +384,7 @@ impl Detector {
             secret,
             room: Arc::new(Room::new(MOST_WATCHED)),
             unwatched: Arc::default(),
+            studies: Arc::default(),
             origin: now,
         }
     }
@@ -391,6 +394,12 @@ impl Detector {
     #[must_use]
     pub fn unwatched(&self) -> u64 {
         self.unwatched.load(Ordering::Relaxed)
+    }
+
+    /// Copies of callers that were to be tried, and were not yet for want of time.
+    #[must_use]
+    pub fn unstudied(&self) -> u64 {
+        self.studies.missed()
     }
 
     /// Callers and cohorts that are watched closely.
@@ -575,6 +584,7 @@ impl Detector {
             pupil: known,
             room: self.room.clone(),
             unwatched: self.unwatched.clone(),
+            studies: self.studies.clone(),
             full: AtomicBool::default(),
             cohorts: self.cohorts(who, model, trail.address, terms, now.mono),
             caller: self.hasher.hash_one(&who.caller),

@@ -43,6 +43,7 @@ mod room;
 pub(super) mod rows;
 mod space;
 mod state;
+mod study;
 mod texts;
 mod together;
 mod wealth;
@@ -51,6 +52,7 @@ pub(super) use cohort::KINDS;
 pub use ladder::Step;
 pub use loss::{Config as Exposing, Exposure};
 pub(super) use room::{MOST as MOST_WATCHED, Room};
+pub(super) use study::Studies;
 pub(super) use together::Cohort;
 
 use bounds::{Calibration, Of, text_key};
@@ -473,6 +475,8 @@ pub struct Lesson {
     pub(super) room: Arc<Room>,
     /// Counts rows of callers for whom there is no place.
     pub(super) unwatched: Arc<AtomicU64>,
+    /// Where copies are tried that take long.
+    pub(super) studies: Arc<Studies>,
     /// There was no place for one of its rows.
     pub(super) full: AtomicBool,
     /// What else learns from it.
@@ -589,7 +593,7 @@ impl Lesson {
             (_, Some(label)) => Answer::Label(label),
             (_, None) => return,
         };
-        loss.learn(owned, point, answer);
+        loss.learn(owned, &self.studies, point, answer);
     }
 
     /// Rows to wait before a step holds, from what only the gateway knows.

@@ -226,6 +226,15 @@ def callers(victim, seed, pool, count, rows=(100, 300)):
 POOL_SEEDS = {"calibrate": 1, "test": 2}
 
 
+def like_the_owners(victim, count=512, seed=0):
+    """Rows of the same origin as those on which an exposure meter tries its copies: two of each benign caller's day, of every kind in turn.
+
+    The meter has rows of the callers that calibrated; these are of others, and of other source rows. Rows that are moved, noisy or half replaced, as
+    those of explainers are, are harder to agree on than clean ones."""
+    days = (list(requests) for _, _, requests in callers(victim, seed, "test", count // 2, (30, 60)))
+    return np.stack([rows[at] for rows in map(np.concatenate, days) for at in (0, len(rows) // 2)])
+
+
 def day(requests, rows):
     for request in requests:
         if rows <= 0:

@@ -2,7 +2,8 @@
 
     copies.py --victim digits --recording attacks.jsonl --at 25 50 100 200 400 --runs 5 --out copies.jsonl
 
-Writes `{"caller", "kind", "n", "fidelity", "fidelity_of_labels"}` for each caller and count of rows; fidelity is the best thief's, on the holdout.
+Writes `{"caller", "kind", "n", "fidelity", "fidelity_of_labels"}` for each caller and count of rows; fidelity is the best thief's, on the holdout. The same with
+`_as_metered` is on rows of the same origin as a meter's own: of benign callers that did not calibrate.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import warnings
 
 import numpy as np
 
+import benign
 import thief
 import victims
 
@@ -44,11 +46,15 @@ def main():
     asked = parser.parse_args()
     warnings.filterwarnings("ignore")
     victim = victims.ALL[asked.victim]()
+    judged_on = {"": None, "_as_metered": benign.like_the_owners(victim)}
     with open(asked.out, "w") as out:
         for caller, (kind, rows, answers) in read(asked.recording, asked.runs, asked.kind).items():
             labels = np.eye(victim.classes, dtype=np.float32)[answers.argmax(axis=1)]
             for n in [n for n in asked.at if n <= len(rows)]:
-                figures = {"fidelity": thief.best(victim, rows[:n], answers[:n]), "fidelity_of_labels": thief.best(victim, rows[:n], labels[:n])}
+                figures = {}
+                for name, told in (("fidelity", answers), ("fidelity_of_labels", labels)):
+                    copies = list(thief.steal(victim, rows[:n], told[:n]))
+                    figures |= {name + how: max(thief.fidelity(victim, copy, on) for copy in copies) for how, on in judged_on.items()}
                 out.write(json.dumps({"caller": caller, "kind": kind, "n": n} | {name: round(figure, 4) for name, figure in figures.items()}) + "\n")
                 out.flush()
 

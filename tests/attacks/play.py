@@ -1,5 +1,6 @@
 """What one process of the harness does: a benign crowd, or one attack, over HTTPS. Takes and gives plain values, so that it can run in a process of its own."""
 
+import functools
 import json
 import time
 import warnings
@@ -70,13 +71,19 @@ def attack(name, victim_name, model, url, ca, seed, queries, batch, remember, ke
             "refusals": oracle.refusals, "seconds": time.time() - begun}
 
 
-def fidelity(victim_name, rows, answers, until=None, label_only=False):
-    """How good a copy these answers make, up to a row; and of their labels alone."""
+def fidelity(victim_name, rows, answers, until=None, label_only=False, as_metered=False):
+    """How good a copy these answers make, up to a row; of their labels alone; on rows like those that the meter has, rather than the holdout."""
     model_itself = VICTIMS[victim_name]
     rows, answers = rows[:until], answers[:until]
     if label_only and len(answers):
         answers = np.eye(model_itself.classes, dtype=np.float32)[answers.argmax(axis=1)]
-    return thief.best(model_itself, rows, answers, zlib.crc32(victim_name.encode()))
+    judged_on = like_the_owners(victim_name) if as_metered else None
+    return thief.best(model_itself, rows, answers, zlib.crc32(victim_name.encode()), judged_on)
+
+
+@functools.cache
+def like_the_owners(victim_name):
+    return benign.like_the_owners(VICTIMS[victim_name])
 
 
 def talk(model, url, ca, seed, count, requests, part, keys, until):

@@ -352,9 +352,10 @@ def judged(pool, victim, kind, modes):
         told |= {f"{name}{suffix}": run[name] for name in ("alarm", "ended", "bases", "successes")} | {f"asked{suffix}": len(run["rows"])}
     if kind.split(",")[0] in attacks.THEFT or kind.startswith("jacobian"):
         ask = {"fidelity": (without, None, False), "fidelity_enforced": (with_it, None, False), "fidelity_of_labels": (without, None, True)}
+        ask["fidelity_as_metered"] = (without, None, False, True)
         if without["alarm"]:
             ask["fidelity_at_alarm"] = (without, without["alarm"], False)
-        told |= {name: pool.submit(play.fidelity, victim, run["rows"], run["answers"], at, labels).result for name, (run, at, labels) in ask.items()}
+        told |= {name: pool.submit(play.fidelity, victim, run["rows"], run["answers"], *how).result for name, (run, *how) in ask.items()}
     return told
 
 

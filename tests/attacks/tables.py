@@ -11,6 +11,8 @@ import language
 HARMLESS = {"", "observe", "alert"}
 # How near the meter is to be to the best copy.
 NEAR = 0.05
+# How far above it, and still a bound from below.
+ABOVE = 0.02
 
 
 def show(report):
@@ -44,11 +46,12 @@ def attacked(victim, kinds):
         row = [kind, len(runs), figures.mean([run["asked"] for run in runs], 0), detected(kind, seen, runs), *figures.queries(seen, len(runs))]
         row.append(" ".join(sorted({family for run in runs for family in run["families"]})) or "–")
         row += [figures.mean([run.get(name) for run in runs]) for name in ("fidelity_at_alarm", "fidelity", "fidelity_enforced", "fidelity_of_labels")]
-        row += [figures.mean([run["metered"] for run in runs]), f"{sum(run['spent'] for run in runs)}/{len(runs)}"]
+        row += [figures.mean([run["metered"] for run in runs]), figures.mean([run.get("fidelity_as_metered") for run in runs])]
+        row += [f"{sum(run['spent'] for run in runs)}/{len(runs)}"]
         rows.append(row + [evaded(runs, ""), evaded(runs, "_enforced")])
     copies(victim, kinds)
     heads = ["attack", "runs", "rows", "detected", "median", "p90", "families", "copy at alarm", "copy, shadow", "copy, enforced", "copy, labels only",
-             "metered", "budget spent"]
+             "metered", "copy, as metered", "budget spent"]
     print(figures.markdown([*heads, "evaded, shadow", "evaded, enforced"], rows))
     ends = {(kind, run[how]) for kind, runs in kinds.items() for run in runs for how in ("ended", "ended_enforced")}
     early = sorted(f"{kind}: {end}" for kind, end in ends if end not in ("spent", "done"))
@@ -58,10 +61,12 @@ def attacked(victim, kinds):
 
 def copies(victim, kinds):
     """How the meter stands to the best copy of what one caller was answered, where a copy was made."""
-    pairs = [(run["metered"], run["fidelity"]) for kind, runs in kinds.items() for run in runs if run.get("fidelity") is not None and not kind.endswith("keys")]
+    name = "fidelity_as_metered"
+    pairs = [(run["metered"], run[name]) for kind, runs in kinds.items() for run in runs if run.get(name) is not None and not kind.endswith("keys")]
     if pairs:
-        near, below = (sum(test(meter, copy) for meter, copy in pairs) for test in (lambda m, c: abs(m - c) <= NEAR, lambda m, c: m <= c + NEAR))
-        print(f"The meter was within {NEAR} of the best copy in {near} of {len(pairs)} runs, and no more than that above it in {below}.\n")
+        near, below = (sum(test(meter, copy) for meter, copy in pairs) for test in (lambda m, c: abs(m - c) <= NEAR, lambda m, c: m <= c + ABOVE))
+        print(f"The meter was within {NEAR} of the best copy on rows like its own in {near} of {len(pairs)} runs, "
+              f"and no more than {ABOVE} above it in {below}.\n")
 
 
 def detected(kind, seen, runs):

@@ -47,6 +47,14 @@ def test_benign_days_have_their_length_stay_in_range_and_repeat_themselves(victi
     assert all(np.array_equal(one, other) for one, other in zip(made, days(), strict=True))
 
 
+def test_rows_like_the_owners_are_of_many_callers_and_the_same_each_time(victim):
+    rows = benign.like_the_owners(victim, 88)
+    assert rows.shape == (88, victim.dim) and len(np.unique(rows, axis=0)) > 60
+    assert np.array_equal(rows, benign.like_the_owners(victim, 88))
+    owners = {row.tobytes() for row in np.concatenate(list(benign.day(benign.users(victim, np.random.default_rng(1), "calibrate"), 300)))}
+    assert sum(row.tobytes() in owners for row in rows) <= 1
+
+
 def test_numbers_are_written_so_that_they_are_read_back_as_they_were():
     rows = np.random.default_rng(1).normal(0, 1000, (2, 5)).astype(np.float32)
     rows[1] = [0, 1, 16, -3, 2**20]

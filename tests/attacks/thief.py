@@ -90,21 +90,36 @@ def steal(victim, rows, answers, seed=0):
         return [*copies, *kernels(victim, rows, answers, 1e-6), *from_labels(victim, rows, answers)]
     told = answers[answers > 0].min()
     for floor in {1e-6, max(1e-30, told / 2)}:  # what stands for a probability that was rounded to nothing
-        copies += [*kernels(victim, rows, answers, floor), linear(victim, rows, answers, floor)]
+        copies += [*kernels(victim, rows, answers, floor), linear(victim, rows, answers, floor), *ridges(victim, rows, answers, floor)]
     return copies
 
 
+def ridges(victim, rows, answers, floor):
+    """Least squares on the log-odds of all rows, held small: what is to be had of fewer rows than unknowns, and of a model that bends."""
+    middle = rows.mean(axis=0)
+    scale = victim.high if victim.shape else rows.std(axis=0) + 1e-9
+    odds = np.log(np.maximum(answers, floor))
+    odds -= odds.mean(axis=1, keepdims=True)
+    known, level = (rows - middle) / scale, odds.mean(axis=0)
+    square = known.T @ known
+    for ridge in (1e-3, 1e-2, 1e-1):
+        held = square + ridge * np.trace(square) / len(square) * np.eye(len(square)) + 1e-12 * np.eye(len(square))
+        solved = np.linalg.solve(held, known.T @ (odds - level))
+        yield lambda x, solved=solved: softmax((np.asarray(x, np.float64) - middle) / scale @ solved + level)
+
+
 def kernels(victim, rows, answers, floor):
-    """Kernel ridge regression on log-odds, or on labels: little data, and no training to wait for."""
+    """Kernel ridge regression on log-odds, or on labels: little data, and no training to wait for. As wide as the queries lie apart, and as a user's rows do."""
     middle, scale = (0.0, victim.high) if victim.shape else (rows.mean(axis=0), rows.std(axis=0) + 1e-9)
     known = (rows - middle) / scale
     odds = np.log(np.maximum(answers, floor))
     targets = odds - odds.mean(axis=1, keepdims=True)
     square = cdist(known, known, "sqeuclidean")
     width = np.median(square) + 1e-12
-    for share, ridge in ((0.5, 1e-3), (1.0, 1e-5), (1.0, 1e-1)):
-        solved = np.linalg.solve(np.exp(-square / (share * width)) + ridge * np.eye(len(known)), targets)
-        yield lambda x, share=share, solved=solved: np.exp(-cdist((x - middle) / scale, known, "sqeuclidean") / (share * width)) @ solved
+    users = 2 * ((victim.sd / scale) ** 2).sum()
+    for wide, ridge in ((0.5 * width, 1e-3), (width, 1e-5), (width, 1e-1), (2 * users, 1e-3)):
+        solved = np.linalg.solve(np.exp(-square / wide) + ridge * np.eye(len(known)), targets)
+        yield lambda x, wide=wide, solved=solved: np.exp(-cdist((x - middle) / scale, known, "sqeuclidean") / wide) @ solved
 
 
 def from_labels(victim, rows, answers):
@@ -141,8 +156,8 @@ def fidelity(victim, copy, rows=None):
     return float((copy(rows).argmax(axis=1) == victim.predict(rows)[1]).mean())
 
 
-def best(victim, rows, answers, seed=0):
-    """The fidelity of the best copy to be had of these answers: the thief is given the benefit of choosing with the holdout."""
+def best(victim, rows, answers, seed=0, judged_on=None):
+    """The fidelity of the best copy to be had of these answers, on the holdout or on other rows: the thief is given the benefit of choosing with them."""
     if len(rows) < 2:
         return 1 / victim.classes
-    return max(fidelity(victim, copy) for copy in steal(victim, rows, answers, seed))
+    return max(fidelity(victim, copy, judged_on) for copy in steal(victim, rows, answers, seed))

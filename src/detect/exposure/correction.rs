@@ -1,7 +1,7 @@
 //! From what the meter measures to what thieves reach.
 //!
-//! The meter's students are linear in 64 numbers, or neighbours; a network trained on the same answers may do better, and by how much is
-//! the model's own. When a model is calibrated, thieves are trained on made-up transcripts (honest inputs, noise, uniform inputs, at
+//! The meter's students see few of the rows, or what is linear of them, and tell the lower end of what they find; a thief who has all rows may do
+//! better, and by how much is the model's own. When a model is calibrated, thieves are trained on made-up transcripts (honest inputs, noise, uniform inputs, at
 //! growing numbers of rows) beside a meter, and a curve is fitted through what both reached:
 //!
 //! logit(fidelity) = slope · logit(measured) + growth · ln(rows / 100) + offset
@@ -17,8 +17,9 @@ const MOST_ABOVE: f64 = 0.05;
 /// The fewest thieves from which a curve is fitted.
 pub const FEWEST_THIEVES: usize = 20;
 
-/// Where so many thieves lie so near to what was measured, there is nothing to correct, and a curve would follow chance.
-const NEAR: f64 = 0.03;
+/// Where so many thieves lie so near to what was measured, there is nothing to correct, and a curve would follow chance: so near is what is asked
+/// of the meter. Held to 0.03, a model of digits had a curve by thieves of honest rows, which lay above every fifth thief who asked otherwise.
+const NEAR: f64 = 0.05;
 const MOST_NEAR: f64 = 0.75;
 
 /// Holds the curve near leaving things as they are, where thieves say little.
@@ -152,7 +153,7 @@ mod tests {
     fn a_model_that_the_meter_follows_is_not_corrected() {
         let follows = |part: usize| -> Vec<Thief> {
             let all = thieves(40, |m, _| m);
-            all.into_iter().enumerate().map(|(at, t)| Thief { fidelity: t.fidelity + if at < part { 0.029 } else { 0.08 }, ..t }).collect()
+            all.into_iter().enumerate().map(|(at, t)| Thief { fidelity: t.fidelity + if at < part { 0.049 } else { 0.08 }, ..t }).collect()
         };
         assert_eq!(Correction::fit(&follows(30)), Some(Correction::default()));
         assert_ne!(Correction::fit(&follows(29)), Some(Correction::default()));

@@ -5,8 +5,8 @@ use std::cmp::Reverse;
 /// Numbers of a sketch that the meter learns from.
 ///
 /// What they are decides how much of a thief the meter sees. For inputs of up to 64 numbers: the input less its mean, over *one* standard
-/// deviation for all numbers, turned by a secret orthonormal matrix, which keeps distances and everything that is linear; where there
-/// are fewer than 64, the places left hold √2·cos(w·z + b) with w as long as one median distance asks. For longer inputs a secret sparse
+/// deviation for all numbers (or each over its own, where they are in units of their own), turned by a secret orthonormal matrix, which keeps distances and everything that is linear; where there
+/// are fewer than 64, the places left hold nothing, and nothing is kept for them. For longer inputs a secret sparse
 /// projection. Each number of an honest input should have a variance near 1: the meter's ridges are relative, its neighbours are not.
 pub const FEATURES: usize = 64;
 
@@ -71,6 +71,12 @@ pub struct Holdout {
     classes: u32,
     /// The classes with a slot, in its order; empty where each class is its own slot.
     named: Vec<u32>,
+    /// Features of which any row has more than nothing.
+    used: usize,
+    /// How far the rows lie from their mean: the mean square.
+    spread: f32,
+    /// For chance that is the same each time, and that nobody knows who has not the rows.
+    dice: u32,
 }
 
 impl Holdout {
@@ -96,7 +102,9 @@ impl Holdout {
             halves[at] = 0.5 * row.iter().map(|x| x * x).sum::<f32>();
             columns.iter_mut().zip(row).for_each(|(column, x)| column[at] = *x);
         }
-        let mut holdout = Self { rows, columns, halves, labels, slots: Vec::new(), classes, named };
+        let used = rows.iter().filter_map(|row| row.iter().rposition(|x| *x != 0.0)).max().map_or(1, |last| last + 1);
+        let (spread, dice) = (spread(&rows), dice(&rows));
+        let mut holdout = Self { rows, columns, halves, labels, slots: Vec::new(), classes, named, used, spread, dice };
         holdout.slots = holdout.labels.iter().map(|label| holdout.named_slot(*label)).collect();
         Ok(holdout)
     }
@@ -144,6 +152,26 @@ impl Holdout {
         &self.slots
     }
 
+    /// Features that can be other than nothing; of inputs of fewer numbers than [`FEATURES`] the rest are none.
+    pub(super) fn used(&self) -> usize {
+        self.used
+    }
+
+    /// The mean square of the rows' distance from their mean, above nothing.
+    pub(super) fn spread(&self) -> f32 {
+        self.spread
+    }
+
+    /// A seed of chance, never 0.
+    pub(super) fn dice(&self) -> u32 {
+        self.dice
+    }
+
+    /// Whether some classes share a slot.
+    pub(super) fn has_others(&self) -> bool {
+        !self.named.is_empty()
+    }
+
     /// How many classes are learned apart.
     pub(super) fn width(&self) -> usize {
         if self.named.is_empty() { self.classes as usize } else { self.named.len() + 1 }
@@ -161,6 +189,24 @@ impl Holdout {
         }
         self.named.iter().position(|named| *named == class).and_then(|slot| u8::try_from(slot).ok())
     }
+}
+
+fn spread(rows: &[[f32; FEATURES]]) -> f32 {
+    let count = rows.len() as f64;
+    let of_feature = |place: usize| {
+        let (sum, squares) = rows.iter().map(|row| f64::from(row[place])).fold((0.0, 0.0), |(sum, squares), x| (sum + x, squares + x * x));
+        (squares / count - (sum / count).powi(2)).max(0.0)
+    };
+    // Of equal rows nothing is far.
+    ((0..FEATURES).map(of_feature).sum::<f64>() as f32).max(f32::MIN_POSITIVE.sqrt())
+}
+
+/// All bits of the rows, folded.
+fn dice(rows: &[[f32; FEATURES]]) -> u32 {
+    let fold = |state: u64, x: &f32| (state ^ u64::from(x.to_bits())).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+    let folded = rows.iter().flatten().fold(1, fold);
+    // The cast keeps the upper half.
+    ((folded >> 32) as u32).max(1)
 }
 
 fn most_frequent(labels: &[u32]) -> Vec<u32> {

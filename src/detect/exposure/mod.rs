@@ -7,6 +7,8 @@
 pub mod bits;
 pub mod correction;
 pub mod holdout;
+mod kept;
+mod kernel;
 pub mod meter;
 mod moments;
 pub mod thief;

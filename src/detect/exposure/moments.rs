@@ -5,13 +5,21 @@
 
 /// Sums, the upper 16 bits apart from the 8 below them, so that the compiler can take several at once.
 #[derive(Clone)]
-pub(super) struct Sums<const N: usize> {
-    high: [u16; N],
-    low: [u8; N],
+pub(super) struct Sums {
+    high: Box<[u16]>,
+    low: Box<[u8]>,
 }
 
-impl<const N: usize> Sums<N> {
-    pub(super) const ZERO: Self = Self { high: [0; N], low: [0; N] };
+impl Sums {
+    /// So many, each of nothing.
+    pub(super) fn new(count: usize) -> Self {
+        Self { high: vec![0; count].into(), low: vec![0; count].into() }
+    }
+
+    /// Bytes that are kept apart from it.
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&*self.high) + size_of_val(&*self.low)
+    }
 
     pub(super) fn at(&self, place: usize) -> f32 {
         f32::from_bits(u32::from(self.high[place]) << 16 | u32::from(self.low[place]) << 8)
@@ -34,7 +42,7 @@ impl<const N: usize> Sums<N> {
 
     /// Adds the sums of another.
     pub(super) fn absorb(&mut self, other: &Self, dice: u32) {
-        let terms: Vec<f32> = (0..N).map(|place| other.at(place)).collect();
+        let terms: Vec<f32> = (0..other.high.len()).map(|place| other.at(place)).collect();
         self.add(0, 1.0, &terms, dice);
     }
 }
@@ -92,7 +100,7 @@ mod tests {
 
     #[test]
     fn small_terms_are_not_lost_in_a_large_sum() {
-        let mut sums: Box<Sums<1>> = Box::new(Sums::ZERO);
+        let mut sums = Sums::new(1);
         let mut dice = 1;
         sums.add(0, 1.0, &[65_536.0], throw(&mut dice));
         // Each is a quarter of what 24 bits can add to such a sum: plain rounding would lose all of them.
@@ -105,7 +113,7 @@ mod tests {
 
     #[test]
     fn negative_sums_are_rounded_as_evenly() {
-        let mut sums: Box<Sums<3>> = Box::new(Sums::ZERO);
+        let mut sums = Sums::new(3);
         let mut dice = 7;
         for _ in 0..10_000 {
             sums.add(0, -0.3, &[1.0, 2.0, 0.0], throw(&mut dice));

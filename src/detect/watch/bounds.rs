@@ -1,6 +1,7 @@
 //! What honest callers of a model do: a calibration, as it lies beside the model.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +13,7 @@ use crate::detect::text::Key;
 use crate::secret::Secret;
 
 /// The format that is written, and the only one that is read.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 /// What a model takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,7 +113,7 @@ pub(crate) struct Calibration {
     /// With what texts are hashed, where there are any.
     pub(super) key: Option<Key>,
     /// The owner's rows.
-    pub(super) owned: Option<Owned>,
+    pub(super) owned: Option<Arc<Owned>>,
     /// In the order of [`families::ALL`]; of those that have no opinion, none.
     pub(super) bets: [Bet; families::COUNT],
 }
@@ -173,7 +174,7 @@ impl Calibration {
             }
         }
         let owned = match &bounds.holdout {
-            Some(kept) => Some(kept.ready().ok_or(Error::OperatorGaveUnfitParts("holdout"))?),
+            Some(kept) => Some(Arc::new(kept.ready().ok_or(Error::OperatorGaveUnfitParts("holdout"))?)),
             None => None,
         };
         let key = (bounds.of != Of::Numbers).then(|| text_key(&bounds.space.seed));

@@ -1,15 +1,20 @@
 //! How much of a model one caller may have learned: the meter, and the bits that answers told.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::noise::Noise;
 use super::rows::{Scores, Told};
 use super::space::{Point, Z};
+use super::study::{AGAIN, Heard, Studies};
 use crate::detect::exposure::bits::{Budget, Capacity, Grain, Ledger, Told as Tells};
 use crate::detect::exposure::correction::{Correction, FEWEST_THIEVES, Thief};
 use crate::detect::exposure::holdout::{FEWEST_ROWS, Features, Holdout, MOST_ROWS};
-use crate::detect::exposure::meter::{Answer, Meter};
+#[cfg(test)]
+use crate::detect::exposure::meter::MOST_BYTES;
+use crate::detect::exposure::meter::{Answer, Meter, Study};
 use crate::detect::exposure::thief;
 use crate::mistake::Mistake;
 
@@ -89,6 +94,20 @@ pub(super) struct Owned {
     correction: Correction,
 }
 
+impl Owned {
+    /// Without thieves to correct by.
+    #[cfg(test)]
+    pub(super) fn uncorrected(holdout: Holdout) -> Self {
+        Self { holdout, correction: Correction::default() }
+    }
+
+    /// What a copy that was studied comes to, from 0 to 1.
+    pub(super) fn studied(&self, study: &Study) -> f32 {
+        let studied = study.on(&self.holdout);
+        self.correction.corrected(studied.measured, studied.rows)
+    }
+}
+
 impl Kept {
     pub(super) fn ready(&self) -> Option<Owned> {
         let rows = self.rows.as_chunks::<Z>().0.iter().map(Features::of).zip(self.labels.iter().copied());
@@ -130,14 +149,14 @@ impl Kept {
         for rows in TRANSCRIPTS.into_iter().filter(|rows| *rows <= others.len()) {
             for _ in 0..THIEVES {
                 let mut transcript = Vec::with_capacity(rows);
-                let mut meter = Meter::new();
+                let mut meter = Meter::new(&holdout);
                 for _ in 0..rows {
                     let (point, label) = others[(noise.next() % others.len() as u64) as usize];
                     let features = Features::of(&point.turned);
                     meter.learn(&holdout, &features, Answer::Label(label));
                     transcript.push((features, label));
                 }
-                let measured = meter.evaluate(&holdout, &Correction::default()).measured;
+                let measured = meter.evaluate_wholly(&holdout, &Correction::default()).measured;
                 let fidelity = thief::fidelity(&holdout, transcript.iter().map(|(features, label)| (features, Answer::Label(*label))));
                 thieves.push(Thief { measured, rows: rows as u32, fidelity });
             }
@@ -153,7 +172,7 @@ impl Kept {
 /// What one caller may have learned, or all of a cohort together.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Loss {
-    meter: Option<Box<Meter>>,
+    closely: Option<Box<Closely>>,
     /// What a meter had come to that is no longer kept.
     before: f32,
     ledger: Ledger,
@@ -161,6 +180,13 @@ pub(super) struct Loss {
     rows: u64,
     /// It was told that a budget is spent.
     spent: bool,
+}
+
+/// What is kept to measure how much of the model a caller may have.
+#[derive(Clone, Debug)]
+struct Closely {
+    meter: Meter,
+    heard: Heard,
 }
 
 /// What one caller may have learned, as it is shown.
@@ -182,29 +208,42 @@ impl Loss {
     }
 
     /// Learns from a row that was charged, of a caller who is watched closely: of others nothing so large is kept.
-    pub(super) fn learn(&mut self, owned: &Owned, point: &Point, answer: Answer<'_>) {
-        let meter = self.meter.get_or_insert_default();
+    pub(super) fn learn(&mut self, owned: &Arc<Owned>, studies: &Studies, point: &Point, answer: Answer<'_>) {
+        let begin = || Box::new(Closely { meter: Meter::new(&owned.holdout), heard: Heard::default() });
+        let Closely { meter, heard } = &mut **self.closely.get_or_insert_with(begin);
         meter.learn(&owned.holdout, &Features::of(&point.turned), answer);
         if meter.is_due() {
             meter.evaluate(&owned.holdout, &owned.correction);
         }
+        if let Some(study) = meter.study() {
+            if studies.take(study, owned, heard) {
+                meter.studied();
+            } else {
+                meter.put_off(AGAIN);
+            }
+        }
     }
 
     pub(super) fn exposure(&self) -> Exposure {
-        let fidelity = self.meter.as_ref().map_or(0.0, |meter| meter.estimate().fidelity).max(self.before);
+        let of = |closely: &Closely| closely.meter.estimate().fidelity.max(closely.heard.fidelity());
+        let fidelity = self.closely.as_deref().map_or(0.0, of).max(self.before);
         Exposure { fidelity, bits: self.ledger.bits(), rows: self.rows }
     }
+
+    /// The most bytes that are kept apart from it.
+    #[cfg(test)]
+    pub(super) const MOST_KEPT: usize = MOST_BYTES + size_of::<Heard>() + Heard::BYTES;
 
     /// Bytes that are kept apart from it.
     #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
-        self.meter.as_ref().map_or(0, |_| size_of::<Meter>())
+        self.closely.as_ref().map_or(0, |closely| closely.meter.bytes() + size_of::<Heard>() + Heard::BYTES)
     }
 
-    /// Keeps what the meter says, and not the meter.
+    /// Keeps what the meter says, and not the meter. What is being studied is lost with it.
     pub(super) fn step_back(&mut self) {
         self.before = self.exposure().fidelity;
-        self.meter = None;
+        self.closely = None;
     }
 
     /// The part that is spent of the budget of which more is: 1 and above when [it is past](Self::is_past). Of a copy's fidelity the errors

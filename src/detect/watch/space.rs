@@ -42,6 +42,10 @@ const LOOKED_AT: usize = 256;
 /// The part of inputs that must lie on a grid before it is one.
 const ON_A_GRID: f64 = 0.2;
 
+/// Deviations that lie so many times apart, the most and the least tenth left out, are of numbers in units of their own: in one scale the
+/// largest would be all that is seen. Pixels lie some 50 times apart, measurements thousands of times.
+const UNEVEN: f32 = 1_000.0;
+
 /// Bits of the bucket in which a point lies.
 const BUCKET_BITS: usize = 12;
 
@@ -81,8 +85,8 @@ pub(crate) struct Space {
     phases: Vec<f32>,
     planes: Vec<f32>,
     key: [u64; 2],
-    /// A rotation of as many numbers as inputs have, row by row, and one over their common deviation.
-    turn: Option<(Vec<f32>, f32)>,
+    /// A rotation of as many numbers as inputs have, row by row, and one over the deviation in which each of them is taken.
+    turn: Option<(Vec<f32>, Vec<f32>)>,
 }
 
 /// One way of adding all coordinates up in 64 bins.
@@ -107,8 +111,8 @@ pub(crate) struct Point {
     pub(super) rough: f32,
     /// The part of its coordinates that are off the grid or out of range.
     pub(super) off: f32,
-    /// What copies are learned from: the input itself in one scale, turned by a secret rotation, where it has no more than 64 numbers; the
-    /// projection where it has more.
+    /// What copies are learned from: the input itself in one scale, or each number in its own where they are in units of their own, turned by a
+    /// secret rotation, where it has no more than 64 numbers; the projection where it has more.
     pub(super) turned: [f32; Z],
     /// The words of its text, where it has one that is looked at.
     pub(super) tokens: Option<Box<Tokens>>,
@@ -131,8 +135,11 @@ impl Space {
         }
         let phases = (0..PHI).map(|_| noise.uniform() * std::f32::consts::TAU).collect();
         let planes = (0..BUCKET_BITS * Z).map(|_| noise.normal()).collect();
-        let inverse = fitted.scale.iter().map(|scale| 1.0 / scale).collect();
-        let turn = (width <= Z).then(|| (rotation(&fitted.seed, width), common(&fitted.scale)));
+        let inverse: Vec<f32> = fitted.scale.iter().map(|scale| 1.0 / scale).collect();
+        let turn = (width <= Z).then(|| {
+            let taken = if is_uneven(&fitted.scale) { inverse.clone() } else { vec![common(&fitted.scale); width] };
+            (rotation(&fitted.seed, width), taken)
+        });
         let (passes, at, key) = (passes(&fitted.seed, width), coordinates(&fitted.seed, width), key(&fitted.seed));
         Some(Self { turn, passes, inverse, at, waves, phases, planes, key, fitted })
     }
@@ -235,7 +242,8 @@ impl Space {
         }
         let turned = match &self.turn {
             Some((rotation, inverse)) => {
-                let centered: Vec<f32> = row.iter().zip(&self.fitted.mean).map(|(number, mean)| (number - mean) * inverse).collect();
+                let parts = row.iter().zip(&self.fitted.mean).zip(inverse);
+                let centered: Vec<f32> = parts.map(|((number, mean), inverse)| (number - mean) * inverse).collect();
                 let mut turned = [0.0; Z];
                 turned.iter_mut().zip(rotation.chunks_exact(row.len())).for_each(|(number, weights)| *number = dot(weights, &centered));
                 turned
@@ -309,6 +317,14 @@ impl Pass {
             add(&mut sums[..], &run[first..], &signs[first..]);
         }
     }
+}
+
+/// Whether coordinates are in units of their own, as the columns of a table are, and not in one, as pixels.
+fn is_uneven(scale: &[f32]) -> bool {
+    let mut sorted = scale.to_vec();
+    sorted.sort_by(f32::total_cmp);
+    let tenth = (sorted.len() - 1) / 10;
+    sorted[sorted.len() - 1 - tenth] > UNEVEN * sorted[tenth]
 }
 
 /// One over the deviation that all coordinates have in common.
@@ -543,6 +559,22 @@ mod tests {
         let (c, d) = (space.point(&rows[2]), space.point(&rows[3]));
         assert!((apart(&rows[2], &rows[3]) / apart(&c.turned, &d.turned) - times).abs() < 1e-2);
         assert!(a.turned[20..].iter().all(|number| *number == 0.0));
+    }
+
+    #[test]
+    fn numbers_in_units_of_their_own_are_each_taken_in_their_own() {
+        assert!(!is_uneven(&[1.0; 20]) && !is_uneven(&[1.0]));
+        let scales = |least: f32| (0..20).map(|at| if at < 10 { least } else { 1_000.0 }).collect::<Vec<_>>();
+        assert!(!is_uneven(&scales(1.0)) && is_uneven(&scales(0.999)));
+        // The second number is the same, ten thousand times as large.
+        let rows: Vec<Vec<f32>> = rows(400, 2).into_iter().map(|row| vec![row[0], row[1] * 10_000.0]).collect();
+        let space = Space::fit([9; 32], rows.iter().map(|row| &row[..])).unwrap();
+        let apart = |a: &[f32; 2], b: &[f32; 2]| {
+            let (a, b) = (space.point(a).turned, space.point(b).turned);
+            a.iter().zip(&b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt()
+        };
+        let (first, second) = (apart(&[0.0, 0.0], &[5.0, 0.0]), apart(&[0.0, 0.0], &[0.0, 50_000.0]));
+        assert!((first / second - 1.0).abs() < 0.2, "{first} {second}");
     }
 
     #[test]

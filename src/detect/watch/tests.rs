@@ -80,6 +80,7 @@ impl Caller {
             pupil: self.known.clone(),
             room: self.room.clone(),
             unwatched: Arc::default(),
+            studies: Studies::closed().into(),
             full: AtomicBool::default(),
             inputs,
             first: self.rows,
@@ -344,6 +345,8 @@ fn what_is_kept_of_a_caller_is_less_than_a_kibibyte_at_first_and_32_when_watched
         size_of::<Known>() + pupil.learned.capacity() * size_of::<Learned>() + learned
     };
     let (first, few, many) = (kept(1), kept(3), kept(1_000));
+    // These callers taught too little for a holdout: there is no meter among what they keep, and one takes so much at most.
+    let many = many + Loss::MOST_KEPT;
     assert!(first <= 1 << 10, "{first}");
     assert!(few <= 3 << 9, "three rows are kept: {few}");
     assert!(many <= 32 << 10, "{many}");

@@ -197,8 +197,7 @@ fn what_is_kept_of_a_caller_of_texts_takes_no_larger_place() {
         size_of::<Known>() + pupil.learned.capacity() * size_of::<Learned>() + learned
     };
     let (first, few, many) = (kept(1), kept(3), kept(300));
-    let meter = size_of::<crate::detect::exposure::meter::Meter>();
-    eprintln!("{first} {few} {many} and a meter of {meter}");
+    let meter = Loss::MOST_KEPT;
     assert!(first <= 1 << 10, "{first}");
     assert!(few <= 3 << 9, "{few}");
     assert!(many + meter <= 32 << 10, "{many} and a meter");

@@ -8,7 +8,7 @@ use super::super::bounds::{Bounds, Calibration, Of};
 use super::super::calibrate::{Asked, fit, placed};
 use super::super::loss::Kept;
 use super::super::noise::Noise;
-use super::super::{Crowd, DELAY, Exposing, Manner, Room, Shaping, Watch};
+use super::super::{Crowd, DELAY, Exposing, Manner, Room, Shaping, Studies, Watch};
 use super::*;
 use crate::clock::Moment;
 use crate::digest::Digest;
@@ -99,6 +99,7 @@ impl Place {
             pupil: known.clone(),
             room: self.room.clone(),
             unwatched: Arc::default(),
+            studies: Studies::closed().into(),
             full: AtomicBool::default(),
             cohorts: vec![Cohort { kind: Kind::Family, name: self.family.clone(), known: self.cohort.clone() }],
             caller: Noise::new(&[9; 32], &format!("key-{key}")).next(),
