@@ -6,7 +6,7 @@ VENV ?= .venv
 DATA := $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/portcullis
 MINILM_ONNX := $(DATA)/all-minilm-l6-v2-onnx/model.onnx
 
-.PHONY: demo test build runtime minilm minilm-onnx venv node bench peers kill-loop attacks fuzz
+.PHONY: demo test build runtime minilm minilm-onnx venv node bench peers kill-loop attacks exposure fuzz
 
 build:
 	+$(CARGO) build --release --locked
@@ -71,6 +71,12 @@ attacks: ARGS =
 attacks: runtime minilm build $(ATTACKS)/.ready
 	OMP_NUM_THREADS=1 $(ATTACKS)/bin/pytest -q -W ignore tests/attacks
 	OMP_NUM_THREADS=1 $(ATTACKS)/bin/python -W ignore tests/attacks/run.py $(ARGS)
+
+# How near the exposure meter comes to thieves, on models of the seeds that WORLDS names; some ten minutes a model.
+WORLDS ?= bent2 bent3 digits2 digits3 regression2
+exposure: $(ATTACKS)/.ready
+	OMP_NUM_THREADS=1 $(ATTACKS)/bin/python -W ignore tests/exposure/thieves.py target/exposure $(WORLDS) 50 200 800
+	PORTCULLIS_TRANSCRIPTS=$(CURDIR)/target/exposure $(CARGO) test --release --locked --lib -- --ignored --nocapture exposure::figures::how_near
 
 # What single stops cost, and what the whole way adds for one caller.
 bench:
