@@ -72,7 +72,7 @@ attacks: runtime minilm build $(ATTACKS)/.ready
 	OMP_NUM_THREADS=1 $(ATTACKS)/bin/pytest -q -W ignore tests/attacks
 	OMP_NUM_THREADS=1 $(ATTACKS)/bin/python -W ignore tests/attacks/run.py $(ARGS)
 
-# How near the exposure meter comes to thieves, on models of the seeds that WORLDS names; some ten minutes a model.
+# How near the exposure meter comes to thieves, on models of the seeds that WORLDS names; some two minutes a model.
 WORLDS ?= bent2 bent3 digits2 digits3 regression2
 exposure: $(ATTACKS)/.ready
 	OMP_NUM_THREADS=1 $(ATTACKS)/bin/python -W ignore tests/exposure/thieves.py target/exposure $(WORLDS) 50 200 800
