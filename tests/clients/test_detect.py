@@ -1,6 +1,7 @@
 """Detection whole: honest callers are recorded, the model is calibrated by the command, and thieves meet what came of it over HTTPS."""
 
 import json
+import re
 import ssl
 
 import httpx
@@ -187,7 +188,9 @@ def test_a_calibration_of_another_model_or_a_broken_one_stops_the_start(watched,
     gate.digits('[detect]\nmode = "enforce"\n')
     whole = (watched.policies / "models/digits.calibration.json").read_text()
     beside = gate.policies / "models/digits.calibration.json"
-    for broken, said in ((whole[:-40], "no calibration"), (whole.replace('"format":1', '"format":9'), "format 9"), ("{}", "no calibration")):
+    of_format = lambda number: re.sub(r'"format":\d+', f'"format":{number}', whole, count=1)
+    others = ((of_format(1), "the format 1, and this program reads 2: calibrate anew"), (of_format(9), "format 9"))
+    for broken, said in ((whole[:-40], "no calibration"), *others, ("{}", "no calibration")):
         beside.write_text(broken)
         assert said in gates.run("check", gate.policies, "--json", code=1)
     beside.write_text(whole)
