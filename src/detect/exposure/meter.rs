@@ -8,7 +8,7 @@
 //! * least squares on the logarithms of the probabilities: it solves the equations of a model that is linear up to its softmax, and finds
 //!   the linear part of others; where answers are probabilities;
 //! * the nearest neighbour: each row of the holdout keeps the distance of the nearest query so far, and whether its label was right;
-//! * a [kernel machine](super::kernel) on rows that are [kept](super::kept), as many as the others leave room for: what a network finds.
+//! * a kernel machine (`kernel.rs`) on rows that are kept (`kept.rs`), as many as the others leave room for: what a network finds.
 //!
 //! The first two need the second moments of the features and their sums with the answers; the third is exact. So nothing of them depends on the
 //! order of the queries, nothing has a learning rate, and the meters of a cohort add up to the meter of its union. Stochastic gradient

@@ -1,4 +1,4 @@
-//! Thieves of the owner's own, for calibration: a network trained on a transcript as often as it takes, and a [kernel machine](super::kernel) on
+//! Thieves of the owner's own, for calibration: a network trained on a transcript as often as it takes, and a kernel machine (`kernel.rs`) on
 //! all of its rows as they are.
 //!
 //! The network: 64 features, 64 rectified units, the classes; Adam (Kingma and Ba 2015, <https://arxiv.org/abs/1412.6980>) over batches of 16, on
