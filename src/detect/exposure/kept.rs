@@ -99,6 +99,20 @@ impl Kept {
         }
     }
 
+    /// The same rows with logarithms, which `of` tells for each slot. There is no room for more of them than there was for labels, so that the
+    /// last are as likely to be left out as any.
+    pub(super) fn in_logarithms(&self, holdout: &Holdout, most_bytes: usize, of: impl Fn(usize) -> [f32; MOST_CLASSES]) -> Self {
+        let mut kept = Self::new(holdout, Form::Logarithms, most_bytes);
+        for (features, targets) in self.rows() {
+            let slot = best(&targets);
+            // The cast is of a number below MOST_CLASSES.
+            kept.offer(&features, slot as u8, &of(slot)[..self.width]);
+        }
+        // What was left out before was seen as well; where something was, there was no room left.
+        kept.seen = self.seen;
+        kept
+    }
+
     /// Offers what another keeps of the same model, as far as it is of the same form.
     pub(super) fn absorb(&mut self, other: &Self) {
         if (self.form, self.used, self.width) != (other.form, other.used, other.width) {

@@ -158,11 +158,12 @@ impl Meter {
             let dice = throw(&mut self.dice);
             self.squares.add(row_of_triangle(place, inputs), row[place], &row[place..], dice);
         }
+        let form = if matches!(answer, Answer::Label(_)) || holdout.has_others() { Form::Slots } else { Form::Logarithms };
         if self.answers.is_none() {
-            let form = if matches!(answer, Answer::Label(_)) || holdout.has_others() { Form::Slots } else { Form::Logarithms };
-            let sums = Sums::new(inputs * width);
-            let left = MOST_BYTES.saturating_sub(self.bytes() + sums.bytes());
-            self.answers = Some((sums, Kept::new(holdout, form, left)));
+            let (sums, room) = self.begin(width);
+            self.answers = Some((sums, Kept::new(holdout, form, room)));
+        } else if form == Form::Logarithms {
+            self.turn_to_logarithms(holdout);
         }
         let slot = holdout.slot(class);
         if let Some((sums, kept)) = &mut self.answers {
@@ -182,6 +183,28 @@ impl Meter {
         }
         self.approach(holdout, features.numbers(), class);
         self.rows = self.rows.saturating_add(1);
+    }
+
+    /// Sums of nothing, and the bytes that are left beside them for rows, where there are neither.
+    fn begin(&self, width: usize) -> (Sums, usize) {
+        let sums = Sums::new(self.inputs * width);
+        let room = MOST_BYTES.saturating_sub(self.bytes() + sums.bytes());
+        (sums, room)
+    }
+
+    /// Takes what labels told for what probabilities would have: whoever asks for a label first, or has one that is sure, is not to be taken for
+    /// somebody who was told no more. Nothing is lost by it but a few of the rows that are kept, which take more room.
+    fn turn_to_logarithms(&mut self, holdout: &Holdout) {
+        let Some((classes, kept)) = self.answers.take_if(|(_, kept)| kept.form() == Form::Slots) else { return };
+        let width = holdout.width();
+        let (mut sums, room) = self.begin(width);
+        for slot in 0..width {
+            let rows: Vec<f32> = (0..self.inputs).map(|place| classes.at(slot * self.inputs + place)).collect();
+            for (other, scale) in sure(slot, width).into_iter().take(width).enumerate() {
+                sums.add(other * self.inputs, scale, &rows, throw(&mut self.dice));
+            }
+        }
+        self.answers = Some((sums, kept.in_logarithms(holdout, room, |slot| sure(slot, width))));
     }
 
     fn approach(&mut self, holdout: &Holdout, features: &[f32; FEATURES], class: u32) {
@@ -327,6 +350,12 @@ fn nearer(a: u16, b: u16) -> u16 {
     }
 }
 
+/// What a label counts for: of each of `slots` the centred logarithm of its probability.
+fn sure(slot: usize, slots: usize) -> [f32; MOST_CLASSES] {
+    let rest = -SURE / slots as f32;
+    std::array::from_fn(|at| if at == slot { SURE + rest } else { rest })
+}
+
 /// The class of an answer, and the centred logarithms of its probabilities by slot.
 pub(super) fn understood(holdout: &Holdout, answer: Answer<'_>, logarithms: &mut [f32]) -> Option<u32> {
     let slots = logarithms.len();
@@ -335,8 +364,7 @@ pub(super) fn understood(holdout: &Holdout, answer: Answer<'_>, logarithms: &mut
             if class >= holdout.classes() {
                 return None;
             }
-            logarithms.fill(-SURE / slots as f32);
-            logarithms[usize::from(holdout.slot(class))] += SURE;
+            logarithms.copy_from_slice(&sure(usize::from(holdout.slot(class)), slots)[..slots]);
             Some(class)
         }
         Answer::Probabilities(row) => {
