@@ -113,20 +113,6 @@ impl Kept {
         kept
     }
 
-    /// Offers what another keeps of the same model, as far as it is of the same form.
-    pub(super) fn absorb(&mut self, other: &Self) {
-        if (self.form, self.used, self.width) != (other.form, other.used, other.width) {
-            return;
-        }
-        for (features, targets) in other.rows() {
-            let slot = best(&targets);
-            // The cast is of a number below MOST_CLASSES.
-            self.offer(&features, slot as u8, &targets[..self.width]);
-        }
-        // What the other left out was seen as well.
-        self.seen = self.seen.saturating_add(other.seen - other.len() as u32);
-    }
-
     /// The rows as they can be read back: features, and what a copy is to say of each slot.
     pub(super) fn rows(&self) -> impl Iterator<Item = ([f32; FEATURES], [f32; MOST_CLASSES])> {
         let each = row_bytes(self.form, self.used, self.width);

@@ -11,9 +11,8 @@
 //! * a kernel machine (`kernel.rs`) on rows that are kept (`kept.rs`), as many as the others leave room for: what a network finds.
 //!
 //! The first two need the second moments of the features and their sums with the answers; the third is exact. So nothing of them depends on the
-//! order of the queries, nothing has a learning rate, and the meters of a cohort add up to the meter of its union. Stochastic gradient
-//! descent on 256 random Fourier features was tried and dropped: in one pass it stays 0.1 to 0.5 below what a thief
-//! reaches who trains on the same answers as often as he likes.
+//! order of the queries, and nothing has a learning rate. Stochastic gradient descent on 256 random Fourier features was tried and
+//! dropped: in one pass it stays 0.1 to 0.5 below what a thief reaches who trains on the same answers as often as he likes.
 //!
 //! The fourth takes too long for a request: what it needs is [taken along](Meter::study), tried elsewhere, and [heard](Meter::hear) when
 //! it is known.
@@ -269,26 +268,6 @@ impl Meter {
         }
         self.best.rows = self.rows;
         self.best
-    }
-
-    /// Adds what another caller of the cohort was answered about the same model, in the same form, measured on the same holdout.
-    pub fn absorb(&mut self, other: &Self) {
-        let dice = throw(&mut self.dice);
-        self.squares.absorb(&other.squares, dice);
-        match (&mut self.answers, &other.answers) {
-            (Some((sums, kept)), Some((their_sums, their_kept))) if kept.form() == their_kept.form() => {
-                sums.absorb(their_sums, dice);
-                kept.absorb(their_kept);
-            }
-            (answers @ None, theirs) => answers.clone_from(theirs),
-            _ => {}
-        }
-        for (nearest, theirs) in self.nearest.iter_mut().zip(&other.nearest) {
-            *nearest = nearer(*nearest, *theirs);
-        }
-        self.rows = self.rows.saturating_add(other.rows);
-        self.best.measured = self.best.measured.max(other.best.measured);
-        self.best.fidelity = self.best.fidelity.max(other.best.fidelity);
     }
 
     /// The best student's agreement with the model, less what chance may have added.

@@ -39,12 +39,6 @@ impl Sums {
             *low = (bits >> 8) as u8;
         }
     }
-
-    /// Adds the sums of another.
-    pub(super) fn absorb(&mut self, other: &Self, dice: u32) {
-        let terms: Vec<f32> = (0..other.high.len()).map(|place| other.at(place)).collect();
-        self.add(0, 1.0, &terms, dice);
-    }
 }
 
 /// The places of an upper triangle of `of` rows, row by row: where `row` begins.

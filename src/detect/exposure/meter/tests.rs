@@ -140,7 +140,7 @@ fn one_class_teaches_no_more_than_its_share_of_the_holdout() {
 }
 
 #[test]
-fn a_cohort_that_shares_the_queries_has_learned_what_one_caller_would_have() {
+fn the_meter_of_a_cohort_sees_a_copy_where_those_of_its_callers_see_none() {
     let mut case = case(10);
     let mut all = Meter::new(&case.holdout);
     let mut parts: Vec<Meter> = (0..16).map(|_| Meter::new(&case.holdout)).collect();
@@ -150,18 +150,11 @@ fn a_cohort_that_shares_the_queries_has_learned_what_one_caller_would_have() {
         all.learn(&case.holdout, &Features::of(&x), Answer::Probabilities(&row));
         parts[at % 16].learn(&case.holdout, &Features::of(&x), Answer::Probabilities(&row));
     }
-    let mut cohort = Meter::new(&case.holdout);
     for part in &mut parts {
         assert!(case.fidelity(part) < 0.6, "six answers are no copy");
-        cohort.absorb(part);
     }
-    assert_eq!(cohort.rows(), all.rows());
-    assert_eq!(cohort.nearest, all.nearest);
-    let kept = |meter: &Meter| meter.answers.as_ref().map(|(_, kept)| kept.len());
-    assert_eq!(kept(&cohort), kept(&all));
-    let (one, many) = (case.fidelity(&mut all), case.fidelity(&mut cohort));
-    assert!(one > 0.85, "{one}");
-    assert!((one - many).abs() < 0.02, "{one} {many}");
+    let all = case.fidelity(&mut all);
+    assert!(all > 0.85, "{all}");
 }
 
 #[test]
