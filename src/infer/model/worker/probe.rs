@@ -38,11 +38,12 @@ pub enum Attempt {
     RaiseItsLimits,
     LeaveItsNamespaces,
     TakeMoreMemory,
+    SendOutOfBand,
 }
 
 impl Attempt {
     /// Every attempt.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::ReadPasswords,
         Self::ReadAnotherEnvironment,
         Self::ListProcesses,
@@ -59,6 +60,7 @@ impl Attempt {
         Self::RaiseItsLimits,
         Self::LeaveItsNamespaces,
         Self::TakeMoreMemory,
+        Self::SendOutOfBand,
     ];
 
     /// What it is, for people.
@@ -81,6 +83,7 @@ impl Attempt {
             Self::RaiseItsLimits => "raise its limits",
             Self::LeaveItsNamespaces => "make namespaces",
             Self::TakeMoreMemory => "take more memory than its limit",
+            Self::SendOutOfBand => "send out of band",
         }
     }
 
@@ -124,6 +127,7 @@ impl Attempt {
                 let asked = usize::try_from(memory).unwrap_or(usize::MAX);
                 Vec::<u8>::new().try_reserve_exact(asked).map_or(i64::from(libc::ENOMEM), |()| 0)
             }
+            Self::SendOutOfBand => told(rustix::net::send(rustix::stdio::stdin(), b"x", rustix::net::SendFlags::OOB).map_err(Into::into)),
         }
     }
 }
