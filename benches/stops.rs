@@ -137,7 +137,8 @@ fn infer(runtime: &tokio::runtime::Runtime) {
     if std::env::args().skip(1).any(|only| !only.starts_with('-') && !name.contains(&only)) {
         return;
     }
-    let models = [("thread", digits(Isolation::Thread)), ("worker", digits(Isolation::Required))].map(|(name, model)| (name, Arc::new(model)));
+    let models =
+        [("thread", digits(Isolation::Thread)), ("worker", digits(Isolation::Required))].map(|(name, model)| (name, Arc::new(model)));
     let who = who();
     for rows in [1_u64, 16, 256, 4096] {
         let data = vec![0; rows as usize * 64 * 4];

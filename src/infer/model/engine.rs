@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::falls::Falls;
+use super::worker::{Fell, Lent};
 use super::{Error, Walls};
 use crate::wire::tensor::{Port, Tensor};
 
@@ -24,6 +25,15 @@ pub(super) trait Engine: Send {
     fn tend(&mut self) -> Option<Instant> {
         None
     }
+
+    /// What calls can be made over from a task, so that none has to wait for the engine's thread. It is taken back before anything else is
+    /// asked of the engine; none, where the engine computes on that thread, or does not stand.
+    fn lend(&mut self) -> Option<Lent> {
+        None
+    }
+
+    /// What was lent, and whether it fell meanwhile.
+    fn take_back(&mut self, _: Lent, _: Option<Fell>) {}
 
     /// What became of its workers; it has none where it shares the gateway's process.
     fn falls(&self) -> Arc<Falls> {
@@ -101,7 +111,13 @@ impl Stop {
     /// Does `work` and lets `interrupt` stop it: that is called at most once, when the stop comes or at once if it came before, and never
     /// after this has returned. It must not block, as whoever stops waits for it. One `during` at a time.
     pub(super) fn during<T>(&self, interrupt: impl FnOnce() + Send + 'static, work: impl FnOnce() -> T) -> T {
-        let _forgets = Forgets(self);
+        let _forgets = self.interrupts(interrupt);
+        work()
+    }
+
+    /// The same for work that goes on as long as what is returned lives.
+    pub(super) fn interrupts(&self, interrupt: impl FnOnce() + Send + 'static) -> Forgets<'_> {
+        let forgets = Forgets(self);
         self.with_interrupt(|waiting| {
             if self.is_stopped() {
                 interrupt();
@@ -109,7 +125,7 @@ impl Stop {
                 *waiting = Some(Box::new(interrupt));
             }
         });
-        work()
+        forgets
     }
 
     /// Under the lock, so that an interrupt is either called while its work goes on, or not at all.
@@ -125,7 +141,7 @@ impl fmt::Debug for Stop {
 }
 
 /// Takes the interrupt back however the work ends.
-struct Forgets<'a>(&'a Stop);
+pub(super) struct Forgets<'a>(&'a Stop);
 
 impl Drop for Forgets<'_> {
     fn drop(&mut self) {

@@ -12,9 +12,12 @@ use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use tokio::io::Interest;
 
 use super::Signature;
 use super::folder::MAX_FILES;
@@ -57,6 +60,9 @@ const AHEAD: usize = 64 << 10;
 
 /// How many pieces the kernel takes at once (`IOV_MAX` is 1024).
 const PIECES: usize = 64;
+
+/// The most bytes that are read or written at once. The kernel goes on copying as long as the other side keeps up.
+const AT_ONCE: usize = 256 << 10;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +132,59 @@ pub(super) struct Frame {
     pub(super) body: Bytes,
 }
 
+/// How whoever reads or writes waits for the other side.
+pub(super) trait Patience {
+    /// Does `io`, which reads or writes at most `most` bytes, as soon as the socket is ready for it.
+    async fn ready(&mut self, interest: Interest, most: usize, io: impl FnMut() -> io::Result<usize>) -> Result<usize, Broken>;
+
+    /// Whether to go on. It is asked whenever the other side took or gave a part only, so that nobody holds on by a byte now and then.
+    fn is_left(&mut self) -> bool;
+}
+
+/// Waits in the kernel, on a socket that blocks: it asks whenever the socket's own timeout passes, too.
+pub(super) struct Blocks<'a>(pub(super) &'a mut dyn FnMut() -> bool);
+
+impl Patience for Blocks<'_> {
+    async fn ready(&mut self, _: Interest, _: usize, mut io: impl FnMut() -> io::Result<usize>) -> Result<usize, Broken> {
+        loop {
+            match io() {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) if is_not_now(&error) => self.is_left().then_some(()).ok_or(Broken::GivenUp)?,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn is_left(&mut self) -> bool {
+        (self.0)()
+    }
+}
+
+/// Whether a socket has nothing, or no room, just now.
+pub(super) fn is_not_now(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => Self::Ended,
+            _ => Self::Socket(error),
+        }
+    }
+}
+
+/// What `work`, which waits in the kernel alone, comes to.
+pub(super) fn blocking<T>(work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    loop {
+        if let Poll::Ready(done) = work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return done;
+        }
+    }
+}
+
 /// One end of the socket.
 pub(super) struct Wire {
     socket: UnixStream,
@@ -139,14 +198,17 @@ impl Wire {
         Self { socket, ahead: vec![0; AHEAD].into(), from: 0, to: 0 }
     }
 
-    #[cfg(test)]
     pub(super) fn socket(&self) -> &UnixStream {
         &self.socket
     }
 
-    /// Writes a frame. `patient` is asked whenever the socket's own timeout passes, and whenever the other side took or gave a part only, so
-    /// that nobody holds on by a byte now and then; it says whether to go on.
+    /// Writes a frame, and waits in the kernel as long as `patient`.
     pub(super) fn send(&self, kind: Kind, call: u64, body: &Body, patient: &mut dyn FnMut() -> bool) -> Result<(), Broken> {
+        blocking(self.send_by(kind, call, body, &mut Blocks(patient)))
+    }
+
+    /// Writes a frame.
+    pub(super) async fn send_by(&self, kind: Kind, call: u64, body: &Body, patience: &mut impl Patience) -> Result<(), Broken> {
         let length = body.about.len() + body.data.iter().map(Bytes::len).sum::<usize>();
         let head = head(kind, length, call)?;
         if length <= SMALL {
@@ -154,11 +216,11 @@ impl Wire {
             whole.extend_from_slice(&head);
             whole.extend_from_slice(&body.about);
             body.data.iter().for_each(|data| whole.extend_from_slice(data));
-            return self.write(&mut [IoSlice::new(&whole)], patient);
+            return self.write(&mut [IoSlice::new(&whole)], patience).await;
         }
         let mut pieces: Vec<IoSlice<'_>> = [&head[..], &body.about].into_iter().map(IoSlice::new).collect();
         pieces.extend(body.data.iter().map(|data| IoSlice::new(data)));
-        self.write(&mut pieces, patient)
+        self.write(&mut pieces, patience).await
     }
 
     /// Writes the greeting, and the descriptors that go with it: at most [`MAX_DESCRIPTORS`].
@@ -172,7 +234,7 @@ impl Wire {
         let sent = rustix::net::sendmsg(&self.socket, &[IoSlice::new(&head)], &mut control, SendFlags::NOSIGNAL);
         // The socket is new and empty: sixteen bytes are taken whole.
         match sent {
-            Ok(HEAD) => self.write(&mut [IoSlice::new(&body.about)], patient),
+            Ok(HEAD) => blocking(self.write(&mut [IoSlice::new(&body.about)], &mut Blocks(patient))),
             Ok(_) => Err(Broken::Ended),
             Err(error) => Err(Broken::Socket(error.into())),
         }
@@ -193,50 +255,86 @@ impl Wire {
                 files.extend(more);
             }
         }
-        let frame = self.body(head, |kind| (kind == Kind::Hello).then_some(MAX_GREETING), &mut || true)?;
+        let frame = blocking(self.body(head, |kind| (kind == Kind::Hello).then_some(MAX_GREETING), &mut Blocks(&mut || true)))?;
         Ok((frame, files))
     }
 
-    fn write(&self, mut pieces: &mut [IoSlice<'_>], patient: &mut dyn FnMut() -> bool) -> Result<(), Broken> {
+    async fn write(&self, mut pieces: &mut [IoSlice<'_>], patience: &mut impl Patience) -> Result<(), Broken> {
         // An empty piece at the front would look like a socket that takes nothing.
         IoSlice::advance_slices(&mut pieces, 0);
         while !pieces.is_empty() {
-            let next = &pieces[..pieces.len().min(PIECES)];
-            match (&self.socket).write_vectored(next) {
-                Ok(0) => return Err(Broken::Ended),
-                Ok(written) => {
-                    IoSlice::advance_slices(&mut pieces, written);
-                    if !pieces.is_empty() && !patient() {
-                        return Err(Broken::GivenUp);
-                    }
-                }
-                Err(error) => wait(error, patient)?,
+            let mut most = 0;
+            let fits = |piece: &&IoSlice<'_>| {
+                most += piece.len();
+                most <= AT_ONCE
+            };
+            let first = [IoSlice::new(&pieces[0][..pieces[0].len().min(AT_ONCE)])];
+            let whole = pieces.iter().take(PIECES).take_while(fits).count();
+            let next = if whole == 0 { &first[..] } else { &pieces[..whole] };
+            let most = next.iter().map(|piece| piece.len()).sum();
+            match patience.ready(Interest::WRITABLE, most, || (&self.socket).write_vectored(next)).await? {
+                0 => return Err(Broken::Ended),
+                written => IoSlice::advance_slices(&mut pieces, written),
+            }
+            if !pieces.is_empty() && !patience.is_left() {
+                return Err(Broken::GivenUp);
             }
         }
         Ok(())
     }
 
-    /// The next frame. `most` says how large a body of that kind may be; `None` says that the kind has no place here.
+    /// The next frame, for which it waits in the kernel as long as `patient`. `most` says how large a body of that kind may be; `None` says
+    /// that the kind has no place here.
     pub(super) fn receive(&mut self, most: impl Fn(Kind) -> Option<usize>, patient: &mut dyn FnMut() -> bool) -> Result<Frame, Broken> {
+        blocking(self.receive_by(most, &mut Blocks(patient)))
+    }
+
+    /// The next frame.
+    pub(super) async fn receive_by(&mut self, most: impl Fn(Kind) -> Option<usize>, patience: &mut impl Patience) -> Result<Frame, Broken> {
         let mut head = [0; HEAD];
-        self.fill(&mut head, patient)?;
-        self.body(head, most, patient)
+        self.fill(&mut head, patience).await?;
+        self.body(head, most, patience).await
     }
 
     /// The rest of the frame that begins with `head`.
-    pub(super) fn body(
+    async fn body(
         &mut self,
         head: [u8; HEAD],
         most: impl Fn(Kind) -> Option<usize>,
-        patient: &mut dyn FnMut() -> bool,
+        patience: &mut impl Patience,
     ) -> Result<Frame, Broken> {
         let (kind, length, call) = parse(head, most)?;
         let mut body = vec![0; length];
-        self.fill(&mut body, patient)?;
+        self.fill(&mut body, patience).await?;
         Ok(Frame { kind, call, body: body.into() })
     }
 
-    fn fill(&mut self, mut into: &mut [u8], patient: &mut dyn FnMut() -> bool) -> Result<(), Broken> {
+    /// Bytes that were read ahead.
+    #[cfg(test)]
+    pub(super) fn unread(&self) -> usize {
+        self.to - self.from
+    }
+
+    /// Waits until the other side has ended, or said what nobody asked for.
+    pub(super) async fn breaks_silence(&mut self, patience: &mut impl Patience) -> Broken {
+        if self.from == self.to {
+            // One byte is enough, and nothing is lost where nobody waits for it to the end: there is no going on from it.
+            let Self { socket, ahead, from, to } = self;
+            let read = || {
+                let read = (&*socket).read(&mut ahead[..1])?;
+                (*from, *to) = (0, read);
+                Ok(read)
+            };
+            match patience.ready(Interest::READABLE, 1, read).await {
+                Ok(0) => return Broken::Ended,
+                Ok(_) => {}
+                Err(broken) => return broken,
+            }
+        }
+        Broken::Malformed("it came unasked")
+    }
+
+    async fn fill(&mut self, mut into: &mut [u8], patience: &mut impl Patience) -> Result<(), Broken> {
         loop {
             let held = (self.to - self.from).min(into.len());
             let (now, later) = into.split_at_mut(held);
@@ -246,29 +344,20 @@ impl Wire {
             if into.is_empty() {
                 return Ok(());
             }
-            if held > 0 && !patient() {
+            if held > 0 && !patience.is_left() {
                 return Err(Broken::GivenUp);
             }
             let direct = into.len() >= self.ahead.len();
-            let read = if direct { (&self.socket).read(into) } else { (&self.socket).read(&mut self.ahead) };
-            match read {
-                Ok(0) => return Err(Broken::Ended),
-                Ok(_) if direct && !patient() => return Err(Broken::GivenUp),
-                Ok(read) if direct => into = &mut std::mem::take(&mut into)[read..],
-                Ok(read) => (self.from, self.to) = (0, read),
-                Err(error) => wait(error, patient)?,
+            let room = if direct { &mut into[..] } else { &mut *self.ahead };
+            let most = room.len().min(AT_ONCE);
+            let room = &mut room[..most];
+            match patience.ready(Interest::READABLE, most, || (&self.socket).read(room)).await? {
+                0 => return Err(Broken::Ended),
+                _ if direct && !patience.is_left() => return Err(Broken::GivenUp),
+                read if direct => into = &mut std::mem::take(&mut into)[read..],
+                read => (self.from, self.to) = (0, read),
             }
         }
-    }
-}
-
-/// Whether to try again after `error`.
-fn wait(error: io::Error, patient: &mut dyn FnMut() -> bool) -> Result<(), Broken> {
-    match error.kind() {
-        ErrorKind::Interrupted => Ok(()),
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => patient().then_some(()).ok_or(Broken::GivenUp),
-        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => Err(Broken::Ended),
-        _ => Err(Broken::Socket(error)),
     }
 }
 
@@ -455,7 +544,7 @@ impl Reader {
                 let shape = (0..rank).map(|_| self.number().map(length)).collect::<Result<_, _>>()?;
                 ports.push(Port { name, datatype, shape });
             }
-            Ok(ports)
+            Ok::<_, Broken>(ports)
         };
         let (inputs, instead, outputs) = (ports()?, ports()?, ports()?);
         let longest = Some(self.number()?).filter(|longest| *longest != u64::MAX);

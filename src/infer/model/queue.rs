@@ -1,5 +1,8 @@
 //! The way to an engine: one thread that owns it, and the bounded queue before it, in which callers take turns.
 //!
+//! An engine that stands outside of this process is lent to a task, where calls are not joined: no call has to wake the thread then, which
+//! is there for the engine's beginning, its falls and its end.
+//!
 //! Calls that wait at the same time may be answered by one run, as [`batch`](super::batch) has it: each leaves it when its caller goes away,
 //! and the run is stopped when the last one has. Where a joined run fails each of its calls is run alone, so that one caller's inputs spoil
 //! no other's answer.
@@ -13,13 +16,15 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot};
 
 use super::batch::{Batching, Party, join, part};
 use super::engine::{Engine, Stop, fits};
 use super::falls::Falls;
 use super::frames::MAX_INPUT;
 use super::golden::Golden;
+use super::worker::{Fell, Lent};
 use super::{Bounds, Error, Refused, Signature, Walls};
 use crate::trail::Who;
 use crate::wire::tensor::{Port, Tensor, elements};
@@ -41,7 +46,8 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Has `load` make the engine, on the thread where it will live, and waits until that has run once. The stop is for all of it.
+    /// Has `load` make the engine, on the thread where it will live, and waits until that has run once. The stop is for all of it. Within a
+    /// runtime, that may have a task for its calls.
     pub(super) fn start<L>(name: &str, bounds: &Bounds, load: L) -> Result<Self, Refused>
     where
         L: FnOnce(&Stop) -> Result<Box<dyn Engine>, Refused> + Send + 'static,
@@ -61,11 +67,12 @@ impl Queue {
             let batching = Batching::new(plan.as_ref(), engine.signature()).map_err(Refused::Batch)?;
             Ok((engine, batching))
         };
+        let runtime = Handle::try_current().ok().filter(|_| bounds.batch.is_none());
         let body = move || match ready() {
             Ok((engine, batching)) => {
                 // Nobody listens any more once the load was given up; the queue is closed then, and the thread ends.
                 let _ = tell.send(Ok((engine.signature().clone(), engine.walls(), engine.falls())));
-                serve(engine, &batching, &theirs.0);
+                serve(engine, &batching, &theirs.0, runtime.as_ref());
             }
             Err(refused) => drop(tell.send(Err(refused))),
         };
@@ -204,10 +211,29 @@ fn zeros(ports: &[Port], shapes: &BTreeMap<String, Vec<u64>>) -> Result<Vec<Tens
 }
 
 /// The thread's life: one run after the other, until the queue is closed.
-fn serve(mut engine: Box<dyn Engine>, batching: &Batching, calls: &Calls) {
+fn serve(mut engine: Box<dyn Engine>, batching: &Batching, calls: &Arc<Calls>, runtime: Option<&Handle>) {
+    let _within = runtime.map(Handle::enter);
     let mut again = None;
     loop {
-        match calls.next(batching, again) {
+        let lent = runtime.and_then(|runtime| Some((runtime, engine.lend()?)));
+        let next = if let Some((runtime, lent)) = lent {
+            let (give, back) = mpsc::channel();
+            calls.lent(true);
+            runtime.spawn(attend(lent, calls.clone(), give));
+            // The runtime has ended, and the worker with it.
+            let Ok(Back { lent, fell, call }) = back.recv() else { return };
+            calls.lent(false);
+            let closed = fell.is_none();
+            engine.take_back(lent, fell);
+            match call {
+                Some(call) => Next::Run(vec![call]),
+                None if closed => return,
+                None => Next::Due,
+            }
+        } else {
+            calls.next(batching, again)
+        };
+        match next {
             Next::Run(mut batch) => {
                 let joined = batch.len() > 1;
                 if joined {
@@ -228,6 +254,32 @@ fn serve(mut engine: Box<dyn Engine>, batching: &Batching, calls: &Calls) {
         }
         again = engine.tend();
     }
+}
+
+/// What the task gives back: the engine, why it is not called any longer if it fell, and a call that it had not begun with.
+struct Back {
+    lent: Lent,
+    fell: Option<Fell>,
+    call: Option<Call>,
+}
+
+/// The life of an engine that was lent: one call after the other, until it falls or the queue is closed.
+async fn attend(mut lent: Lent, calls: Arc<Calls>, give: mpsc::Sender<Back>) {
+    let (fell, call) = loop {
+        let call = tokio::select! {
+            biased;
+            call = calls.called() => call,
+            broken = lent.falls() => break (Some((broken, false)), None),
+        };
+        let Some(call) = call else { break (None, None) };
+        match lent.call(&call.inputs, &call.wanted, &call.stop).await {
+            // Whoever asked may have gone.
+            Ok(answer) => drop(call.reply.send(answer)),
+            Err((broken, true)) => break (Some((broken, true)), None),
+            Err((broken, false)) => break (Some((broken, false)), Some(call)),
+        }
+    };
+    let _ = give.send(Back { lent, fell, call });
 }
 
 /// Waits until an engine that fell stands again, as long as its neighbours' fault may cost a call: whoever was in a run with what brought it
@@ -302,7 +354,10 @@ impl Drop for StopsUnlessAnswered {
 /// Calls that wait, at most so many. The lock is held for a push or a pop.
 struct Calls {
     waiting: Mutex<Waiting>,
+    /// For the thread.
     arrived: Condvar,
+    /// For the task.
+    heard: Notify,
     capacity: usize,
 }
 
@@ -314,6 +369,8 @@ struct Waiting {
     turns: VecDeque<Arc<str>>,
     count: usize,
     closed: bool,
+    /// Whether a task has the engine, and not the thread.
+    lent: bool,
 }
 
 impl Waiting {
@@ -378,7 +435,7 @@ impl Waiting {
 
 impl Calls {
     fn new(capacity: usize) -> Self {
-        Self { waiting: Mutex::default(), arrived: Condvar::new(), capacity }
+        Self { waiting: Mutex::default(), arrived: Condvar::new(), heard: Notify::new(), capacity }
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -398,9 +455,36 @@ impl Calls {
             }
         }
         waiting.push(call);
-        drop(waiting);
-        self.arrived.notify_one();
+        self.wake(waiting);
         Ok(())
+    }
+
+    /// There is something to look at, for whoever of the two has the engine.
+    fn wake(&self, waiting: MutexGuard<'_, Waiting>) {
+        let lent = waiting.lent;
+        drop(waiting);
+        if lent { self.heard.notify_one() } else { self.arrived.notify_one() }
+    }
+
+    /// Whether a task has the engine from now on. Whoever gets it looks at what waits first.
+    fn lent(&self, lent: bool) {
+        self.lock().lent = lent;
+    }
+
+    /// The next call, for which a task waits; none once the queue is closed.
+    async fn called(&self) -> Option<Call> {
+        loop {
+            {
+                let mut waiting = self.lock();
+                if waiting.closed {
+                    return None;
+                }
+                if let Some(call) = waiting.next() {
+                    return Some(call);
+                }
+            }
+            self.heard.notified().await;
+        }
     }
 
     /// The calls of the next run, or that it is `due`.
@@ -436,9 +520,8 @@ impl Calls {
     /// Whoever waits is told that the engine stopped.
     fn close(&self) {
         let mut waiting = self.lock();
-        *waiting = Waiting { closed: true, ..Waiting::default() };
-        drop(waiting);
-        self.arrived.notify_one();
+        *waiting = Waiting { closed: true, lent: waiting.lent, ..Waiting::default() };
+        self.wake(waiting);
     }
 }
 

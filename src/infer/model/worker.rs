@@ -9,11 +9,13 @@
 //! sound for a while and after growing pauses if not; calls that come in a pause are answered at once that there is none.
 //!
 //! Two sockets: on one a call and its answer follow each other, so that nobody hands anything on between two threads; the other tells the
-//! worker to stop. The worker dies with the thread that started it, which is the queue's, and with either socket.
+//! worker to stop. The worker dies with the thread that started it, which is the queue's, and with either socket. That thread makes the calls
+//! itself where they are joined, and lends the worker to a task ([`lent`]) where they are not.
 
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod inside;
+mod lent;
 pub mod probe;
 
 use std::fmt;
@@ -29,12 +31,13 @@ use memfd::Memfd;
 
 use super::engine::{Engine, Stop, fits};
 use super::falls::{Fall, Falls};
-use super::frames::{Body, Broken, Frame, Kind, MAX_INPUT, MAX_WORDS, Reader, Wire, head, most_with};
+use super::frames::{Blocks, Body, Broken, Frame, Kind, MAX_INPUT, MAX_WORDS, Patience, Reader, Wire, blocking, head, most_with};
 use super::parcel::Parcel;
 use super::{Bounds, Error, Isolation, Refused, Signature, Walls};
 use crate::wire::tensor::{Datatype, Port, Tensor};
 
 pub use inside::run;
+pub(super) use lent::Lent;
 
 /// The hidden command that is a worker.
 pub const COMMAND: &str = "worker";
@@ -130,10 +133,13 @@ fn memory_for(model: usize, output: usize) -> u64 {
     BASE_MEMORY.saturating_add(4 * model as u64).saturating_add(4 * output as u64)
 }
 
+/// Why a worker is not listened to any longer, and whether it had begun with a call.
+pub(super) type Fell = (Broken, bool);
+
 /// A worker, standing or fallen.
 pub(super) struct Worker {
     launch: Launch,
-    signature: Signature,
+    signature: Arc<Signature>,
     process: Option<Process>,
     pause: Pause,
     calls: u64,
@@ -148,6 +154,7 @@ impl Worker {
     pub(super) fn start(mut launch: Launch, stop: &Stop) -> Result<Self, Refused> {
         let (process, signature) = Process::start(&launch, &mut || !stop.is_stopped())?;
         launch.signature = Some(signature.clone());
+        let signature = Arc::new(signature);
         Ok(Self { launch, signature, process: Some(process), pause: Pause::default(), calls: 0, falls: Arc::default() })
     }
 
@@ -190,14 +197,7 @@ impl Engine for Worker {
     }
 
     fn run(&mut self, inputs: &[Tensor], wanted: &[usize], stop: &Stop) -> Result<Vec<Tensor>, Error> {
-        if inputs.iter().fold(0_usize, |sum, tensor| sum.saturating_add(tensor.data.len())) > MAX_INPUT {
-            return Err(Error::CallerSentOtherInputs("the inputs are larger than 256 MiB together"));
-        }
-        let Signature { inputs: first, instead, .. } = &self.signature;
-        let named = |ports: &[Port]| ports.len() == inputs.len() && ports.iter().zip(inputs).all(|(port, tensor)| port.name == tensor.name);
-        let other = !named(first) && named(instead);
-        let body = Body::default().number(u64::from(other)).places(wanted).tensors(inputs.iter().enumerate());
-        let body = body.map_err(|_| Error::CallerSentOtherInputs("an input has too many dimensions"))?;
+        let body = asked(&self.signature, inputs, wanted)?;
         // Once more for a worker that had died before the call, unseen.
         for _ in 0..2 {
             self.raise();
@@ -228,6 +228,31 @@ impl Engine for Worker {
         self.raise();
         self.process.is_none().then(|| self.pause.until()).flatten()
     }
+
+    fn lend(&mut self) -> Option<Lent> {
+        let process = self.process.take()?;
+        Lent::new(process, self.signature.clone(), self.launch.room, self.calls).map_err(|process| self.process = Some(process)).ok()
+    }
+
+    fn take_back(&mut self, lent: Lent, fell: Option<Fell>) {
+        let (process, calls) = lent.end();
+        (self.process, self.calls) = (Some(process), calls);
+        if let Some((broken, began)) = fell {
+            self.bury(&broken, began);
+        }
+    }
+}
+
+/// What a call for the `wanted` outputs of these inputs says.
+fn asked(signature: &Signature, inputs: &[Tensor], wanted: &[usize]) -> Result<Body, Error> {
+    if inputs.iter().fold(0_usize, |sum, tensor| sum.saturating_add(tensor.data.len())) > MAX_INPUT {
+        return Err(Error::CallerSentOtherInputs("the inputs are larger than 256 MiB together"));
+    }
+    let Signature { inputs: first, instead, .. } = signature;
+    let named = |ports: &[Port]| ports.len() == inputs.len() && ports.iter().zip(inputs).all(|(port, tensor)| port.name == tensor.name);
+    let other = !named(first) && named(instead);
+    let body = Body::default().number(u64::from(other)).places(wanted).tensors(inputs.iter().enumerate());
+    body.map_err(|_| Error::CallerSentOtherInputs("an input has too many dimensions"))
 }
 
 /// When to start a worker again. A decision about times; it reads no clock.
@@ -355,7 +380,7 @@ impl Process {
         }
     }
 
-    /// One call. The error says, too, whether the worker may have begun with it.
+    /// One call, on the thread that it blocks. The error says, too, whether the worker may have begun with it.
     fn call(
         &mut self,
         call: u64,
@@ -363,25 +388,37 @@ impl Process {
         wanted: &[usize],
         expected: (&[Port], usize),
         stop: &Stop,
-    ) -> Result<Result<Vec<Tensor>, Error>, (Broken, bool)> {
+    ) -> Result<Result<Vec<Tensor>, Error>, Fell> {
         let mut told = None;
         let mut patient = || !stop.is_stopped() || told.get_or_insert_with(Instant::now).elapsed() < GRACE;
+        stop.during(self.interrupt(call), || blocking(self.exchange(call, body, wanted, expected, &mut Blocks(&mut patient))))
+    }
+
+    /// Tells the worker to give the call up. One that does not even read this is killed after the grace.
+    fn interrupt(&self, call: u64) -> impl FnOnce() + Send + 'static {
         let stops = self.stops.clone();
-        // A worker that does not even read this is killed after the grace.
-        let interrupt = move || drop(head(Kind::Stop, 0, call).map(|head| (&*stops).write_all(&head)));
-        let wire = &mut self.wire;
+        move || drop(head(Kind::Stop, 0, call).map(|head| (&*stops).write_all(&head)))
+    }
+
+    /// A call and its answer.
+    async fn exchange(
+        &mut self,
+        call: u64,
+        body: &Body,
+        wanted: &[usize],
+        expected: (&[Port], usize),
+        patience: &mut impl Patience,
+    ) -> Result<Result<Vec<Tensor>, Error>, Fell> {
         let most = |kind| match kind {
             Kind::Answer => Some(most_with(expected.1, wanted.len(), 0)),
             Kind::Failed => Some(MAX_WORDS),
             _ => None,
         };
-        let frame = stop.during(interrupt, || {
-            wire.send(Kind::Run, call, body, &mut patient).map_err(|broken| {
-                let began = !matches!(broken, Broken::Ended);
-                (broken, began)
-            })?;
-            wire.receive(most, &mut patient).map_err(|broken| (broken, true))
+        self.wire.send_by(Kind::Run, call, body, patience).await.map_err(|broken| {
+            let began = !matches!(broken, Broken::Ended);
+            (broken, began)
         })?;
+        let frame = self.wire.receive_by(most, patience).await.map_err(|broken| (broken, true))?;
         answered(frame, call, wanted, expected).map_err(|broken| (broken, true))
     }
 

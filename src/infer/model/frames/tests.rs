@@ -17,6 +17,10 @@ fn patient() -> bool {
     true
 }
 
+fn write(wire: &Wire, bytes: &[u8]) {
+    blocking(wire.write(&mut [IoSlice::new(bytes)], &mut Blocks(&mut patient))).unwrap();
+}
+
 fn ports() -> Vec<Port> {
     vec![
         Port { name: "first".into(), datatype: Datatype::Fp32, shape: vec![None, Some(2)] },
@@ -67,7 +71,7 @@ fn a_body_of_the_bound_passes_and_one_byte_more_is_refused_before_it_is_read() {
 fn a_length_that_is_only_claimed_costs_nothing() {
     // Four gigabytes are claimed and none is sent: it is refused at once, not awaited.
     let (one, mut other) = pair();
-    one.write(&mut [IoSlice::new(&head(Kind::Answer, u32::MAX as usize, 1).unwrap())], &mut patient).unwrap();
+    write(&one, &head(Kind::Answer, u32::MAX as usize, 1).unwrap());
     assert!(matches!(other.receive(|_| Some(1 << 20), &mut patient), Err(Broken::TooLarge)));
 }
 
@@ -75,7 +79,7 @@ fn a_length_that_is_only_claimed_costs_nothing() {
 fn other_versions_and_kinds_and_a_closed_socket_are_told_apart() {
     let read = |bytes: &[u8]| {
         let (one, mut other) = pair();
-        one.write(&mut [IoSlice::new(bytes)], &mut patient).unwrap();
+        write(&one, bytes);
         drop(one);
         other.receive(|kind| (kind == Kind::Answer).then_some(8), &mut patient).unwrap_err()
     };
@@ -115,7 +119,7 @@ fn a_byte_now_and_then_holds_nobody_on() {
             left > 0
         };
         let mut wire = Wire::new(one);
-        let broken = wire.body(head(Kind::Answer, length, 1).unwrap(), |_| Some(length), &mut patient).unwrap_err();
+        let broken = blocking(wire.body(head(Kind::Answer, length, 1).unwrap(), |_| Some(length), &mut Blocks(&mut patient))).unwrap_err();
         assert!(matches!(broken, Broken::GivenUp));
         drop(wire);
         trickle.join().unwrap();
@@ -212,10 +216,44 @@ proptest! {
             bytes[..2].copy_from_slice(&VERSION.to_le_bytes());
             bytes[2..4].copy_from_slice(&[kind, 0]);
         }
-        one.write(&mut [IoSlice::new(&bytes)], &mut patient).unwrap();
+        write(&one, &bytes);
         drop(one);
         while let Ok(frame) = other.receive(|_| Some(100), &mut patient) {
             prop_assert!(frame.body.len() <= 100);
         }
+    }
+}
+
+/// Waits as a thread does, and tells the most that it was asked for at once.
+struct Most(usize);
+
+impl Patience for Most {
+    async fn ready(&mut self, interest: Interest, most: usize, io: impl FnMut() -> io::Result<usize>) -> Result<usize, Broken> {
+        self.0 = self.0.max(most);
+        Blocks(&mut patient).ready(interest, most, io).await.inspect(|bytes| assert!(*bytes <= most))
+    }
+
+    fn is_left(&mut self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn no_more_is_read_or_written_at_once_than_the_bound() {
+    // One piece, and pieces of which three fit.
+    for data in [vec![vec![7; 3 * AT_ONCE + 5]], vec![vec![7; AT_ONCE / 3]; 10]] {
+        let (one, mut other) = pair();
+        let body = Body { about: vec![1; 10], data: data.into_iter().map(Bytes::from).collect() };
+        let sent = body.bytes();
+        let writes = std::thread::spawn(move || {
+            let mut most = Most(0);
+            blocking(one.send_by(Kind::Run, 1, &body, &mut most)).unwrap();
+            most.0
+        });
+        let mut most = Most(0);
+        let frame = blocking(other.receive_by(|_| Some(MAX_INPUT), &mut most)).unwrap();
+        assert_eq!(frame.body, sent);
+        assert_eq!(most.0, AT_ONCE);
+        assert!((AT_ONCE - 100..=AT_ONCE).contains(&writes.join().unwrap()));
     }
 }

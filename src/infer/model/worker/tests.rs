@@ -38,7 +38,7 @@ fn launch() -> Launch {
 }
 
 /// A process that does nothing, and the other ends of the sockets to it.
-fn process() -> (Process, Wire, UnixStream) {
+pub(super) fn process() -> (Process, Wire, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (stops, heeds) = UnixStream::pair().unwrap();
     ours.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
@@ -49,7 +49,7 @@ fn process() -> (Process, Wire, UnixStream) {
     (process, Wire::new(theirs), heeds)
 }
 
-fn floats(numbers: &[f32]) -> Tensor {
+pub(super) fn floats(numbers: &[f32]) -> Tensor {
     let data: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
     Tensor { name: "y".into(), datatype: Datatype::Fp32, shape: vec![numbers.len() as u64], data: data.into() }
 }
@@ -68,7 +68,7 @@ fn answer(wanted: &[usize], kind: Kind, call: u64, body: &Body) -> Result<Result
     })
 }
 
-fn of(tensors: &[(usize, &Tensor)]) -> Body {
+pub(super) fn of(tensors: &[(usize, &Tensor)]) -> Body {
     Body::default().tensors(tensors.iter().copied()).unwrap()
 }
 
