@@ -1,11 +1,15 @@
 use std::future::Future;
+use std::path::Path;
 use std::task::Poll;
 
 use bytes::Bytes;
+use serde::Deserialize;
 
+use super::config::MAX_QUEUE;
 use super::onnx::tests::{Build, adds_what_lies_beside, forever, pass_through};
 use super::runtime::Places;
 use super::*;
+use crate::mistake::Mistake;
 use crate::wire::tensor::{Datatype, Port};
 
 mod minilm;
@@ -531,7 +535,7 @@ async fn a_tensor_that_lies_in_a_verified_file_is_read_from_memory() {
     };
     let model = verified(&adds_what_lies_beside());
     let bounds = Bounds { isolation: Isolation::Thread, ..Bounds::default() };
-    let load = |beside: BTreeMap<String, Verified>| onnx("beside", &model, &beside, &bounds, &runtime());
+    let load = |beside: BTreeMap<String, Verified>| start::onnx("beside", &model, &beside, &bounds, &runtime());
     let queue = load([file("weights.bin", &[9.0, 1.0, 2.0]), file("README.md", &[0.0])].into()).unwrap();
     let x =
         Tensor { name: "x".into(), datatype: Datatype::Fp32, shape: vec![2], data: [10.0_f32, 20.0].map(f32::to_le_bytes).concat().into() };

@@ -1,5 +1,6 @@
 //! Folders of encoders whose weights are an ONNX file: a graph that looks tokens up in a table, so that every answer can be told beforehand.
 
+use super::super::start::{fitted, options, read};
 use super::*;
 
 pub(super) const VOCABULARY: usize = 35;
