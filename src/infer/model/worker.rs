@@ -10,7 +10,7 @@
 //!
 //! Two sockets: on one a call and its answer follow each other, so that nobody hands anything on between two threads; the other tells the
 //! worker to stop. The worker dies with the thread that started it, which is the queue's, and with either socket. That thread makes the calls
-//! itself where they are joined, and lends the worker to a task ([`lent`]) where they are not.
+//! itself where they are joined, and lends the worker to a task (`lent`) where they are not.
 
 #[cfg(fuzzing)]
 pub mod fuzz;
