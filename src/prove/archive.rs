@@ -32,7 +32,7 @@ use crate::verify::proof::SignedRoot;
 use crate::verify::segment;
 use crate::verify::statement::{Statement, id_of};
 
-/// How long who asks for a proof waits for the checkpoint; one is made every tenth of a second.
+/// How long who asks for a proof waits for the checkpoint; one is made five times a second.
 const INCLUSION_PATIENCE: Duration = Duration::from_secs(2);
 /// Look-ups at once.
 pub(super) const FINDERS: usize = 2;
