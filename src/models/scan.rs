@@ -115,7 +115,10 @@ fn find_tensors(findings: &mut BTreeMap<String, Finding>, lengths: &BTreeMap<Str
                 of.extend(finding.needs.keys().map(|file| (format!("{folder}{file}"), name.clone())));
             }
             // Whoever has half of a model has nothing that could do harm.
-            Err(fault @ onnx::Fault::NotBeside(_)) => (finding.loaded, finding.why) = (false, Some(fault.to_string())),
+            Err(onnx::Fault::NotBeside(file)) => {
+                finding.loaded = false;
+                finding.why = Some(format!("a tensor's data lie in {file:?}, which is not in the model's folder"));
+            }
             Err(fault) => (finding.loaded, finding.dangerous, finding.why) = (false, true, Some(fault.to_string())),
         }
     }

@@ -173,8 +173,8 @@ ELSEWHERE = {
     "absolute": ("/etc/passwd", 0, True, "no plain path below the model's folder"),
     "past-the-end": ("weights/rows.bin", 9, True, f"up to byte {LENGTH + 9}, and that file has {LENGTH + 8}"),
     "address": ("*/_ORT_MEM_ADDR_/*", 0, True, "an address in memory"),
-    "absent": ("weights/other.bin", 0, False, '"weights/other.bin", which is not among the files'),
-    "of-the-folder-above": ("rows.bin", 0, False, '"rows.bin", which is not among the files'),
+    "absent": ("weights/other.bin", 0, False, '"weights/other.bin", which is not in the model\'s folder'),
+    "of-the-folder-above": ("rows.bin", 0, False, '"rows.bin", which is not in the model\'s folder'),
 }
 
 
