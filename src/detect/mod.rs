@@ -15,18 +15,17 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use toml::Spanned;
 
-use self::language::callers::{self, Callers, Campaign, Listener};
-use self::language::guard::{self, Guard, Guards};
+use self::language::callers::{Callers, Campaign, Listener};
+use self::language::guard::Guard;
 use self::price::{Brought, Desk, Price};
 use crate::budget::gate::{Gate, MOST_ENTRIES, State, locked};
-use crate::check::{Contract, Input, Request};
+use crate::check::{Input, Request};
 use crate::clock::Moment;
 use crate::event::{Event, Events, Name};
 use crate::mistake::Mistake;
 use crate::secret::Secret;
 use crate::trail::{Stop, Trail, Verdict, Who};
 use crate::wire::oip::InferRequest;
-use crate::wire::openai::embeddings::VECTORS;
 
 pub mod cohorts;
 pub mod distinct;
@@ -38,13 +37,15 @@ pub mod precision;
 pub mod price;
 pub mod recording;
 pub mod response;
+mod terms;
 pub mod text;
 pub mod vectors;
 pub mod watch;
 
-use recording::Recording;
 use vectors::{Seen, Sight};
-use watch::{Cohort, Exposure, Lesson, MOST_WATCHED, Manner, Pupil, Room, Step, Studies, Watch};
+use watch::{Cohort, Exposure, Lesson, MOST_WATCHED, Manner, Pupil, Room, Step, Studies};
+
+pub use terms::{Config, Terms};
 
 /// The most decimals that anything is rounded to: more than a 64-bit number tells.
 pub(crate) const MOST_DECIMALS: u8 = 15;
@@ -138,108 +139,6 @@ pub enum Mode {
     Shadow,
     /// Nobody looks.
     Off,
-}
-
-/// The `[detect]` table.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {
-    /// The mode of all families that say none of their own; `shadow` where it is left out.
-    pub mode: Mode,
-    /// What may be asked of language models.
-    pub parameters: parameters::Config,
-    /// How fine the numbers of tensors may be.
-    pub precision: precision::Config,
-    /// Who computes logits by biases.
-    pub bias: callers::BiasConfig,
-    /// Who builds training sets.
-    pub distillation: callers::WindowConfig,
-    /// Who asks for what was learned by heart.
-    pub probing: callers::WindowConfig,
-    /// What comes out of instructions.
-    pub leak: guard::Config,
-    /// What is done about a caller whose rows are odd.
-    pub ladder: watch::Config,
-    /// How much of the model one caller may learn.
-    pub exposure: watch::Exposing,
-    /// How much of the space of embeddings one caller may see before they become noisy.
-    pub vectors: vectors::Config,
-    /// What joins callers whose evidence and exposure add up.
-    pub cohorts: cohorts::Kinds,
-    /// How alike callers of language models must be to be joined by that.
-    pub alike: language::cohorts::Config,
-    /// Where what is asked is written down, to be calibrated from.
-    pub recording: Option<recording::Config>,
-}
-
-/// The families that weigh a model's requests, those that are off left out.
-#[derive(Clone, Debug, Default)]
-pub struct Terms {
-    families: Arc<[(Mode, Box<dyn Family>)]>,
-    watch: Option<Arc<Watch>>,
-    cohorts: cohorts::Kinds,
-    /// What callers ask is to be acted upon, and nobody knows what honest ones do.
-    uncalibrated: bool,
-    callers: callers::Rules,
-    vectors: Mode,
-    guards: Option<Arc<Guards>>,
-    recording: Option<Recording>,
-}
-
-impl Terms {
-    /// Where what is asked is written down.
-    #[must_use]
-    pub fn recording(&self) -> Option<&Recording> {
-        self.recording.as_ref()
-    }
-
-    /// Has what is asked written down.
-    pub fn record(&mut self, recording: Recording) {
-        self.recording = Some(recording);
-    }
-
-    /// Whether what callers ask is to be acted upon and cannot be, for want of a calibration.
-    #[must_use]
-    pub fn is_uncalibrated(&self) -> bool {
-        self.uncalibrated
-    }
-}
-
-impl Config {
-    /// Whether answers must be read: for what must not pass, as the policy says of its own, or for what they tell of the model, where that has
-    /// a budget.
-    #[must_use]
-    pub fn withholds(&self) -> bool {
-        self.leak.mode == Some(Mode::Enforce) || self.exposure.has_budgets()
-    }
-
-    /// Turns the table and the calibration beside the model into terms; what is wrong with them is added to `mistakes`.
-    pub fn compile(&self, calibration: Option<&str>, contract: Option<&Contract>, mistakes: &mut Vec<Mistake>) -> Terms {
-        let families: [(Option<Mode>, Box<dyn Family>); 2] = [
-            (self.parameters.mode, Box::new(self.parameters.compile(mistakes))),
-            (self.precision.mode, Box::new(self.precision.compile(contract, mistakes))),
-        ];
-        let families = families.into_iter().map(|(mode, family)| (mode.unwrap_or(self.mode), family));
-        let or = |mode: Option<Mode>| mode.unwrap_or(self.mode);
-        let callers = callers::Rules {
-            bias: or(self.bias.mode),
-            budget: self.bias.budget,
-            distillation: or(self.distillation.mode),
-            probing: or(self.probing.mode),
-            kinds: self.cohorts,
-            alike: self.alike.compile(mistakes),
-        };
-        let embeds = contract.is_some_and(|contract| contract.outputs.iter().any(|output| output.name == VECTORS));
-        let vectors = if embeds { or(self.vectors.mode) } else { Mode::Off };
-        let guards = self.leak.compile(self.mode, mistakes).map(Arc::new);
-        let calibration = calibration.filter(|_| self.mode != Mode::Off);
-        let enforced = self.mode == Mode::Enforce;
-        // Of a model elsewhere nobody knows whether it takes numbers, unless its policy sets budgets for what it tells of them.
-        let uncalibrated = enforced && calibration.is_none() && (contract.is_some() || self.exposure.has_budgets());
-        let watch = self.ladder.compile(&self.exposure, calibration, contract, enforced, mistakes);
-        let families = families.filter(|(mode, _)| *mode != Mode::Off).collect();
-        Terms { families, watch: watch.map(Arc::new), cohorts: self.cohorts, uncalibrated, callers, vectors, guards, recording: None }
-    }
 }
 
 fn decimals(decimals: Option<&Spanned<u8>>, mistakes: &mut Vec<Mistake>) -> Option<u8> {
