@@ -48,7 +48,7 @@ fn the_walls_that_need_no_privilege_stand_for_everybody_and_whatever_is_tried_is
             assert!(told["walls"].as_array().unwrap().contains(&json!(wall)), "{wall} as {user:?}: {told:#}");
         }
         let attempts = told["attempts"].as_array().unwrap();
-        assert_eq!(attempts.len(), 14 + 16);
+        assert_eq!(attempts.len(), 15 + 17);
         for attempt in attempts {
             // What it may not do while it serves is its end, but for memory, which is refused as memory always may be.
             let fate = match (attempt["while"].as_str().unwrap(), attempt["attempt"].as_str().unwrap()) {
