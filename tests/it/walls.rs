@@ -224,8 +224,12 @@ async fn a_worker_that_is_killed_under_load_is_started_again_and_touches_no_othe
     gateway.admin_until("/metrics", |_, text| text.contains("portcullis_model_restarts_total{model=\"killed-one\",version=\"\"} 5")).await;
     let (_, metrics) = gateway.admin("/metrics").await;
     assert!(metrics.contains("portcullis_model_restarts_total{model=\"other-one\",version=\"\"} 0"), "{metrics}");
-    // Nothing is left of the dead: no descriptor, no zombie.
-    assert!(descriptors(worker("killed-one")) <= before);
+    // Nothing is left of the dead: no descriptor, no zombie. The log and the operators' connections have some for a moment.
+    let from = Instant::now();
+    while descriptors(worker("killed-one")) > before {
+        assert!(from.elapsed() < PATIENCE, "{} descriptors, {before} before", descriptors(worker("killed-one")));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     assert!(processes(&["--model=killed-one"]).iter().all(|(_, state)| *state != 'Z'));
     gateway.stop().await;
     assert!(processes(&["--model=killed-one"]).is_empty());
