@@ -263,14 +263,12 @@ impl Wire {
         // An empty piece at the front would look like a socket that takes nothing.
         IoSlice::advance_slices(&mut pieces, 0);
         while !pieces.is_empty() {
-            let mut most = 0;
-            let fits = |piece: &&IoSlice<'_>| {
-                most += piece.len();
-                most <= AT_ONCE
-            };
-            let first = [IoSlice::new(&pieces[0][..pieces[0].len().min(AT_ONCE)])];
+            // As many whole pieces as fit; where the first does not, a part of it.
+            let mut room = AT_ONCE;
+            let fits = |piece: &&IoSlice<'_>| room.checked_sub(piece.len()).map(|left| room = left).is_some();
             let whole = pieces.iter().take(PIECES).take_while(fits).count();
-            let next = if whole == 0 { &first[..] } else { &pieces[..whole] };
+            let part = [IoSlice::new(&pieces[0][..pieces[0].len().min(AT_ONCE)])];
+            let next = if whole == 0 { &part[..] } else { &pieces[..whole] };
             let most = next.iter().map(|piece| piece.len()).sum();
             match patience.ready(Interest::WRITABLE, most, || (&self.socket).write_vectored(next)).await? {
                 0 => return Err(Broken::Ended),
