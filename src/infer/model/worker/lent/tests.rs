@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use super::super::super::Bounds;
 use super::super::super::engine::Engine;
 use super::super::super::frames::{Frame, Kind, Reader, Wire};
 use super::super::super::queue::Queue;
-use super::super::super::{Bounds, Walls};
 use super::super::tests::{floats, of, process};
 use super::*;
 use crate::trail::Who;
@@ -215,10 +215,6 @@ impl Engine for Lends {
             Some((_, true)) => "fell with a call",
             Some((_, false)) => "fell",
         });
-    }
-
-    fn walls(&self) -> Walls {
-        Walls::default()
     }
 }
 
