@@ -247,7 +247,7 @@ async fn a_worker_that_had_died_unseen_costs_no_call() {
     while processes(&["--model=unseen-one"]).iter().any(|(_, state)| *state != 'Z') {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    // The first that comes finds it out, and may have to wait for the pause of a worker that was young.
+    // It is noticed at once, and the first calls may have to wait for the pause of a worker that was young.
     assert!(until_answered(&mut client, "unseen-one").await < 200);
     gateway.stop().await;
 }
