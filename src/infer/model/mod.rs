@@ -7,6 +7,8 @@
 //!
 //! The engine's C++ meets those bytes in a process of its own ([`worker`]), which gave up files, sockets, processes and rights before
 //! (`walls`) and speaks with the gateway in `frames` of numbers.
+//!
+//! What a policy says of a model is in `config`, and how each kind of engine is started in `start`.
 
 pub mod attached;
 pub mod batch;
