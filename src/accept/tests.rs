@@ -4,9 +4,10 @@ use std::io;
 use std::path::Path;
 use std::sync::Mutex;
 
-use ::http::{Request, Response, StatusCode, Version};
+use ::http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType, date_time_ymd};
 use rustls::pki_types::pem::PemObject;
@@ -21,7 +22,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::listen::Source;
 use super::*;
 
-/// Answers `/wait` never, `/who` with the names of the certificate, and the rest with the length of the body.
+/// Answers `/wait` never, `/trailers` with some, `/who` with the names of the certificate, and the rest with the length of the body.
 #[derive(Clone, Default)]
 struct Echo(Arc<Notify>);
 
@@ -33,6 +34,11 @@ impl Handler for Echo {
         }
         if peer.uri().path() == "/big" {
             return Response::new(Body::from(Bytes::from(vec![0; 64 << 20])));
+        }
+        if peer.uri().path() == "/trailers" {
+            let frames =
+                [Frame::data(Bytes::from_static(b"a")), Frame::trailers([(header::AGE, HeaderValue::from(1))].into_iter().collect())];
+            return Response::new(Body::stream(StreamBody::new(futures_util::stream::iter(frames.map(Ok)))));
         }
         if peer.uri().path() == "/who" {
             let names = peer.connection().certificate.as_ref().map(|certificate| certificate.names.join(" "));
@@ -296,6 +302,24 @@ async fn http2_with_prior_knowledge_is_served_and_paced_resets_end_it() {
     let begun = running.counters.requests.load(Ordering::Relaxed);
     assert!(begun <= u64::from(http::MAX_ABANDONED) + 2, "{begun}");
     assert!(refused.is_none_or(|answer| answer.is_err() || answer.unwrap().status() == StatusCode::TOO_MANY_REQUESTS));
+    drop(sender);
+    drop(ended.await);
+}
+
+#[tokio::test]
+async fn answers_that_end_in_trailers_are_whole() {
+    let running = plain("");
+    let stream = TcpStream::connect(running.address).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let ended = tokio::spawn(connection);
+    for _ in 0..2 * http::MAX_ABANDONED {
+        sender.ready().await.unwrap();
+        let asked = sender.send_request(Request::get("http://a/trailers").body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+        assert_eq!(asked.status(), StatusCode::OK);
+        assert!(asked.into_body().collect().await.unwrap().trailers().is_some());
+    }
+    nothing_in_flight(&running.counters).await;
+    assert_eq!(running.counters.abandoned.load(Ordering::Relaxed), 0);
     drop(sender);
     drop(ended.await);
 }

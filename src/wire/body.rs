@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 
 /// Whatever broke a body while it was passing.
 pub type Broken = Box<dyn std::error::Error + Send + Sync>;
@@ -72,24 +72,14 @@ impl http_body::Body for Body {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = self.get_mut();
-        match this {
-            Self::Empty => Poll::Ready(None),
-            Self::Whole(bytes) if bytes.len() > PIECE => Poll::Ready(Some(Ok(Frame::data(bytes.split_to(PIECE))))),
-            Self::Whole(bytes) => {
-                let bytes = std::mem::take(bytes);
-                *this = Self::Empty;
-                Poll::Ready(Some(Ok(Frame::data(bytes))))
-            }
-            Self::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
-            Self::Guarded(guarded) => {
-                let polled = Pin::new(&mut guarded.body).poll_frame(cx);
-                if matches!(polled, Poll::Ready(None | Some(Err(_)))) || guarded.body.is_end_stream() {
-                    guarded.held = None;
-                }
-                polled
-            }
-            Self::Stream(stream) => stream.as_mut().poll_frame(cx),
+        let polled = this.poll(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && frame.is_trailers()
+        {
+            // Nothing comes after them, and an HTTP library does not ask whether.
+            *this = Self::Empty;
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -113,6 +103,29 @@ impl http_body::Body for Body {
     }
 }
 
+impl Body {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Whole(bytes) if bytes.len() > PIECE => Poll::Ready(Some(Ok(Frame::data(bytes.split_to(PIECE))))),
+            Self::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Self::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+            Self::Guarded(guarded) => {
+                let polled = Pin::new(&mut guarded.body).poll_frame(cx);
+                if matches!(polled, Poll::Ready(None | Some(Err(_)))) || guarded.body.is_end_stream() {
+                    guarded.held = None;
+                }
+                polled
+            }
+            Self::Stream(stream) => stream.as_mut().poll_frame(cx),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -130,5 +143,17 @@ mod tests {
             assert_eq!(Arc::strong_count(&held) > 1, still_held);
         }
         assert!(body.frame().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn trailers_are_the_end() {
+        let frames = [Ok(Frame::data(Bytes::from_static(b"a"))), Ok(Frame::trailers(http::HeaderMap::new()))];
+        let (inner, outer) = (Arc::new(()), Arc::new(()));
+        let stream = Body::stream(http_body_util::StreamBody::new(futures_util::stream::iter(frames)));
+        let mut body = Body::stream(stream.holding(inner.clone())).holding(outer.clone());
+        assert!(body.frame().await.unwrap().unwrap().is_data());
+        assert!(!body.is_end_stream() && Arc::strong_count(&inner) > 1 && Arc::strong_count(&outer) > 1);
+        assert!(body.frame().await.unwrap().unwrap().is_trailers());
+        assert!(body.is_end_stream() && Arc::strong_count(&inner) == 1 && Arc::strong_count(&outer) == 1);
     }
 }

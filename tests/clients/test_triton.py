@@ -1,6 +1,7 @@
 """`tritonclient`, unmodified, over HTTP and gRPC with TLS, against the classifier in the gateway's own process."""
 
 import json
+import pathlib
 import queue
 
 import grpc
@@ -202,6 +203,26 @@ def test_grpc_metadata_carries_the_receipt_and_the_statement(gate):
         stub.ModelStatistics(service_pb2.ModelStatisticsRequest(name="digits"), metadata=who, timeout=10)
     assert caught.value.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND)
     channel.close()
+
+
+def test_a_grpc_channel_stays_open_over_many_calls(gate):
+    """None of them is taken for one that its caller gave up, of which a connection is forgiven 32."""
+    connected = []
+
+    def connections():
+        """The client's ends, of those that are open."""
+        there = f":{int(gate.authority.rpartition(':')[2]):04X}"
+        tables = (pathlib.Path(f"/proc/net/{table}").read_text() for table in ("tcp", "tcp6"))
+        lines = [line.split() for table in tables for line in table.splitlines()[1:]]
+        return {line[1] for line in lines if line[2].endswith(there) and line[3] == "01"}
+
+    before = connections()
+    triton = Grpc(gate, gate.app)
+    for _ in range(100):
+        infer(triton, triton.input(DIGITS[:1]))
+        connected.append(connections() - before)
+    triton.client.close()
+    assert len(set().union(*connected)) == 1, connected
 
 
 def test_a_want_that_is_none_is_refused(triton):
