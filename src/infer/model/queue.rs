@@ -271,8 +271,8 @@ async fn attend(mut lent: Lent, calls: Arc<Calls>, give: mpsc::Sender<Back>) {
             call = calls.called() => call,
             broken = lent.falls() => break (Some((broken, false)), None),
         };
-        let Some(call) = call else { break (None, None) };
-        match lent.call(&call.inputs, &call.wanted, &call.stop).await {
+        let Some((call, alone)) = call else { break (None, None) };
+        match lent.call(&call.inputs, &call.wanted, &call.stop, alone).await {
             // Whoever asked may have gone.
             Ok(answer) => drop(call.reply.send(answer)),
             Err((broken, true)) => break (Some((broken, true)), None),
@@ -471,8 +471,8 @@ impl Calls {
         self.lock().lent = lent;
     }
 
-    /// The next call, for which a task waits; none once the queue is closed.
-    async fn called(&self) -> Option<Call> {
+    /// The next call, for which a task waits, and whether it is the only one; none once the queue is closed.
+    async fn called(&self) -> Option<(Call, bool)> {
         loop {
             {
                 let mut waiting = self.lock();
@@ -480,7 +480,7 @@ impl Calls {
                     return None;
                 }
                 if let Some(call) = waiting.next() {
-                    return Some(call);
+                    return Some((call, waiting.count == 0));
                 }
             }
             self.heard.notified().await;

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -27,6 +27,13 @@ use crate::wire::tensor::Tensor;
 /// may be quick to give more.
 const MUCH: usize = 64 << 10;
 
+/// So long the answer of a call that has the engine to itself is looked for before the runtime waits for it: a processor that fell asleep is
+/// hardly awake again before a small model has answered.
+const SOON: Duration = Duration::from_micros(100);
+
+/// Looked for in vain that often, one time after the other, an answer is waited for the next 62 times.
+const MOST_IN_VAIN: u32 = 6;
+
 /// A standing worker that was lent.
 pub(in super::super) struct Lent {
     process: Process,
@@ -35,6 +42,9 @@ pub(in super::super) struct Lent {
     room: usize,
     calls: u64,
     stopped: Arc<Notify>,
+    /// How often an answer was looked for in vain since one was found, and how many calls more are waited for at once.
+    in_vain: u32,
+    waits: u32,
 }
 
 /// The worker's socket, as the runtime watches it: for something to read alone, as it watches a pipe. As a socket it would be told of every
@@ -47,7 +57,7 @@ impl Lent {
         let socket = process.wire.socket();
         let watched = socket.set_nonblocking(true).and_then(|()| Watched::from_owned_fd_unchecked(OwnedFd::from(socket.try_clone()?)));
         match watched {
-            Ok(answers) => Ok(Self { process, answers, signature, room, calls, stopped: Arc::default() }),
+            Ok(answers) => Ok(Self { process, answers, signature, room, calls, stopped: Arc::default(), in_vain: 0, waits: 0 }),
             Err(_) => {
                 let _ = socket.set_nonblocking(false);
                 Err(process)
@@ -62,13 +72,14 @@ impl Lent {
         (self.process, self.calls)
     }
 
-    /// One call, whose inputs and outputs are those of [`Engine::run`](super::super::engine::Engine::run). Past an error the worker is to be
-    /// given back.
+    /// One call, whose inputs and outputs are those of [`Engine::run`](super::super::engine::Engine::run), `alone` if no other waits for the
+    /// engine. Past an error the worker is to be given back.
     pub(in super::super) async fn call(
         &mut self,
         inputs: &[Tensor],
         wanted: &[usize],
         stop: &Stop,
+        alone: bool,
     ) -> Result<Result<Vec<Tensor>, Error>, Fell> {
         let body = match asked(&self.signature, inputs, wanted) {
             Ok(body) => body,
@@ -81,14 +92,30 @@ impl Lent {
             stopped.notify_one();
         });
         let until_stopped = UntilStopped { stop: Some(stop), stopped: &self.stopped, until: None };
-        let mut patience = Awaits { answers: &self.answers, calls: None, until_stopped };
-        self.process.exchange(self.calls, &body, wanted, (&self.signature.outputs, self.room), &mut patience).await
+        let looks = alone && self.waits == 0;
+        let mut patience = Awaits { looks, ..Awaits::new(&self.answers, until_stopped) };
+        let answer = self.process.exchange(self.calls, &body, wanted, (&self.signature.outputs, self.room), &mut patience).await;
+        let found = patience.found;
+        self.learn(looks, found);
+        answer
+    }
+
+    /// Looking costs a processor's time, so it is given up where it is in vain, for longer each time.
+    fn learn(&mut self, looked: bool, found: bool) {
+        if !looked {
+            self.waits = self.waits.saturating_sub(1);
+        } else if found {
+            self.in_vain = 0;
+        } else {
+            self.in_vain = MOST_IN_VAIN.min(self.in_vain + 1);
+            self.waits = (1 << self.in_vain) - 2;
+        }
     }
 
     /// Waits until the worker ends, or says what nobody asked for: between two calls it does neither.
     pub(in super::super) async fn falls(&mut self) -> Broken {
         let until_stopped = UntilStopped { stop: None, stopped: &self.stopped, until: None };
-        self.process.wire.breaks_silence(&mut Awaits { answers: &self.answers, calls: None, until_stopped }).await
+        self.process.wire.breaks_silence(&mut Awaits::new(&self.answers, until_stopped)).await
     }
 }
 
@@ -98,9 +125,16 @@ struct Awaits<'a> {
     /// The same socket, from when a call did not fit into it until it is written.
     calls: Option<UnixStream>,
     until_stopped: UntilStopped<'a>,
+    /// Whether the answer's beginning is still to be looked for, and whether it was found.
+    looks: bool,
+    found: bool,
 }
 
-impl Awaits<'_> {
+impl<'a> Awaits<'a> {
+    fn new(answers: &'a Watched, until_stopped: UntilStopped<'a>) -> Self {
+        Self { answers, calls: None, until_stopped, looks: false, found: false }
+    }
+
     async fn write(&mut self, mut io: impl FnMut() -> io::Result<usize>) -> io::Result<Result<usize, Broken>> {
         let Some(calls) = &self.calls else {
             let written = io();
@@ -121,6 +155,18 @@ impl Awaits<'_> {
     }
 
     async fn read(&mut self, most: usize, mut io: impl FnMut() -> io::Result<usize>) -> io::Result<Result<usize, Broken>> {
+        if std::mem::take(&mut self.looks) {
+            let until = Instant::now() + SOON;
+            while Instant::now() < until {
+                match io() {
+                    Err(error) if is_not_now(&error) => tokio::task::yield_now().await,
+                    done => {
+                        self.found = true;
+                        return done.map(Ok);
+                    }
+                }
+            }
+        }
         if let Err(broken) = self.until_stopped.wait(self.answers.readable()).await {
             return Ok(Err(broken));
         }

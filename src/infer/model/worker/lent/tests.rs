@@ -55,9 +55,12 @@ async fn calls_are_answered_whether_small_or_larger_than_the_socket() {
     let worker = echoes(peer, usize::MAX);
     for length in [1, 0, 1 << 20, 3, ROOM / 4, 2] {
         let sent = vec![floats(&vec![0.5; length])];
-        assert_eq!(lent.call(&sent, &[0], &Stop::default()).await.unwrap().unwrap(), sent, "{length}");
+        assert_eq!(lent.call(&sent, &[0], &Stop::default(), true).await.unwrap().unwrap(), sent, "{length}");
     }
-    assert!(matches!(lent.call(&[floats(&vec![0.0; ROOM / 4 + 1])], &[0], &Stop::default()).await, Err((Broken::Malformed(_), true))));
+    assert!(matches!(
+        lent.call(&[floats(&vec![0.0; ROOM / 4 + 1])], &[0], &Stop::default(), true).await,
+        Err((Broken::Malformed(_), true))
+    ));
     assert_eq!(lent.calls, 13);
     drop(lent);
     assert_eq!(worker.join().unwrap(), (7..=13).collect::<Vec<_>>());
@@ -68,7 +71,7 @@ async fn what_is_given_back_blocks_again_and_counts_on() {
     let (mut lent, peer, _heeds) = lent();
     let worker = echoes(peer, 2);
     let sent = vec![floats(&[1.0])];
-    lent.call(&sent, &[0], &Stop::default()).await.unwrap().unwrap();
+    lent.call(&sent, &[0], &Stop::default(), true).await.unwrap().unwrap();
     let (mut process, calls) = lent.end();
     assert_eq!(calls, 7);
     assert!(!rustix::fs::fcntl_getfl(process.wire.socket()).unwrap().contains(rustix::fs::OFlags::NONBLOCK));
@@ -93,7 +96,7 @@ async fn a_stop_is_passed_on_and_who_does_not_heed_it_is_given_up_after_the_grac
             stops.stop();
         });
         let from = Instant::now();
-        assert!(matches!(lent.call(&sent, &[0], &stop).await, Err((Broken::GivenUp, true))));
+        assert!(matches!(lent.call(&sent, &[0], &stop, true).await, Err((Broken::GivenUp, true))));
         assert!(from.elapsed() >= GRACE && from.elapsed() < 10 * GRACE, "{:?}", from.elapsed());
         assert_eq!(heeds.receive(|kind| (kind == Kind::Stop).then_some(0), &mut || true).unwrap().call, call);
         late.await.unwrap();
@@ -115,7 +118,7 @@ async fn a_worker_that_takes_a_call_by_and_by_is_given_up_after_the_grace_too() 
         tokio::time::sleep(Duration::from_millis(20)).await;
         stops.stop();
     });
-    assert!(matches!(lent.call(&[floats(&vec![0.0; ROOM / 4])], &[0], &stop).await, Err((Broken::GivenUp, true))));
+    assert!(matches!(lent.call(&[floats(&vec![0.0; ROOM / 4])], &[0], &stop, true).await, Err((Broken::GivenUp, true))));
     assert!(from.elapsed() >= GRACE && from.elapsed() < 5 * GRACE, "{:?}", from.elapsed());
     drop(lent);
     slow.join().unwrap();
@@ -136,10 +139,56 @@ async fn the_stop_of_one_call_does_not_stop_the_next() {
     // Nobody waited for the word of this stop, so it is still there in the next call, which takes longer than the grace.
     let stop = Stop::default();
     stop.stop();
-    assert_eq!(lent.call(&sent, &[0], &stop).await.unwrap().unwrap(), sent);
+    assert_eq!(lent.call(&sent, &[0], &stop, true).await.unwrap().unwrap(), sent);
     lent.stopped.notify_one();
-    assert_eq!(lent.call(&sent, &[0], &Stop::default()).await.unwrap().unwrap(), sent);
+    assert_eq!(lent.call(&sent, &[0], &Stop::default(), true).await.unwrap().unwrap(), sent);
     worker.join().unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_is_looked_for_as_long_as_it_is_found_and_seldom_where_it_is_not() {
+    let (mut lent, mut peer, _heeds) = lent();
+    let sent = [floats(&[1.0])];
+    let mut at_once = async |lent: &mut Lent, alone| {
+        // It lies in the socket before anybody looks.
+        peer.send(Kind::Answer, lent.calls + 1, &of(&[(0, &sent[0])]), &mut || true).unwrap();
+        lent.call(&sent, &[0], &Stop::default(), alone).await.unwrap().unwrap();
+        hears(&mut peer).unwrap();
+        (lent.in_vain, lent.waits)
+    };
+    assert_eq!(at_once(&mut lent, true).await, (0, 0));
+    // What no call needs to wait for is not counted, nor what was not looked for.
+    assert_eq!((at_once(&mut lent, false).await, lent.calls), ((0, 0), 8));
+    lent.in_vain = 1;
+    assert_eq!(at_once(&mut lent, false).await, (1, 0));
+    lent.waits = 2;
+    assert_eq!(at_once(&mut lent, true).await, (1, 1));
+    assert_eq!(at_once(&mut lent, false).await, (1, 0));
+    assert_eq!(at_once(&mut lent, true).await, (0, 0));
+    drop(lent);
+
+    let (mut lent, mut peer, _heeds) = self::lent();
+    let slow = std::thread::spawn(move || {
+        while let Ok((call, tensors)) = hears(&mut peer) {
+            std::thread::sleep(10 * SOON);
+            peer.send(Kind::Answer, call, &of(&[(0, &tensors[0])]), &mut || true).unwrap();
+        }
+    });
+    let mut looked = Vec::new();
+    for call in 1..=260 {
+        let before = lent.waits;
+        lent.call(&sent, &[0], &Stop::default(), true).await.unwrap().unwrap();
+        if before == 0 {
+            looked.push((call, lent.in_vain, lent.waits));
+        }
+    }
+    let most = (1 << MOST_IN_VAIN) - 2;
+    assert_eq!(
+        looked,
+        [(1, 1, 0), (2, 2, 2), (5, 3, 6), (12, 4, 14), (27, 5, 30), (58, 6, most), (121, 6, most), (184, 6, most), (247, 6, most)]
+    );
+    drop(lent);
+    slow.join().unwrap();
 }
 
 #[tokio::test]
@@ -151,10 +200,10 @@ async fn a_worker_that_ends_or_says_what_nobody_asked_for_is_noticed_between_two
 
     let (mut lent, peer, _heeds) = self::lent();
     let worker = echoes(peer, 1);
-    lent.call(&[floats(&[1.0])], &[0], &Stop::default()).await.unwrap().unwrap();
+    lent.call(&[floats(&[1.0])], &[0], &Stop::default(), true).await.unwrap().unwrap();
     worker.join().unwrap();
     assert!(matches!(lent.falls().await, Broken::Ended));
-    assert!(matches!(lent.call(&[floats(&[1.0])], &[0], &Stop::default()).await, Err((Broken::Ended, false))), "it had not begun");
+    assert!(matches!(lent.call(&[floats(&[1.0])], &[0], &Stop::default(), true).await, Err((Broken::Ended, false))), "it had not begun");
 }
 
 #[tokio::test]
@@ -178,7 +227,7 @@ async fn an_answer_and_what_follows_it_unasked_are_told_apart() {
         }
         peer
     });
-    lent.call(&[floats(&[1.0])], &[0], &Stop::default()).await.unwrap().unwrap();
+    lent.call(&[floats(&[1.0])], &[0], &Stop::default(), true).await.unwrap().unwrap();
     let _peer = worker.join().unwrap();
     assert!(matches!(lent.falls().await, Broken::Malformed("it came unasked")));
 }
