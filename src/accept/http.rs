@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, Version, header};
+use http::{HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -351,13 +351,23 @@ impl std::fmt::Display for Unanswered {
 
 impl std::error::Error for Unanswered {}
 
+/// What is told to HEAD: all but the body, and how long that would be (RFC 9110, 9.3.2). Over HTTP/2 nobody else leaves it out; over HTTP/1.1 it
+/// would be left lying, as one is that its caller gave up.
+fn without_body(response: Response<Body>) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    if let Some(length) = http_body::Body::size_hint(&body).exact() {
+        head.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
+    Response::from_parts(head, Body::Empty)
+}
+
 async fn answer<H: Handler>(seat: Arc<Seat<H>>, request: Request<Incoming>) -> Result<Response<Departing>, Unanswered> {
     let arrived = Moment::now();
     let flight = Flight::begin(&seat.live);
     let (head, incoming) = request.into_parts();
     let deadlines = seat.limits.deadlines;
     let hard_stop = arrived.mono + deadlines.request.0 + GRACE;
-    let version = head.version;
+    let (version, wants_no_body) = (head.version, head.method == Method::HEAD);
 
     let admitted = if head.headers.len() > seat.limits.max_headers {
         Err(Error::CallerSentTooManyHeaders)
@@ -392,5 +402,8 @@ async fn answer<H: Handler>(seat: Arc<Seat<H>>, request: Request<Incoming>) -> R
     };
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response.headers_mut().remove(header::SERVER);
+    if wants_no_body {
+        response = without_body(response);
+    }
     Ok(response.map(|body| Departing::new(body, flight, hard_stop)))
 }

@@ -307,6 +307,34 @@ async fn http2_with_prior_knowledge_is_served_and_paced_resets_end_it() {
 }
 
 #[tokio::test]
+async fn answers_to_head_have_a_length_and_no_body_and_are_whole() {
+    let running = plain("");
+    let stream = TcpStream::connect(running.address).await.unwrap();
+    let (mut h1, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let mut ended = vec![tokio::spawn(connection)];
+    let stream = TcpStream::connect(running.address).await.unwrap();
+    let (mut h2, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    ended.push(tokio::spawn(connection));
+    for _ in 0..2 * http::MAX_ABANDONED {
+        let ask = |uri: &str| Request::head(uri).header(header::HOST, "a").body(Empty::<Bytes>::new()).unwrap();
+        h1.ready().await.unwrap();
+        let over_h1 = h1.send_request(ask("/big")).await.unwrap();
+        h2.ready().await.unwrap();
+        let over_h2 = h2.send_request(ask("http://a/big")).await.unwrap();
+        for answer in [over_h1, over_h2] {
+            assert_eq!((answer.status(), answer.headers()[header::CONTENT_LENGTH].to_str().unwrap()), (StatusCode::OK, "67108864"));
+            assert!(answer.into_body().collect().await.unwrap().to_bytes().is_empty());
+        }
+    }
+    nothing_in_flight(&running.counters).await;
+    assert_eq!(running.counters.abandoned.load(Ordering::Relaxed), 0);
+    drop((h1, h2));
+    for connection in ended {
+        drop(connection.await);
+    }
+}
+
+#[tokio::test]
 async fn answers_that_end_in_trailers_are_whole() {
     let running = plain("");
     let stream = TcpStream::connect(running.address).await.unwrap();
