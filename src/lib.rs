@@ -33,7 +33,7 @@
 //!
 //! # The leaves
 //!
-//! They use nothing of the stops: [`clock`], [`digest`], [`event`], [`mod@lines`], [`mistake`], [`outbound`], [`secret`], [`tlog`],
+//! They use nothing of the stops: [`clock`], [`digest`], [`event`], [`heavy`], [`mod@lines`], [`mistake`], [`outbound`], [`secret`], [`tlog`],
 //! [`trail`], [`mod@unit`], [`verify`], which verifies a log offline, and [`wire`], which holds the formats that several stops read.
 //!
 //! # What holds everywhere
@@ -80,6 +80,7 @@ pub mod witness;
 pub mod clock;
 pub mod digest;
 pub mod event;
+pub mod heavy;
 pub mod lines;
 pub mod mistake;
 pub mod outbound;

@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use crate::authenticate::Caller;
 use crate::digest::Digest;
+use crate::heavy;
 use crate::trail::{self, Trail, Which};
 use crate::wire::{Asked, Body, Shape, anthropic, grpc, json, openai, read};
 
@@ -385,17 +386,21 @@ impl<T> Authorizer<T> {
                 return Err(Error::Body(error));
             }
         };
-        trail.request = trail::Content { media_type: None, length: bytes.len() as u64, digest: Some(Digest::of(&bytes)) };
+        let digest = heavy::work(bytes.len(), || Digest::of(&bytes)).await;
+        trail.request = trail::Content { media_type: None, length: bytes.len() as u64, digest: Some(digest) };
         let kind = match route {
-            Route::Grpc(asks) => return grpc_message(*asks, bytes),
+            Route::Grpc(asks) => return heavy::work(bytes.len(), || grpc_message(*asks, bytes.clone())).await,
             Route::Completions => openai::Kind::Completions,
             Route::Responses => openai::Kind::Responses,
             Route::Embeddings => openai::Kind::Embeddings,
             _ => openai::Kind::Chat,
         };
-        let value = json::parse(&bytes, &self.json).map_err(Error::Json)?;
-        let asked = if *route == Route::Messages { anthropic::asked(&value) } else { openai::asked(kind, &value) };
-        let asked = asked.map_err(Error::Shape)?;
+        let parsed = heavy::work(bytes.len(), || {
+            let value = json::parse(&bytes, &self.json).map_err(Error::Json)?;
+            let asked = if *route == Route::Messages { anthropic::asked(&value) } else { openai::asked(kind, &value) };
+            Ok::<_, Error>((value, asked.map_err(Error::Shape)?))
+        });
+        let (value, asked) = parsed.await?;
         trail.streams = asked.stream;
         let named = Some((asked.model.clone(), None));
         Ok(Read { content: Content::Read(bytes, Some(value)), asked: Some(asked), named })

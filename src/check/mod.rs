@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::authorize::{Content, OipAsks, Route};
 use crate::budget::{self, Permit};
 use crate::digest::Digest;
+use crate::heavy;
 use crate::trail::{self, Trail};
 use crate::wire::openai::{Kind, embeddings};
 use crate::wire::{Asked, Body, Said, Shape, anthropic, grpc, json, oip, openai, read};
@@ -194,12 +195,14 @@ pub async fn check(mut permit: Permit, terms: &Terms, trail: &mut Trail) -> Resu
     };
     let (bytes, parsed) = whole(content, wanted, terms, deadline).await?;
     if trail.request.digest.is_none() {
-        trail.request = trail::Content { media_type: None, length: bytes.len() as u64, digest: Some(Digest::of(&bytes)) };
+        let digest = heavy::work(bytes.len(), || Digest::of(&bytes)).await;
+        trail.request = trail::Content { media_type: None, length: bytes.len() as u64, digest: Some(digest) };
     }
-    let grant = permit.grant();
-    let request = match wanted {
-        true => understand(grant.route(), grant.caller().peer().headers(), &bytes, parsed, terms)?,
-        false => Request::Nothing,
+    let request = if wanted {
+        let (route, headers) = (permit.grant().route(), permit.grant().caller().peer().headers());
+        heavy::work(bytes.len(), || understand(route, headers, &bytes, parsed, terms)).await?
+    } else {
+        Request::Nothing
     };
     Ok(Input { permit, bytes, request })
 }

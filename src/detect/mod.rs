@@ -22,6 +22,7 @@ use crate::budget::gate::{Gate, MOST_ENTRIES, State, locked};
 use crate::check::{Input, Request};
 use crate::clock::Moment;
 use crate::event::{Event, Events, Name};
+use crate::heavy;
 use crate::mistake::Mistake;
 use crate::secret::Secret;
 use crate::trail::{Stop, Trail, Verdict, Who};
@@ -347,15 +348,20 @@ impl Detector {
         let grant = input.permit().grant();
         let who = &grant.caller().identity().who;
         let model = grant.which().map(|which| &which.name);
-        let Judged { mut care, listener, lesson, price } = self.judge(who, model, input.request(), terms, trail, events, now)?;
-        let sight = self.sight(who, model, input.request(), terms, trail, events, now);
+        let request = input.request();
+        let look = || {
+            let judged = self.judge(who, model, request, terms, trail, events, now)?;
+            let sight = self.sight(who, model, request, terms, trail, events, now);
+            let guard = match (&terms.guards, request) {
+                (Some(guards), Request::Language(asked)) => guards.guard(&asked.said, || alarm(who, model, trail, now), events),
+                _ => None,
+            };
+            Ok((judged, sight, guard))
+        };
+        let (Judged { mut care, listener, lesson, price }, sight, guard) = heavy::work(input.bytes().len(), look).await?;
         if let Some(sight) = sight.as_ref().filter(|sight| sight.enforced) {
             care = care.and(vectors::care(&sight.known.seen_vectors, &self.secret));
         }
-        let guard = match (&terms.guards, input.request()) {
-            (Some(guards), Request::Language(asked)) => guards.guard(&asked.said, || alarm(who, model, trail, now), events),
-            _ => None,
-        };
         if let Some(price) = price {
             self.collect(&price, work, now).await?;
         }

@@ -25,6 +25,7 @@ use crate::budget::{self, Hold};
 use crate::check::Request;
 use crate::detect::language::callers::Listener;
 use crate::detect::language::guard::Guard;
+use crate::heavy;
 use crate::trail::{End, Late, Trail, Usage};
 use crate::wire::body::Broken;
 use crate::wire::json::{self, Edit};
@@ -54,11 +55,12 @@ pub(super) async fn from_upstream(
         return Err(Error::Unavailable("the route carries no request to a language model"));
     };
     let theirs = upstream.model().filter(|theirs| **theirs != call.name).map(ToString::to_string);
+    let (bytes, route) = (&call.bytes, &call.route);
     let outgoing = Outgoing {
         method: Method::POST,
         path_and_query: http::uri::PathAndQuery::from_static(path(&call.route)),
         headers: headers(&call, asked.stream),
-        body: body(&call, &asked, theirs.as_deref()),
+        body: heavy::work(bytes.len(), || body(bytes, route, &asked, theirs.as_deref())).await,
     };
     call.hold.began();
     let incoming = upstream.send(outgoing, call.deadline).await?;
@@ -83,7 +85,9 @@ pub(super) async fn from_upstream(
     let (bytes, share) = reply::whole(incoming, shape.max_body(), memory, call.deadline).await?;
     let limits = json::Limits::for_body(shape.max_body());
     let decimals = decimals(&call, shape);
-    let mut document = understood(&call.route, &bytes, &limits, decimals.is_some() || call.care.without_logprobs || call.guard.is_some())?;
+    let all = decimals.is_some() || call.care.without_logprobs || call.guard.is_some();
+    let route = &call.route;
+    let mut document = heavy::work(bytes.len(), || understood(route, &bytes, &limits, all)).await?;
     let usage = usage_of(&call.route, &document);
     call.hold.delivered(bytes.len() as u64);
     trail.usage = Some(match usage {
@@ -163,15 +167,15 @@ fn headers(call: &Call, streams: bool) -> HeaderMap {
     headers
 }
 
-fn body(call: &Call, asked: &Asked, theirs: Option<&str>) -> Bytes {
+fn body(bytes: &Bytes, route: &Route, asked: &Asked, theirs: Option<&str>) -> Bytes {
     let mut edits = Vec::new();
     if let Some(theirs) = theirs {
         edits.push(("model", Edit::set_text(theirs)));
     }
-    if asks_for_usage(&call.route, asked) {
+    if asks_for_usage(route, asked) {
         edits.push(("stream_options", Edit::SetIn("include_usage", "true".to_owned())));
     }
-    if edits.is_empty() { call.bytes.clone() } else { json::edit(&call.bytes, &edits).unwrap_or_else(|| call.bytes.clone()) }
+    if edits.is_empty() { bytes.clone() } else { json::edit(bytes, &edits).unwrap_or_else(|| bytes.clone()) }
 }
 
 /// Whether the gateway asks for the `usage` chunk that the caller did not ask for, and takes it out again.

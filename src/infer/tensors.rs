@@ -16,6 +16,7 @@ use super::{Answer, Call, Error, Held, Payload, Terms, explain, reply, shadow, s
 use crate::authorize::{OipAsks, Route};
 use crate::check::Request;
 use crate::detect::watch::Lesson;
+use crate::heavy;
 use crate::trail::{Assurance, Trail, Usage};
 use crate::wire::grpc::{self as message, Code, trailers};
 use crate::wire::json::{self, Edit};
@@ -94,8 +95,9 @@ pub(super) async fn from_model(
         outputs: tensors,
     };
     let held = Held { _budget: Some(call.hold), _memory: None };
-    let answer = if over_grpc { framed(&message::ModelInferResponse::from(&response), held) } else { encoded(&response, &request, held) };
-    let answer = shared(answer?, memory)?;
+    let encode =
+        || if over_grpc { framed(&message::ModelInferResponse::from(&response), held) } else { encoded(&response, &request, held) };
+    let answer = shared(heavy::work(bytes, encode).await?, memory)?;
     // Only an answer that was made is followed, and only once it is ready to leave.
     if let (Some(copied), Some(given)) = (copied, given) {
         copied.follow(&given.into(), &outputs.into());
@@ -264,7 +266,7 @@ pub(super) async fn from_upstream(
     let Request::Tensors(request) = std::mem::replace(&mut call.request, Request::Nothing) else {
         return Err(Error::Unavailable("the route carries no tensors"));
     };
-    let mut response = understood(&bytes, header_length, shape)?;
+    let mut response = heavy::work(bytes.len(), || understood(&bytes, header_length, shape)).await?;
     let lesson = call.lesson.take().map(|lesson| (lesson, response.outputs.clone()));
     if shape.leaves_tensors_alone(call.care) && response.model_name == *call.name {
         trail.exposure = lesson.and_then(|(lesson, said)| lesson.learn(&said, &said)).map(|exposure| exposure.fidelity);
@@ -277,7 +279,8 @@ pub(super) async fn from_upstream(
     shape.tensors(&mut response.outputs, call.care, rows(&request.inputs));
     trail.exposure = lesson.and_then(|(lesson, said)| lesson.learn(&said, &response.outputs)).map(|exposure| exposure.fidelity);
     response.model_name = call.name.to_string();
-    encoded(&response, &request, held(call))
+    let held = held(call);
+    heavy::work(bytes.len(), || encoded(&response, &request, held)).await
 }
 
 /// Whatever an upstream answers must be the protocol, whether or not it is shaped.

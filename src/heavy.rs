@@ -1,0 +1,70 @@
+//! Work on many bytes, which takes its time: others' requests are not to wait for it.
+//!
+//! A thread of the runtime has many requests. One that reads sixty megabytes of JSON there holds up all of them for as long as that takes. So
+//! work on [`MANY`] bytes and more has the thread to itself, while the runtime goes on with the others on another; and as much of it as there are
+//! processors is done at a time, in the order in which it came, since each of those threads would have an even share of them.
+
+use std::sync::LazyLock;
+
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::Semaphore;
+
+/// Below it, work is over before others would have been led to another thread, or about.
+pub const MANY: usize = 128 << 10;
+
+static TURNS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)));
+
+/// Does `what` is to be done with so many bytes. It waits for nothing where they are few, and where a runtime has one thread alone.
+pub async fn work<T>(bytes: usize, what: impl FnOnce() -> T) -> T {
+    if bytes < MANY || Handle::try_current().map_or(true, |runtime| runtime.runtime_flavor() == RuntimeFlavor::CurrentThread) {
+        return what();
+    }
+    // It is never closed.
+    let _turn = TURNS.acquire().await.ok();
+    tokio::task::block_in_place(what)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn others_go_on_beside_work_on_many_bytes_of_which_a_processor_does_one_at_a_time() {
+        let processors = std::thread::available_parallelism().unwrap().get();
+        let (now, most) = (&*Box::leak(Box::new(AtomicUsize::new(0))), &*Box::leak(Box::new(AtomicUsize::new(0))));
+        let all: Vec<_> = (0..processors + 2)
+            .map(|_| {
+                tokio::spawn(work(MANY, || {
+                    most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    std::thread::sleep(Duration::from_millis(200));
+                    now.fetch_sub(1, Ordering::SeqCst);
+                }))
+            })
+            .collect();
+        // The only thread has this task, too.
+        while now.load(Ordering::SeqCst) < processors {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        for work in all {
+            work.await.unwrap();
+        }
+        assert_eq!(most.load(Ordering::SeqCst), processors);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn work_on_few_bytes_is_done_where_it_is() {
+        let mut turns = Vec::new();
+        while let Ok(turn) = TURNS.try_acquire() {
+            turns.push(turn);
+        }
+        assert_eq!(work(MANY - 1, || 7).await, 7);
+    }
+
+    #[tokio::test]
+    async fn a_runtime_of_one_thread_does_it_all_the_same() {
+        assert_eq!(work(MANY, || 7).await, 7);
+    }
+}
