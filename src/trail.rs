@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::{HeaderName, HeaderValue};
 use uuid::Uuid;
 
 use crate::clock::{Moment, micros_between};
@@ -156,6 +157,51 @@ pub struct Trace {
     pub span_id: [u8; 8],
     /// Whether the spans are exported.
     pub sampled: bool,
+}
+
+/// The header of a trace context (W3C Trace Context 1, 3.2).
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+impl Trace {
+    /// The `traceparent` of the answer.
+    #[must_use]
+    pub fn parent(&self) -> HeaderValue {
+        self.with(self.span_id)
+    }
+
+    /// The `traceparent` of the call of a model server, where its span is sent: who is told of a parent that is not would have no trace of his own.
+    #[must_use]
+    pub fn parent_of_call(&self) -> Option<HeaderValue> {
+        self.sampled.then(|| self.with(self.call_id()))
+    }
+
+    /// The span of that call.
+    #[must_use]
+    pub fn call_id(&self) -> [u8; 8] {
+        let mut id = self.span_id.map(|byte| byte ^ 0x5a);
+        // No id is nothing but zeros.
+        id[7] |= u8::from(id == [0; 8]);
+        id
+    }
+
+    fn with(&self, span_id: [u8; 8]) -> HeaderValue {
+        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        write_hex(&self.trace_id, &mut text[3..35]);
+        write_hex(&span_id, &mut text[36..52]);
+        text[54] = b'0' + u8::from(self.sampled);
+        let mut value = HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""));
+        // It is another one each time: HTTP/2 need not keep it in its table.
+        value.set_sensitive(true);
+        value
+    }
+}
+
+fn write_hex(bytes: &[u8], out: &mut [u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
 }
 
 /// Tokens, as the answer's `usage` tells them, or as estimated where it tells none.

@@ -26,7 +26,7 @@ use crate::check::Request;
 use crate::detect::language::callers::Listener;
 use crate::detect::language::guard::Guard;
 use crate::heavy;
-use crate::trail::{End, Late, Trail, Usage};
+use crate::trail::{End, Late, TRACEPARENT, Trail, Usage};
 use crate::wire::body::Broken;
 use crate::wire::json::{self, Edit};
 use crate::wire::sse::{Block, Splitter};
@@ -56,10 +56,12 @@ pub(super) async fn from_upstream(
     };
     let theirs = upstream.model().filter(|theirs| **theirs != call.name).map(ToString::to_string);
     let (bytes, route) = (&call.bytes, &call.route);
+    let mut headers = headers(&call, asked.stream);
+    headers.extend(trail.trace.parent_of_call().map(|parent| (TRACEPARENT, parent)));
     let outgoing = Outgoing {
         method: Method::POST,
         path_and_query: http::uri::PathAndQuery::from_static(path(&call.route)),
-        headers: headers(&call, asked.stream),
+        headers,
         body: heavy::work(bytes.len(), || body(bytes, route, &asked, theirs.as_deref())).await,
     };
     call.hold.began();

@@ -11,7 +11,7 @@ use super::passing::{self, Read};
 use super::upstream::{Outgoing, Upstream};
 use super::{Answer, Call, Error, Held, reply, shape, whole};
 use crate::authorize::Route;
-use crate::trail::Trail;
+use crate::trail::{TRACEPARENT, Trail};
 use crate::wire::json;
 
 pub(super) async fn from_upstream(
@@ -25,6 +25,7 @@ pub(super) async fn from_upstream(
     let mut headers = HeaderMap::with_capacity(4);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.extend(trail.trace.parent_of_call().map(|parent| (TRACEPARENT, parent)));
     let outgoing = Outgoing {
         method: Method::POST,
         path_and_query: http::uri::PathAndQuery::from_maybe_shared(Bytes::from(path.to_string()))

@@ -17,7 +17,7 @@ use crate::authorize::{OipAsks, Route};
 use crate::check::Request;
 use crate::detect::watch::Lesson;
 use crate::heavy;
-use crate::trail::{Assurance, Trail, Usage};
+use crate::trail::{Assurance, TRACEPARENT, Trail, Usage};
 use crate::wire::grpc::{self as message, Code, trailers};
 use crate::wire::json::{self, Edit};
 use crate::wire::oip::{self, HEADER_LENGTH, InferRequest, InferResponse, Unwritable};
@@ -222,6 +222,7 @@ pub(super) async fn from_upstream(
     let theirs = upstream.model().cloned().unwrap_or_else(|| call.name.clone());
     let mut headers = HeaderMap::with_capacity(4);
     headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+    headers.extend(trail.trace.parent_of_call().map(|parent| (TRACEPARENT, parent)));
     let (method, tail) = match asks {
         OipAsks::Infer => {
             let header_length = call.headers.get(HEADER_LENGTH);

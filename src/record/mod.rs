@@ -22,7 +22,7 @@ use toml::Spanned;
 
 use crate::event::{self, Event, Events, Name};
 use crate::mistake::Mistake;
-use crate::trail::{Late, Stop, Trace, Trail, Usage, Verdict, Which};
+use crate::trail::{Late, Stop, TRACEPARENT, Trace, Trail, Usage, Verdict, Which};
 use crate::wire::Body;
 use crate::wire::body::Broken;
 
@@ -203,7 +203,7 @@ impl Recorder {
     /// The last stop. A refusal is told and a whole answer counted now; a stream is counted once, when it is over.
     pub fn record(&self, active: Active, answer: Answered, now: Instant) -> Outcome {
         let Answered { status, mut headers, body, trail, late, code } = answer;
-        headers.insert(trace::TRACEPARENT, trace::traceparent(&trail.trace));
+        headers.insert(TRACEPARENT, trail.trace.parent());
         if let Some(code) = code {
             self.shared.events.tell(refusal(&trail, code, status, now));
         }

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::clock::Moment;
 use crate::digest::Digest;
-use crate::trail::{Assurance, End, Who};
+use crate::trail::{Assurance, End, TRACEPARENT, Who};
 
 /// A way through all stops, as the stops would have written it down.
 fn trail(trace: Trace, refused: Option<Stop>) -> Trail {
@@ -151,7 +151,7 @@ async fn a_whole_answer_is_counted_as_it_leaves_and_carries_its_trace() {
     let (trace, active) = recorder.begin(&HeaderMap::new(), false);
     let answer = answered(trail(trace, None), Body::Whole(Bytes::from_static(b"{}")), None);
     let response = recorder.record(active, answer, Instant::now()).into_response();
-    assert_eq!(response.headers()[trace::TRACEPARENT], trace::traceparent(&trace));
+    assert_eq!(response.headers()[TRACEPARENT], trace.parent());
     assert!(!trace.sampled, "without a collector nothing is exported");
     has(&recorder, &format!("{COUNT} 1"));
     has(&recorder, "http_server_active_requests 0");
@@ -240,7 +240,7 @@ async fn spans_and_metrics_arrive(protocol: &str) {
     let recorder = recorder_with(folder.path(), &format!("otlp = \"http://{address}\"\notlp_protocol = \"{protocol}\"\nsample = 0.0"));
     recorder.metrics().watch("portcullis_ready", "Readiness", metrics::Kind::Gauge, |observe| observe(&[], 1.0));
     let theirs = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-    let headers: HeaderMap = [(trace::TRACEPARENT.parse().unwrap(), theirs.parse().unwrap())].into_iter().collect();
+    let headers: HeaderMap = [(TRACEPARENT, theirs.parse().unwrap())].into_iter().collect();
 
     // Not sampled, and nothing is wrong with it: it is not sent.
     let (quiet, active) = recorder.begin(&HeaderMap::new(), false);

@@ -7,17 +7,14 @@ use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant, SystemTime};
 
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 use opentelemetry::trace::{Link, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue, Value};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
 use super::names::{self, attribute};
 use super::{Ended, Served};
-use crate::trail::{Stop, Trace, Verdict};
-
-/// The header, in and out.
-pub const TRACEPARENT: &str = "traceparent";
+use crate::trail::{Stop, TRACEPARENT, Trace, Verdict};
 
 /// A trace context that came with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,27 +64,6 @@ pub fn start(headers: &HeaderMap, trusted: bool, sample: Sample) -> (Trace, Opti
     trace_id[..8].copy_from_slice(&random().to_be_bytes());
     trace_id[8..].copy_from_slice(&random().to_be_bytes());
     (Trace { trace_id, span_id, sampled: sample.takes(&trace_id) }, remote)
-}
-
-/// The `traceparent` of the answer (W3C Trace Context 1 §3.2).
-#[must_use]
-pub fn traceparent(trace: &Trace) -> HeaderValue {
-    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-    write_hex(&trace.trace_id, &mut text[3..35]);
-    write_hex(&trace.span_id, &mut text[36..52]);
-    text[54] = b'0' + u8::from(trace.sampled);
-    let mut value = HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""));
-    // It is another one in each answer: HTTP/2 need not keep it in its table.
-    value.set_sensitive(true);
-    value
-}
-
-fn write_hex(bytes: &[u8], out: &mut [u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 15)];
-    }
 }
 
 /// The one well-formed `traceparent` of `headers`. Two of them, or anything malformed, count as none.
@@ -206,7 +182,8 @@ pub(super) fn spans(ended: &Ended, remote: Option<Remote>, served: Served, scope
         if refused {
             attributes.extend(ended.code.map(|code| KeyValue::new(attribute::ERROR_TYPE, code)));
         }
-        let id = random().to_be_bytes();
+        // A model server was told who its parent is before there was a span.
+        let id = if step.stop == Stop::Infer { trail.trace.call_id() } else { random().to_be_bytes() };
         all.push(span(id, SpanId::from_bytes(trail.trace.span_id), kind, name, start, end, attributes, status));
     }
     all
@@ -278,7 +255,7 @@ mod tests {
     const THEIRS: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     fn headers(values: &[&str]) -> HeaderMap {
-        values.iter().map(|value| (http::HeaderName::from_static(TRACEPARENT), value.parse().unwrap())).collect()
+        values.iter().map(|value| (TRACEPARENT, value.parse().unwrap())).collect()
     }
 
     fn never() -> Sample {
@@ -332,9 +309,15 @@ mod tests {
     #[test]
     fn what_goes_out_reads_back() {
         let (trace, _) = start(&HeaderMap::new(), true, Sample::ratio(1.0).unwrap());
-        let out = traceparent(&trace);
+        let out = trace.parent();
         let back = parse(out.as_bytes()).unwrap();
         assert_eq!((back.trace_id, back.span_id, back.sampled), (trace.trace_id, trace.span_id, true));
+        let of_call = parse(trace.parent_of_call().unwrap().as_bytes()).unwrap();
+        assert_eq!((of_call.trace_id, of_call.span_id), (trace.trace_id, trace.call_id()));
+        assert_ne!(of_call.span_id, trace.span_id);
+        assert_eq!(Trace { sampled: false, ..trace }.parent_of_call(), None);
+        let nothing = Trace { span_id: [0x5a; 8], ..trace };
+        assert_ne!(nothing.call_id(), [0; 8]);
     }
 
     #[test]
