@@ -34,6 +34,7 @@ use crate::record::names::metric;
 use crate::record::{Recorder, Served};
 use crate::{across, disk, life, reload};
 
+mod needs;
 mod watched;
 
 /// Where the gateway listens, once it does.
@@ -145,10 +146,12 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     let mut models: Vec<String> = house.policy.load().authorizer.models().iter().map(|model| model.resource.name.to_string()).collect();
     models.dedup();
     let listening = Listening { accept: bound.address(), tls: tls.is_some(), admin: admin.as_ref().map(|admin| admin.address()), models };
+    let operators_tls = admin.as_ref().and_then(|admin| admin.tls().cloned());
+    let listeners = [("accept", &tls), ("admin", &operators_tls)].into_iter().filter_map(|(name, tls)| Some((name, tls.clone()?)));
+    needs::observe_certificates(&house, listeners.collect());
     house.recorder.serves(Served { scheme: if tls.is_some() { "https" } else { "http" }, address: Some(listening.accept) });
     let changed_tls = {
         let folder = policies.clone();
-        let operators_tls = admin.as_ref().and_then(|admin| admin.tls().cloned());
         move |gateway: &config::Gateway| {
             let restart = || vec!["turning TLS on or off needs a restart".to_owned()];
             let callers = match gateway.accept.tls.get_ref() {
@@ -406,7 +409,7 @@ fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>, disks: &
     metrics.watch(
         "portcullis_log_sync_seconds",
         "Time that syncs took",
-        Kind::Counter,
+        Kind::Sum,
         watched(|house| house.shards.current().counters().sync_time.as_secs_f64()),
     );
     observe_log(house);
@@ -450,6 +453,7 @@ fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>, disks: &
     });
     observe_models(house, disks);
     watched::observe(house);
+    needs::observe(house);
     let counters = counters.clone();
     metrics.watch("portcullis_connections", "Open connections", Kind::Gauge, move |observe| {
         observe(&[], counters.open.load(Ordering::Relaxed) as f64)

@@ -33,14 +33,20 @@ pub const MAX_NAME: usize = 2048;
 /// The configuration that new handshakes use, replaceable while connections live.
 #[derive(Debug)]
 pub struct Tls {
-    current: ArcSwap<ServerConfig>,
+    current: ArcSwap<InForce>,
     config: TlsConfig,
     folder: PathBuf,
 }
 
 /// A configuration that was loaded and checked and is not in use yet.
 #[derive(Debug)]
-pub struct Prepared(Arc<ServerConfig>);
+pub struct Prepared(Arc<InForce>);
+
+#[derive(Debug)]
+struct InForce {
+    server: Arc<ServerConfig>,
+    ends: i64,
+}
 
 impl Tls {
     /// Loads what `config` names. Relative paths are relative to `folder` and may not leave it.
@@ -57,7 +63,7 @@ impl Tls {
     /// # Errors
     /// As [`Tls::load`].
     pub fn prepare(config: &TlsConfig, folder: &Path) -> Result<Prepared, Vec<Mistake>> {
-        server_config(config, folder).map(|config| Prepared(Arc::new(config)))
+        server_config(config, folder).map(|in_force| Prepared(Arc::new(in_force)))
     }
 
     /// Puts `prepared` in force for new handshakes. Connections that are open go on as they are.
@@ -75,11 +81,17 @@ impl Tls {
 
     /// What new handshakes use.
     pub(super) fn current(&self) -> Arc<ServerConfig> {
-        self.current.load_full()
+        self.current.load().server.clone()
+    }
+
+    /// When the first certificate of the chain ends that it shows, in seconds since 1970.
+    #[must_use]
+    pub fn ends(&self) -> i64 {
+        self.current.load().ends
     }
 }
 
-fn server_config(config: &TlsConfig, folder: &Path) -> Result<ServerConfig, Vec<Mistake>> {
+fn server_config(config: &TlsConfig, folder: &Path) -> Result<InForce, Vec<Mistake>> {
     let mut mistakes = Vec::new();
     let chain = keep(certificates(&config.certificate, folder), &mut mistakes);
     let key = keep(private_key(&config.key, folder), &mut mistakes);
@@ -92,6 +104,7 @@ fn server_config(config: &TlsConfig, folder: &Path) -> Result<ServerConfig, Vec<
         mistakes.push(Mistake::at(config.certificate.span(), what));
     }
     let (Some(chain), Some(key), Some(verifier), true) = (chain, key, verifier, mistakes.is_empty()) else { return Err(mistakes) };
+    let ends = ends(&chain);
 
     let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
@@ -103,7 +116,13 @@ fn server_config(config: &TlsConfig, folder: &Path) -> Result<ServerConfig, Vec<
         .map_err(|error| vec![Mistake::at(config.key.span(), format!("the certificate and the key do not make a pair: {error}"))])?;
     server.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| vec![Mistake::of_file(format!("no key for session tickets: {error}"))])?;
     server.alpn_protocols = alpn.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
-    Ok(server)
+    Ok(InForce { server: Arc::new(server), ends })
+}
+
+/// When the first certificate of `chain` ends; what cannot be read does not.
+fn ends(chain: &[CertificateDer<'_>]) -> i64 {
+    let each = chain.iter().filter_map(|der| x509_parser::parse_x509_certificate(der).ok());
+    each.map(|(_, certificate)| certificate.validity().not_after.timestamp()).min().unwrap_or(i64::MAX)
 }
 
 impl Alpn {

@@ -232,6 +232,8 @@ pub enum Kind {
     Gauge,
     /// It only goes up; a whole number.
     Counter,
+    /// It only goes up, and has parts of its unit.
+    Sum,
 }
 
 /// Takes the labels and the value of one series.
@@ -325,7 +327,7 @@ impl Collector for Watched {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let kind = match self.kind {
             Kind::Gauge => MetricType::Gauge,
-            Kind::Counter => MetricType::Counter,
+            Kind::Counter | Kind::Sum => MetricType::Counter,
         };
         let mut metric = encoder.encode_descriptor(self.name, self.help, None, kind)?;
         let (mut result, mut series) = (Ok(()), 0);
@@ -337,6 +339,7 @@ impl Collector for Watched {
             let write = |one: &mut MetricEncoder<'_>| match self.kind {
                 Kind::Gauge => one.encode_gauge(&value),
                 Kind::Counter => one.encode_counter::<NoLabelSet, _, u64>(&(value as u64), None),
+                Kind::Sum => one.encode_counter::<NoLabelSet, _, u64>(&value, None),
             };
             result = match labels {
                 // A family without labels would print an empty pair of braces.
@@ -417,6 +420,12 @@ impl Otlp {
                     each(&mut |value, labels| observer.observe(value as u64, labels))
                 };
                 self.meter.u64_observable_counter(name).with_description(help).with_callback(watch).build();
+            }
+            Kind::Sum => {
+                let watch = move |observer: &dyn opentelemetry::metrics::AsyncInstrument<f64>| {
+                    each(&mut |value, labels| observer.observe(value, labels))
+                };
+                self.meter.f64_observable_counter(name).with_description(help).with_callback(watch).build();
             }
         }
     }
@@ -533,9 +542,11 @@ mod tests {
         let read = size.clone();
         metrics.watch("portcullis_log_entries", "Entries", Kind::Counter, move |observe| observe(&[], read.load(Ordering::Relaxed) as f64));
         metrics.watch("portcullis_ready", "Readiness", Kind::Gauge, |observe| observe(&[("what", "a\"b\n")], 0.5));
+        metrics.watch("portcullis_log_sync_seconds", "Time", Kind::Sum, |observe| observe(&[], 0.25));
         size.store(41, Ordering::Relaxed);
         let text = metrics.render();
         assert!(text.contains("\nportcullis_log_entries_total 41\n"), "{text}");
+        assert!(text.contains("\nportcullis_log_sync_seconds_total 0.25\n"), "{text}");
         assert!(text.contains("portcullis_ready{what=\"a\\\"b\\n\"} 0.5\n"), "{text}");
     }
 }

@@ -148,6 +148,62 @@ pub mod metric {
         "{worker}",
         "Workers of a model that were started in the place of one that fell",
     );
+    /// Calls that wait for an engine.
+    pub const MODEL_QUEUE_DEPTH: Metric = metric(
+        "portcullis_model_queue_depth",
+        "portcullis_model_queue_depth",
+        "{call}",
+        "Calls that wait for a model in this machine, those that run left out",
+    );
+    /// When a certificate ends.
+    pub const CERTIFICATE_EXPIRY: Metric = metric(
+        "portcullis_certificate_expiry_timestamp_seconds",
+        "portcullis_certificate_expiry_timestamp_seconds",
+        "s",
+        "When the first certificate of a listener's chain ends, in seconds since 1970",
+    );
+    /// Issuers whose tokens can be verified.
+    pub const KEYS_READY: Metric = metric(
+        "portcullis_issuer_keys_ready",
+        "portcullis_issuer_keys_ready",
+        "1",
+        "Whether there are keys of an issuer that may be used now",
+    );
+    /// Keys that did not come.
+    pub const KEYS_FAILED: Metric = metric(
+        "portcullis_issuer_keys_failures",
+        "portcullis_issuer_keys_failures",
+        "1",
+        "How often the keys of an issuer could not be fetched or read since its policy is in force",
+    );
+    /// Replicas that are asked.
+    pub const UPSTREAM_UP: Metric = metric(
+        "portcullis_upstream_up",
+        "portcullis_upstream_up",
+        "1",
+        "Whether a replica of a model server is asked: 0 while it is left alone after failures, or its health checks fail",
+    );
+    /// Requests at a replica.
+    pub const UPSTREAM_IN_FLIGHT: Metric = metric(
+        "portcullis_upstream_requests_in_flight",
+        "portcullis_upstream_requests_in_flight",
+        "{request}",
+        "Requests that are on their way to a replica, wait for room there, or are being answered",
+    );
+    /// Connections that wait for a request.
+    pub const UPSTREAM_IDLE: Metric = metric(
+        "portcullis_upstream_idle_connections",
+        "portcullis_upstream_idle_connections",
+        "{connection}",
+        "HTTP/1.1 connections to a replica that are open and not used",
+    );
+    /// Connections so far.
+    pub const UPSTREAM_OPENED: Metric = metric(
+        "portcullis_upstream_connections",
+        "portcullis_upstream_connections",
+        "{connection}",
+        "Connections that were opened to a replica",
+    );
     /// Where in the log this process began. Held against the log by `portcullis log verify --reconcile`, as are the next six; all of them
     /// are read at the scrape.
     pub const LOG_BEGAN: Metric =

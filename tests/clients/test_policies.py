@@ -161,6 +161,7 @@ claims = { caller = "sub", tenant = "org", roles = "roles", tier = "tier" }
         return jwt.encode(whole, key, algorithm, headers={"kid": kid})
 
     assert status(house, token()) == 200
+    assert (house.metric("portcullis_issuer_keys_ready"), house.metric("portcullis_issuer_keys_failures_total")) == (1, 0)
     spki = signer.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     # PyJWT refuses to take a public key for an HMAC secret, which is right; so this is done by hand.
     def packed(part):

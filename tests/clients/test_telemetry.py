@@ -10,6 +10,7 @@ import threading
 import pytest
 import requests
 import rotel
+from cryptography import x509
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -92,6 +93,7 @@ def traced(request, tmp_path_factory, collector, scripted):
     gate.app = gate.key("app")
     gate.digits()
     gate.upstream("scripted", "openai", scripted.url, model="theirs")
+    gate.upstream("nobody", "openai", f"http://127.0.0.1:{free_port()}")
     gate.start()
     yield gate
     assert gate.stop() == 0, gate.said()
@@ -119,7 +121,7 @@ def trace_of(backend, trace_id):
     return (roots[0], [span for span in spans if span.parent_span_id == roots[0].span_id]) if roots else None
 
 
-def test_a_request_is_one_server_span_with_a_child_per_stop(traced, backend):
+def test_a_request_is_one_server_span_with_a_child_per_stop(traced, backend, scripted):
     strange = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     body = {"model": "scripted", "messages": [{"role": "user", "content": PROMPT}]}
     answer = ask(traced, body, traceparent=strange)
@@ -129,6 +131,8 @@ def test_a_request_is_one_server_span_with_a_child_per_stop(traced, backend):
     root, children = eventually(lambda: trace_of(backend, trace_id), 15)
     assert root.span_id.hex() == span_id and root.parent_span_id == b""
     assert stops(children) == STOPS and "chat scripted" in [span.name for span in children]
+    [call] = [span for span in children if span.name == "chat scripted"]
+    assert scripted.requests[-1]["headers"]["traceparent"] == f"00-{trace_id}-{call.span_id.hex()}-01", "a model server goes on from its call"
     told = attributes(root)
     assert told["http.request.method"] == "POST" and told["http.route"] == "/v1/chat/completions"
     assert told["http.response.status_code"] == 200 and told["gen_ai.request.model"] == "scripted"
@@ -150,6 +154,31 @@ def test_a_refusal_is_told_with_its_code(traced, backend):
     root, children = eventually(lambda: trace_of(backend, answer.headers["traceparent"].split("-")[1]), 15)
     assert attributes(root)["error.type"] == "authorize.denied"
     assert "authorize" in stops(children) and "infer" not in stops(children)
+
+
+def test_what_the_gateway_needs_of_others_is_measured(traced, scripted):
+    def told():
+        families = text_string_to_metric_families(traced.admin("/metrics")[1])
+        return {(sample.name, *sorted(sample.labels.values())): sample.value for family in families for sample in family.samples}
+
+    assert ask(traced, {"model": "scripted", "messages": [{"role": "user", "content": PROMPT}]}).status_code == 200
+    server = x509.load_pem_x509_certificate((traced.policies / "tls/server.pem").read_bytes())
+    authority = x509.load_pem_x509_certificate((traced.policies / "tls/ca.pem").read_bytes())
+    ends = min(server.not_valid_after_utc, authority.not_valid_after_utc).timestamp()
+    at, before = sorted(["", "scripted", scripted.url]), told()
+    assert before["portcullis_certificate_expiry_timestamp_seconds", "accept"] == ends
+    assert before["portcullis_upstream_up", *at] == 1 and before["portcullis_upstream_requests_in_flight", *at] == 0
+    assert before["portcullis_upstream_connections_total", *at] >= before["portcullis_upstream_idle_connections", *at] >= 1
+    assert [value for key, value in before.items() if key[0] == "portcullis_model_queue_depth" and "digits" in key] == [0]
+    [nobody] = [key for key in before if key[0] == "portcullis_upstream_up" and "nobody" in key]
+    assert before[nobody] == 1, "nobody has asked it yet"
+
+    def ejected():
+        assert ask(traced, {"model": "nobody", "messages": [{"role": "user", "content": PROMPT}]}).status_code == 503
+        return told()[nobody] == 0
+
+    eventually(ejected)
+    assert told()["portcullis_upstream_up", *at] == 1
 
 
 def test_metrics_are_pushed_when_the_gateway_stops_at_the_latest_and_hold_no_secret(traced, backend):

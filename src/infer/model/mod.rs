@@ -359,6 +359,12 @@ impl Model {
         self.card.as_ref()
     }
 
+    /// How many calls wait for it.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.queue.waiting()
+    }
+
     /// What became of its workers.
     #[must_use]
     pub fn falls(&self) -> &Falls {

@@ -102,6 +102,11 @@ impl Queue {
         !self.calls.0.lock().closed
     }
 
+    /// How many calls wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.calls.0.lock().count
+    }
+
     pub(super) async fn run(
         &self,
         inputs: Vec<Tensor>,
@@ -149,14 +154,6 @@ impl Queue {
             wanted.push(place.ok_or(Error::CallerAskedForOtherOutputs)?);
         }
         Ok(wanted)
-    }
-}
-
-#[cfg(test)]
-impl Queue {
-    /// How many calls wait.
-    pub(super) fn waiting(&self) -> usize {
-        self.calls.0.lock().count
     }
 }
 
