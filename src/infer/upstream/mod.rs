@@ -30,7 +30,7 @@ use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use tokio::task::AbortHandle;
 
-use self::replica::{Failed, Replica, Turn};
+use self::replica::{Failed, Replica, Then, Turn};
 use self::standing::Way;
 use crate::mistake::Mistake;
 use crate::outbound::Unreached;
@@ -51,7 +51,7 @@ const CHECK_WITHIN: Duration = Duration::from_secs(5);
 const CHECK_MAX_BODY: usize = 64 << 10;
 
 /// A request to send on. Its headers are the whole of what is sent, but for `host` and the credential.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Outgoing {
     /// Its method.
     pub method: Method,
@@ -236,7 +236,7 @@ impl Upstream {
     /// Dropping the future cancels the call at the upstream.
     ///
     /// # Errors
-    /// Why there is no answer. The request was not sent twice.
+    /// Why there is no answer. No replica was asked twice for what it may have done.
     pub async fn send(&self, mut request: Outgoing, deadline: Instant) -> Result<Incoming, Error> {
         let (mut tried, mut last) = (0_u64, None);
         for _ in 0..=FURTHER_TRIES {
@@ -252,14 +252,14 @@ impl Upstream {
             match Turn::at(replica, now).send(request, deadline).await {
                 Ok(answer) => return Ok(answer),
                 Err(Failed::Sent(error)) => return Err(error),
-                Err(Failed::Unsent { error, request: unsent, stale }) => {
+                Err(Failed::Unsent { error, request: unsent, then }) => {
                     request = unsent;
                     last = Some(error);
-                    if stale {
+                    match then {
                         // The others were opened to the same process, which has closed them too.
-                        replica.pool.prune(Instant::now(), Duration::ZERO);
-                    } else {
-                        tried |= 1 << at;
+                        Then::Anew => replica.pool.prune(Instant::now(), Duration::ZERO),
+                        Then::Elsewhere => tried |= 1 << at,
+                        Then::Anywhere => {}
                     }
                 }
             }
@@ -349,7 +349,7 @@ async fn check(replica: &Arc<Replica>, path: &PathAndQuery, every: Duration) {
             well
         }
         // A connection that was stale says nothing, and neither does a replica that has all the requests it may have.
-        Err(Failed::Unsent { stale: true, .. } | Failed::Unsent { error: Error::Full, .. }) => return,
+        Err(Failed::Unsent { then: Then::Anew | Then::Anywhere, .. } | Failed::Unsent { error: Error::Full, .. }) => return,
         Err(_) => false,
     };
     replica.checked(well);

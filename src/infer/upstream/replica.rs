@@ -101,22 +101,28 @@ impl Drop for Turn {
 
 /// Why a request to one replica came to nothing.
 pub(super) enum Failed {
-    /// Nothing of it was sent, so another try is as good as the first.
-    Unsent {
-        error: Error,
-        request: Outgoing,
-        /// The connection was no longer good; the replica may well be.
-        stale: bool,
-    },
-    /// Some of it may have been sent: it is not sent again.
+    /// Nothing of it was sent, or the replica says that it did nothing of it, so another try is as good as the first.
+    Unsent { error: Error, request: Outgoing, then: Then },
+    /// Some of it may have been done: it is not sent again.
     Sent(Error),
+}
+
+/// Where to try again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    /// At another replica.
+    Elsewhere,
+    /// At any, over a new connection: this one was no longer good, the replica may well be.
+    Anew,
+    /// At any, over any.
+    Anywhere,
 }
 
 impl Turn {
     /// Sends `request` to the replica, once.
     pub(super) async fn send(mut self, request: Outgoing, deadline: Instant) -> Result<Incoming, Failed> {
         if let Err(error) = self.make_room(deadline).await {
-            return Err(Failed::Unsent { error, request, stale: false });
+            return Err(Failed::Unsent { error, request, then: Then::Elsewhere });
         }
         let replica = self.replica.clone();
         let settings = &*replica.settings;
@@ -126,12 +132,13 @@ impl Turn {
             Ok(Ok(lease)) => lease,
             Ok(Err(why)) => {
                 self.failed();
-                return Err(Failed::Unsent { error: Error::UpstreamUnreachable(why), request, stale: false });
+                return Err(Failed::Unsent { error: Error::UpstreamUnreachable(why), request, then: Then::Elsewhere });
             }
             Err(_) => return Err(Failed::Sent(Error::DeadlinePassed)),
         };
         let body = request.body.clone();
         let is_http2 = matches!(lease, Lease::Many(_));
+        let again = is_http2.then(|| request.clone());
         let Some(dressed) = dress(request, &replica, is_http2) else {
             return Err(Failed::Sent(Error::OperatorConfiguredCredential));
         };
@@ -145,9 +152,16 @@ impl Turn {
             Ok(Ok(answer)) => answer,
             Ok(Err(mut refused)) => {
                 let error = Error::of(refused.error());
-                return Err(match refused.take_message() {
-                    Some(request) => Failed::Unsent { error, request: undress(request, body), stale: true },
-                    None => {
+                return Err(match (refused.take_message(), undone(refused.error()), again) {
+                    (Some(request), ..) => Failed::Unsent { error, request: undress(request, body), then: Then::Anew },
+                    (None, Some(Undone::Refused), Some(request)) => Failed::Unsent { error: Error::Full, request, then: Then::Anywhere },
+                    (None, Some(Undone::Left), Some(request)) => {
+                        if let Lease::Many(strand) = &lease {
+                            replica.pool.retire(strand);
+                        }
+                        Failed::Unsent { error, request, then: Then::Anew }
+                    }
+                    (None, ..) => {
                         self.failed();
                         Failed::Sent(error)
                     }
@@ -199,6 +213,24 @@ impl Turn {
             _ => return Err(Error::Full),
         }
         Ok(())
+    }
+}
+
+/// How an HTTP/2 server says that it did nothing of a request (RFC 9113, 8.7).
+enum Undone {
+    /// The stream is above the last one that a connection which goes away attends to.
+    Left,
+    /// REFUSED_STREAM.
+    Refused,
+}
+
+/// Whether the other end says so; its HTTP library does not return the request then.
+fn undone(error: &hyper::Error) -> Option<Undone> {
+    let error = std::error::Error::source(error)?.downcast_ref::<h2::Error>().filter(|error| error.is_remote())?;
+    match error.reason() {
+        Some(h2::Reason::REFUSED_STREAM) if error.is_reset() => Some(Undone::Refused),
+        Some(_) if error.is_go_away() => Some(Undone::Left),
+        _ => None,
     }
 }
 

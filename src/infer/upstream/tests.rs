@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use super::*;
 
 mod ends;
+mod http2;
 mod replicas;
 mod secure;
 
