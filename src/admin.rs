@@ -17,7 +17,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::accept::config::{ClientAuth, Deadlines, Limits, TlsConfig};
-use crate::accept::{Accept, Bound, Drained, Handler, Peer, Tls};
+use crate::accept::{Accept, Bound, Drained, Handler, LEAST_UNREAD, Peer, Tls};
 use crate::mistake::Mistake;
 use crate::prove::served::{self, LogFile};
 use crate::prove::{EraseError, Erased, Erasure};
@@ -105,6 +105,7 @@ fn limits() -> Limits {
         max_header_bytes: 16 << 10,
         max_headers: 100,
         max_streams: 16,
+        max_unread: LEAST_UNREAD,
         deadlines,
         drain: DRAIN,
     }

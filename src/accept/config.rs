@@ -9,6 +9,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
+use super::body::{LEAST_UNREAD, MOST_UNREAD};
 use crate::mistake::Mistake;
 use crate::unit::{Rate, Size, Span};
 
@@ -205,6 +206,8 @@ pub struct Limits {
     pub max_headers: usize,
     /// See [`Config::max_streams`].
     pub max_streams: u32,
+    /// Bytes that are read on of a body that nobody wants, so that its sender hears why.
+    pub max_unread: usize,
     /// See [`Config::deadlines`].
     pub deadlines: Deadlines,
     /// See [`Config::drain`].
@@ -260,6 +263,7 @@ impl Config {
             max_header_bytes,
             max_headers,
             max_streams,
+            max_unread: self.max_body.0.clamp(LEAST_UNREAD, MOST_UNREAD),
             deadlines: self.deadlines,
             drain: self.drain.0,
         })

@@ -379,15 +379,13 @@ async fn answer<H: Handler>(seat: Arc<Seat<H>>, request: Request<Incoming>) -> R
     let mut response = match admitted {
         Ok(()) => {
             let (body, unread) = by_deadline(incoming, arrived.mono + deadlines.body.0);
-            // Who waits to be asked for the body sends none after an answer, but perhaps its next request.
-            let unread = unread.filter(|_| !head.headers.contains_key(header::EXPECT));
+            let expects = head.headers.contains_key(header::EXPECT);
             let request = Request::from_parts(head, body);
             let peer = Peer::on_connection(seat.connection.clone(), arrived, deadlines.request.0, request);
-            let response = timeout_at(hard_stop.into(), seat.handler.handle(peer)).await.map_err(|_| Unanswered)?;
-            // A body that is too large was read on already, and its connection closes.
-            let closes = response.headers().get(header::CONNECTION).is_some_and(|value| value == "close");
-            if let Some(unread) = unread.filter(|_| !closes) {
-                unread.read_on();
+            let mut response = timeout_at(hard_stop.into(), seat.handler.handle(peer)).await.map_err(|_| Unanswered)?;
+            let goes_on = unread.is_none_or(|unread| unread.read_on(seat.limits.max_unread, expects));
+            if !goes_on && version < Version::HTTP_2 {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             response
         }

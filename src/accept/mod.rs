@@ -25,7 +25,7 @@ pub mod http;
 pub mod listen;
 pub mod tls;
 
-pub use body::{drain, why_broken};
+pub use body::{LEAST_UNREAD, why_broken};
 pub use config::{AuthFailures, Config, Deadlines};
 pub use head::admissible;
 pub use http::Handler;

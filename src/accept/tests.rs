@@ -40,6 +40,11 @@ impl Handler for Echo {
                 [Frame::data(Bytes::from_static(b"a")), Frame::trailers([(header::AGE, HeaderValue::from(1))].into_iter().collect())];
             return Response::new(Body::stream(StreamBody::new(futures_util::stream::iter(frames.map(Ok)))));
         }
+        if peer.uri().path() == "/close" {
+            let mut answer = Response::new(Body::Empty);
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            return answer;
+        }
         if peer.uri().path() == "/who" {
             let names = peer.connection().certificate.as_ref().map(|certificate| certificate.names.join(" "));
             return Response::new(Body::from(Bytes::from(names.unwrap_or_default())));
@@ -218,14 +223,57 @@ async fn an_answer(stream: &mut TcpStream) -> String {
 #[tokio::test]
 async fn a_body_that_nobody_wants_may_still_be_sent_and_the_connection_goes_on() {
     let running = plain("");
-    for length in [1, body::DRAINED] {
+    for length in [1, config::MAX_BODY.0] {
         let mut stream = TcpStream::connect(running.address).await.unwrap();
         stream.write_all(format!("POST /who HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n").as_bytes()).await.unwrap();
-        assert!(an_answer(&mut stream).await.starts_with("HTTP/1.1 200"));
+        let answer = an_answer(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("connection: close"), "{answer}");
         stream.write_all(&vec![b'x'; length]).await.unwrap();
         stream.write_all(b"GET /who HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         assert!(an_answer(&mut stream).await.starts_with("HTTP/1.1 200"), "{length}");
     }
+}
+
+#[tokio::test]
+async fn a_refusal_is_heard_by_who_sends_all_of_the_body_first() {
+    let running = plain("");
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    let body = vec![b'x'; 602_112];
+    for _ in 0..20 {
+        stream.write_all(format!("POST /who HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes()).await.unwrap();
+        stream.write_all(&body).await.unwrap();
+        assert!(an_answer(&mut stream).await.starts_with("HTTP/1.1 200"));
+    }
+    // Who does not tell how long it is, or of more than is read, is told that the connection ends.
+    for framing in ["Transfer-Encoding: chunked".to_owned(), format!("Content-Length: {}", config::MAX_BODY.0 + 1)] {
+        let mut stream = TcpStream::connect(running.address).await.unwrap();
+        stream.write_all(format!("POST /who HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n").as_bytes()).await.unwrap();
+        let answer = an_answer(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn over_http2_who_is_refused_may_send_the_body_all_the_same() {
+    let running = plain("");
+    let stream = TcpStream::connect(running.address).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let ended = tokio::spawn(connection);
+    for path in ["/who", "/close"] {
+        let request = Request::post(format!("http://a{path}")).body(()).unwrap();
+        sender = sender.ready().await.unwrap();
+        let (answer, mut body) = sender.send_request(request, false).unwrap();
+        assert_eq!(answer.await.unwrap().status(), StatusCode::OK);
+        let mut left = 602_112;
+        while left > 0 {
+            body.reserve_capacity(left.min(16 << 10));
+            let room = std::future::poll_fn(|cx| body.poll_capacity(cx)).await.expect("the stream stands").unwrap();
+            body.send_data(vec![b'x'; room.min(left)].into(), room >= left).unwrap();
+            left -= room.min(left);
+        }
+    }
+    drop(sender);
+    drop(ended.await);
 }
 
 #[tokio::test]

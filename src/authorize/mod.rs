@@ -292,9 +292,6 @@ fn grpc_message(asks: OipAsks, bytes: Bytes) -> Result<Read, Error> {
     Ok(Read { content: Content::Read(bytes, None), asked: None, named })
 }
 
-/// Past so many bytes of a body that is refused as too large, the connection is closed instead of read on.
-const DRAIN: usize = 64 * 1024;
-
 impl<T> Authorizer<T> {
     /// A stop that judges by `policies`; `body_cap` is the largest body that any model takes. Of `models` several may be versions of
     /// one name, which then agree in their resource and in what they serve; a name of which no version answers is not served.
@@ -377,15 +374,7 @@ impl<T> Authorizer<T> {
 
     async fn read(&self, route: &Route, mut body: Body, deadline: Instant, trail: &mut Trail) -> Result<Read, Error> {
         let mut share = Share { room: &self.room, held: 0 };
-        let bytes = match read::whole_with_room(&mut body, self.body_cap, deadline, |bytes| share.grow_to(bytes)).await {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                if error == read::Error::TheySentTooMuch {
-                    read::drain(&mut body, DRAIN, deadline).await;
-                }
-                return Err(Error::Body(error));
-            }
-        };
+        let bytes = read::whole_with_room(&mut body, self.body_cap, deadline, |bytes| share.grow_to(bytes)).await.map_err(Error::Body)?;
         let digest = heavy::work(bytes.len(), || Digest::of(&bytes)).await;
         trail.request = trail::Content { media_type: None, length: bytes.len() as u64, digest: Some(digest) };
         let kind = match route {

@@ -33,9 +33,6 @@ pub use terms::{Around, Config, DEFAULT_MAX_BATCH, DEFAULT_MAX_DEPTH, MOST_DEPTH
 
 use text::Takes;
 
-/// Past so many bytes of a body that is refused as too large, the connection is closed instead of read on.
-const DRAIN: usize = 64 * 1024;
-
 /// What the body was understood to ask for.
 #[derive(Debug)]
 pub enum Request {
@@ -225,9 +222,6 @@ async fn whole(content: Content, wanted: bool, terms: &Terms, deadline: Instant)
         Content::Read(bytes, parsed) => Ok((bytes, parsed)),
         Content::Unread(mut body) => {
             let bytes = read::whole(&mut body, terms.max_body, deadline).await;
-            if bytes == Err(read::Error::TheySentTooMuch) {
-                read::drain(&mut body, DRAIN, deadline).await;
-            }
             Ok((bytes.map_err(Error::Body)?, None))
         }
     }

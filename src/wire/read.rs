@@ -84,20 +84,6 @@ fn broken(error: &(dyn std::error::Error + 'static)) -> Error {
     Error::TheyBrokeOff
 }
 
-/// Reads on, up to `more` bytes or the body's end, so that a caller who is still sending can hear that it was too much.
-pub async fn drain(body: &mut Body, more: usize, deadline: Instant) {
-    let reading = async {
-        let mut left = more;
-        while let Some(Ok(frame)) = body.frame().await {
-            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-            if left == 0 {
-                break;
-            }
-        }
-    };
-    let _ = tokio::time::timeout_at(deadline.into(), reading).await;
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

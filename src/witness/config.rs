@@ -20,7 +20,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::accept::config::{Deadlines, Limits, TlsChoice};
-use crate::accept::{Accept, Tls};
+use crate::accept::{Accept, LEAST_UNREAD, Tls};
 use crate::mistake::Mistake;
 use crate::prove::key::Exposed;
 use crate::tlog::checkpoint::is_origin;
@@ -121,6 +121,7 @@ impl Config {
             max_header_bytes: 16 << 10,
             max_headers: 100,
             max_streams: 16,
+            max_unread: LEAST_UNREAD,
             deadlines: Deadlines::default(),
             drain: DRAIN,
         };
