@@ -48,6 +48,9 @@ pub struct Gateway {
     /// What models run on.
     #[serde(default)]
     pub runtime: model::runtime::Config,
+    /// What callers may ask of the gateway itself: requests that name no model.
+    #[serde(default)]
+    pub budget: budget::Config,
 }
 
 impl Gateway {
@@ -55,6 +58,7 @@ impl Gateway {
     fn mistakes(&self, dir: &Path) -> Vec<Mistake> {
         let mut mistakes = self.accept.limits().err().unwrap_or_default();
         mistakes.extend(self.prove.mistakes());
+        self.budget.compile_serverwide(&mut mistakes);
         // With TLS it names files, which are read where the port is opened.
         if let Some(admin) = self.admin.as_ref().filter(|admin| admin.tls.is_none()) {
             mistakes.extend(admin::resolve(admin, dir).err().unwrap_or_default());
@@ -269,7 +273,7 @@ pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines) -> Result<Lo
         (Some(gateway), Some(authenticator), Some(policies)) if reading.told.is_empty() => {
             let body_cap = models.iter().map(|model| model.terms.check.max_body()).fold(global_cap, usize::max);
             let routes = Routes::new(building.paths.into_iter().map(|(path, model)| (path.into(), model.into())));
-            let serverwide = Terms::serverwide(global_cap);
+            let serverwide = Terms::serverwide(global_cap, &gateway.budget);
             let authorizer = Authorizer::new(routes, policies, models, serverwide, body_cap, json::Limits::for_body(body_cap));
             let turns = building.next.turns_since(building.made);
             let disks = building.next.models.values().flat_map(|running| running.disks.iter().cloned()).collect();
@@ -296,9 +300,10 @@ pub enum Engines {
 
 impl Terms {
     /// For requests that name no model: lists, server metadata, receipts.
-    fn serverwide(global_cap: usize) -> Self {
+    fn serverwide(global_cap: usize, budget: &budget::Config) -> Self {
         Self {
-            budget: budget::Terms::default(),
+            // Its mistakes were told with the gateway's.
+            budget: budget.compile_serverwide(&mut Vec::new()),
             check: check::Terms::without_model(global_cap),
             detect: detect::Terms::default(),
             infer: infer::Terms { backend: Backend::Nothing, shape: infer::shape::Config::default(), shadows: Vec::new() },

@@ -22,7 +22,7 @@ mod quota;
 mod rate;
 mod terms;
 
-pub use terms::{Config, DEFAULT_BURST, DEFAULT_IN_FLIGHT, DEFAULT_REQUESTS, Flow, Quotas, Table, Terms};
+pub use terms::{Config, DEFAULT_BURST, DEFAULT_IN_FLIGHT, DEFAULT_REQUESTS, DEFAULT_SERVERWIDE, Flow, Quotas, Table, Terms};
 
 use gate::{Gate, State, locked};
 use quota::Window;

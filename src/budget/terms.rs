@@ -1,4 +1,4 @@
-//! What the policy says of budgets: the `[budget]` table of a model's file, and what it comes to.
+//! What the policy says of budgets: the `[budget]` table of a model's file, and that of the gateway's, and what they come to.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -21,11 +21,15 @@ pub const DEFAULT_BURST: u32 = 50;
 /// Requests of a caller that may be in flight to a model of which the policy says nothing.
 pub const DEFAULT_IN_FLIGHT: u32 = 64;
 
+/// Requests a caller may send about the gateway itself, for lists of models, receipts and health: a receipt for every answer of a busy model.
+pub const DEFAULT_SERVERWIDE: (Rate, u32) = (Rate { count: 100, per: Duration::from_secs(1) }, 500);
+
 /// The `[budget]` table.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Each caller's own. What it leaves out is the house's default: 10 requests a second, 50 at once, 64 in flight, tokens unbounded.
+    /// Each caller's own. What it leaves out is the house's default: 10 requests a second, 50 at once ([`DEFAULT_SERVERWIDE`] where no model is named), 64
+    /// in flight, tokens unbounded.
     pub default: Table,
     /// All callers of the model together; what it leaves out is unbounded.
     pub model: Table,
@@ -114,11 +118,20 @@ impl Limits {
 impl Config {
     /// Turns the table into terms; what is wrong with it is added to `mistakes`.
     pub fn compile(&self, mistakes: &mut Vec<Mistake>) -> Terms {
+        self.compile_with((DEFAULT_REQUESTS, DEFAULT_BURST), mistakes)
+    }
+
+    /// The same of requests that name no model.
+    pub fn compile_serverwide(&self, mistakes: &mut Vec<Mistake>) -> Terms {
+        self.compile_with(DEFAULT_SERVERWIDE, mistakes)
+    }
+
+    fn compile_with(&self, (rate, burst): (Rate, u32), mistakes: &mut Vec<Mistake>) -> Terms {
         for table in [&self.default, &self.model].into_iter().chain(self.tier.values()) {
             table.judge(mistakes);
         }
         let house = Table {
-            requests: Some(Flow { rate: DEFAULT_REQUESTS, burst: Some(Spanned::new(0..0, DEFAULT_BURST)) }),
+            requests: Some(Flow { rate, burst: Some(Spanned::new(0..0, burst)) }),
             in_flight: Some(Spanned::new(0..0, DEFAULT_IN_FLIGHT)),
             ..Table::default()
         };
@@ -203,6 +216,16 @@ mod tests {
         assert_eq!(terms.default.in_flight, Some(64));
         assert_eq!(terms.default.tokens, None);
         assert!(terms.model.is_none());
+    }
+
+    #[test]
+    fn what_names_no_model_has_a_wider_default_and_the_same_tables() {
+        let serverwide = |text: &str| toml::from_str::<Config>(text).unwrap().compile_serverwide(&mut Vec::new());
+        let terms = serverwide("");
+        assert_eq!(terms.default.requests, Some(Measure { count: 100, per: Duration::from_secs(1), burst: 500 }));
+        assert_eq!(terms.default.in_flight, Some(64));
+        let terms = serverwide("[default]\nrequests = { rate = \"1/min\", burst = 2 }");
+        assert_eq!(terms.default.requests, Some(Measure { count: 1, per: Duration::from_secs(60), burst: 2 }));
     }
 
     #[test]

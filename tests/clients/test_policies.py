@@ -209,3 +209,9 @@ def test_nothing_of_a_prompt_or_a_secret_is_told_anywhere(gate):
         for secret in (PROMPT, TOKEN, "canary-", *gate.secrets):
             assert secret not in text, f"{where} tells of {secret}"
     assert json.loads(run("log", "verify", gate.log, "--json"))["ok"]
+
+
+def test_what_a_caller_asks_of_the_gateway_itself_has_limits_of_its_own(house):
+    house.write("gateway.toml", (house.policies / "gateway.toml").read_text() + '\n[budget.default]\nrequests = { rate = "1/h", burst = 3 }\n')
+    house.start()
+    assert [status(house, house.app, "/v1/models") for _ in range(4)] == [200, 200, 200, 429]
