@@ -146,6 +146,10 @@ fn denied() -> Told {
 fn authorize(error: authorize::Error) -> Told {
     match error {
         authorize::Error::CallerAskedNoRoute => denied().rule("no such route"),
+        authorize::Error::CallerAskedNoGrpcMethod => {
+            let message = "The gRPC service has no such method here.";
+            Told::new("authorize.denied", StatusCode::NOT_FOUND, Code::Unimplemented, message).rule("no such method")
+        }
         authorize::Error::CallerUsedMethod(expected) => {
             Told::new("authorize.method", StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, "That path takes another method.")
                 .with([(header::ALLOW, HeaderValue::from_static(expected))])

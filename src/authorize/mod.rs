@@ -199,6 +199,8 @@ impl<T> Grant<T> {
 pub enum Error {
     /// Nothing is served at that path: `authorize.denied`, 404, like a model that is not there.
     CallerAskedNoRoute,
+    /// The gRPC service has no such method: `authorize.denied`, UNIMPLEMENTED, whoever asks.
+    CallerAskedNoGrpcMethod,
     /// Something is, with another method: `authorize.method`, 405.
     CallerUsedMethod(&'static str),
     /// No such model, or not for this caller, which look alike: `authorize.denied`, 404. The rules are for the security log.
@@ -219,6 +221,7 @@ impl From<Unmatched> for Error {
     fn from(unmatched: Unmatched) -> Self {
         match unmatched {
             Unmatched::Path => Self::CallerAskedNoRoute,
+            Unmatched::GrpcMethod => Self::CallerAskedNoGrpcMethod,
             Unmatched::Method(expected) => Self::CallerUsedMethod(expected),
         }
     }

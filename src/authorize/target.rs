@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use http::Method;
 
+use crate::wire::grpc::SERVICE;
+
 /// What a caller may be allowed to do, as Cedar names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names are the policy's")]
@@ -175,6 +177,8 @@ impl Route {
 pub enum Unmatched {
     /// Nothing is served at that path.
     Path,
+    /// No method of the gRPC service has that name. The service is not the operator's, so that nothing is told of what is.
+    GrpcMethod,
     /// Something is, with the other method.
     Method(&'static str),
 }
@@ -237,7 +241,8 @@ impl Routes {
             // Its method is looked at once the caller may use it: to others the path is not there, whatever the method.
             return Ok((Route::Raw { path: path.clone(), model: model.clone() }, path.clone()));
         }
-        let (route, template) = fixed(path).ok_or(Unmatched::Path)?;
+        let unmatched = || if path.starts_with(SERVICE) { Unmatched::GrpcMethod } else { Unmatched::Path };
+        let (route, template) = fixed(path).ok_or_else(unmatched)?;
         let expected = FIXED.iter().find(|(_, known)| *known == template).map_or("POST", |(method, _)| method);
         if method.as_str() != expected {
             return Err(Unmatched::Method(expected));
@@ -262,7 +267,7 @@ fn fixed(path: &str) -> Option<(Route, &'static str)> {
         _ => {
             if let Some(rest) = path.strip_prefix("/v2/models/") {
                 oip_model(rest)
-            } else if let Some(method) = path.strip_prefix("/inference.GRPCInferenceService/") {
+            } else if let Some(method) = path.strip_prefix(SERVICE) {
                 grpc(method)
             } else if let Some(id) = path.strip_prefix("/v1/receipts/") {
                 receipt(id)
@@ -367,9 +372,12 @@ mod tests {
             "/v1/receipts/1",
             "/v1/receipts/0192aaaa-bbbb-7ccc-8ddd-eeeeffff0000.disclosure.statement",
             "/v1/receipts/0192aaaabbbb7ccc8dddeeeeffff0000",
-            "/inference.GRPCInferenceService/RepositoryIndex",
         ] {
             assert_eq!(routes.find(&Method::POST, path), Err(Unmatched::Path), "{path}");
+        }
+        for method in ["RepositoryIndex", "ModelStreamInfer", ""] {
+            let found = routes.find(&Method::POST, &format!("/inference.GRPCInferenceService/{method}"));
+            assert_eq!(found, Err(Unmatched::GrpcMethod), "{method}");
         }
     }
 }

@@ -3,10 +3,13 @@
 import json
 import pathlib
 import queue
+import ssl
 
 import grpc
+import httpx
 import numpy as np
 import pytest
+import requests
 import tritonclient.grpc
 import tritonclient.http
 from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -198,11 +201,22 @@ def test_grpc_metadata_carries_the_receipt_and_the_statement(gate):
     _, payload = open_statement(eventually(refused_with_a_receipt, every=0.3), keys(gate.log))
     assert payload[2] == 2 and payload[8][7] == "authorize.denied"
 
-    # Any other service of the same server: not there, rather than an error of the transport.
+    # Any other method of the service.
     with pytest.raises(grpc.RpcError) as caught:
         stub.ModelStatistics(service_pb2.ModelStatisticsRequest(name="digits"), metadata=who, timeout=10)
-    assert caught.value.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND)
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
     channel.close()
+
+
+def test_a_refusal_is_heard_by_who_sends_a_picture(gate):
+    """602,112 bytes, one picture of 224 times 224 points in FP32, of which nothing is read: every client hears why, and none sees a reset."""
+    picture, headers = b"\0" * 602_112, {"authorization": f"Bearer {gate.app}", "content-type": "application/json"}
+    url = f"{gate.url}/v2/models/no-such/infer"
+    with requests.Session() as session, httpx.Client(http2=True, verify=ssl.create_default_context(cafile=gate.ca), timeout=20) as over_http2:
+        for _ in range(10):
+            assert requests.post(url, data=picture, headers=headers, verify=gate.ca, timeout=20).status_code == 404
+            assert session.post(url, data=picture, headers=headers, verify=gate.ca, timeout=20).status_code == 404
+            assert over_http2.post(url, content=picture, headers=headers).status_code == 404
 
 
 def test_a_grpc_channel_stays_open_over_many_calls(gate):
