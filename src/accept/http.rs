@@ -26,7 +26,7 @@ pub const GRACE: Duration = Duration::from_secs(2);
 /// Requests given up on one connection, less those that ended well, before it is closed (CVE-2023-44487, paced).
 pub const MAX_ABANDONED: u32 = 32;
 /// Requests on one connection before it is asked to make a new one.
-pub const MAX_REQUESTS: u32 = 100_000;
+pub const MAX_REQUESTS: u32 = if cfg!(test) { 200 } else { 100_000 };
 /// HTTP/2: bytes in flight towards us on one stream.
 const STREAM_WINDOW: u32 = 64 << 10;
 /// HTTP/2: bytes in flight towards us on one connection.
@@ -339,17 +339,32 @@ async fn tend(connection: impl Ending, live: &Live, idle: Duration, mut phase: w
     }
 }
 
-/// The request had not been answered [`GRACE`] past its deadline.
+/// Why a request has no answer.
 #[derive(Debug)]
-struct Unanswered;
+enum Unanswered {
+    /// It had none [`GRACE`] past its deadline.
+    Late,
+    /// Its connection is to end, and nothing was done of it: REFUSED_STREAM, after which it may be sent again (RFC 9113, 8.7).
+    Refused(h2::Error),
+}
 
 impl std::fmt::Display for Unanswered {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the request was not answered in time")
+        f.write_str(match self {
+            Self::Late => "the request was not answered in time",
+            Self::Refused(_) => "the connection is to end",
+        })
     }
 }
 
-impl std::error::Error for Unanswered {}
+impl std::error::Error for Unanswered {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Late => None,
+            Self::Refused(reset) => Some(reset),
+        }
+    }
+}
 
 /// What is told to HEAD: all but the body, and how long that would be (RFC 9110, 9.3.2). Over HTTP/2 nobody else leaves it out; over HTTP/1.1 it
 /// would be left lying, as one is that its caller gave up.
@@ -382,7 +397,7 @@ async fn answer<H: Handler>(seat: Arc<Seat<H>>, request: Request<Incoming>) -> R
             let expects = head.headers.contains_key(header::EXPECT);
             let request = Request::from_parts(head, body);
             let peer = Peer::on_connection(seat.connection.clone(), arrived, deadlines.request.0, request);
-            let mut response = timeout_at(hard_stop.into(), seat.handler.handle(peer)).await.map_err(|_| Unanswered)?;
+            let mut response = timeout_at(hard_stop.into(), seat.handler.handle(peer)).await.map_err(|_| Unanswered::Late)?;
             let goes_on = unread.is_none_or(|unread| unread.read_on(seat.limits.max_unread, expects));
             if !goes_on && version < Version::HTTP_2 {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -391,6 +406,10 @@ async fn answer<H: Handler>(seat: Arc<Seat<H>>, request: Request<Incoming>) -> R
         }
         Err(error) => {
             Counters::add(&seat.live.counters.inadmissible);
+            if error == Error::CallerAbandonedTooMany && version == Version::HTTP_2 {
+                // Others may share the connection, as behind a proxy, who gave nothing up.
+                return Err(Unanswered::Refused(h2::Reason::REFUSED_STREAM.into()));
+            }
             let mut response = seat.handler.refuse(&head, error);
             if version < Version::HTTP_2 {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -402,6 +421,9 @@ async fn answer<H: Handler>(seat: Arc<Seat<H>>, request: Request<Incoming>) -> R
     response.headers_mut().remove(header::SERVER);
     if wants_no_body {
         response = without_body(response);
+    }
+    if version < Version::HTTP_2 && seat.live.served.load(Ordering::Relaxed) >= MAX_REQUESTS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response.map(|body| Departing::new(body, flight, hard_stop)))
 }

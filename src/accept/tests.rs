@@ -349,9 +349,24 @@ async fn http2_with_prior_knowledge_is_served_and_paced_resets_end_it() {
     }
     let begun = running.counters.requests.load(Ordering::Relaxed);
     assert!(begun <= u64::from(http::MAX_ABANDONED) + 2, "{begun}");
-    assert!(refused.is_none_or(|answer| answer.is_err() || answer.unwrap().status() == StatusCode::TOO_MANY_REQUESTS));
+    let told = |error: &hyper::Error| std::error::Error::source(error).and_then(|why| why.downcast_ref::<h2::Error>()?.reason());
+    // Or it was not sent any more.
+    assert!(refused.is_none_or(|answer| answer.is_err_and(|error| told(&error).is_none_or(|why| why == h2::Reason::REFUSED_STREAM))));
     drop(sender);
     drop(ended.await);
+}
+
+#[tokio::test]
+async fn the_last_answer_of_a_connection_says_so() {
+    let running = plain("");
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    for number in 1..=http::MAX_REQUESTS {
+        stream.write_all(b"GET /close-not HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\n\r\n").await.unwrap();
+        let answer = an_answer(&mut stream).await;
+        assert_eq!(answer.contains("connection: close"), number == http::MAX_REQUESTS, "{number}: {answer}");
+        stream.read_exact(&mut [0; 1]).await.unwrap();
+    }
+    assert_eq!(to_close(&mut stream).await, "");
 }
 
 #[tokio::test]
