@@ -17,7 +17,7 @@ use crate::wire::Body;
 use crate::wire::body::Broken;
 
 /// How much of a body that nobody wants is read on for at the least, and at the most, in bytes; in between, as much as one that is wanted may have.
-pub const LEAST_UNREAD: usize = 64 << 10;
+pub const LEAST_UNREAD: usize = 1 << 20;
 pub(super) const MOST_UNREAD: usize = 16 << 20;
 
 /// How long a body that nobody wants is read on for: half a megabyte over a megabit a second.
