@@ -238,13 +238,14 @@ impl Upstream {
     /// # Errors
     /// Why there is no answer. No replica was asked twice for what it may have done.
     pub async fn send(&self, mut request: Outgoing, deadline: Instant) -> Result<Incoming, Error> {
-        let (mut tried, mut last) = (0_u64, None);
+        // Bits of replicas: that came to nothing, and that did nothing of it.
+        let (mut tried, mut undone, mut last) = (0_u64, 0_u64, None);
         for _ in 0..=FURTHER_TRIES {
             let now = Instant::now();
             if now >= deadline {
                 return Err(Error::DeadlinePassed);
             }
-            let at = match self.choose(tried, now) {
+            let at = match self.choose(tried | undone, now).or_else(|_| self.choose(tried, now)) {
                 Ok(at) => at,
                 Err(wait) => return Err(last.unwrap_or(Error::UpstreamEjected(wait))),
             };
@@ -259,7 +260,7 @@ impl Upstream {
                         // The others were opened to the same process, which has closed them too.
                         Then::Anew => replica.pool.prune(Instant::now(), Duration::ZERO),
                         Then::Elsewhere => tried |= 1 << at,
-                        Then::Anywhere => {}
+                        Then::RatherElsewhere => undone |= 1 << at,
                     }
                 }
             }
@@ -348,8 +349,9 @@ async fn check(replica: &Arc<Replica>, path: &PathAndQuery, every: Duration) {
             let _ = Limited::new(answer.body, CHECK_MAX_BODY).collect().await;
             well
         }
+        Err(Failed::Unsent { then: Then::RatherElsewhere, .. }) => false,
         // A connection that was stale says nothing, and neither does a replica that has all the requests it may have.
-        Err(Failed::Unsent { then: Then::Anew | Then::Anywhere, .. } | Failed::Unsent { error: Error::Full, .. }) => return,
+        Err(Failed::Unsent { then: Then::Anew, .. } | Failed::Unsent { error: Error::Full, .. }) => return,
         Err(_) => false,
     };
     replica.checked(well);

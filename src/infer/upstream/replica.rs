@@ -82,6 +82,13 @@ impl Turn {
         }
     }
 
+    fn undone(&mut self) {
+        if self.judged {
+            lock(&self.replica.standing).undone(self.probe, Instant::now());
+            self.probe = false;
+        }
+    }
+
     pub(super) fn failed(&mut self) {
         if self.judged {
             lock(&self.replica.standing).failed(self.probe, Instant::now());
@@ -114,8 +121,8 @@ pub(super) enum Then {
     Elsewhere,
     /// At any, over a new connection: this one was no longer good, the replica may well be.
     Anew,
-    /// At any, over any.
-    Anywhere,
+    /// At another replica if one is asked, for this one did nothing of it; else at this.
+    RatherElsewhere,
 }
 
 impl Turn {
@@ -154,12 +161,16 @@ impl Turn {
                 let error = Error::of(refused.error());
                 return Err(match (refused.take_message(), undone(refused.error()), again) {
                     (Some(request), ..) => Failed::Unsent { error, request: undress(request, body), then: Then::Anew },
-                    (None, Some(Undone::Refused), Some(request)) => Failed::Unsent { error: Error::Full, request, then: Then::Anywhere },
-                    (None, Some(Undone::Left), Some(request)) => {
-                        if let Lease::Many(strand) = &lease {
-                            replica.pool.retire(strand);
-                        }
-                        Failed::Unsent { error, request, then: Then::Anew }
+                    (None, Some(undone), Some(request)) => {
+                        self.undone();
+                        let error = match (undone, &lease) {
+                            (Undone::Left, Lease::Many(strand)) => {
+                                replica.pool.retire(strand);
+                                error
+                            }
+                            _ => Error::Full,
+                        };
+                        Failed::Unsent { error, request, then: Then::RatherElsewhere }
                     }
                     (None, ..) => {
                         self.failed();
@@ -218,7 +229,8 @@ impl Turn {
 
 /// How an HTTP/2 server says that it did nothing of a request (RFC 9113, 8.7).
 enum Undone {
-    /// The stream is above the last one that a connection which goes away attends to.
+    /// The connection goes away, and says so of a stream that is above the last one it attends to. Nothing of a request with a body was done then; one without
+    /// may have been asked for as the connection went, and asks for what can be asked for twice.
     Left,
     /// REFUSED_STREAM.
     Refused,
@@ -229,7 +241,7 @@ fn undone(error: &hyper::Error) -> Option<Undone> {
     let error = std::error::Error::source(error)?.downcast_ref::<h2::Error>().filter(|error| error.is_remote())?;
     match error.reason() {
         Some(h2::Reason::REFUSED_STREAM) if error.is_reset() => Some(Undone::Refused),
-        Some(_) if error.is_go_away() => Some(Undone::Left),
+        Some(h2::Reason::NO_ERROR) if error.is_go_away() => Some(Undone::Left),
         _ => None,
     }
 }

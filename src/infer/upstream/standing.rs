@@ -8,6 +8,9 @@ pub(super) const EJECT_AFTER: u32 = 5;
 pub(super) const EJECT_FIRST: Duration = Duration::from_millis(250);
 /// The longest ejection: a replica that came back is asked within this time.
 pub(super) const EJECT_MOST: Duration = Duration::from_secs(1);
+/// A replica that does nothing of what it is asked for so long, with no answer that ended well, fails with each request more: the end of a connection, which has
+/// many undone at once, is over by then.
+pub(super) const UNDONE_FOR: Duration = Duration::from_secs(1);
 /// So many health checks must fail one after the other.
 pub(super) const DOWN_AFTER: u32 = 2;
 
@@ -28,6 +31,8 @@ pub(super) enum Way {
 #[derive(Debug, Default)]
 pub(super) struct Standing {
     failures: u32,
+    /// Since when it did nothing of what it was asked.
+    undone: Option<Instant>,
     ejections: u32,
     until: Option<Instant>,
     probing: bool,
@@ -65,6 +70,7 @@ impl Standing {
 
     /// An answer was read to its end. One from before an ejection says nothing of what came after it.
     pub(super) fn ended_well(&mut self) {
+        self.undone = None;
         if self.until.is_none() {
             self.failures = 0;
             self.ejections = 0;
@@ -85,6 +91,14 @@ impl Standing {
         }
     }
 
+    /// The replica said that it did nothing of a request. That is no failure, unless it is all it does; who is to find out has.
+    pub(super) fn undone(&mut self, probe: bool, now: Instant) {
+        let since = *self.undone.get_or_insert(now);
+        if probe || now.saturating_duration_since(since) >= UNDONE_FOR {
+            self.failed(probe, now);
+        }
+    }
+
     /// The probe was given up without finding out.
     pub(super) fn probe_given_up(&mut self) {
         self.probing = false;
@@ -99,6 +113,25 @@ impl Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_undone_is_a_failure_only_where_nothing_is_done_for_long() {
+        let (mut standing, now) = (Standing::default(), Instant::now());
+        (0..100).for_each(|_| standing.undone(false, now));
+        let late = now + UNDONE_FOR;
+        (1..EJECT_AFTER).for_each(|_| standing.undone(false, late));
+        assert_eq!(standing.way(late), Way::Open);
+        standing.ended_well();
+        standing.undone(false, late);
+        (0..100).for_each(|_| standing.undone(false, late + UNDONE_FOR - Duration::from_millis(1)));
+        assert_eq!(standing.way(late), Way::Open, "an answer begins it anew");
+        (0..EJECT_AFTER).for_each(|_| standing.undone(false, late + UNDONE_FOR));
+        let until = late + UNDONE_FOR + EJECT_FIRST;
+        assert_eq!(standing.way(late + UNDONE_FOR), Way::Shut(until));
+        assert!(standing.begin(until));
+        standing.undone(true, until);
+        assert_eq!(standing.way(until), Way::Shut(until + 2 * EJECT_FIRST), "a probe that is left undone has failed");
+    }
 
     fn after(standing: &mut Standing, failures: u32, now: Instant) {
         (0..failures).for_each(|_| standing.failed(false, now));

@@ -83,7 +83,8 @@ impl Body for Tail {
         match Pin::new(&mut held.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.moved = Instant::now();
-                if held.incoming.is_end_stream() {
+                // Nothing comes after trailers, and over HTTP/1.1 only they say so.
+                if frame.is_trailers() || held.incoming.is_end_stream() {
                     this.end_well();
                 } else if this.moved >= this.deadline {
                     return this.end_badly(Error::DeadlinePassed);

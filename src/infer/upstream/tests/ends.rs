@@ -11,6 +11,22 @@ async fn an_answer_without_a_marked_end_says_so() {
 }
 
 #[tokio::test]
+async fn an_answer_that_ends_in_trailers_ended_well_and_its_connection_serves_again() {
+    let trailers = b"HTTP/1.1 200 OK\r\ntrailer: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\na: b\r\n\r\n";
+    let server = always(trailers).await;
+    let upstream = to(&[&server], "");
+    for _ in 0..20 {
+        let mut body = send(&upstream).await.unwrap().body;
+        while let Some(frame) = body.frame().await {
+            if frame.unwrap().is_trailers() {
+                break;
+            }
+        }
+    }
+    assert_eq!((server.requests.load(SeqCst), upstream.replicas()[0].opened), (20, 1));
+}
+
+#[tokio::test]
 async fn a_silent_upstream_ends_by_the_nearer_of_timeout_and_deadline() {
     let server = server(|mut speaker| async move {
         speaker.hear().await;

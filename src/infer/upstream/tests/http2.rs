@@ -123,6 +123,19 @@ async fn a_refused_stream_is_tried_again_three_times_at_the_most() {
 }
 
 #[tokio::test]
+async fn a_replica_that_does_nothing_costs_no_request_where_there_is_another_and_is_left_alone_in_the_end() {
+    let (never, other) = (resets(7, |_| false).await, resets(7, |_| true).await);
+    let upstream = to(&[&never, &other], "http2 = true");
+    let began = Instant::now();
+    while !upstream.replicas()[0].ejected {
+        assert_eq!(ask(&upstream).await.unwrap(), "");
+        assert!(began.elapsed() < SOON, "it is asked for ever");
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert!(began.elapsed() >= standing::UNDONE_FOR);
+}
+
+#[tokio::test]
 async fn what_ends_for_another_reason_may_have_been_done_and_is_not_asked_again() {
     for reason in [2, 8] {
         let server = resets(reason, |_| false).await;
