@@ -2,7 +2,8 @@
 //!
 //! A thread of the runtime has many requests. One that reads sixty megabytes of JSON there holds up all of them for as long as that takes. So
 //! work on [`MANY`] bytes and more has the thread to itself, while the runtime goes on with the others on another; and as much of it as there are
-//! processors is done at a time, in the order in which it came, since each of those threads would have an even share of them.
+//! processors is done at a time, in the order in which it came, since each of those threads would have an even share of them. What is done before anybody
+//! knows whether the caller may ask has turns of its own, half as many, so that who may ask nothing keeps nobody waiting who may.
 
 use std::sync::LazyLock;
 
@@ -12,15 +13,29 @@ use tokio::sync::Semaphore;
 /// Below it, work is over before others would have been led to another thread, or about.
 pub const MANY: usize = 128 << 10;
 
-static TURNS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)));
+static TURNS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(processors()));
+static TURNS_OF_STRANGERS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(processors().div_ceil(2)));
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
 
 /// Does `what` is to be done with so many bytes. It waits for nothing where they are few, and where a runtime has one thread alone.
 pub async fn work<T>(bytes: usize, what: impl FnOnce() -> T) -> T {
+    in_turn(&TURNS, bytes, what).await
+}
+
+/// The same for a caller of whom it is not known yet whether he may ask.
+pub async fn work_of_stranger<T>(bytes: usize, what: impl FnOnce() -> T) -> T {
+    in_turn(&TURNS_OF_STRANGERS, bytes, what).await
+}
+
+async fn in_turn<T>(turns: &Semaphore, bytes: usize, what: impl FnOnce() -> T) -> T {
     if bytes < MANY || Handle::try_current().map_or(true, |runtime| runtime.runtime_flavor() == RuntimeFlavor::CurrentThread) {
         return what();
     }
     // It is never closed.
-    let _turn = TURNS.acquire().await.ok();
+    let _turn = turns.acquire().await.ok();
     tokio::task::block_in_place(what)
 }
 
@@ -55,12 +70,14 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn work_on_few_bytes_is_done_where_it_is() {
+    async fn work_on_few_bytes_is_done_where_it_is_and_strangers_wait_for_each_other_alone() {
         let mut turns = Vec::new();
-        while let Ok(turn) = TURNS.try_acquire() {
+        while let Ok(turn) = TURNS_OF_STRANGERS.try_acquire() {
             turns.push(turn);
         }
-        assert_eq!(work(MANY - 1, || 7).await, 7);
+        assert_eq!(work_of_stranger(MANY - 1, || 7).await, 7);
+        assert!(tokio::time::timeout(Duration::from_millis(50), work_of_stranger(MANY, || 7)).await.is_err());
+        assert_eq!(work(MANY, || 7).await, 7);
     }
 
     #[tokio::test]

@@ -285,6 +285,22 @@ struct Read {
 }
 
 /// A message names its model and version, where it is about one.
+/// What a whole body asks, and of which model.
+fn named(route: &Route, bytes: Bytes, limits: &json::Limits) -> Result<Read, Error> {
+    let kind = match route {
+        Route::Grpc(asks) => return grpc_message(*asks, bytes),
+        Route::Completions => openai::Kind::Completions,
+        Route::Responses => openai::Kind::Responses,
+        Route::Embeddings => openai::Kind::Embeddings,
+        _ => openai::Kind::Chat,
+    };
+    let value = json::parse(&bytes, limits).map_err(Error::Json)?;
+    let asked = if *route == Route::Messages { anthropic::asked(&value) } else { openai::asked(kind, &value) };
+    let asked = asked.map_err(Error::Shape)?;
+    let named = Some((asked.model.clone(), None));
+    Ok(Read { content: Content::Read(bytes, Some(value)), asked: Some(asked), named })
+}
+
 fn grpc_message(asks: OipAsks, bytes: Bytes) -> Result<Read, Error> {
     let message = grpc::unframe(&bytes, bytes.len()).map_err(Error::CallerSentBadMessage)?;
     let named = match asks {
@@ -378,24 +394,13 @@ impl<T> Authorizer<T> {
     async fn read(&self, route: &Route, mut body: Body, deadline: Instant, trail: &mut Trail) -> Result<Read, Error> {
         let mut share = Share { room: &self.room, held: 0 };
         let bytes = read::whole_with_room(&mut body, self.body_cap, deadline, |bytes| share.grow_to(bytes)).await.map_err(Error::Body)?;
-        let digest = heavy::work(bytes.len(), || Digest::of(&bytes)).await;
+        let there = bytes.clone();
+        let (digest, read) = heavy::work_of_stranger(bytes.len(), || (Digest::of(&there), named(route, there, &self.json))).await;
         trail.request = trail::Content { media_type: None, length: bytes.len() as u64, digest: Some(digest) };
-        let kind = match route {
-            Route::Grpc(asks) => return heavy::work(bytes.len(), || grpc_message(*asks, bytes.clone())).await,
-            Route::Completions => openai::Kind::Completions,
-            Route::Responses => openai::Kind::Responses,
-            Route::Embeddings => openai::Kind::Embeddings,
-            _ => openai::Kind::Chat,
-        };
-        let parsed = heavy::work(bytes.len(), || {
-            let value = json::parse(&bytes, &self.json).map_err(Error::Json)?;
-            let asked = if *route == Route::Messages { anthropic::asked(&value) } else { openai::asked(kind, &value) };
-            Ok::<_, Error>((value, asked.map_err(Error::Shape)?))
-        });
-        let (value, asked) = parsed.await?;
-        trail.streams = asked.stream;
-        let named = Some((asked.model.clone(), None));
-        Ok(Read { content: Content::Read(bytes, Some(value)), asked: Some(asked), named })
+        if let Ok(Read { asked: Some(asked), .. }) = &read {
+            trail.streams = asked.stream;
+        }
+        read
     }
 
     /// For lists: the models whose metadata this caller may see.

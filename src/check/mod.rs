@@ -191,16 +191,19 @@ pub async fn check(mut permit: Permit, terms: &Terms, trail: &mut Trail) -> Resu
         (wants_body(route, peer.method(), peer.headers())?, peer.deadline())
     };
     let (bytes, parsed) = whole(content, wanted, terms, deadline).await?;
-    if trail.request.digest.is_none() {
-        let digest = heavy::work(bytes.len(), || Digest::of(&bytes)).await;
-        trail.request = trail::Content { media_type: None, length: bytes.len() as u64, digest: Some(digest) };
-    }
-    let request = if wanted {
+    let (digest, request) = {
         let (route, headers) = (permit.grant().route(), permit.grant().caller().peer().headers());
-        heavy::work(bytes.len(), || understand(route, headers, &bytes, parsed, terms)).await?
-    } else {
-        Request::Nothing
+        let digested = trail.request.digest.is_some();
+        let read = || {
+            let digest = (!digested).then(|| Digest::of(&bytes));
+            (digest, if wanted { understand(route, headers, &bytes, parsed, terms) } else { Ok(Request::Nothing) })
+        };
+        heavy::work(bytes.len(), read).await
     };
+    if digest.is_some() {
+        trail.request = trail::Content { media_type: None, length: bytes.len() as u64, digest };
+    }
+    let request = request?;
     Ok(Input { permit, bytes, request })
 }
 
