@@ -69,11 +69,11 @@ impl Unread {
     /// others after this, as far as the caller told how long the body is.
     pub(super) fn read_on(mut self, most: usize, expects: bool) -> bool {
         let Ok(Left { incoming, begun }) = self.0.try_recv() else { return true };
-        if expects && !begun {
-            return false;
+        // That the body was asked for does not say that they were.
+        let ends = !expects && incoming.size_hint().upper().is_some_and(|left| left <= most as u64);
+        if begun || !expects {
+            tokio::spawn(tokio::time::timeout(LINGER, drain(incoming, most)));
         }
-        let ends = incoming.size_hint().upper().is_some_and(|left| left <= most as u64);
-        tokio::spawn(tokio::time::timeout(LINGER, drain(incoming, most)));
         ends
     }
 }
@@ -108,7 +108,7 @@ impl http_body::Body for Arriving {
         let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
         this.begun = true;
         if let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) {
-            if !matches!(frame, Some(Ok(_))) {
+            if frame.as_ref().is_none_or(|frame| frame.as_ref().map_or(true, Frame::is_trailers)) {
                 this.left = None;
             }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));

@@ -244,6 +244,15 @@ async fn a_refusal_is_heard_by_who_sends_all_of_the_body_first() {
         stream.write_all(&body).await.unwrap();
         assert!(an_answer(&mut stream).await.starts_with("HTTP/1.1 200"));
     }
+    // What was read to its end is not read on, trailers and all.
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    for _ in 0..2 {
+        let chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\na: b\r\n\r\n";
+        stream.write_all(chunked).await.unwrap();
+        let answer = an_answer(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("connection: close"), "{answer}");
+        stream.read_exact(&mut [0; 1]).await.unwrap();
+    }
     // Who does not tell how long it is, or of more than is read, is told that the connection ends.
     for framing in ["Transfer-Encoding: chunked".to_owned(), format!("Content-Length: {}", config::MAX_BODY.0 + 1)] {
         let mut stream = TcpStream::connect(running.address).await.unwrap();

@@ -85,13 +85,13 @@ pub(super) async fn from_upstream(
         Read::Large(answer) => return Ok(*answer),
     };
     let (bytes, share) = reply::whole(incoming, shape.max_body(), memory, call.deadline).await?;
+    call.hold.delivered(bytes.len() as u64);
     let limits = json::Limits::for_body(shape.max_body());
     let decimals = decimals(&call, shape);
     let all = decimals.is_some() || call.care.without_logprobs || call.guard.is_some();
     let route = &call.route;
     let mut document = heavy::work(bytes.len(), || understood(route, &bytes, &limits, all)).await?;
     let usage = usage_of(&call.route, &document);
-    call.hold.delivered(bytes.len() as u64);
     trail.usage = Some(match usage {
         Some(usage) => {
             call.hold.settle(usage);
