@@ -296,9 +296,10 @@ pub async fn keep_keys(policy: &Snapshot) -> Result<JoinSet<()>, String> {
     let tls = ClientTls::build(None, Alpn::Http1).map_err(|error| format!("issuers cannot be asked for keys: {error}"))?;
     let fetch: Arc<dyn jwks::Fetch> = Arc::new(Fetcher(tls));
     let told = |source: &jwks::Source, result: Result<(), jwks::Error>| {
-        // Callers of this issuer are refused until it answers; the others need not wait for it.
+        // Callers of this issuer are refused once there are no keys that may be used; the others need not wait for it.
         if let Err(error) = result {
-            eprintln!("portcullis: warning: no keys from {}: {error}", source.issuer());
+            let left = if source.is_ready(Moment::now()) { "keys could not be renewed, the last ones serve" } else { "no keys" };
+            eprintln!("portcullis: warning: issuer {}: {left}: {error}", source.issuer());
         }
     };
     let missing = policy.authenticator.sources().filter(|source| source.is_fetched() && !source.is_ready(Moment::now()));
@@ -317,7 +318,9 @@ struct Fetcher(Arc<rustls::ClientConfig>);
 impl jwks::Fetch for Fetcher {
     fn fetch<'a>(&'a self, url: &'a str) -> Pin<Box<dyn Future<Output = Result<Bytes, jwks::FetchError>> + Send + 'a>> {
         Box::pin(async move {
-            let fetched = outbound::fetch(url, &self.0, &outbound::Limits::default()).await;
+            // The operator wrote the URL; his issuer may well be in his own network.
+            let limits = outbound::Limits { allow_private: true, ..outbound::Limits::default() };
+            let fetched = outbound::fetch(url, &self.0, &limits).await;
             fetched.map(|fetched| fetched.body).map_err(Into::into)
         })
     }
@@ -341,6 +344,7 @@ impl Sources for Operators {
         notes.extend(
             policy.authenticator.sources().filter(|source| !source.is_ready(now)).map(|source| format!("no keys from {}", source.issuer())),
         );
+        notes.extend(watched::uncalibrated(&policy));
         if notes.is_empty() { Ready::Yes } else { Ready::Degraded(notes) }
     }
 
@@ -455,8 +459,19 @@ fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>, disks: &
     watched::observe(house);
     needs::observe(house);
     let counters = counters.clone();
+    let open = counters.clone();
     metrics.watch("portcullis_connections", "Open connections", Kind::Gauge, move |observe| {
-        observe(&[], counters.open.load(Ordering::Relaxed) as f64)
+        observe(&[], open.open.load(Ordering::Relaxed) as f64)
+    });
+    metrics.watch(metric::HANDSHAKES_FAILED.prometheus, metric::HANDSHAKES_FAILED.help, Kind::Counter, move |observe| {
+        for (why, count) in [
+            ("certificate", &counters.handshakes_certificate),
+            ("slow", &counters.handshakes_slow),
+            ("broken", &counters.handshakes_broken),
+            ("refused", &counters.handshakes_refused),
+        ] {
+            observe(&[("why", why)], count.load(Ordering::Relaxed) as f64);
+        }
     });
 }
 

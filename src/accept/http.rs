@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout, timeout_at};
 use super::body::{Departing, by_deadline};
 use super::config::Limits;
 use super::guard::Guard;
+use super::tls::Shown;
 use super::{Connection, Counters, Error, Peer, admissible};
 use crate::clock::Moment;
 use crate::wire::Body;
@@ -95,6 +96,7 @@ pub(super) enum Protocol {
 struct Seat<H> {
     handler: H,
     connection: Connection,
+    shown: Option<Shown>,
     limits: Limits,
     live: Arc<Live>,
 }
@@ -170,7 +172,7 @@ pub(super) struct House<H> {
 }
 
 /// Serves one connection, of which `before` was already read, until it ends, is idle for too long, or the phase says so.
-pub(super) async fn serve<I, H>(io: I, before: &[u8], protocol: Protocol, connection: Connection, house: House<H>)
+pub(super) async fn serve<I, H>(io: I, before: &[u8], protocol: Protocol, (connection, shown): (Connection, Option<Shown>), house: House<H>)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Handler,
@@ -188,7 +190,7 @@ where
         counters: counters.clone(),
     });
     let idle = limits.deadlines.idle.0;
-    let seat = Arc::new(Seat { handler, connection, limits, live: live.clone() });
+    let seat = Arc::new(Seat { handler, connection, shown, limits, live: live.clone() });
     let service = hyper::service::service_fn(move |request| answer(seat.clone(), request));
     // A stream whose window the other end keeps shut, or an answer that it takes a little of now and then, is polled by
     // no one else.
@@ -388,6 +390,10 @@ async fn answer<H: Handler>(seat: Arc<Seat<H>>, request: Request<Incoming>) -> R
         Err(Error::CallerSentTooManyHeaders)
     } else if seat.live.closing.load(Ordering::Relaxed) {
         Err(Error::CallerAbandonedTooMany)
+    } else if seat.shown.as_ref().is_some_and(|shown| !shown.holds(arrived.wall)) {
+        // A new connection with it is refused in the handshake.
+        seat.live.enough.notify_one();
+        Err(Error::CallersCertificateEnded)
     } else {
         admissible(&head)
     };

@@ -193,7 +193,7 @@ pub(super) async fn run<H: Handler>(accept: Accept, source: impl Source, handler
         let open = Open::new(permit, neighbour, counters.clone());
         let (tls, house) = (tls.clone(), house.clone());
         tokio::spawn(async move {
-            connection(stream, address, tls.as_deref(), house).await;
+            connection(stream, address, tls.as_ref(), house).await;
             drop(open);
         });
     }
@@ -292,7 +292,7 @@ impl Drop for Open {
     }
 }
 
-async fn connection<H: Handler>(mut stream: TcpStream, address: SocketAddr, tls: Option<&Tls>, mut house: House<H>) {
+async fn connection<H: Handler>(mut stream: TcpStream, address: SocketAddr, tls: Option<&Arc<Tls>>, mut house: House<H>) {
     // Answers are written whole; waiting for more to send only delays them.
     let _ = stream.set_nodelay(true);
     let deadline = tokio::time::Instant::now() + house.limits.deadlines.handshake.0;
@@ -304,11 +304,12 @@ async fn connection<H: Handler>(mut stream: TcpStream, address: SocketAddr, tls:
             return;
         };
         let connection = Connection { address, certificate: None };
-        return http::serve(stream, &before, protocol, connection, house).await;
+        return http::serve(stream, &before, protocol, (connection, None), house).await;
     };
     let counters = &house.counters;
+    let in_force = tls.current();
     // The state of a handshake is large and short-lived: it is not kept in the connection's task.
-    let handshake = Box::pin(timeout_at(deadline, TlsAcceptor::from(tls.current()).accept(stream)));
+    let handshake = Box::pin(timeout_at(deadline, TlsAcceptor::from(in_force.server().clone()).accept(stream)));
     let shaken = tokio::select! {
         shaken = handshake => shaken,
         _ = house.phase.wait_for(|phase| *phase != Phase::Serving) => return,
@@ -327,8 +328,9 @@ async fn connection<H: Handler>(mut stream: TcpStream, address: SocketAddr, tls:
             None => return Counters::add(&counters.handshakes_certificate),
         },
     };
+    let shown = tls::Shown::new(tls, session.peer_certificates(), in_force);
     let connection = Connection { address, certificate };
-    http::serve(stream, &[], protocol, connection, house).await;
+    http::serve(stream, &[], protocol, (connection, shown), house).await;
 }
 
 /// Reads until it is clear whether HTTP/2 is spoken with prior knowledge; none if the other end closed first.

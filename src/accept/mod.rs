@@ -149,6 +149,8 @@ pub enum Error {
     CallerExpectedUnknown,
     /// More requests given up on one connection than are forgiven (CVE-2023-44487): `accept.resets`, 429.
     CallerAbandonedTooMany,
+    /// The client certificate of the connection has expired since, or does not hold by the files that are in force now: `accept.certificate`, 401.
+    CallersCertificateEnded,
     /// A body that had not arrived by its deadline: `accept.slow_body`, 408.
     CallerSentBodyTooSlowly,
     /// A body that broke off, or whose framing is wrong: `accept.body`, 400.
@@ -171,6 +173,7 @@ impl Error {
             Self::CallerSentCodedBody => "accept.coded",
             Self::CallerExpectedUnknown => "accept.expect",
             Self::CallerAbandonedTooMany => "accept.resets",
+            Self::CallersCertificateEnded => "accept.certificate",
             Self::CallerSentBodyTooSlowly => "accept.slow_body",
             Self::CallerBrokeBody => "accept.body",
         }
@@ -192,6 +195,7 @@ impl Error {
             Self::CallerSentCodedBody => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::CallerExpectedUnknown => StatusCode::EXPECTATION_FAILED,
             Self::CallerAbandonedTooMany => StatusCode::TOO_MANY_REQUESTS,
+            Self::CallersCertificateEnded => StatusCode::UNAUTHORIZED,
             Self::CallerSentBodyTooSlowly => StatusCode::REQUEST_TIMEOUT,
         }
     }
@@ -211,6 +215,7 @@ impl Error {
             Self::CallerSentCodedBody => "bodies must not be compressed",
             Self::CallerExpectedUnknown => "this expectation cannot be met",
             Self::CallerAbandonedTooMany => "too many requests were given up on this connection",
+            Self::CallersCertificateEnded => "the client certificate of this connection does not hold any longer",
             Self::CallerSentBodyTooSlowly => "the body did not arrive in time",
             Self::CallerBrokeBody => "the body was malformed or incomplete",
         }

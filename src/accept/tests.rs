@@ -680,6 +680,60 @@ async fn client_certificates_are_asked_for_verified_and_named() {
 }
 
 #[tokio::test]
+async fn a_client_certificate_holds_for_each_request_and_not_for_the_handshake_alone() {
+    let (folder, authority, clients) = (tempfile::tempdir().unwrap(), Authority::new("a"), Authority::new("clients"));
+    put_pair(folder.path(), &authority.server(1));
+    put(folder.path(), "clients.pem", &clients.issuer.pem());
+    put(folder.path(), "clients.crl", &clients.revokes(7));
+    let (good, other) = (clients.issue(vec![dns("good")], 5, 2099), clients.issue(vec![dns("other")], 6, 2099));
+    for auth in ["optional", "required"] {
+        let tls = format!("[tls]\n{FILES}client_ca = \"clients.pem\"\nclient_crl = \"clients.crl\"\nclient_auth = \"{auth}\"");
+        let running = start(&tls, folder.path());
+        let tls = running.tls.clone().unwrap();
+        let mut connections = Vec::new();
+        for mine in [&good, &other] {
+            connections.push(shake(running.address, client(&authority, Some(mine), None, &[])).await.unwrap());
+        }
+        let [of_good, of_other] = &mut connections[..] else { unreachable!() };
+        let over_h2 = shake(running.address, client(&authority, Some(&other), None, &["h2"])).await.unwrap();
+        let (mut h2, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(over_h2)).await.unwrap();
+        let ended = tokio::spawn(connection);
+        let mut status_over_h2 = async || {
+            h2.ready().await.unwrap();
+            h2.send_request(Request::get("https://localhost/who").body(Empty::<Bytes>::new()).unwrap()).await.unwrap().status()
+        };
+        // Other files, under which both hold.
+        for serial in [7, 8] {
+            put(folder.path(), "clients.crl", &clients.revokes(serial));
+            tls.reload().unwrap();
+            assert!(over_http1(of_good, "/who").await.unwrap().ends_with("good"));
+            assert!(over_http1(of_other, "/who").await.unwrap().ends_with("other"));
+            assert_eq!(status_over_h2().await, StatusCode::OK);
+        }
+        put(folder.path(), "clients.crl", &clients.revokes(6));
+        tls.reload().unwrap();
+        let refused = over_http1(of_other, "/who").await.unwrap();
+        assert!(refused.starts_with("HTTP/1.1 401") && refused.contains("connection: close"), "{refused}");
+        assert!(over_http1(of_other, "/who").await.is_err(), "its connection has ended");
+        assert_eq!(status_over_h2().await, StatusCode::UNAUTHORIZED);
+        tokio::time::timeout(Duration::from_secs(10), ended).await.expect("so has the other").unwrap().unwrap();
+        assert!(over_http1(of_good, "/who").await.unwrap().ends_with("good"));
+
+        let der = [CertificateDer::from_pem_slice(good.certificate.as_bytes()).unwrap()];
+        let shown = tls::Shown::new(&tls, Some(&der), tls.current()).unwrap();
+        let (now, ends) = (std::time::SystemTime::now(), std::time::UNIX_EPOCH + Duration::from_secs(4_070_908_800));
+        assert!(shown.holds(now) && shown.holds(ends) && !shown.holds(ends + Duration::from_secs(1)), "2099 ends it");
+        put(folder.path(), "clients.crl", &clients.revokes(7));
+    }
+    // Where nobody is asked for one any more, none holds.
+    let config = format!("[tls]\n{FILES}");
+    let without = start(&config, folder.path()).tls.unwrap();
+    let der = [CertificateDer::from_pem_slice(good.certificate.as_bytes()).unwrap()];
+    let before = start(&format!("{config}client_ca = \"clients.pem\"\nclient_auth = \"optional\""), folder.path()).tls.unwrap().current();
+    assert!(!tls::Shown::new(&without, Some(&der), before).unwrap().holds(std::time::SystemTime::now()));
+}
+
+#[tokio::test]
 async fn a_reload_is_for_new_handshakes_and_a_bad_one_changes_nothing() {
     let (folder, old, new) = (tempfile::tempdir().unwrap(), Authority::new("old"), Authority::new("new"));
     put_pair(folder.path(), &old.server(1));

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig};
@@ -43,9 +43,47 @@ pub struct Tls {
 pub struct Prepared(Arc<InForce>);
 
 #[derive(Debug)]
-struct InForce {
+pub(super) struct InForce {
     server: Arc<ServerConfig>,
+    verifier: Arc<dyn ClientCertVerifier>,
     ends: i64,
+}
+
+/// What a client showed of itself in the handshake, which is to hold for each request: connections outlive certificates and revocations.
+pub(super) struct Shown {
+    tls: Arc<Tls>,
+    chain: Vec<CertificateDer<'static>>,
+    ends: i64,
+    /// By what it was verified last.
+    by: ArcSwap<InForce>,
+}
+
+impl Shown {
+    /// Verified by the handshake, under what is in force or was a moment ago. None where nothing was shown.
+    pub(super) fn new(tls: &Arc<Tls>, chain: Option<&[CertificateDer<'static>]>, by: Arc<InForce>) -> Option<Self> {
+        let chain = chain.filter(|chain| !chain.is_empty())?.to_vec();
+        let ends = ends(chain.get(..1)?);
+        Some(Self { tls: tls.clone(), chain, ends, by: ArcSwap::new(by) })
+    }
+
+    /// Whether it holds at `now`: verified again where other files are in force.
+    pub(super) fn holds(&self, now: SystemTime) -> bool {
+        if seconds(now) > self.ends {
+            return false;
+        }
+        let in_force = self.tls.current.load();
+        if Arc::ptr_eq(&in_force, &self.by.load()) {
+            return true;
+        }
+        let Some((first, others)) = self.chain.split_first() else { return false };
+        let verifier = &in_force.verifier;
+        let now = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default());
+        let holds = verifier.offer_client_auth() && verifier.verify_client_cert(first, others, now).is_ok();
+        if holds {
+            self.by.store(in_force.clone());
+        }
+        holds
+    }
 }
 
 impl Tls {
@@ -80,8 +118,8 @@ impl Tls {
     }
 
     /// What new handshakes use.
-    pub(super) fn current(&self) -> Arc<ServerConfig> {
-        self.current.load().server.clone()
+    pub(super) fn current(&self) -> Arc<InForce> {
+        self.current.load_full()
     }
 
     /// When the first certificate of the chain ends that it shows, in seconds since 1970.
@@ -111,18 +149,24 @@ fn server_config(config: &TlsConfig, folder: &Path) -> Result<InForce, Vec<Mista
         .map_err(|error| vec![Mistake::of_file(format!("TLS cannot be set up: {error}"))])?;
     // This checks that the key is the certificate's.
     let mut server = builder
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(verifier.clone())
         .with_single_cert(chain, key)
         .map_err(|error| vec![Mistake::at(config.key.span(), format!("the certificate and the key do not make a pair: {error}"))])?;
     server.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| vec![Mistake::of_file(format!("no key for session tickets: {error}"))])?;
     server.alpn_protocols = alpn.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
-    Ok(InForce { server: Arc::new(server), ends })
+    Ok(InForce { server: Arc::new(server), verifier, ends })
 }
 
 /// When the first certificate of `chain` ends; what cannot be read does not.
 fn ends(chain: &[CertificateDer<'_>]) -> i64 {
     let each = chain.iter().filter_map(|der| x509_parser::parse_x509_certificate(der).ok());
     each.map(|(_, certificate)| certificate.validity().not_after.timestamp()).min().unwrap_or(i64::MAX)
+}
+
+impl InForce {
+    pub(super) fn server(&self) -> &Arc<ServerConfig> {
+        &self.server
+    }
 }
 
 impl Alpn {

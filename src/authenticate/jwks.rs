@@ -38,7 +38,7 @@ pub const UNKNOWN_KID_EVERY: Duration = Duration::from_secs(30);
 /// Whatever broke a fetch.
 pub type FetchError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Fetches a key set: no redirects, no private address unless the operator allowed it, at most [`MAX_BYTES`].
+/// Fetches a key set: no redirects, at most [`MAX_BYTES`].
 pub trait Fetch: Send + Sync {
     /// The whole body of a 200 answer to `GET url`.
     fn fetch<'a>(&'a self, url: &'a str) -> Pin<Box<dyn Future<Output = Result<Bytes, FetchError>> + Send + 'a>>;

@@ -155,6 +155,13 @@ pub mod metric {
         "{call}",
         "Calls that wait for a model in this machine, those that run left out",
     );
+    /// Connections that did not come to be.
+    pub const HANDSHAKES_FAILED: Metric = metric(
+        "portcullis_handshakes_failed",
+        "portcullis_handshakes_failed",
+        "{handshake}",
+        "TLS handshakes of callers that failed, by what it was: the client's certificate, the time, its leaving, or any other reason",
+    );
     /// When a certificate ends.
     pub const CERTIFICATE_EXPIRY: Metric = metric(
         "portcullis_certificate_expiry_timestamp_seconds",

@@ -36,6 +36,13 @@ pub(super) fn told(snapshot: &Snapshot, policies: &Path) -> Vec<String> {
     lines.collect()
 }
 
+/// What is told of them for as long as the gateway runs.
+pub(super) fn uncalibrated(snapshot: &Snapshot) -> Vec<String> {
+    let models = snapshot.authorizer.models();
+    let unwatched = models.iter().filter(|model| model.terms.detect.is_uncalibrated());
+    unwatched.map(|model| format!("callers of {} are not watched: it has no calibration", model.which.name)).collect()
+}
+
 /// Resolves once what was asked is in the recordings.
 pub(super) async fn flushed(snapshot: &Snapshot) {
     for model in snapshot.authorizer.models() {

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+import http.server
 import json
 import signal
 import threading
@@ -187,6 +188,50 @@ claims = { caller = "sub", tenant = "org", roles = "roles", tier = "tier" }
     assert status(house, token(org="other", roles=[]), "/v1/models/scripted") == 404
     told = eventually(lambda: [event for event in house.events("authenticate.failed")][len(bad) - 1 :] and house.events("authenticate.failed"))
     assert all(wrong not in json.dumps(told) for wrong in bad.values())
+
+
+def test_keys_are_fetched_from_this_machine(house):
+    """Over http, and followed when they change; nothing is served by an issuer that is gone."""
+    served = {}
+
+    class Keys(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = json.dumps({"keys": served["keys"]}).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    def signer(kid):
+        key = ec.generate_private_key(ec.SECP256R1())
+        served["keys"] = [json.loads(ECAlgorithm.to_jwk(key.public_key())) | {"kid": kid, "use": "sig", "alg": "ES256"}]
+        return lambda: jwt.encode({"iss": "https://login.test/", "aud": "inference", "sub": "ann", "org": "acme", "roles": ["app"],
+                                   "exp": time.time() + 60}, key, "ES256", headers={"kid": kid})
+
+    issuer = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Keys)
+    threading.Thread(target=issuer.serve_forever, daemon=True).start()
+    token = signer("k1")
+    house.write("callers.toml", (house.policies / "callers.toml").read_text() + f"""
+[[issuer]]
+issuer = "https://login.test/"
+audience = ["inference"]
+algorithms = ["ES256"]
+jwks = "http://127.0.0.1:{issuer.server_address[1]}/keys"
+claims = {{ caller = "sub", tenant = "org", roles = "roles" }}
+""")
+    house.start()
+    assert "no keys" not in house.said()
+    assert status(house, token()) == 200
+    # A key id that the set does not have asks for it once more.
+    other = signer("k2")
+    eventually(lambda: status(house, other()) == 200, 10)
+    assert status(house, token()) == 401
+    issuer.shutdown()
+    issuer.server_close()
+    assert status(house, other()) == 200
 
 
 def test_nothing_of_a_prompt_or_a_secret_is_told_anywhere(gate):
