@@ -53,15 +53,16 @@ impl Speaker {
 async fn leaves_after(requests: usize) -> Server {
     server(move |mut speaker| async move {
         speaker.greet().await;
-        let mut last = 0;
-        for _ in 0..requests {
-            let Some(stream) = speaker.hear_stream().await else { return };
-            last = stream;
-            speaker.frame(HEADERS, END_OF_STREAM_AND_HEADERS, stream, STATUS_200).await;
-        }
-        if speaker.hear_stream().await.is_some() {
-            speaker.leave(last, 0).await;
-            speaker.gone().await;
+        let (mut answered, mut last, mut left) = (0, 0, false);
+        while let Some(stream) = speaker.hear_stream().await {
+            // Streams end in another order than they begin: the last it attends to is not the last to come, and all before that are answered.
+            if answered < requests || stream < last {
+                (answered, last) = (answered + 1, stream.max(last));
+                speaker.frame(HEADERS, END_OF_STREAM_AND_HEADERS, stream, STATUS_200).await;
+            } else if !left {
+                left = true;
+                speaker.leave(last, 0).await;
+            }
         }
     })
     .await
