@@ -157,14 +157,19 @@ impl<'a> Awaits<'a> {
     async fn read(&mut self, most: usize, mut io: impl FnMut() -> io::Result<usize>) -> io::Result<Result<usize, Broken>> {
         if std::mem::take(&mut self.looks) {
             let until = Instant::now() + SOON;
-            while Instant::now() < until {
+            // At least once, however long this thread slept in between.
+            loop {
                 match io() {
-                    Err(error) if is_not_now(&error) => tokio::task::yield_now().await,
+                    Err(error) if is_not_now(&error) => {}
                     done => {
                         self.found = true;
                         return done.map(Ok);
                     }
                 }
+                if Instant::now() >= until {
+                    break;
+                }
+                tokio::task::yield_now().await;
             }
         }
         if let Err(broken) = self.until_stopped.wait(self.answers.readable()).await {
