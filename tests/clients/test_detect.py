@@ -174,6 +174,8 @@ def test_too_little_evidence_enforces_nothing_and_says_how_much_is_missing(tmp_p
     gate.start()
     try:
         assert "not watched" in gate.said() and "portcullis calibrate" in gate.said()
+        code, page = gate.admin("/readyz")
+        assert code == 200 and "callers of digits are not watched" in page
         thief, random = None, numpy.random.default_rng(8)
         gate.names = iter(["thief"])
         thief = Caller(gate)

@@ -4,6 +4,7 @@ import gzip
 import http.server
 import json
 import pathlib
+import socket
 import subprocess
 import threading
 
@@ -178,6 +179,13 @@ def test_what_the_gateway_needs_of_others_is_measured(traced, scripted):
         return told()[nobody] == 0
 
     eventually(ejected)
+    assert sorted(key[1] for key in before if key[0] == "portcullis_handshakes_failed_total") == ["broken", "certificate", "refused", "slow"]
+    with socket.create_connection(("127.0.0.1", traced.port), timeout=10) as plain:
+        plain.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        while plain.recv(4096):
+            pass
+    refused = ("portcullis_handshakes_failed_total", "refused")
+    eventually(lambda: told()[refused] == before[refused] + 1)
     assert told()["portcullis_upstream_up", *at] == 1
 
 
