@@ -26,7 +26,7 @@ use crate::wire::Body;
 pub const GRACE: Duration = Duration::from_secs(2);
 /// Requests given up on one connection, less those that ended well, before it is closed (CVE-2023-44487, paced).
 pub const MAX_ABANDONED: u32 = 32;
-/// Requests on one connection before it is asked to make a new one.
+/// Requests on one connection before it is asked to make a new one; fewer in tests, which ask for all of them.
 pub const MAX_REQUESTS: u32 = if cfg!(test) { 200 } else { 100_000 };
 /// HTTP/2: bytes in flight towards us on one stream.
 const STREAM_WINDOW: u32 = 64 << 10;
