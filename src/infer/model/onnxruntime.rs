@@ -88,14 +88,16 @@ impl Engine for OnnxRuntime {
     fn run(&mut self, inputs: &[Tensor], wanted: &[usize], stop: &Stop) -> Result<Vec<Tensor>, Error> {
         let Self { session, signature, room } = self;
         let failed = |error: ort::Error| Error::ModelFailed(error.message().into());
-        let value = |tensor| into_engine(tensor).map(SessionInputValue::from);
+        // They outlive the outputs: ONNX Runtime gives the memory of an input back as that of an output where the graph has one tensor as
+        // both, and `ort` lets go of inputs that are given to it once the session has run.
+        let values = inputs.iter().map(into_engine).collect::<Result<Vec<_>, Error>>()?;
         let names = signature.inputs.iter().map(|port| Cow::Borrowed(port.name.as_str()));
-        let values = names.zip(inputs).map(|(name, tensor)| Ok((name, value(tensor)?))).collect::<Result<Vec<_>, Error>>()?;
+        let lent: Vec<_> = names.zip(&values).map(|(name, value)| (name, SessionInputValue::from(value))).collect();
         let options = Arc::new(RunOptions::new().map_err(failed)?);
         let terminated = options.clone();
         // It fails on a null pointer only.
         let terminate = move || drop(terminated.terminate());
-        let outputs = stop.during(terminate, || session.run_with_options(values, &*options)).map_err(failed)?;
+        let outputs = stop.during(terminate, || session.run_with_options(lent, &*options)).map_err(failed)?;
         let mut room = *room;
         let pick = |place: &usize| {
             let port = signature.outputs.get(*place).ok_or(Error::CallerAskedForOtherOutputs)?;
