@@ -42,8 +42,11 @@ pub(super) use lent::Lent;
 /// The hidden command that is a worker.
 pub const COMMAND: &str = "worker";
 
-/// How long a worker may take to heed a stop, before it is killed. An operator of a large model takes milliseconds.
-const GRACE: Duration = Duration::from_secs(1);
+/// The least time that a worker has to heed a stop, before it is killed.
+const LEAST_GRACE: Duration = Duration::from_secs(1);
+
+/// The most that it has, however long its calls take.
+const MOST_GRACE: Duration = Duration::from_secs(30);
 
 /// How often whoever waits for a worker looks whether to wait on. The wait itself ends with the answer.
 const TICK: Duration = Duration::from_millis(50);
@@ -142,6 +145,8 @@ pub(super) struct Worker {
     signature: Arc<Signature>,
     process: Option<Process>,
     pause: Pause,
+    /// That of the process that stands or, where there is none, of the last one.
+    grace: Grace,
     calls: u64,
     falls: Arc<Falls>,
 }
@@ -155,7 +160,15 @@ impl Worker {
         let (process, signature) = Process::start(&launch, &mut || !stop.is_stopped())?;
         launch.signature = Some(signature.clone());
         let signature = Arc::new(signature);
-        Ok(Self { launch, signature, process: Some(process), pause: Pause::default(), calls: 0, falls: Arc::default() })
+        Ok(Self {
+            launch,
+            signature,
+            process: Some(process),
+            pause: Pause::default(),
+            grace: Grace::default(),
+            calls: 0,
+            falls: Arc::default(),
+        })
     }
 
     /// Starts it again if it has fallen and the pause is over.
@@ -165,7 +178,7 @@ impl Worker {
         }
         match Process::start(&self.launch, &mut || true) {
             Ok((process, _)) => {
-                self.process = Some(process);
+                self.process = Some(Process { grace: self.grace, ..process });
                 self.falls.raised();
             }
             Err(refused) => {
@@ -179,8 +192,12 @@ impl Worker {
     fn bury(&mut self, broken: &Broken, called: bool) {
         if let Some(process) = self.process.take() {
             let lived = process.since.elapsed();
+            self.grace = process.grace;
             let end = process.end();
-            self.pause.fell(lived, Instant::now());
+            // It was sound, if slower than anyone waits; and whoever has it killed so had it for the grace, which is longer than a start.
+            if !matches!(broken, Broken::GivenUp) {
+                self.pause.fell(lived, Instant::now());
+            }
             self.tell(&format!("its worker is gone, {end} ({broken}), and is started again"));
             self.falls.fell(Fall { at: SystemTime::now(), why: format!("{end} ({broken})"), called });
         }
@@ -282,12 +299,31 @@ impl Pause {
     }
 }
 
+/// How long a worker may take to heed a stop. An engine heeds it between two operators, and what one of them takes is not known, but no more
+/// than a whole call: so the longest that was answered tells. Whoever gives up on a slow model would have it killed otherwise, for all.
+#[derive(Clone, Copy, Debug, Default)]
+struct Grace {
+    longest: Duration,
+}
+
+impl Grace {
+    /// A call was answered, past so long.
+    fn answered(&mut self, took: Duration) {
+        self.longest = self.longest.max(took);
+    }
+
+    fn length(self) -> Duration {
+        (self.longest * 2).clamp(LEAST_GRACE, MOST_GRACE)
+    }
+}
+
 /// A process and the two sockets to it.
 struct Process {
     child: Reaped,
     wire: Wire,
     stops: Arc<UnixStream>,
     walls: Walls,
+    grace: Grace,
     since: Instant,
 }
 
@@ -315,8 +351,14 @@ impl Process {
         // What a terminal sends is for the gateway.
         command.process_group(0);
         let child = command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        let process =
-            Self { child: Reaped(child), wire: Wire::new(wire), stops: Arc::new(stops), walls: Walls::default(), since: Instant::now() };
+        let process = Self {
+            child: Reaped(child),
+            wire: Wire::new(wire),
+            stops: Arc::new(stops),
+            walls: Walls::default(),
+            grace: Grace::default(),
+            since: Instant::now(),
+        };
         let hello = Body::default()
             .number(launch.inmate as u64)
             .number(u64::from(launch.isolation.demanded().bits()))
@@ -389,8 +431,8 @@ impl Process {
         expected: (&[Port], usize),
         stop: &Stop,
     ) -> Result<Result<Vec<Tensor>, Error>, Fell> {
-        let mut told = None;
-        let mut patient = || !stop.is_stopped() || told.get_or_insert_with(Instant::now).elapsed() < GRACE;
+        let (mut told, grace) = (None, self.grace.length());
+        let mut patient = || !stop.is_stopped() || told.get_or_insert_with(Instant::now).elapsed() < grace;
         stop.during(self.interrupt(call), || blocking(self.exchange(call, body, wanted, expected, &mut Blocks(&mut patient))))
     }
 
@@ -414,11 +456,13 @@ impl Process {
             Kind::Failed => Some(MAX_WORDS),
             _ => None,
         };
+        let from = Instant::now();
         self.wire.send_by(Kind::Run, call, body, patience).await.map_err(|broken| {
             let began = !matches!(broken, Broken::Ended);
             (broken, began)
         })?;
         let frame = self.wire.receive_by(most, patience).await.map_err(|broken| (broken, true))?;
+        self.grace.answered(from.elapsed());
         answered(frame, call, wanted, expected).map_err(|broken| (broken, true))
     }
 

@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use super::super::engine::Stop;
 use super::super::frames::{Broken, Patience, is_not_now};
 use super::super::{Error, Signature};
-use super::{Fell, GRACE, Process, TICK, asked};
+use super::{Fell, Process, TICK, asked};
 use crate::wire::tensor::Tensor;
 
 /// Who has read or written so many bytes at once lets others have the runtime's thread before the next: copies take their time, and a worker
@@ -91,7 +91,8 @@ impl Lent {
             tells();
             stopped.notify_one();
         });
-        let until_stopped = UntilStopped { stop: Some(stop), stopped: &self.stopped, until: None };
+        let grace = self.process.grace.length();
+        let until_stopped = UntilStopped { stop: Some(stop), stopped: &self.stopped, grace, until: None };
         let looks = alone && self.waits == 0;
         let mut patience = Awaits { looks, ..Awaits::new(&self.answers, until_stopped) };
         let answer = self.process.exchange(self.calls, &body, wanted, (&self.signature.outputs, self.room), &mut patience).await;
@@ -114,7 +115,7 @@ impl Lent {
 
     /// Waits until the worker ends, or says what nobody asked for: between two calls it does neither.
     pub(in super::super) async fn falls(&mut self) -> Broken {
-        let until_stopped = UntilStopped { stop: None, stopped: &self.stopped, until: None };
+        let until_stopped = UntilStopped { stop: None, stopped: &self.stopped, grace: Duration::ZERO, until: None };
         self.process.wire.breaks_silence(&mut Awaits::new(&self.answers, until_stopped)).await
     }
 }
@@ -218,6 +219,7 @@ struct UntilStopped<'a> {
     stop: Option<&'a Stop>,
     /// May have been told of the call before.
     stopped: &'a Notify,
+    grace: Duration,
     until: Option<Instant>,
 }
 
@@ -238,7 +240,7 @@ impl UntilStopped<'_> {
     }
 
     fn is_left(&mut self) -> bool {
-        !self.stop.is_some_and(Stop::is_stopped) || Instant::now() < *self.until.get_or_insert_with(|| Instant::now() + GRACE)
+        !self.stop.is_some_and(Stop::is_stopped) || Instant::now() < *self.until.get_or_insert_with(|| Instant::now() + self.grace)
     }
 }
 

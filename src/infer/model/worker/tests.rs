@@ -45,7 +45,14 @@ pub(super) fn process() -> (Process, Wire, UnixStream) {
     ours.set_write_timeout(Some(Duration::from_millis(1))).unwrap();
     stops.set_nonblocking(true).unwrap();
     let child = Reaped(Command::new("sleep").arg("1000").spawn().unwrap());
-    let process = Process { child, wire: Wire::new(ours), stops: Arc::new(stops), walls: Walls::default(), since: Instant::now() };
+    let process = Process {
+        child,
+        wire: Wire::new(ours),
+        stops: Arc::new(stops),
+        walls: Walls::default(),
+        grace: Grace::default(),
+        since: Instant::now(),
+    };
     (process, Wire::new(theirs), heeds)
 }
 
@@ -203,7 +210,7 @@ fn a_worker_that_heeds_no_stop_is_given_up_after_the_grace() {
     let from = Instant::now();
     let gave_up = process.call(7, &Body::default(), &[0], (&outputs(), ROOM), &stop);
     assert!(matches!(gave_up, Err((Broken::GivenUp, true))));
-    assert!(from.elapsed() >= GRACE && from.elapsed() < 10 * GRACE, "{:?}", from.elapsed());
+    assert!(from.elapsed() >= LEAST_GRACE && from.elapsed() < 10 * LEAST_GRACE, "{:?}", from.elapsed());
     // It was told to.
     let frame = Wire::new(heeds).receive(|kind| (kind == Kind::Stop).then_some(0), &mut || true).unwrap();
     assert_eq!(frame.call, 7);
@@ -239,6 +246,41 @@ fn pauses_grow_to_their_bound_and_a_worker_that_was_sound_is_started_at_once() {
     assert!(pause.is_over(now));
     pause.fell(Duration::ZERO, now);
     assert_eq!(pause.length, FIRST_PAUSE);
+}
+
+#[test]
+fn the_grace_follows_the_longest_call_within_its_bounds() {
+    let after = |calls: &[Duration]| {
+        let mut grace = Grace::default();
+        calls.iter().for_each(|took| grace.answered(*took));
+        grace.length()
+    };
+    let one = Duration::from_nanos(1);
+    assert_eq!((after(&[]), after(&[LEAST_GRACE / 2])), (LEAST_GRACE, LEAST_GRACE));
+    assert_eq!(after(&[LEAST_GRACE / 2 + one, one]), LEAST_GRACE + 2 * one);
+    assert_eq!((after(&[MOST_GRACE / 2]), after(&[MOST_GRACE / 2 + one])), (MOST_GRACE, MOST_GRACE));
+}
+
+#[test]
+fn a_worker_that_was_given_up_is_started_again_at_once_and_what_it_took_is_kept() {
+    let mut worker = Worker {
+        signature: Arc::new(launch().signature.unwrap()),
+        launch: launch(),
+        process: None,
+        pause: Pause::default(),
+        grace: Grace::default(),
+        calls: 0,
+        falls: Arc::default(),
+    };
+    let mut falls_by = |broken: Broken| {
+        let grace = Grace { longest: Duration::from_secs(3) };
+        worker.process = Some(Process { grace, ..process().0 });
+        worker.bury(&broken, true);
+        assert_eq!((worker.process.is_none(), worker.grace.length()), (true, 2 * grace.longest));
+        worker.pause.is_over(Instant::now())
+    };
+    assert_eq!((falls_by(Broken::GivenUp), falls_by(Broken::Ended)), (true, false));
+    assert_eq!(worker.falls.take().0.len(), 2);
 }
 
 #[test]

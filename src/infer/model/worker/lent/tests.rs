@@ -8,6 +8,7 @@ use super::super::super::Bounds;
 use super::super::super::engine::Engine;
 use super::super::super::frames::{Frame, Kind, Reader, Wire};
 use super::super::super::queue::Queue;
+use super::super::LEAST_GRACE;
 use super::super::tests::{floats, of, process};
 use super::*;
 use crate::trail::Who;
@@ -97,7 +98,7 @@ async fn a_stop_is_passed_on_and_who_does_not_heed_it_is_given_up_after_the_grac
         });
         let from = Instant::now();
         assert!(matches!(lent.call(&sent, &[0], &stop, true).await, Err((Broken::GivenUp, true))));
-        assert!(from.elapsed() >= GRACE && from.elapsed() < 10 * GRACE, "{:?}", from.elapsed());
+        assert!(from.elapsed() >= LEAST_GRACE && from.elapsed() < 10 * LEAST_GRACE, "{:?}", from.elapsed());
         assert_eq!(heeds.receive(|kind| (kind == Kind::Stop).then_some(0), &mut || true).unwrap().call, call);
         late.await.unwrap();
     }
@@ -119,16 +120,37 @@ async fn a_worker_that_takes_a_call_by_and_by_is_given_up_after_the_grace_too() 
         stops.stop();
     });
     assert!(matches!(lent.call(&[floats(&vec![0.0; ROOM / 4])], &[0], &stop, true).await, Err((Broken::GivenUp, true))));
-    assert!(from.elapsed() >= GRACE && from.elapsed() < 5 * GRACE, "{:?}", from.elapsed());
+    assert!(from.elapsed() >= LEAST_GRACE && from.elapsed() < 5 * LEAST_GRACE, "{:?}", from.elapsed());
     drop(lent);
     slow.join().unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_whose_calls_take_long_has_longer_to_heed_a_stop() {
+    let (mut lent, mut peer, _heeds) = lent();
+    let takes = LEAST_GRACE + LEAST_GRACE / 2;
+    let worker = std::thread::spawn(move || {
+        for _ in 0..2 {
+            let (call, tensors) = hears(&mut peer).unwrap();
+            std::thread::sleep(takes);
+            peer.send(Kind::Answer, call, &of(&[(0, &tensors[0])]), &mut || true).unwrap();
+        }
+        peer
+    });
+    let (sent, given_up) = (vec![floats(&[1.0])], Stop::default());
+    lent.call(&sent, &[0], &Stop::default(), true).await.unwrap().unwrap();
+    given_up.stop();
+    assert_eq!(lent.call(&sent, &[0], &given_up, true).await.unwrap().unwrap(), sent);
+    // What was learned goes with the process.
+    assert!(lent.end().0.grace.length() >= 2 * takes);
+    worker.join().unwrap();
 }
 
 #[tokio::test]
 async fn the_stop_of_one_call_does_not_stop_the_next() {
     let (mut lent, mut peer, _heeds) = lent();
     let worker = std::thread::spawn(move || {
-        for wait in [Duration::ZERO, GRACE + Duration::from_millis(200)] {
+        for wait in [Duration::ZERO, LEAST_GRACE + Duration::from_millis(200)] {
             let (call, tensors) = hears(&mut peer).unwrap();
             std::thread::sleep(wait);
             peer.send(Kind::Answer, call, &of(&[(0, &tensors[0])]), &mut || true).unwrap();
