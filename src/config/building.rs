@@ -11,7 +11,7 @@ use crate::detect::recording::{self, Book, Recording};
 use crate::digest::Digest;
 use crate::disk::OnDisk;
 use crate::infer::model::runtime::{Places, Runtime};
-use crate::infer::model::{self, Kind};
+use crate::infer::model::{self, Kind, Refused};
 use crate::infer::shadow::Shadow;
 use crate::infer::upstream::{self, Protocol, Upstream};
 use crate::infer::{self, Backend};
@@ -267,11 +267,14 @@ impl Building<'_> {
     ) -> Result<Built, Vec<Mistake>> {
         let source = config.resolve(kind, file.name.get_ref(), &file.version, base, root)?;
         self.next.named.extend(source.files().cloned());
-        self.loaded(path, base.join(config.path.get_ref()), &source).map_err(|what| vec![Mistake::at(file.backend.span(), what)])
+        self.loaded(path, base.join(config.path.get_ref()), &source).map_err(|refused| {
+            let at = if let Refused::Unreadable(..) = refused { config.path.span() } else { file.backend.span() };
+            vec![Mistake::at(at, refused.to_string())]
+        })
     }
 
     /// The model of the file `path`, which the policy says stands at `written`.
-    fn loaded(&mut self, path: &str, written: PathBuf, source: &model::Source) -> Result<Built, String> {
+    fn loaded(&mut self, path: &str, written: PathBuf, source: &model::Source) -> Result<Built, Refused> {
         let which = |digest| Which {
             name: source.name.clone(),
             version: source.version.clone(),
@@ -286,7 +289,7 @@ impl Building<'_> {
             Built { which, backend, serves, contract: Some(check::Contract { inputs, instead, outputs, longest }) }
         };
         if let Engines::None = self.engines {
-            let (digest, signature) = model::Model::contract(source).map_err(|refused| refused.to_string())?;
+            let (digest, signature) = model::Model::contract(source)?;
             return Ok(built(Arc::new(which(Some(digest))), Backend::Nothing, signature));
         }
         // What decides is everything that went into the session, not the file's name.
@@ -296,8 +299,8 @@ impl Building<'_> {
             _ => {
                 let (folder, seen) = (source.folder(&written), OnDisk::before_loading(source.weights(written)));
                 let runtime = || Runtime::load(&Places::of_process(self.library.clone()));
-                let loaded = model::Model::load(source, runtime).map_err(|refused| refused.to_string());
-                let model = Arc::new(loaded.inspect_err(|why| self.made.refuse(which(source.named()), why))?);
+                let loaded = model::Model::load(source, runtime);
+                let model = Arc::new(loaded.inspect_err(|why| self.made.refuse(which(source.named()), &why.to_string()))?);
                 let others = model.others().iter().zip(std::iter::repeat(&folder));
                 let others = others.filter_map(|((name, digest), folder)| Some((OnDisk::loaded_from(folder.as_deref()?, name), *digest)));
                 let seen = std::iter::once((seen, model.file())).chain(others);

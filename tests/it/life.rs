@@ -355,6 +355,32 @@ async fn a_file_that_changes_under_a_running_model_is_told_once_and_changes_noth
     assert_eq!(told(&folder, "model.changed", 1).await.len(), 1);
 }
 
+#[tokio::test]
+async fn a_model_whose_file_is_gone_runs_on_and_what_the_policy_says_besides_is_in_force() {
+    let folder = Folder::new();
+    version(&folder, "one", "1", 1.0, "");
+    let gateway = folder.serve().await;
+    let mut client = gateway.h2().await;
+    let before = gateway.policy().await;
+    std::fs::remove_file(folder.policies().join("models/1.onnx")).unwrap();
+    let event = told(&folder, "model.changed", 1).await.remove(0);
+    assert_eq!(event["found"], "gone");
+    // A key is taken back, of all times now.
+    let callers = folder.read("callers.toml");
+    folder.write("callers.toml", callers.replace("id = \"app\"", "id = \"app\"\nexpires = 2020-01-01T00:00:00Z"));
+    let after = replaced(&gateway, &before).await;
+    assert_eq!(client.send(add("/v2/models/adder/infer")).await.is(401).reason(), "authenticate.expired");
+    folder.write("callers.toml", callers);
+    replaced(&gateway, &after).await;
+    assert_eq!(added(&client.send(add("/v2/models/adder/infer")).await.is(200)).0, 1.0);
+    // What would have to be read anew cannot be.
+    folder.write("models/one.toml", folder.read("models/one.toml").replace("[backend.onnx]", "[backend.onnx]\nqueue = 3"));
+    let refused = told(&folder, "policy.refused", 1).await.remove(0);
+    assert!(refused["mistakes"][0].as_str().unwrap().contains("models/1.onnx cannot be read: No such file"), "{refused}");
+    assert_eq!(added(&client.send(add("/v2/models/adder/infer")).await.is(200)).0, 1.0);
+    gateway.stop().await;
+}
+
 /// The entries of changes, as outcome, version and what else matters.
 fn changes(folder: &Folder) -> Vec<(String, String, Value)> {
     let entries = folder.entries().into_iter().filter(|entry| entry.get("change").is_some());

@@ -106,7 +106,9 @@ impl Config {
     /// Every mistake in the block.
     pub fn resolve(&self, kind: Kind, name: &str, version: &str, folder: &Path, root: &Path) -> Result<Source, Vec<Mistake>> {
         let mut mistakes = Vec::new();
-        let is_folder = folder.join(self.path.get_ref()).is_dir();
+        // Where the folder is gone, how its digests are written tells.
+        let at = folder.join(self.path.get_ref());
+        let is_folder = at.is_dir() || !at.exists() && self.sha256.as_ref().is_some_and(|named| matches!(named.get_ref(), Named::Files(_)));
         let kind = if kind == Kind::Onnx && is_folder { Kind::OnnxEncoder } else { kind };
         if kind == Kind::Onnx {
             let spans = self.pooling.as_ref().map(Spanned::span).into_iter().chain(self.normalize.as_ref().map(Spanned::span));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -236,14 +236,14 @@ fn named(kind: Kind, named: &Spanned<Named>) -> Result<HeldTo, Mistake> {
 /// The real path of the model, and what it is held to. No path leaves `root`.
 pub(super) fn held_to(config: &Config, kind: Kind, folder: &Path, root: &Path) -> Result<(PathBuf, HeldTo), Vec<Mistake>> {
     let mut mistakes = Vec::new();
-    let mut real = |key: &str, path: &Spanned<PathBuf>| {
+    let mut real = |key: &str, path: &Spanned<PathBuf>, within: fn(&str, &Path, &Path) -> Result<PathBuf, String>| {
         let real = within(key, &folder.join(path.get_ref()), root);
         real.map_err(|what| mistakes.push(Mistake::at(path.span(), what))).ok()
     };
-    let path = real("path", &config.path);
+    let path = real("path", &config.path, once_within);
     let (signature, trust) = (
-        config.signature.as_ref().map(|path| (path, real("signature", path))),
-        config.trust.as_ref().map(|path| (path, real("trust", path))),
+        config.signature.as_ref().map(|path| (path, real("signature", path, within))),
+        config.trust.as_ref().map(|path| (path, real("trust", path, within))),
     );
     let held_to = match (&config.sha256, signature, trust) {
         (Some(digests), None, None) => named(kind, digests).map_err(|mistake| mistakes.push(mistake)).ok(),
@@ -281,8 +281,26 @@ pub(super) fn held_to(config: &Config, kind: Kind, folder: &Path, root: &Path) -
 
 /// The real path, if it is within `root`.
 pub(super) fn within(key: &str, path: &Path, root: &Path) -> Result<PathBuf, String> {
+    real_within(key, path, path.canonicalize(), root)
+}
+
+/// The same for a path at which nothing need be any longer: the model of a file that is gone may run, from what was verified.
+fn once_within(key: &str, path: &Path, root: &Path) -> Result<PathBuf, String> {
+    real_within(key, path, path.canonicalize().or_else(|error| where_it_stood(path).ok_or(error)), root)
+}
+
+/// What the real path of a file was that is gone, or whose folder is, if that was no link. A link that leads nowhere is there.
+fn where_it_stood(path: &Path) -> Option<PathBuf> {
+    let (above, folder) = path.ancestors().skip(1).find_map(|above| Some((above, above.canonicalize().ok()?)))?;
+    let gone = path.strip_prefix(above).ok()?;
+    let first = folder.join(gone.components().next()?);
+    let is_gone = first.symlink_metadata().is_err() && gone.components().all(|part| matches!(part, Component::Normal(_)));
+    is_gone.then(|| folder.join(gone))
+}
+
+fn real_within(key: &str, path: &Path, real: io::Result<PathBuf>, root: &Path) -> Result<PathBuf, String> {
     let missing = |path: &Path, error: io::Error| format!("`{key}`: {} cannot be found: {error}", path.display());
-    let real = path.canonicalize().map_err(|error| missing(path, error))?;
+    let real = real.map_err(|error| missing(path, error))?;
     let root = root.canonicalize().map_err(|error| missing(root, error))?;
     if real.starts_with(&root) { Ok(real) } else { Err(format!("`{key}` leaves the policy folder: put the file inside it")) }
 }

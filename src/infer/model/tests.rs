@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::config::MAX_QUEUE;
-use super::onnx::tests::{Build, adds_what_lies_beside, forever, pass_through};
+use super::onnx::tests::{Build, adds_what_lies_beside, forever, gives_its_input_back, pass_through};
 use super::runtime::Places;
 use super::*;
 use crate::mistake::Mistake;
@@ -173,6 +173,19 @@ async fn every_datatype_passes_through_unchanged() {
         let sent = Tensor { name: "x".into(), datatype, shape: vec![2], data: data.into() };
         let answer = model.run(vec![sent.clone()], &[], &anyone(), soon()).await.unwrap();
         assert_eq!((&answer[0].data, answer[0].datatype, &answer[0].shape), (&sent.data, datatype, &sent.shape), "{datatype}");
+    }
+}
+
+#[tokio::test]
+async fn an_output_that_is_an_input_is_what_was_sent() {
+    let model = start(&gives_its_input_back());
+    for length in [1, 2, 3, 100, 1000] {
+        let numbers: Vec<f32> = (1..=length).map(|number| number as f32).collect();
+        let data: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        let sent = Tensor { name: "x".into(), datatype: Datatype::Fp32, shape: vec![length], data: data.into() };
+        let answer = model.run(vec![sent], &[], &anyone(), soon()).await.unwrap();
+        assert_eq!(floats(&answer[0]), numbers);
+        assert_eq!(floats(&answer[1]), numbers.iter().map(|number| -number).collect::<Vec<_>>());
     }
 }
 
@@ -474,7 +487,7 @@ fn every_mistake_in_the_policy_block_is_told_with_its_place() {
     std::fs::write(path.join("m.pem"), "no PEM").unwrap();
     let signed = |trust: &str| format!("path = \"m.onnx\"\nsignature = \"m.onnx\"\ntrust = \"{trust}\"");
     for (block, parts) in [
-        ("path = \"../m.onnx\"\nsha256 = \"12\"\nqueue = 0", &["64 hexadecimal digits @ \"12\"", "`queue` is from 1", "`path`:"][..]),
+        ("path = \"../m.onnx\"\nsha256 = \"12\"\nqueue = 0", &["64 hexadecimal digits @ \"12\"", "`queue` is from 1", "`path` leaves"][..]),
         (&format!("{}\nsha256 = \"{digest}\"", signed("m.pem")), &["give either"]),
         ("path = \"m.onnx\"\nsignature = \"m.onnx\"", &["belong together"]),
         ("path = \"m.onnx\"\ntrust = \"m.onnx\"", &["belong together"]),
@@ -508,6 +521,28 @@ fn a_model_outside_the_policy_folder_is_a_mistake_even_through_a_link() {
     std::os::unix::fs::symlink(outside.path().join("m.onnx"), folder.path().join("m.onnx")).unwrap();
     let told = resolved(&format!("path = \"m.onnx\"\nsha256 = \"{}\"", Digest::of(DIGITS)), folder.path()).unwrap_err();
     assert!(told[0].contains("leaves the policy folder"), "{told:?}");
+}
+
+#[test]
+fn a_model_that_is_gone_is_named_where_it_stood_and_a_link_that_leads_nowhere_is_not_one() {
+    let (folder, _) = on_disk(DIGITS);
+    let (path, digest) = (folder.path(), Digest::of(DIGITS));
+    let named = |at: &str| resolved(&format!("path = \"{at}\"\nsha256 = \"{digest}\""), path);
+    std::fs::create_dir(path.join("of")).unwrap();
+    std::fs::rename(path.join("m.onnx"), path.join("of/m.onnx")).unwrap();
+    let stood = named("of/m.onnx").unwrap();
+    std::fs::remove_dir_all(path.join("of")).unwrap();
+    let gone = named("of/m.onnx").unwrap();
+    assert_eq!(format!("{gone:?}"), format!("{stood:?}"));
+    assert!(matches!(gone.verify(SystemTime::now()), Err(Refused::Unreadable(..))));
+    for out in ["of/../../m.onnx", "../m.onnx", "/m.onnx"] {
+        let told = named(out).unwrap_err();
+        assert!(told[0].contains("cannot be found") || told[0].contains("leaves the policy folder"), "{told:?}");
+    }
+    std::os::unix::fs::symlink("/nowhere/m.onnx", path.join("m.onnx")).unwrap();
+    assert!(named("m.onnx").unwrap_err()[0].contains("cannot be found"));
+    let folder_of = format!("path = \"gone\"\nsha256 = {{ \"model.onnx\" = \"{digest}\" }}");
+    assert_eq!(resolved(&folder_of, path).unwrap().kind, Kind::OnnxEncoder);
 }
 
 /// Not a test of speed, which a busy machine would fail: `cargo test --release -- --ignored --nocapture hand_off` prints it.
