@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -148,10 +148,15 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     let listening = Listening { accept: bound.address(), tls: tls.is_some(), admin: admin.as_ref().map(|admin| admin.address()), models };
     let operators_tls = admin.as_ref().and_then(|admin| admin.tls().cloned());
     let listeners = [("accept", &tls), ("admin", &operators_tls)].into_iter().filter_map(|(name, tls)| Some((name, tls.clone()?)));
-    needs::observe_certificates(&house, listeners.collect());
+    let listeners: needs::Listeners = listeners.collect();
+    needs::observe_certificates(&house, &listeners);
+    let warned = |listeners: &needs::Listeners| {
+        needs::ended(listeners, SystemTime::now()).for_each(|what| eprintln!("portcullis: warning: {what}"));
+    };
+    warned(&listeners);
     house.recorder.serves(Served { scheme: if tls.is_some() { "https" } else { "http" }, address: Some(listening.accept) });
     let changed_tls = {
-        let folder = policies.clone();
+        let (folder, listeners) = (policies.clone(), listeners.clone());
         move |gateway: &config::Gateway| {
             let restart = || vec!["turning TLS on or off needs a restart".to_owned()];
             let callers = match gateway.accept.tls.get_ref() {
@@ -172,6 +177,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
             }
             // All are good: now they take turns, with nothing left that could fail.
             prepared.into_iter().for_each(|(tls, new)| tls.install(new));
+            warned(&listeners);
             Ok(())
         }
     };
@@ -180,7 +186,8 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     let tending = tokio::spawn(life::watch(house.clone()));
     let rolling = tokio::spawn(roll_over(house.shards.clone()));
     let looking = tokio::spawn(across::watch(house.clone()));
-    let operators = admin.map(|admin| tokio::spawn(admin::serve_admin(admin, Arc::new(Operators(house.clone())), until(stopped.clone()))));
+    let operators =
+        admin.map(|admin| tokio::spawn(admin::serve_admin(admin, Arc::new(Operators(house.clone(), listeners)), until(stopped.clone()))));
     let interrupted = interrupted();
     tokio::spawn(async move {
         interrupted.await;
@@ -327,7 +334,7 @@ impl jwks::Fetch for Fetcher {
 }
 
 /// What operators may read.
-struct Operators(Arc<House>);
+struct Operators(Arc<House>, needs::Listeners);
 
 impl Sources for Operators {
     fn ready(&self) -> Ready {
@@ -344,6 +351,7 @@ impl Sources for Operators {
         notes.extend(
             policy.authenticator.sources().filter(|source| !source.is_ready(now)).map(|source| format!("no keys from {}", source.issuer())),
         );
+        notes.extend(needs::ended(&self.1, now.wall));
         notes.extend(watched::uncalibrated(&policy));
         if notes.is_empty() { Ready::Yes } else { Ready::Degraded(notes) }
     }

@@ -6,7 +6,7 @@
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use rustls::crypto::aws_lc_rs;
@@ -20,6 +20,7 @@ use x509_parser::extensions::GeneralName;
 
 use super::ClientCertificate;
 use super::config::{Alpn, ClientAuth, TlsConfig};
+use crate::clock::rfc3339;
 use crate::digest::Digest;
 use crate::mistake::Mistake;
 
@@ -47,6 +48,7 @@ pub(super) struct InForce {
     server: Arc<ServerConfig>,
     verifier: Arc<dyn ClientCertVerifier>,
     ends: i64,
+    lists_end: Option<i64>,
 }
 
 /// What a client showed of itself in the handshake, which is to hold for each request: connections outlive certificates and revocations.
@@ -127,6 +129,28 @@ impl Tls {
     pub fn ends(&self) -> i64 {
         self.current.load().ends
     }
+
+    /// When the first of the revocation lists is not believed any more, in the same seconds: its `nextUpdate`. None where there are none.
+    #[must_use]
+    pub fn lists_end(&self) -> Option<i64> {
+        self.current.load().lists_end
+    }
+
+    /// What has ended by `now`, and what that costs, for the operator.
+    pub fn ended(&self, now: SystemTime) -> impl Iterator<Item = String> {
+        let now = seconds(now);
+        let since = |ends: i64| rfc3339(UNIX_EPOCH + Duration::from_secs(u64::try_from(ends).unwrap_or_default()));
+        let certificate = Some(self.ends()).filter(|ends| now > *ends);
+        let list = self.lists_end().filter(|ends| now > *ends);
+        let certificate = certificate.map(|ends| format!("its certificate ended at {}: callers refuse it", since(ends)));
+        let list = list.map(|ends| {
+            format!(
+                "a revocation list was good until {}: no client certificate of its authority is accepted before there is a newer one",
+                since(ends)
+            )
+        });
+        certificate.into_iter().chain(list)
+    }
 }
 
 fn server_config(config: &TlsConfig, folder: &Path) -> Result<InForce, Vec<Mistake>> {
@@ -141,7 +165,9 @@ fn server_config(config: &TlsConfig, folder: &Path) -> Result<InForce, Vec<Mista
     if let Some(Err(what)) = chain.as_ref().map(|chain| valid_now(chain, SystemTime::now())) {
         mistakes.push(Mistake::at(config.certificate.span(), what));
     }
-    let (Some(chain), Some(key), Some(verifier), true) = (chain, key, verifier, mistakes.is_empty()) else { return Err(mistakes) };
+    let (Some(chain), Some(key), Some((verifier, lists_end)), true) = (chain, key, verifier, mistakes.is_empty()) else {
+        return Err(mistakes);
+    };
     let ends = ends(&chain);
 
     let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -154,7 +180,7 @@ fn server_config(config: &TlsConfig, folder: &Path) -> Result<InForce, Vec<Mista
         .map_err(|error| vec![Mistake::at(config.key.span(), format!("the certificate and the key do not make a pair: {error}"))])?;
     server.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| vec![Mistake::of_file(format!("no key for session tickets: {error}"))])?;
     server.alpn_protocols = alpn.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
-    Ok(InForce { server: Arc::new(server), verifier, ends })
+    Ok(InForce { server: Arc::new(server), verifier, ends, lists_end })
 }
 
 /// When the first certificate of `chain` ends; what cannot be read does not.
@@ -178,13 +204,16 @@ impl Alpn {
     }
 }
 
-fn client_verifier(config: &TlsConfig, folder: &Path, mistakes: &mut Vec<Mistake>) -> Option<Arc<dyn ClientCertVerifier>> {
+/// Verifies client certificates, and when it stops to believe its revocation lists.
+type Verifies = (Arc<dyn ClientCertVerifier>, Option<i64>);
+
+fn client_verifier(config: &TlsConfig, folder: &Path, mistakes: &mut Vec<Mistake>) -> Option<Verifies> {
     let auth = config.client_auth.as_ref().map_or(ClientAuth::Off, |auth| *auth.get_ref());
     if auth == ClientAuth::Off {
         for file in [&config.client_ca, &config.client_crl].into_iter().flatten() {
             mistakes.push(Mistake::at(file.span(), "this has no effect without client_auth = \"optional\" or \"required\""));
         }
-        return Some(WebPkiClientVerifier::no_client_auth());
+        return Some((WebPkiClientVerifier::no_client_auth(), None));
     }
     let Some(file) = &config.client_ca else {
         let span = config.client_auth.as_ref().map(Spanned::span).unwrap_or_default();
@@ -202,14 +231,17 @@ fn client_verifier(config: &TlsConfig, folder: &Path, mistakes: &mut Vec<Mistake
     if auth == ClientAuth::Optional {
         builder = builder.allow_unauthenticated();
     }
+    let mut lists_end = None;
     if let Some(file) = &config.client_crl {
+        let lists = keep(revocations(file, folder), mistakes)?;
+        lists_end = lists.iter().filter_map(|list| next_update(list)).min();
         // A list past its nextUpdate says nothing of now, so it is not believed.
-        builder = builder.with_crls(keep(revocations(file, folder), mistakes)?).enforce_revocation_expiration();
+        builder = builder.with_crls(lists).enforce_revocation_expiration();
     }
     let built = builder
         .build()
         .map_err(|error| Mistake::at(file.span(), format!("client certificates cannot be verified with these files: {error}")));
-    keep(built, mistakes)
+    Some((keep(built, mistakes)?, lists_end))
 }
 
 fn keep<T>(result: Result<T, Mistake>, mistakes: &mut Vec<Mistake>) -> Option<T> {
@@ -270,6 +302,12 @@ fn revocations(path: &Spanned<PathBuf>, folder: &Path) -> Result<Vec<Certificate
         Ok(found) if !found.is_empty() => Ok(found),
         _ => Err(Mistake::at(path.span(), format!("{} holds no revocation list", path.get_ref().display()))),
     }
+}
+
+/// Until when a list says what is revoked. One that does not say is of no use either (RFC 5280, 5.1.2.5), which the verifier tells.
+fn next_update(list: &CertificateRevocationListDer<'_>) -> Option<i64> {
+    let (_, list) = x509_parser::parse_x509_crl(list).ok()?;
+    list.next_update().map(|time| time.timestamp())
 }
 
 /// Whether the first certificate of `chain` is valid at `now`.

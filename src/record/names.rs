@@ -169,6 +169,13 @@ pub mod metric {
         "s",
         "When the first certificate of a listener's chain ends, in seconds since 1970",
     );
+    /// When a revocation list is not believed any more.
+    pub const REVOCATIONS_EXPIRY: Metric = metric(
+        "portcullis_revocations_expiry_timestamp_seconds",
+        "portcullis_revocations_expiry_timestamp_seconds",
+        "s",
+        "When the first of a listener's revocation lists is to be followed by a newer one, in seconds since 1970",
+    );
     /// Issuers whose tokens can be verified.
     pub const KEYS_READY: Metric = metric(
         "portcullis_issuer_keys_ready",

@@ -2,6 +2,7 @@
 //! models that keep up.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::accept::Tls;
 use crate::authenticate::jwks::Source;
@@ -12,12 +13,26 @@ use crate::pipeline::House;
 use crate::record::metrics::Kind;
 use crate::record::names::metric;
 
-/// Of the listeners that have TLS, by name.
-pub(super) fn observe_certificates(house: &Arc<House>, listeners: Vec<(&'static str, Arc<Tls>)>) {
-    let of = metric::CERTIFICATE_EXPIRY;
-    house.recorder.metrics().watch(of.prometheus, of.help, Kind::Gauge, move |observe| {
-        listeners.iter().for_each(|(listener, tls)| observe(&[("listener", listener)], tls.ends() as f64));
-    });
+/// The listeners that have TLS, by name.
+pub(super) type Listeners = Arc<[(&'static str, Arc<Tls>)]>;
+
+pub(super) fn observe_certificates(house: &Arc<House>, listeners: &Listeners) {
+    type Read = fn(&Tls) -> Option<i64>;
+    let certificates: Read = |tls| Some(tls.ends());
+    let revocations: Read = |tls| tls.lists_end();
+    for (of, read) in [(metric::CERTIFICATE_EXPIRY, certificates), (metric::REVOCATIONS_EXPIRY, revocations)] {
+        let listeners = listeners.clone();
+        house.recorder.metrics().watch(of.prometheus, of.help, Kind::Gauge, move |observe| {
+            for (listener, tls) in &*listeners {
+                read(tls).into_iter().for_each(|ends| observe(&[("listener", listener)], ends as f64));
+            }
+        });
+    }
+}
+
+/// What of it has ended by `now`.
+pub(super) fn ended(listeners: &Listeners, now: SystemTime) -> impl Iterator<Item = String> {
+    listeners.iter().flat_map(move |(listener, tls)| tls.ended(now).map(move |what| format!("TLS of `{listener}`: {what}")))
 }
 
 pub(super) fn observe(house: &Arc<House>) {

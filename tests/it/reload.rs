@@ -147,6 +147,25 @@ async fn a_new_certificate_is_shown_and_old_connections_live_on() {
 }
 
 #[tokio::test]
+async fn a_revocation_list_that_has_ended_is_told_until_there_is_a_newer_one() {
+    const EXPIRY: &str = "portcullis_revocations_expiry_timestamp_seconds{listener=\"accept\"}";
+    let (_upstream, folder, gateway) = serving().await;
+    assert!(!gateway.admin("/metrics").await.1.contains(EXPIRY));
+    let before = folder.read("gateway.toml");
+    folder.write("tls/clients.crl", folder.revocation_list(2024));
+    let client_auth = "[accept.tls]\nclient_auth = \"optional\"\nclient_ca = \"tls/ca.pem\"\nclient_crl = \"tls/clients.crl\"\n";
+    folder.write("gateway.toml", before.replace("[accept.tls]\n", client_auth));
+    gateway.admin_until("/readyz", |status, body| status == 200 && body.contains("good until 2024-01-01T00:00:00.000Z")).await;
+    assert!(gateway.says("warning: TLS of `accept`").await.contains("2024-01-01"));
+    assert!((gateway.metric(EXPIRY).await - 1_704_067_200.0).abs() < f64::EPSILON);
+    // Who shows none is none the worse.
+    gateway.h2().await.send(post_chat()).await.is(200);
+    folder.write("tls/clients.crl", folder.revocation_list(2099));
+    gateway.admin_until("/readyz", |status, body| (status, body) == (200, "ready\n")).await;
+    assert!(gateway.metric(EXPIRY).await > 4e9);
+}
+
+#[tokio::test]
 async fn a_rotated_key_set_takes_the_new_key_and_refuses_the_old() {
     let upstream = Upstream::language().await;
     let folder = Folder::new();

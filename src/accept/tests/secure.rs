@@ -35,9 +35,14 @@ impl Authority {
     }
 
     fn revokes(&self, serial: u64) -> String {
+        self.revokes_until(serial, 2099)
+    }
+
+    /// A list that was to be followed by another when that year began.
+    fn revokes_until(&self, serial: u64, year: i32) -> String {
         let params = rcgen::CertificateRevocationListParams {
             this_update: date_time_ymd(2020, 1, 1),
-            next_update: date_time_ymd(2099, 1, 1),
+            next_update: date_time_ymd(year, 1, 1),
             crl_number: 1u64.into(),
             issuing_distribution_point: None,
             revoked_certs: vec![rcgen::RevokedCertParams {
@@ -154,6 +159,37 @@ async fn client_certificates_are_asked_for_verified_and_named() {
         let failed = running.counters.handshakes_certificate.load(Ordering::Relaxed);
         assert_eq!(failed, if auth == "optional" { 3 } else { 4 });
     }
+}
+
+#[tokio::test]
+async fn what_has_ended_is_told_and_nobody_is_let_in_by_a_list_that_has() {
+    let (folder, authority, clients) = (tempfile::tempdir().unwrap(), Authority::new("a"), Authority::new("clients"));
+    put_pair(folder.path(), &authority.issue(vec![dns("localhost")], 1, 2098));
+    put(folder.path(), "clients.pem", &clients.issuer.pem());
+    let mine = clients.issue(vec![dns("app")], 5, 2099);
+    put(folder.path(), "clients.crl", &(clients.revokes_until(8, 2024) + &clients.revokes(7)));
+    let config = format!("[tls]\n{FILES}client_ca = \"clients.pem\"\nclient_crl = \"clients.crl\"\nclient_auth = \"optional\"");
+    let running = start(&config, folder.path());
+    let tls = running.tls.clone().unwrap();
+    let at = |seconds: u64| tls.ended(std::time::UNIX_EPOCH + Duration::from_secs(seconds)).collect::<Vec<_>>();
+    // 2024-01-01 and 2098-01-01.
+    let (list, certificate) = (1_704_067_200, 4_039_372_800);
+    assert_eq!((tls.lists_end(), tls.ends()), (Some(list), certificate));
+    assert_eq!(at(list as u64), Vec::<String>::new());
+    let told = at(list as u64 + 1);
+    assert!(matches!(&told[..], [one] if one.starts_with("a revocation list was good until 2024-01-01T00:00:00.000Z")), "{told:?}");
+    assert_eq!((at(certificate as u64).len(), at(certificate as u64 + 1).len()), (1, 2));
+    let ask = async || {
+        let mut stream = shake(running.address, client(&authority, Some(&mine), None, &[])).await?;
+        over_http1(&mut stream, "/who").await
+    };
+    assert!(ask().await.is_err());
+    put(folder.path(), "clients.crl", &(clients.revokes_until(8, 2097) + &clients.revokes(7)));
+    tls.reload().unwrap();
+    assert!(ask().await.unwrap().ends_with("app"));
+    assert_eq!(at(list as u64 + 1), Vec::<String>::new());
+    let without = start(&format!("[tls]\n{FILES}"), folder.path()).tls.unwrap();
+    assert_eq!(without.lists_end(), None);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use portcullis::digest::Digest;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer as Signs, KeyPair, KeyUsagePurpose, SanType,
+    date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -144,6 +145,19 @@ impl Folder {
         let key = KeyPair::generate().unwrap();
         let certificate = client.signed_by(&key, &self.authority).unwrap();
         Shown(vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+    }
+
+    /// A revocation list of the folder's authority that names nobody, to be followed by another when that year begins.
+    pub fn revocation_list(&self, year: i32) -> String {
+        let params = rcgen::CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(year, 1, 1),
+            crl_number: 1u64.into(),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.authority).unwrap().pem().unwrap()
     }
 
     /// The authority that clients trust.
