@@ -17,9 +17,9 @@ pub struct Asked {
     pub stream: bool,
     /// `stream_options.include_usage`, where it was given.
     pub include_usage: Option<bool>,
-    /// The cap on the answer's tokens that was asked for (`max_tokens`, `max_completion_tokens`, `max_output_tokens`): the largest of them.
+    /// The cap on the answer's tokens that was asked for (`max_tokens`, `max_completion_tokens`, `max_output_tokens`, `n_predict`): the largest of them.
     pub max_tokens: Option<u64>,
-    /// How many answers (`n`, `best_of`): the larger of them, times the number of prompts where a completion has several; at least 1.
+    /// How many answers (`n`, `best_of`, `n_cmpl`): the largest of them, times the number of prompts where a completion has several; at least 1.
     pub answers: u64,
     /// Whether log-probabilities are asked for, and of how many alternatives a token.
     pub logprobs: Option<u64>,
@@ -39,8 +39,11 @@ pub fn later(so_far: Option<Usage>, told: Option<Usage>) -> Option<Usage> {
 }
 
 /// The members on which something is decided, of all dialects.
-const DECIDED: [&str; 18] = [
+const DECIDED: [&str; 23] = [
+    "background",
     "best_of",
+    "container",
+    "conversation",
     "include",
     "input",
     "logit_bias",
@@ -51,8 +54,10 @@ const DECIDED: [&str; 18] = [
     "messages",
     "model",
     "n",
+    "n_cmpl",
     "n_predict",
     "n_probs",
+    "previous_response_id",
     "prompt",
     "prompt_logprobs",
     "stream",

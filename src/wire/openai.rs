@@ -24,11 +24,17 @@ pub enum Kind {
     Embeddings,
 }
 
-/// llama.cpp's own word for `max_tokens`, which wins over it there.
+/// What servers call the cap on an answer's tokens. Some take several of them on each endpoint.
+const MAX_TOKENS: [&str; 4] = ["max_tokens", "max_completion_tokens", "max_output_tokens", N_PREDICT];
+
+/// llama.cpp's own, which wins over the others there.
 const N_PREDICT: &str = "n_predict";
 
-/// llama.cpp's own word for `top_logprobs`.
-const N_PROBS: &str = "n_probs";
+/// What they call the number of answers; `n_cmpl` is llama.cpp's.
+const ANSWERS: [&str; 3] = ["n", "best_of", "n_cmpl"];
+
+/// What they call the number of alternatives to a token; `n_probs` is llama.cpp's.
+const ALTERNATIVES: [&str; 2] = ["top_logprobs", "n_probs"];
 
 /// Reads what a request asks for, and passes unknown fields.
 ///
@@ -37,42 +43,42 @@ const N_PROBS: &str = "n_probs";
 pub fn asked(kind: Kind, document: &Value) -> Result<Asked, Shape> {
     let fields = Fields::of(document)?;
     let mut asked = Asked { model: fields.model()?, answers: 1, ..Asked::default() };
-    match kind {
-        Kind::Chat => {
-            fields.messages()?;
-            asked.answers = fields.positive("n")?.max(fields.positive("best_of")?).unwrap_or(1);
-            asked.max_tokens = fields.positive("max_tokens")?.max(fields.positive("max_completion_tokens")?).max(fields.count(N_PREDICT)?);
-            let alternatives = fields.count("top_logprobs")?.max(fields.count(N_PROBS)?);
-            // Some servers answer `top_logprobs` without `logprobs`: what may be answered is what is asked for.
-            let chosen = fields.bool("logprobs")?.unwrap_or(false) || alternatives.unwrap_or(0) > 0;
-            asked.logprobs = chosen.then(|| alternatives.unwrap_or(0)).max(fields.count("prompt_logprobs")?);
-        }
-        Kind::Completions => {
-            let prompts = prompts(fields)?;
-            asked.answers = fields.positive("n")?.max(fields.positive("best_of")?).unwrap_or(1).saturating_mul(prompts);
-            asked.max_tokens = fields.count("max_tokens")?.max(fields.count(N_PREDICT)?);
-            let alternatives = fields.count(N_PROBS)?.filter(|alternatives| *alternatives > 0);
-            asked.logprobs = fields.count("logprobs")?.max(fields.count("prompt_logprobs")?).max(alternatives);
-        }
-        Kind::Responses => {
-            responses_input(fields)?;
-            asked.max_tokens = fields.positive("max_output_tokens")?;
-            let alternatives = fields.count("top_logprobs")?;
-            let chosen = includes_logprobs(fields)? || alternatives.unwrap_or(0) > 0;
-            asked.logprobs = chosen.then(|| alternatives.unwrap_or(0));
-        }
-        Kind::Embeddings => embeddings_input(fields)?,
+    if kind == Kind::Embeddings {
+        embeddings_input(fields)?;
+        return Ok(asked);
     }
-    if kind != Kind::Embeddings {
-        asked.stream = fields.bool("stream")?.unwrap_or(false);
-    }
-    if matches!(kind, Kind::Chat | Kind::Completions) {
-        asked.logit_bias = fields.object("logit_bias")?.map_or(0, serde_json::Map::len);
-        if let Some(options) = fields.object("stream_options")? {
-            asked.include_usage = Fields(options).bool("include_usage").map_err(|shape| shape.under("/stream_options"))?;
-        }
+    let prompts = match kind {
+        Kind::Chat => fields.messages().map(|()| 1)?,
+        Kind::Completions => prompts(fields)?,
+        Kind::Responses | Kind::Embeddings => responses_input(fields).map(|()| 1)?,
+    };
+    // What is known of any endpoint counts on each: a server that shares the code behind them takes it there, too.
+    let answers = ANSWERS.iter().try_fold(None, |most, name| Ok(fields.positive(name)?.max(most)))?;
+    asked.answers = answers.unwrap_or(1).saturating_mul(prompts);
+    // None at all is an answer to completions, where it gives the prompt's own log-probabilities.
+    let cap = |name| if kind == Kind::Completions || name == N_PREDICT { fields.count(name) } else { fields.positive(name) };
+    asked.max_tokens = MAX_TOKENS.iter().try_fold(None, |most, name| Ok(cap(name)?.max(most)))?;
+    asked.logprobs = logprobs(kind, fields)?;
+    asked.stream = fields.bool("stream")?.unwrap_or(false);
+    asked.logit_bias = fields.object("logit_bias")?.map_or(0, serde_json::Map::len);
+    if let Some(options) = fields.object("stream_options")? {
+        asked.include_usage = Fields(options).bool("include_usage").map_err(|shape| shape.under("/stream_options"))?;
     }
     Ok(asked)
+}
+
+/// Whether log-probabilities are asked for, and of how many alternatives.
+fn logprobs(kind: Kind, fields: Fields) -> Result<Option<u64>, Shape> {
+    let alternatives = ALTERNATIVES.iter().try_fold(None, |most, name| Ok(fields.count(name)?.max(most)))?.filter(|most| *most > 0);
+    // `true`, with `top_logprobs` beside it, on one endpoint; their number on the other.
+    let chosen = match fields.find("logprobs") {
+        Some(Value::Bool(chosen)) if kind != Kind::Completions => chosen.then_some(0),
+        _ if kind == Kind::Chat => fields.bool("logprobs")?.and(None),
+        _ => fields.count("logprobs")?,
+    };
+    let included = if kind == Kind::Responses && includes_logprobs(fields)? { Some(0) } else { None };
+    // Some servers answer alternatives without `logprobs`: what may be answered is what is asked for.
+    Ok(chosen.max(included).max(alternatives).max(fields.count("prompt_logprobs")?))
 }
 
 /// [`asked`], and no member may be unknown to today's API.
@@ -82,6 +88,18 @@ pub fn asked(kind: Kind, document: &Value) -> Result<Asked, Shape> {
 pub fn asked_strictly(kind: Kind, document: &Value) -> Result<Asked, Shape> {
     Fields::of(document)?.only(known(kind))?;
     asked(kind, document)
+}
+
+/// Where a request of the responses API names what the model's server has kept for another, or is to keep for one: an answer before, a conversation, an answer that is not waited for.
+/// Whoever knows its name has it, as all callers have one credential there.
+#[must_use]
+pub fn stored(document: &Value) -> Option<Shape> {
+    let fields = Fields(document.as_object()?);
+    let member = ["previous_response_id", "conversation"].into_iter().find(|name| fields.find(name).is_some());
+    let member = member.or_else(|| fields.find("background").is_some_and(|asked| *asked != Value::Bool(false)).then_some("background"));
+    let items = fields.find("input").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let item = || items.iter().position(|item| item.get("type").is_some_and(|kind| kind == "item_reference"));
+    member.map(|name| Shape::kept(format!("/{name}"))).or_else(|| item().map(|at| Shape::kept(format!("/input/{at}"))))
 }
 
 /// One string or list of tokens is one prompt; a list of either is as many.

@@ -86,6 +86,40 @@ fn log_probabilities_are_noticed_in_each_endpoint() {
 }
 
 #[test]
+fn what_one_endpoint_knows_is_noticed_on_the_others() {
+    let documents = [
+        (Kind::Chat, json!({"model": "m", "messages": [{"role": "user", "content": "p"}]})),
+        (Kind::Completions, json!({"model": "m", "prompt": "p"})),
+        (Kind::Responses, json!({"model": "m", "input": "p"})),
+    ];
+    for (kind, document) in documents {
+        let with = |more: Value| {
+            let mut document = document.clone();
+            document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            asked(kind, &document).unwrap()
+        };
+        for name in ["max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict"] {
+            assert_eq!(with(json!({"max_tokens": 5, "max_output_tokens": 5, name: 300})).max_tokens, Some(300), "{kind:?} {name}");
+        }
+        for name in ["n", "best_of", "n_cmpl"] {
+            assert_eq!(with(json!({name: 3})).answers, 3, "{kind:?} {name}");
+        }
+        for name in ["top_logprobs", "n_probs", "prompt_logprobs"] {
+            assert_eq!(with(json!({name: 9})).logprobs, Some(9), "{kind:?} {name}");
+        }
+        assert_eq!(with(json!({"n_probs": 0, "top_logprobs": 0})).logprobs, None);
+        assert_eq!(with(json!({"logit_bias": {"1": 1, "2": 1}})).logit_bias, 2, "{kind:?}");
+        assert_eq!(with(json!({"stream_options": {"include_usage": false}})).include_usage, Some(false));
+    }
+    let response = |logprobs: Value| asked(Kind::Responses, &json!({"model": "m", "input": "p", "logprobs": logprobs})).unwrap().logprobs;
+    assert_eq!((response(json!(true)), response(json!(4)), response(json!(false))), (Some(0), Some(4), None));
+    assert_eq!(
+        broken(Kind::Responses, &json!({"model": "m", "input": "p", "max_output_tokens": 0})),
+        ("/max_output_tokens".into(), "range")
+    );
+}
+
+#[test]
 fn each_prompt_of_a_completion_is_an_answer() {
     let answers = |prompt: Value| asked(Kind::Completions, &json!({"model": "m", "prompt": prompt, "n": 2, "best_of": 4})).unwrap().answers;
     assert_eq!(answers(json!("p")), 4);
