@@ -252,7 +252,9 @@ fn check(error: check::Error) -> Told {
         check::Error::CallerSentHeaderLength => bad(code, "`Inference-Header-Content-Length` is not a decimal number within the body."),
         check::Error::CallerSentNoJson(error) => json(error),
         check::Error::CallerSentNoMessage(malformed) => message(malformed),
-        check::Error::CallerSentShape(shape) => bad(code, shape.text).at(shape.pointer).rule(shape.rule),
+        check::Error::CallerSentShape(shape) | check::Error::CallerNamedStored(shape) => {
+            bad(code, shape.text).at(shape.pointer).rule(shape.rule)
+        }
         check::Error::CallerBrokeSchema(place) => {
             bad(code, format!("The body does not hold to the model's schema: {}.", place.rule())).at(place.pointer()).rule(place.rule())
         }

@@ -145,6 +145,8 @@ pub enum Error {
     CallerSentNoMessage(grpc::Malformed),
     /// A document or message that does not hold to its protocol, in strict mode also an unknown member; `check.shape`.
     CallerSentShape(Shape),
+    /// What the model's server keeps between requests is named; `check.stored`.
+    CallerNamedStored(Shape),
     /// A document that does not hold to the model's schema; `check.schema`.
     CallerBrokeSchema(Place),
     /// More tokens asked for than the cap; `check.max_tokens`.
@@ -172,6 +174,7 @@ impl Error {
             Self::CallerSentHeaderLength => "check.header_length",
             Self::CallerSentNoJson(_) => "check.json",
             Self::CallerSentShape(_) => "check.shape",
+            Self::CallerNamedStored(_) => "check.stored",
             Self::CallerBrokeSchema(_) => "check.schema",
             Self::CallerAskedForTooManyTokens => "check.max_tokens",
             Self::CallerSentTensor(fault) => fault.broken.code(),
@@ -287,6 +290,14 @@ fn understand(route: &Route, headers: &HeaderMap, bytes: &Bytes, parsed: Option<
         (None, false) => anthropic::asked(&document),
     };
     let asked = asked.map_err(Error::CallerSentShape)?;
+    if !terms.stored {
+        let stored = match kind {
+            Some(Kind::Responses) => openai::stored(&document),
+            Some(Kind::Chat | Kind::Completions | Kind::Embeddings) => None,
+            None => anthropic::stored(&document),
+        };
+        stored.map_or(Ok(()), |shape| Err(Error::CallerNamedStored(shape)))?;
+    }
     text::max_tokens(asked.max_tokens, terms.max_tokens)?;
     hold_schema(&document, terms)?;
     match &terms.rules.contract {

@@ -31,6 +31,8 @@ pub struct Config {
     pub schema: Option<Spanned<PathBuf>>,
     /// Whether fields that the protocol does not know are refused.
     pub strict: bool,
+    /// Whether callers may name what the model's server keeps between requests, each whatever he knows the name of.
+    pub stored: bool,
     /// The longest body; the house's cap where it is left out.
     pub max_body: Option<Spanned<Size>>,
     /// The longest batch, at least 1; 64 where it is left out and the model runs in this machine.
@@ -65,6 +67,7 @@ pub struct Around<'a> {
 pub struct Terms {
     pub(super) schema: Option<Arc<Schema>>,
     pub(super) strict: bool,
+    pub(super) stored: bool,
     pub(super) max_body: usize,
     pub(super) max_tokens: Option<u64>,
     pub(super) max_depth: usize,
@@ -79,6 +82,7 @@ impl Terms {
         Self {
             schema: None,
             strict: false,
+            stored: false,
             max_body,
             max_tokens: None,
             max_depth: DEFAULT_MAX_DEPTH,
@@ -151,6 +155,7 @@ impl Config {
         Terms {
             schema,
             strict: self.strict,
+            stored: self.stored,
             max_body: self.max_body.as_ref().map_or(around.max_body, |size| size.get_ref().0),
             max_tokens: given(&self.max_tokens),
             max_depth: self.max_depth.as_ref().map_or(DEFAULT_MAX_DEPTH, |depth| (*depth.get_ref()).min(MOST_DEPTH)),

@@ -68,6 +68,38 @@ fn unknown_members_are_refused_only_where_the_policy_is_strict() {
 }
 
 #[test]
+fn what_the_models_server_keeps_is_for_callers_only_where_the_policy_says_so() {
+    let ask = |route: &Route, mut body: Value, more: &Value, config: &str| {
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        understand(route, &HeaderMap::new(), &Bytes::from(body.to_string()), None, &terms(config, None, None)).map(drop)
+    };
+    let (response, message) =
+        (json!({"model": "m", "input": "x"}), json!({"model": "m", "max_tokens": 1, "messages": hello()["messages"]}));
+    let reference = json!([{"role": "user", "content": "x"}, {"type": "item_reference", "id": "msg_1"}]);
+    for (route, body, more, pointer) in [
+        (Route::Responses, &response, json!({"previous_response_id": "resp_1"}), "/previous_response_id"),
+        (Route::Responses, &response, json!({"conversation": {"id": "conv_1"}}), "/conversation"),
+        (Route::Responses, &response, json!({"background": true}), "/background"),
+        (Route::Responses, &response, json!({"input": reference}), "/input/1"),
+        (Route::Messages, &message, json!({"container": "container_1"}), "/container"),
+        (Route::Messages, &message, json!({"container": {"id": "container_1", "skills": []}}), "/container"),
+    ] {
+        let refused = ask(&route, body.clone(), &more, "").unwrap_err();
+        assert_eq!(refused.code(), "check.stored");
+        assert!(matches!(refused, Error::CallerNamedStored(shape) if shape.pointer == pointer), "{more}");
+        assert_eq!(ask(&route, body.clone(), &more, "stored = true"), Ok(()), "{more}");
+    }
+    for (route, body, more) in [
+        (Route::Responses, &response, json!({"previous_response_id": null, "conversation": null, "background": false, "store": true})),
+        (Route::Responses, &response, json!({"prompt": {"id": "pmpt_1"}})),
+        (Route::Messages, &message, json!({"container": {"skills": []}})),
+        (Route::ChatCompletions, &hello(), json!({"conversation": "c"})),
+    ] {
+        assert_eq!(ask(&route, body.clone(), &more, ""), Ok(()), "{more}");
+    }
+}
+
+#[test]
 fn a_schema_holds_for_every_dialect_and_says_no_value() {
     let schema = json!({"properties": {"messages": {"items": {"properties": {"content": {"maxLength": 5}}}}}});
     let terms = terms("", None, Some(schema));

@@ -30,6 +30,14 @@ pub fn asked_strictly(document: &Value) -> Result<Asked, Shape> {
     asked(document)
 }
 
+/// Where a request names what the model's server has kept of another: the container in which it ran programs.
+#[must_use]
+pub fn stored(document: &Value) -> Option<Shape> {
+    let container = document.get("container")?;
+    let named = container.is_string() || container.get("id").is_some_and(|id| !id.is_null());
+    named.then(|| Shape::kept("/container"))
+}
+
 /// What an answer or an event of a stream says it used. Counts are for the whole answer so far, so where several come, each count's largest holds:
 /// `message_start` tells the input, `message_delta` the output. Input counts what was read from and written to the prompt cache too.
 #[must_use]

@@ -90,44 +90,84 @@ fn text(content: Option<&Value>, into: &mut String) {
     }
 }
 
-/// What an answer, a chunk of a stream or an event of one says, with the number of the choice or output that says it: words, arguments of tools, and thoughts
-/// that are shown. Events that say again what others have said are passed over.
-pub fn answered(document: &Value, mut each: impl FnMut(u64, &str)) {
+/// Who says something in an answer: the number of a choice or output, and whether it is said aside, in what is only named or linked to.
+pub type Speaker = (u64, bool);
+
+/// What an answer, a chunk of a stream or an event of one says: words, thoughts that are shown, what tools and programs are given, and whatever else stands there as text. What a stream's last
+/// events say again is heard again.
+pub fn answered(document: &Value, mut each: impl FnMut(Speaker, &str)) {
     let index = |of: &Value, names: &[&str]| names.iter().find_map(|name| of.get(name)?.as_u64()).unwrap_or(0);
     if let Some(choices) = document.get("choices").and_then(Value::as_array) {
         for choice in choices {
-            let choice_index = index(choice, &["index"]);
-            let mut say = |text: Option<&Value>| text.and_then(Value::as_str).into_iter().for_each(|text| each(choice_index, text));
-            say(choice.get("text"));
-            let Some(message) = choice.get("delta").or_else(|| choice.get("message")) else { continue };
-            ["reasoning_content", "reasoning", "content", "refusal"].iter().for_each(|name| say(message.get(name)));
-            for tool in message.get("tool_calls").and_then(Value::as_array).into_iter().flatten() {
-                say(tool.pointer("/function/arguments"));
-            }
+            let speaker = (index(choice, &["index"]), false);
+            ["text", "delta", "message"].iter().filter_map(|name| choice.get(name)).for_each(|said| words(speaker, said, &mut each));
         }
         return;
     }
     let kind = document.get("type").and_then(Value::as_str).unwrap_or_default();
-    if kind == "content_block_delta" {
-        let delta = &document["delta"];
-        for name in ["text", "partial_json", "thinking"] {
-            delta.get(name).and_then(Value::as_str).into_iter().for_each(|text| each(index(document, &["index"]), text));
-        }
+    if kind.starts_with("content_block") {
+        let speaker = (index(document, &["index"]), false);
+        ["content_block", "delta"].iter().filter_map(|name| document.get(name)).for_each(|said| words(speaker, said, &mut each));
     } else if kind.starts_with("response.") {
-        if kind.ends_with(".delta") {
-            document.get("delta").and_then(Value::as_str).into_iter().for_each(|text| each(index(document, &["output_index"]), text));
+        // Sound, not words.
+        if !kind.contains("audio.delta") {
+            let speaker = (index(document, &["output_index"]), false);
+            PARTS.iter().filter_map(|name| document.get(name)).for_each(|said| words(speaker, said, &mut each));
         }
-    } else if let Some(parts) = document.get("output").or_else(|| document.get("content")).and_then(Value::as_array) {
-        // A whole answer of the responses or the messages API.
-        for (at, part) in parts.iter().enumerate() {
-            let inner = part.get("content").and_then(Value::as_array).into_iter().flatten();
-            for part in std::iter::once(part).chain(inner) {
-                for name in ["text", "arguments", "thinking"] {
-                    part.get(name).and_then(Value::as_str).into_iter().for_each(|text| each(at as u64, text));
+        outputs(document.pointer("/response/output"), &mut each);
+    } else {
+        // A whole answer of the responses or the messages API, or the beginning of one.
+        outputs(document.get("output").or_else(|| document.get("content")).or_else(|| document.pointer("/message/content")), &mut each);
+    }
+}
+
+/// The members of the responses API's events that say something.
+const PARTS: [&str; 8] = ["delta", "text", "refusal", "arguments", "input", "code", "part", "item"];
+
+/// Members that say nothing in words: what things are and are called by machines, and data.
+const WORDLESS: [&str; 14] = [
+    "b64_json",
+    "bytes",
+    "call_id",
+    "data",
+    "encrypted_content",
+    "file_data",
+    "id",
+    "item_id",
+    "logprobs",
+    "object",
+    "role",
+    "signature",
+    "status",
+    "type",
+];
+
+/// Members that are said aside: one of them beside each word must not part the words.
+const ASIDE: [&str; 6] = ["annotations", "citation", "citations", "name", "server_label", "url"];
+
+fn outputs(parts: Option<&Value>, each: &mut impl FnMut(Speaker, &str)) {
+    let parts = parts.and_then(Value::as_array).into_iter().flatten();
+    parts.enumerate().for_each(|(at, part)| words((at as u64, false), part, each));
+}
+
+/// Every text in `said`; the parse bounded how deep this goes.
+fn words(speaker: Speaker, said: &Value, each: &mut impl FnMut(Speaker, &str)) {
+    match said {
+        Value::String(text) => each(speaker, text),
+        Value::Array(parts) => parts.iter().for_each(|part| words(speaker, part, each)),
+        Value::Object(members) => {
+            // An image, not a program's result.
+            let is_image = members.get("type").is_some_and(|kind| kind == "image_generation_call");
+            for (name, member) in members {
+                match name.as_str() {
+                    name if WORDLESS.contains(&name) || is_image && name == "result" => {}
+                    // What a tool is given may say it by the names of its members.
+                    "input" | "action" if member.is_object() => each(speaker, &member.to_string()),
+                    name => words((speaker.0, speaker.1 || ASIDE.contains(&name)), member, each),
                 }
             }
-            part.get("input").filter(|input| input.is_object()).into_iter().for_each(|input| each(at as u64, &input.to_string()));
         }
+        _ => {}
     }
 }
 

@@ -29,6 +29,12 @@ impl Shape {
         Self { pointer, rule, text }
     }
 
+    /// What is named there is kept by the model's server, for whoever knows its name.
+    #[must_use]
+    pub fn kept(pointer: impl Into<String>) -> Self {
+        Self::new(pointer, "stored", "what the model's server keeps between requests is not for this gateway's callers")
+    }
+
     /// A rule broken at a member of the document, whose key is escaped here.
     #[must_use]
     pub fn at_member(key: &str, rule: &'static str, text: &'static str) -> Self {

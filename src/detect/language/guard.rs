@@ -14,9 +14,9 @@ use crate::detect::{Mode, meaning};
 use crate::event::{Event, Events};
 use crate::mistake::Mistake;
 use crate::wire::Said;
-use crate::wire::said::answered;
+use crate::wire::said::{Speaker, answered};
 
-/// Choices of one answer that are told apart; those with higher numbers are taken together with lower ones.
+/// Choices of one answer that are told apart, and what each says aside; those with higher numbers are taken together with lower ones.
 pub const MOST_CHOICES: usize = 16;
 
 /// `[detect.leak]`
@@ -84,9 +84,9 @@ impl Guards {
         if guarded.is_empty() {
             return None;
         }
-        let (guarded, choices) = (Arc::new(guarded), Vec::new());
+        let (guarded, speakers) = (Arc::new(guarded), Vec::new());
         let (alarm, events) = (alarm(), events.clone());
-        Some(Box::new(Guard { guarded, choices, enforced: self.enforced, flag: self.flag, cut: self.cut, told: None, alarm, events }))
+        Some(Box::new(Guard { guarded, speakers, enforced: self.enforced, flag: self.flag, cut: self.cut, told: None, alarm, events }))
     }
 }
 
@@ -101,7 +101,7 @@ enum Stage {
 #[derive(Debug)]
 pub struct Guard {
     guarded: Arc<Guarded>,
-    choices: Vec<(u64, Stream)>,
+    speakers: Vec<(Speaker, Stream)>,
     enforced: bool,
     flag: f64,
     cut: f64,
@@ -115,17 +115,17 @@ impl Guard {
     #[must_use]
     pub fn hear(&mut self, document: &Value, now: SystemTime) -> bool {
         let mut stage = None;
-        answered(document, |choice, text| stage = stage.max(self.pass(choice, text, now)));
+        answered(document, |speaker, text| stage = stage.max(self.pass(speaker, text, now)));
         self.enforced && stage == Some(Stage::Cut)
     }
 
-    fn pass(&mut self, choice: u64, text: &str, now: SystemTime) -> Option<Stage> {
-        let choice = choice % MOST_CHOICES as u64;
-        let place = self.choices.iter().position(|(known, _)| *known == choice).unwrap_or_else(|| {
-            self.choices.push((choice, Stream::new(self.guarded.clone())));
-            self.choices.len() - 1
+    fn pass(&mut self, (choice, aside): Speaker, text: &str, now: SystemTime) -> Option<Stage> {
+        let speaker = (choice % MOST_CHOICES as u64, aside);
+        let place = self.speakers.iter().position(|(known, _)| *known == speaker).unwrap_or_else(|| {
+            self.speakers.push((speaker, Stream::new(self.guarded.clone())));
+            self.speakers.len() - 1
         });
-        let leak = self.choices[place].1.pass(text);
+        let leak = self.speakers[place].1.pass(text);
         let stage = if leak.canary || leak.containment > self.cut {
             Some(Stage::Cut)
         } else {
@@ -261,9 +261,9 @@ mod tests {
     fn choices_are_watched_apart_and_no_more_than_sixteen() {
         let mut guard = guard("mode = \"enforce\"").0.unwrap();
         for choice in 0..100 {
-            let chunk = json!({"choices": [{"index": choice, "text": "hello"}]});
+            let chunk = json!({"choices": [{"index": choice, "delta": {"content": "hello", "name": "f"}}]});
             assert!(!guard.hear(&chunk, SystemTime::UNIX_EPOCH));
         }
-        assert_eq!(guard.choices.len(), MOST_CHOICES);
+        assert_eq!(guard.speakers.len(), 2 * MOST_CHOICES);
     }
 }

@@ -2,7 +2,7 @@ use super::*;
 
 fn heard(document: Value) -> Vec<(u64, String)> {
     let mut heard = Vec::new();
-    answered(&document, |choice, text| heard.push((choice, text.to_owned())));
+    answered(&document, |(choice, _), text| heard.push((choice, text.to_owned())));
     heard
 }
 
@@ -75,14 +75,18 @@ fn every_dialect_answers_whole_and_in_pieces() {
         json!({"choices": [{"index": 0, "message": {"content": "a"}}, {"index": 1, "message": {"content": null, "tool_calls": [{"function": {"arguments": "b"}}]}}]}),
         &[(0, "a"), (1, "b")],
     );
-    heard_is(json!({"choices": [{"index": 2, "delta": {"reasoning_content": "r", "content": "a"}}]}), &[(2, "r"), (2, "a")]);
+    heard_is(json!({"choices": [{"index": 2, "delta": {"role": "assistant", "reasoning_content": "r"}}]}), &[(2, "r")]);
+    heard_is(json!({"choices": [{"index": 2, "delta": {"content": "a"}}]}), &[(2, "a")]);
     heard_is(json!({"choices": [{"index": 0, "text": "a"}]}), &[(0, "a")]);
     heard_is(
         json!({"object": "response", "output": [{"type": "reasoning"}, {"type": "message", "content": [{"type": "output_text", "text": "a"}]}]}),
         &[(1, "a")],
     );
     heard_is(json!({"type": "response.output_text.delta", "output_index": 1, "delta": "a"}), &[(1, "a")]);
-    heard_is(json!({"type": "response.output_text.done", "output_index": 1, "text": "a"}), &[]);
+    heard_is(json!({"type": "response.output_text.done", "output_index": 1, "text": "a"}), &[(1, "a")]);
+    heard_is(json!({"type": "response.output_audio.delta", "output_index": 1, "delta": "UklGRg=="}), &[]);
+    let created = json!({"type": "response.created", "response": {"instructions": "be kind", "output": []}});
+    heard_is(created, &[]);
     heard_is(
         json!({"type": "message", "content": [{"type": "text", "text": "a"}, {"type": "tool_use", "input": {"x": "b"}}]}),
         &[(0, "a"), (1, "{\"x\":\"b\"}")],
@@ -90,6 +94,56 @@ fn every_dialect_answers_whole_and_in_pieces() {
     heard_is(json!({"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": "a"}}), &[(1, "a")]);
     heard_is(json!({"type": "ping"}), &[]);
     heard_is(json!({"usage": {}, "choices": []}), &[]);
+}
+
+#[test]
+fn whatever_an_answer_says_it_in_is_heard() {
+    let message = |message: Value| json!({"choices": [{"index": 0, "message": message}]});
+    let delta = |delta: Value| json!({"choices": [{"index": 0, "delta": delta}]});
+    for said in [
+        json!({"role": "assistant", "content": [{"type": "text", "text": "secret"}]}),
+        json!({"refusal": "secret"}),
+        json!({"function_call": {"arguments": "secret"}}),
+        json!({"tool_calls": [{"id": "a", "type": "custom", "custom": {"input": "secret"}}]}),
+        json!({"audio": {"id": "x", "data": "UklGRg==", "transcript": "secret"}}),
+        json!({"annotations": [{"type": "url_citation", "url_citation": {"title": "secret"}}]}),
+        json!({"reasoning": "secret"}),
+    ] {
+        heard_is(message(said.clone()), &[(0, "secret")]);
+        heard_is(delta(said), &[(0, "secret")]);
+    }
+    for item in [
+        json!({"type": "message", "id": "m", "role": "assistant", "content": [{"type": "refusal", "refusal": "secret"}]}),
+        json!({"type": "function_call", "call_id": "c", "arguments": "secret"}),
+        json!({"type": "custom_tool_call", "call_id": "c", "input": "secret"}),
+        json!({"type": "reasoning", "summary": [{"type": "summary_text", "text": "secret"}], "encrypted_content": "gAAA"}),
+        json!({"type": "code_interpreter_call", "code": "secret", "status": "completed"}),
+        json!({"type": "code_interpreter_call", "outputs": [{"type": "logs", "logs": "secret"}]}),
+        json!({"type": "mcp_call", "output": "secret"}),
+    ] {
+        heard_is(json!({"object": "response", "instructions": "be kind", "output": [item.clone()]}), &[(0, "secret")]);
+        heard_is(json!({"type": "response.output_item.done", "output_index": 3, "item": item.clone()}), &[(3, "secret")]);
+        heard_is(json!({"type": "response.completed", "response": {"instructions": "be kind", "output": [item]}}), &[(0, "secret")]);
+    }
+    for action in [json!({"type": "search", "query": "secret"}), json!({"command": ["echo", "secret"]}), json!({"secret": 1})] {
+        let item = json!({"type": "web_search_call", "action": action});
+        heard_is(json!({"output": [item]}), &[(0, &action.to_string())]);
+    }
+    let image = json!({"type": "image_generation_call", "result": "iVBORw0K", "revised_prompt": "secret"});
+    heard_is(json!({"output": [image]}), &[(0, "secret")]);
+    heard_is(json!({"type": "content_block_start", "index": 2, "content_block": {"type": "text", "text": "secret"}}), &[(2, "secret")]);
+    heard_is(json!({"type": "message_start", "message": {"content": [{"type": "text", "text": "secret"}]}}), &[(0, "secret")]);
+    heard_is(json!({"type": "content_block_delta", "delta": {"type": "signature_delta", "signature": "c2ln"}}), &[]);
+}
+
+#[test]
+fn what_is_named_beside_the_words_does_not_part_them() {
+    let mut heard = Vec::new();
+    let tool = json!({"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": "secret"}});
+    let chunk = json!({"choices": [{"index": 0, "delta": {"tool_calls": [tool], "annotations": [{"url_citation": {"title": "t"}}]}}]});
+    answered(&chunk, |speaker, text| heard.push((speaker, text.to_owned())));
+    heard.sort();
+    assert_eq!(heard, [((0, false), "secret".into()), ((0, true), "f".into()), ((0, true), "t".into())]);
 }
 
 #[test]
