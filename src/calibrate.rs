@@ -230,7 +230,7 @@ async fn read(path: &Path, model: Option<&Arc<Model>>) -> Result<Read, No> {
                         | Error::ModelBrokeItsContract(_)
                         | Error::ModelAnsweredTooMuch,
                     ) if of_gateway => return Ok(Taken::Refused),
-                    Err(error) => return Err(at(number, &format_args!("{error:?}"))),
+                    Err(error) => return Err(at(number, &error)),
                 },
                 (None, None) => return Err(at(number, &"the model runs elsewhere: record its answers too, as \"answer\"")),
             };

@@ -57,6 +57,8 @@ pub(crate) struct Asked {
 pub(crate) enum Error {
     /// Fewer callers than one in the stated rate: so many, of so many.
     OperatorRecordedTooFew(usize, usize),
+    /// Fewer different inputs than one in the stated rate, from enough callers: so many, of so many. Repeats tell nothing of what is honest.
+    OperatorRecordedTheSame(usize, usize),
     /// Rows of more than one width.
     OperatorRecordedOtherWidths,
     /// A rate that is none.
@@ -74,6 +76,11 @@ impl std::fmt::Display for Error {
                 f,
                 "the recording has {callers} callers, each a caller-day, and the rate needs at least {needed}: record {} more, or state a higher rate",
                 needed - callers
+            ),
+            Self::OperatorRecordedTheSame(inputs, needed) => write!(
+                f,
+                "the recording has {inputs} different inputs, however often each was sent, and the rate needs at least {needed}: record {} more, or state a higher rate",
+                needed - inputs
             ),
             Self::OperatorRecordedOtherWidths => f.write_str("the recording has rows of more than one width, or none"),
             Self::OperatorStatedNoRate => f.write_str("a rate of false alarms is more than 0 and at most 0.1"),
@@ -109,6 +116,10 @@ pub(crate) fn calibrate(model: &str, rate: f32, (of, seed): (Of, [u8; 32]), reco
         return Err(Error::OperatorRecordedOtherWidths);
     }
     let (space, callers_points) = placed(seed, recording)?;
+    let different = callers_points.iter().flatten().map(|(point, _)| point.digest).collect::<std::collections::HashSet<_>>().len();
+    if different < needed {
+        return Err(Error::OperatorRecordedTheSame(different, needed));
+    }
     let all: Vec<Points<'_>> = callers_points.iter().map(|points| &points[..]).collect();
     let mut alarms = 0;
     for fold in 0..FOLDS {

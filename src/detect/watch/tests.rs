@@ -353,6 +353,24 @@ fn what_is_kept_of_a_caller_is_less_than_a_kibibyte_at_first_and_32_when_watched
 }
 
 #[test]
+fn repeats_are_no_evidence_of_what_is_honest() {
+    let of_inputs = |different: usize| {
+        let mut recorded = Recorded::default();
+        for caller in 0..20 {
+            for number in 0..12 {
+                let values: Vec<f32> = (0..WIDTH).map(|at| ((number % different) * (at + 1)) as f32 / 64.0).collect();
+                recorded.add(caller, &row(&values), &answer(&values));
+            }
+        }
+        calibrate("m", 0.1, recorded).map_err(|error| error.to_string()).map(drop)
+    };
+    let refused = of_inputs(1).unwrap_err();
+    assert!(refused.starts_with("the recording has 1 different inputs") && refused.contains("record 9 more"), "{refused}");
+    assert!(of_inputs(9).unwrap_err().contains("record 1 more"));
+    assert_eq!(of_inputs(10), Ok(()));
+}
+
+#[test]
 fn rows_of_another_width_are_left_out_and_told_and_callers_of_no_others_with_them() {
     let mut recorded = honest(20, 12);
     let calibrated = |recorded| calibrate("m", 0.1, recorded).map_err(|error| error.to_string());

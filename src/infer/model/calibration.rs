@@ -84,6 +84,8 @@ pub enum Fault {
     Schema(String),
     /// A temperature is out of bounds.
     Temperature(String),
+    /// By softmax, along a dimension that holds no labels.
+    Labels(String),
     /// The model has no such output, or one that is not of floats with a last dimension.
     Output(String),
 }
@@ -97,6 +99,10 @@ impl fmt::Display for Fault {
             Self::Temperature(name) => {
                 write!(f, "{FILE}: the temperature of {name:?} is not from {MIN_TEMPERATURE} to {MAX_TEMPERATURE}")
             }
+            Self::Labels(name) => write!(
+                f,
+                "{FILE}: {name:?} has no dimension of labels that exclude each other; where each number is a probability of its own, say \"activation\": \"sigmoid\""
+            ),
             Self::Output(name) => write!(f, "{FILE}: the model has no output {name:?} of FP32 or FP64 with a last dimension"),
         }
     }
@@ -132,9 +138,12 @@ impl Calibration {
             if !(MIN_TEMPERATURE..=MAX_TEMPERATURE).contains(&scale.temperature) {
                 return Err(Fault::Temperature(name.chars().take(64).collect()));
             }
-            let fits = |port: &Port| matches!(port.datatype, Datatype::Fp32 | Datatype::Fp64) && !port.shape.is_empty();
-            if !outputs.iter().any(|port| port.name == *name && fits(port)) {
-                return Err(Fault::Output(name.chars().take(64).collect()));
+            let fits = |port: &&Port| matches!(port.datatype, Datatype::Fp32 | Datatype::Fp64) && !port.shape.is_empty();
+            let named = || name.chars().take(64).collect();
+            let port = outputs.iter().find(|port| port.name == *name).filter(fits).ok_or_else(|| Fault::Output(named()))?;
+            // One free dimension is the batch; one label is always sure.
+            if scale.activation == Activation::Softmax && matches!(port.shape[..], [None] | [.., Some(0 | 1)]) {
+                return Err(Fault::Labels(named()));
             }
         }
         Ok(Self(scales))
@@ -245,6 +254,21 @@ mod tests {
     }
 
     #[test]
+    fn labels_that_exclude_each_other_are_two_at_the_least_and_not_the_batch() {
+        let read = |shape: &[Option<u64>], activation: &str| {
+            let outputs = [port("p", Datatype::Fp32, shape)];
+            Calibration::read(format!(r#"{{"p":{{"temperature":2,"activation":"{activation}"}}}}"#).as_bytes(), &outputs)
+        };
+        for shape in [&[None][..], &[None, Some(1)], &[Some(1)]] {
+            assert_eq!(read(shape, "softmax"), Err(Fault::Labels("p".into())), "{shape:?}");
+            assert!(read(shape, "sigmoid").is_ok(), "{shape:?}");
+        }
+        for shape in [&[None, Some(2)][..], &[None, None], &[Some(2)], &[None, Some(1), Some(3)]] {
+            assert!(read(shape, "softmax").is_ok(), "{shape:?}");
+        }
+    }
+
+    #[test]
     fn bounds_hold_at_their_limit_and_one_past_it() {
         let temperature = |temperature: &str| read(&format!(r#"{{"temperature":{temperature}}}"#));
         assert!(temperature("0.01").is_ok() && temperature("100").is_ok());
@@ -255,7 +279,7 @@ mod tests {
         assert!(read(&padded(MAX_FILE)).is_ok());
         assert_eq!(read(&padded(MAX_FILE + 1)), Err(Fault::TooLarge));
         let many = |count: usize| {
-            let ports: Vec<_> = (0..count).map(|at| port(&at.to_string(), Datatype::Fp32, &[None])).collect();
+            let ports: Vec<_> = (0..count).map(|at| port(&at.to_string(), Datatype::Fp32, &[None, None])).collect();
             let members: Vec<_> = (0..count).map(|at| format!(r#""{at}":{{"temperature":1}}"#)).collect();
             Calibration::read(format!("{{{}}}", members.join(",")).as_bytes(), &ports)
         };
