@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use http_body::Frame;
 use serde_json::Value;
 
-use super::memory::Memory;
+use super::memory::{Memory, Share};
 use super::passing::{self, Read};
 use super::upstream::{Incoming, Outgoing, Upstream};
 use super::{Answer, Call, Error, Held, Payload, reply, shape, whole};
@@ -38,8 +38,9 @@ const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 /// How long an upstream may keep its body open after it said that the stream is done.
 const GRACE: std::time::Duration = std::time::Duration::from_millis(200);
 
-/// The longest single event of a stream, in bytes: one chunk of an answer, with log-probabilities and all.
-const EVENT_MAX: usize = 1 << 20;
+/// So long an event of a stream, in bytes, may be that takes no share of the memory for whole answers: a chunk of one, with log-probabilities and all. A longer one
+/// holds an image, or says once more all that the others said; it is no longer than a whole answer may be.
+const EVENT: usize = 1 << 20;
 
 /// No answer has so many tokens: whoever tells more is wrong, and the sums of them that are kept must not pass 64 bits.
 const MOST_TOKENS: u64 = 1 << 32;
@@ -75,7 +76,7 @@ pub(super) async fn from_upstream(
         if !media_type.starts_with(b"text/event-stream") {
             return Err(Error::UpstreamBroke("it was asked for a stream and sent none"));
         }
-        return Ok(stream(call, &asked, incoming, shape));
+        return Ok(stream(call, &asked, incoming, shape, memory.share()?));
     }
     if !media_type.starts_with(b"application/json") {
         return Err(Error::UpstreamBroke("its answer is not JSON"));
@@ -206,12 +207,13 @@ fn rename_in(document: &mut Value, name: &str) -> bool {
     renamed
 }
 
-fn stream(call: Box<Call>, asked: &Asked, incoming: Incoming, shape: &shape::Config) -> Answer {
+fn stream(call: Box<Call>, asked: &Asked, incoming: Incoming, shape: &shape::Config, share: Share) -> Answer {
     let late = Late::default();
     let decimals = decimals(&call, shape);
     let metered = Metered {
         upstream: Some(incoming.body),
-        splitter: Splitter::new(EVENT_MAX),
+        splitter: Splitter::new(shape.max_body().max(EVENT)),
+        share,
         ready: VecDeque::new(),
         takes_out_usage: asks_for_usage(&call.route, asked),
         named: format!("\"model\":{}", Value::from(&*call.name)),
@@ -247,6 +249,8 @@ struct Metered {
     /// Gone once the stream has ended, which cancels the upstream call where it had not.
     upstream: Option<Body>,
     splitter: Splitter,
+    /// Of the memory for answers, as much as the longest event takes beyond what each may.
+    share: Share,
     ready: VecDeque<Bytes>,
     takes_out_usage: bool,
     /// What callers call the model, and how a chunk that says so writes it.
@@ -396,6 +400,9 @@ impl Metered {
 
     fn feed(&mut self, data: &[u8]) -> Result<(), Broken> {
         self.splitter.push(data);
+        if self.splitter.held() > EVENT {
+            self.share.grow_to(self.splitter.held()).map_err(|_| "the memory for answers is full")?;
+        }
         while let Some(block) = self.splitter.next_block().map_err(|_| "the upstream sent an event that is too long")? {
             self.pass(block)?;
         }
@@ -442,7 +449,7 @@ impl http_body::Body for Metered {
                     return Poll::Ready(Some(Err(error)));
                 }
                 None => {
-                    let splitter = std::mem::replace(&mut this.splitter, Splitter::new(EVENT_MAX));
+                    let splitter = std::mem::take(&mut this.splitter);
                     let rest = splitter.finish().map_or(Ok(()), |block| this.pass(block));
                     if rest.is_ok() && this.end_here() {
                         continue;
@@ -486,7 +493,8 @@ mod tests {
         let late = Late::default();
         let metered = Metered {
             upstream: Some(body),
-            splitter: Splitter::new(EVENT_MAX),
+            splitter: Splitter::new(2 * EVENT),
+            share: Memory::default().share().unwrap(),
             ready: VecDeque::new(),
             takes_out_usage: false,
             name: "chat".into(),
@@ -526,6 +534,23 @@ mod tests {
         let (stayed, late) = metered(Route::Messages, &[START, DELTA, DELTA, END], false);
         stayed.collect().await.unwrap();
         assert_eq!(late.end().unwrap().usage, Some(Usage { input: 25, output: 9 }));
+    }
+
+    #[tokio::test]
+    async fn an_event_is_as_long_as_a_whole_answer_may_be_and_takes_its_memory() {
+        let event = |length: usize| -> &'static str { format!("data: {}\n\n", "a".repeat(length - 8)).leak() };
+        let passes = async |length: usize, left: usize| {
+            let memory = Memory::default();
+            let mut others = memory.share().unwrap();
+            others.grow_to(super::super::memory::ALL - left).unwrap();
+            let (mut stream, _) = metered(Route::ChatCompletions, &[event(length), "data: [DONE]\n\n"], false);
+            stream.share = memory.share().unwrap();
+            stream.collect().await.map(|whole| whole.to_bytes().len() - 14).map_err(|error| error.to_string())
+        };
+        assert_eq!(passes(EVENT, 0).await, Ok(EVENT));
+        assert_eq!(passes(2 * EVENT, 3 * EVENT).await, Ok(2 * EVENT));
+        assert_eq!(passes(2 * EVENT + 1, 3 * EVENT).await.unwrap_err(), "the upstream sent an event that is too long");
+        assert_eq!(passes(2 * EVENT, EVENT).await.unwrap_err(), "the memory for answers is full");
     }
 
     #[tokio::test]

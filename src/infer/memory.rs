@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::Error;
 
 /// What all buffered answers of the gateway may hold together, in bytes.
-const ALL: usize = 256 << 20;
+pub(super) const ALL: usize = 256 << 20;
 
 /// The grain of a share, in bytes.
 const GRAIN: usize = 4096;

@@ -125,6 +125,12 @@ impl Splitter {
         self.buffer.extend_from_slice(chunk);
     }
 
+    /// How many bytes wait to be split.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// The next block that is whole, with the blank line that ends it. A carriage return at the end of what came waits for the byte
     /// after it (or [`Splitter::finish`]), so that blocks are the same however the stream was cut.
     ///
