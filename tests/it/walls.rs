@@ -253,6 +253,34 @@ async fn a_worker_that_had_died_unseen_costs_no_call() {
 }
 
 #[tokio::test]
+async fn a_worker_that_crashes_is_told_to_have_crashed() {
+    let folder = Folder::new();
+    model(&folder, "crashed-one", DIGITS, "");
+    let gateway = folder.serve().await;
+    let mut client = gateway.h2().await;
+    for (number, signal) in ["-SEGV", "-BUS"].into_iter().enumerate() {
+        until_answered(&mut client, "crashed-one").await;
+        let pid = worker("crashed-one").to_string();
+        // The first is taken by a handler of Rust's library, which then stands aside as it does where a fault happens again.
+        for _ in 0..2 {
+            let _ = Command::new("kill").args([signal, &pid]).status().unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let from = Instant::now();
+        let told = loop {
+            let told: Vec<String> = gateway.said().into_iter().filter(|line| line.contains("its worker is gone")).collect();
+            if told.len() > number {
+                break told;
+            }
+            assert!(from.elapsed() < PATIENCE, "{signal}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        assert!(told[number].contains("crashed-one: its worker is gone, crashed on memory that is not its own"), "{told:?}");
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
 async fn an_endless_loop_ends_by_its_deadline_and_the_next_call_works_in_the_same_worker() {
     let folder = Folder::new();
     folder.gateway("deadlines = { request = \"500ms\" }\n", "");
