@@ -210,9 +210,13 @@ fn infer(error: infer::Error) -> Told {
                 .retry_after(SOON)
                 .rule(why)
         }
+        infer::Error::UpstreamOverloaded(again) => {
+            Told::new("infer.unavailable", StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, "The model has too much to do for now.")
+                .retry_after(again.unwrap_or(SOON))
+                .rule("the upstream is overloaded")
+        }
         infer::Error::UpstreamBroke(why) => {
-            Told::new("infer.upstream", StatusCode::BAD_GATEWAY, Code::Unavailable, "The model server did not give a usable answer.")
-                .rule(why)
+            Told::new("infer.upstream", StatusCode::BAD_GATEWAY, Code::Unavailable, "The model did not give a usable answer.").rule(why)
         }
         infer::Error::TooLarge => Told::new("infer.too_large", StatusCode::BAD_GATEWAY, Code::Unavailable, "The answer is too large."),
         infer::Error::Deadline => deadline(),

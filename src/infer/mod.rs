@@ -113,6 +113,8 @@ impl Answer {
 pub enum Error {
     /// No replica, no place in a queue, no memory: `infer.unavailable`, 503. The reason is for the operator.
     Unavailable(&'static str),
+    /// The upstream has too much to do: `infer.unavailable`, 503, and in how many seconds it wants to be asked again, if it said that.
+    UpstreamOverloaded(Option<u64>),
     /// The upstream broke its protocol, or answered what cannot be passed on: `infer.upstream`, 502.
     UpstreamBroke(&'static str),
     /// The answer is larger than the model's `answer.max_body`: `infer.too_large`, 502.

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
@@ -17,6 +17,9 @@ const ERROR_MAX: usize = 64 << 10;
 
 /// The most of an upstream's own words that a caller is told, in characters.
 const WORDS_MAX: usize = 400;
+
+/// The longest that an upstream may have a caller wait, in seconds.
+const MOST_AGAIN: u64 = 3600;
 
 /// Reads a whole answer of at most `most` bytes, out of the memory that all answers share.
 ///
@@ -65,13 +68,21 @@ pub(super) async fn refused(mut incoming: Incoming, deadline: Instant, name: Opt
             };
             Error::UpstreamRefused(incoming.status, words)
         }
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Error::Unavailable("the upstream is overloaded"),
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Error::UpstreamOverloaded(again(&incoming.headers)),
+        // What Anthropic says for it.
+        status if status.as_u16() == 529 => Error::UpstreamOverloaded(again(&incoming.headers)),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::UpstreamBroke("it refuses the gateway's credential"),
         StatusCode::NOT_FOUND => Error::UpstreamBroke("it does not know the model or the path"),
         status if status.is_redirection() => Error::UpstreamBroke("it redirects, which is not followed"),
         status if status.is_server_error() => Error::UpstreamBroke("it failed"),
         _ => Error::UpstreamBroke("it answered with a status that means nothing here"),
     }
+}
+
+/// In how many seconds an upstream wants to be asked again, as far as it says that in seconds and means anything by it.
+fn again(headers: &HeaderMap) -> Option<u64> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    (1..=MOST_AGAIN).contains(&seconds).then_some(seconds)
 }
 
 fn words(bytes: &[u8], name: Option<(&str, &str)>) -> Option<String> {
@@ -99,6 +110,16 @@ mod tests {
     fn an_upstreams_words_do_not_tell_what_it_calls_the_model() {
         let told = words(br#"{"error":"`acme/secret-7b` takes 4096 tokens"}"#, Some(("acme/secret-7b", "chat")));
         assert_eq!(told.unwrap(), "`chat` takes 4096 tokens");
+    }
+
+    #[test]
+    fn an_upstream_says_in_how_many_seconds_it_may_be_asked_again() {
+        let said = |text: &'static str| again(&HeaderMap::from_iter([(RETRY_AFTER, http::HeaderValue::from_static(text))]));
+        assert_eq!((said("7"), said("1"), said("3600")), (Some(7), Some(1), Some(3600)));
+        for text in ["0", "3601", "-1", "1.5", "soon", "Fri, 27 Nov 2026 05:00:00 GMT"] {
+            assert_eq!(said(text), None, "{text}");
+        }
+        assert_eq!(again(&HeaderMap::new()), None);
     }
 
     #[test]

@@ -53,8 +53,9 @@ class Scripted:
         if script.startswith("status-"):
             status = int(script.removeprefix("status-"))
             where = {"location": "http://127.0.0.1:1/elsewhere"} if status in (301, 302, 307, 308) else {}
+            again = {"retry-after": "7"} if status in (429, 503, 529) else {}
             error = {"error": {"message": f"canary-upstream {status}", "type": "upstream_error"}}
-            return web.json_response(error, status=status, headers=where | {"x-upstream-secret": "canary-upstream"})
+            return web.json_response(error, status=status, headers=where | again | {"x-upstream-secret": "canary-upstream"})
         if script == "html":
             return web.Response(text="<html>canary-upstream</html>", content_type="text/html")
         if script == "broken-json":

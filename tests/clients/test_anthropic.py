@@ -70,7 +70,7 @@ def test_the_upstream_gets_the_gateways_key_and_the_protocols_headers(client, ga
         ({"messages": "canary-not-a-list"}, anthropic.BadRequestError, "invalid_request_error"),
         ({"script": "status-400"}, anthropic.BadRequestError, "invalid_request_error"),
         ({"script": "status-500"}, anthropic.InternalServerError, "api_error"),
-        ({"script": "status-529"}, anthropic.InternalServerError, None),
+        ({"script": "status-529"}, anthropic.InternalServerError, "overloaded_error"),
     ],
 )
 def test_errors_are_the_ones_that_the_client_knows(gate, how, error, kind):
@@ -80,7 +80,8 @@ def test_errors_are_the_ones_that_the_client_knows(gate, how, error, kind):
             model=model, max_tokens=2, messages=how.get("messages", ASK), metadata={"user_id": how.get("script", "x")})
     body = caught.value.body
     assert body["type"] == "error" and body["error"]["message"]
-    assert kind is None or body["error"]["type"] == kind
+    assert body["error"]["type"] == kind
+    assert kind != "overloaded_error" or caught.value.response.headers["retry-after"] == "7"
     assert "canary-not" not in str(body)
     assert caught.value.response.headers["portcullis-reason"]
 

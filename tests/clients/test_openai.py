@@ -232,6 +232,7 @@ def test_an_upstream_that_errs(client, script, status, code):
     # Only where the upstream says that the request is at fault does the caller hear its words.
     assert ("canary-upstream" in error.response.text) == (code == "infer.refused")
     assert "canary-upstream" not in str(error.response.headers)
+    assert error.response.headers.get("retry-after") == ("7" if code == "infer.unavailable" else None)
 
 
 def test_the_upstream_sees_the_gateways_credential_and_nothing_of_the_callers(client, gate, scripted):
