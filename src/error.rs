@@ -262,7 +262,9 @@ fn check(error: check::Error) -> Told {
         check::Error::CallerBrokeSchema(place) => {
             bad(code, format!("The body does not hold to the model's schema: {}.", place.rule())).at(place.pointer()).rule(place.rule())
         }
-        check::Error::CallerAskedForTooManyTokens => bad(code, "More tokens are asked for than this model may answer with."),
+        check::Error::CallerAskedForTooManyTokens(cap) => {
+            bad(code, format!("More tokens are asked for than this model may answer with, which are {cap}."))
+        }
         check::Error::CallerSentTensor(fault) => at_tensor(bad(code, tensor(fault.broken)), fault),
         check::Error::CallerAskedToExplain(why) => bad(code, why.text()).at(why.pointer()),
     }
@@ -276,7 +278,7 @@ const fn tensor(broken: check::Broken) -> &'static str {
         check::Broken::TooMany => "There are too many tensors.",
         check::Broken::Datatype => "The datatype is not the model's.",
         check::Broken::Shape => "The shape does not fit the model's.",
-        check::Broken::Batch => "The batch is too long, empty, or not the same in all inputs.",
+        check::Broken::Batch => "The batch is empty, not the same in all inputs, or longer than this model takes at once.",
         check::Broken::Bytes => "The data does not hold as many elements as the shape says.",
         check::Broken::Range => "A number lies outside of what the model takes.",
         check::Broken::NotFinite => "A number is not finite.",

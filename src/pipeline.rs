@@ -168,7 +168,10 @@ impl House {
             step.rule = told.rule;
         }
         let (media_type, body, mut headers) = match dialect {
-            Dialect::Grpc => ("application/grpc", Bytes::new(), grpc::trailers(told.grpc, &told.message)),
+            Dialect::Grpc => {
+                let message = dialect::placed(&told.message, told.param.as_deref());
+                ("application/grpc", Bytes::new(), grpc::trailers(told.grpc, &message))
+            }
             _ => {
                 let (media_type, body) = dialect::error_body(dialect, told.status, told.code, &told.message, told.param.as_deref());
                 (media_type, body, HeaderMap::new())

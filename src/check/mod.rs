@@ -149,8 +149,8 @@ pub enum Error {
     CallerNamedStored(Shape),
     /// A document that does not hold to the model's schema; `check.schema`.
     CallerBrokeSchema(Place),
-    /// More tokens asked for than the cap; `check.max_tokens`.
-    CallerAskedForTooManyTokens,
+    /// More tokens asked for than this cap; `check.max_tokens`.
+    CallerAskedForTooManyTokens(u64),
     /// A tensor that does not hold to the contract; the codes stand at [`Broken`].
     CallerSentTensor(Fault),
     /// An explanation that is not given; `check.explain`.
@@ -176,7 +176,7 @@ impl Error {
             Self::CallerSentShape(_) => "check.shape",
             Self::CallerNamedStored(_) => "check.stored",
             Self::CallerBrokeSchema(_) => "check.schema",
-            Self::CallerAskedForTooManyTokens => "check.max_tokens",
+            Self::CallerAskedForTooManyTokens(_) => "check.max_tokens",
             Self::CallerSentTensor(fault) => fault.broken.code(),
             Self::CallerAskedToExplain(_) => "check.explain",
         }
@@ -315,7 +315,7 @@ fn embed(document: &Value, contract: &Contract, terms: &Terms) -> Result<Embed, 
     }
     // Before anything is made of them: lists of tokens are filled up to the longest.
     if terms.rules.max_batch.is_some_and(|most| asked.inputs.len() as u64 > most) {
-        return Err(Error::CallerSentTensor(Fault { broken: Broken::Batch, list: "inputs", index: None }));
+        return Err(Error::CallerSentTensor(Fault { broken: Broken::Batch, list: "input", index: None }));
     }
     let longest = contract.longest.unwrap_or(0);
     let longest = terms.rules.max_length.map_or(longest, |most| longest.min(usize::try_from(most).unwrap_or(usize::MAX)));

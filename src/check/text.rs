@@ -67,7 +67,10 @@ pub(super) fn header_length(headers: &HeaderMap, length: usize) -> Result<Option
 
 /// Refuses a request that asks for more tokens an answer than the cap.
 pub(super) fn max_tokens(asked: Option<u64>, cap: Option<u64>) -> Result<(), Error> {
-    if asked.zip(cap).is_some_and(|(asked, cap)| asked > cap) { Err(Error::CallerAskedForTooManyTokens) } else { Ok(()) }
+    match asked.zip(cap) {
+        Some((asked, cap)) if asked > cap => Err(Error::CallerAskedForTooManyTokens(cap)),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses members that the Open Inference Protocol does not know, of the request, its inputs and its outputs.
@@ -156,7 +159,7 @@ mod tests {
     #[test]
     fn the_cap_on_tokens_may_be_asked_for_and_no_more() {
         assert!(max_tokens(Some(4_096), Some(4_096)).is_ok());
-        assert!(matches!(max_tokens(Some(4_097), Some(4_096)), Err(Error::CallerAskedForTooManyTokens)));
+        assert!(matches!(max_tokens(Some(4_097), Some(4_096)), Err(Error::CallerAskedForTooManyTokens(4_096))));
         assert!(max_tokens(None, Some(1)).is_ok() && max_tokens(Some(u64::MAX), None).is_ok());
     }
 

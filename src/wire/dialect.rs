@@ -74,7 +74,8 @@ pub fn error_body(dialect: Dialect, status: StatusCode, code: &'static str, mess
 }
 
 /// For dialects that have no member for the place.
-fn placed(message: &str, param: Option<&str>) -> String {
+#[must_use]
+pub fn placed(message: &str, param: Option<&str>) -> String {
     match param.filter(|param| !param.is_empty()) {
         Some(param) => format!("{param}: {message}"),
         None => message.to_owned(),

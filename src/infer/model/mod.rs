@@ -31,6 +31,7 @@ pub mod safetensors;
 pub mod signing;
 mod source;
 mod start;
+mod unfit;
 pub mod verify;
 mod walls;
 pub mod worker;

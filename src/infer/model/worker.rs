@@ -33,7 +33,7 @@ use super::engine::{Engine, Stop, fits};
 use super::falls::{Fall, Falls};
 use super::frames::{Blocks, Body, Broken, Frame, Kind, MAX_INPUT, MAX_WORDS, Patience, Reader, Wire, blocking, head, most_with};
 use super::parcel::Parcel;
-use super::{Bounds, Error, Isolation, Refused, Signature, Walls};
+use super::{Bounds, Error, Isolation, Refused, Signature, Walls, unfit};
 use crate::wire::tensor::{Datatype, Port, Tensor};
 
 pub use inside::run;
@@ -488,7 +488,7 @@ fn answered(
         reader.end()?;
         // Callers may read some of these texts, so none of them is the worker's own.
         return Ok(Err(match code {
-            FAILED_INPUTS => Error::CallerSentOtherInputs("the model's engine does not take these inputs"),
+            FAILED_INPUTS => Error::CallerSentOtherInputs(unfit::told(&why)),
             FAILED_MODEL => Error::ModelFailed(why.into()),
             FAILED_CONTRACT => Error::ModelBrokeItsContract("an output is not what the model declares"),
             FAILED_TOO_MUCH => Error::ModelAnsweredTooMuch,

@@ -304,7 +304,7 @@ fn serve(wire: &mut Wire, mut engine: Box<dyn Engine>, current: &Current) -> Res
 
 fn failure(error: &Error) -> (u64, &str) {
     match error {
-        Error::CallerSentOtherInputs(_) => (FAILED_INPUTS, ""),
+        Error::CallerSentOtherInputs(why) => (FAILED_INPUTS, why),
         Error::ModelBrokeItsContract(_) => (FAILED_CONTRACT, ""),
         Error::ModelAnsweredTooMuch => (FAILED_TOO_MUCH, ""),
         Error::ModelFailed(why) => (FAILED_MODEL, why),
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn a_failure_says_whose_it_is() {
-        assert_eq!(failure(&Error::CallerSentOtherInputs("x")).0, FAILED_INPUTS);
+        assert_eq!(failure(&Error::CallerSentOtherInputs("x")), (FAILED_INPUTS, "x"));
         assert_eq!(failure(&Error::ModelFailed("why".into())), (FAILED_MODEL, "why"));
     }
 }
