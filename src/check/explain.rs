@@ -293,7 +293,7 @@ fn tabular(contract: &Contract) -> Result<u64, String> {
         return Err("an output whose name begins with `explain.` would be taken for an explanation".to_owned());
     }
     let has_scores = contract.outputs.iter().any(explained);
-    if has_scores { Ok(features) } else { Err("the model has no output of floats that could be explained".to_owned()) }
+    if has_scores { Ok(features) } else { Err("the model has no output of FP32 or FP64 that could be explained".to_owned()) }
 }
 
 /// The bytes of a file that lies within `root`, by no link out of it.

@@ -116,7 +116,7 @@ fn only_models_of_tables_are_explained() {
     });
     assert!(encoder.contains(&texts("text")), "{encoder}");
     assert!(told(&|contract| contract.inputs[1].shape = vec![None, None]).contains("which \"rest\" does not"));
-    assert!(told(&|contract| contract.outputs.truncate(1)).contains("no output of floats"));
+    assert!(told(&|contract| contract.outputs.truncate(1)).contains("no output of FP32"));
     assert!(told(&|contract| contract.outputs[0].name = "explain.base".into()).contains("explain."));
     assert!(compiled(None, &rows(1).to_string(), "").1[0].contains("in this machine"));
     let wide = |features: usize| {

@@ -174,7 +174,10 @@ impl fmt::Display for Refused {
                 f.write_str("ONNX Runtime understands the model's inputs and outputs otherwise than they are written in the file")
             }
             Self::WarmUp(error) => {
-                write!(f, "the model's first run, on zeros, failed (`warm_up = {{ input = [1, 128] }}` gives the shapes to try): {error}")
+                write!(
+                    f,
+                    "the model's first run, on zeros and on ones, failed (`warm_up = {{ input = [1, 128] }}` gives the shapes to try): {error}"
+                )
             }
             Self::WallsMissing { isolation, missing } => write!(
                 f,

@@ -27,7 +27,7 @@ use super::golden::Golden;
 use super::worker::{Fell, Lent};
 use super::{Bounds, Error, Refused, Signature, Walls};
 use crate::trail::Who;
-use crate::wire::tensor::{Port, Tensor, elements};
+use crate::wire::tensor::{Datatype, Port, Tensor, elements};
 
 /// How long a call of a joined run that brought the engine down waits for it to stand again.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -177,13 +177,35 @@ fn wait_until_ready(told: &mpsc::Receiver<Result<Ready, Refused>>, limit: Durati
 fn warmed_up(mut engine: Box<dyn Engine>, shapes: &BTreeMap<String, Vec<u64>>, stop: &Stop) -> Result<Box<dyn Engine>, Refused> {
     let signature = engine.signature();
     let all: Vec<_> = (0..signature.outputs.len()).collect();
-    let inputs = zeros(&signature.inputs, shapes)?;
-    engine.run(&inputs, &all, stop).map_err(|error| Refused::WarmUp(error.to_string()))?;
+    let (zeros, ports) = (numbers(&signature.inputs, shapes, |_| None)?, signature.inputs.clone());
+    let mut ran = engine.run(&zeros, &all, stop);
+    drop(zeros);
+    // A model may have good reason not to take zeros: it divides by them.
+    if matches!(ran, Err(Error::ModelFailed(_))) && !stop.is_stopped() {
+        ran = engine.run(&numbers(&ports, shapes, one)?, &all, stop).or(ran);
+    }
+    ran.map_err(|error| Refused::WarmUp(error.to_string()))?;
     Ok(engine)
 }
 
-/// Inputs of zeros, with the `shapes` that the policy gives, or 1 for each free dimension.
-fn zeros(ports: &[Port], shapes: &BTreeMap<String, Vec<u64>>) -> Result<Vec<Tensor>, Refused> {
+/// How the number one is written; strings have none.
+fn one(datatype: Datatype) -> Option<Vec<u8>> {
+    let width = datatype.width()?;
+    Some(match datatype {
+        Datatype::Fp16 => half::f16::ONE.to_le_bytes().to_vec(),
+        Datatype::Bf16 => half::bf16::ONE.to_le_bytes().to_vec(),
+        Datatype::Fp32 => 1_f32.to_le_bytes().to_vec(),
+        Datatype::Fp64 => 1_f64.to_le_bytes().to_vec(),
+        _ => 1_u64.to_le_bytes()[..width].to_vec(),
+    })
+}
+
+/// Inputs all of the same number, zeros where `number` has none, with the `shapes` that the policy gives, or 1 for each free dimension.
+fn numbers(
+    ports: &[Port],
+    shapes: &BTreeMap<String, Vec<u64>>,
+    number: impl Fn(Datatype) -> Option<Vec<u8>>,
+) -> Result<Vec<Tensor>, Refused> {
     let refused = |why: &str| Refused::WarmUp(why.to_owned());
     if shapes.keys().any(|name| ports.iter().all(|port| port.name != *name)) {
         return Err(refused("`warm_up` names an input that the model does not have"));
@@ -200,7 +222,8 @@ fn zeros(ports: &[Port], shapes: &BTreeMap<String, Vec<u64>>) -> Result<Vec<Tens
             let size = elements(&shape).and_then(|count| count.checked_mul(port.datatype.width().unwrap_or(4)));
             let size = size.filter(|size| *size <= room).ok_or_else(|| refused("its inputs are larger than 256 MiB"))?;
             room -= size;
-            let tensor = Tensor { name: port.name.clone(), datatype: port.datatype, shape, data: vec![0; size].into() };
+            let data = number(port.datatype).map_or_else(|| vec![0; size], |number| number.repeat(size / number.len()));
+            let tensor = Tensor { name: port.name.clone(), datatype: port.datatype, shape, data: data.into() };
             fits(&tensor, port).map_err(|error| Refused::WarmUp(error.to_string()))?;
             Ok(tensor)
         })

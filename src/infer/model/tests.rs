@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::config::MAX_QUEUE;
-use super::onnx::tests::{Build, adds_what_lies_beside, forever, gives_its_input_back, pass_through};
+use super::onnx::tests::{Build, adds_what_lies_beside, divides_by_its_input, forever, gives_its_input_back, pass_through};
 use super::runtime::Places;
 use super::*;
 use crate::mistake::Mistake;
@@ -286,6 +286,11 @@ fn a_model_whose_output_is_not_what_it_declares_is_refused() {
     // It declares three elements and gives one.
     let refused = start_with(&Build::declares_more_than_it_gives(), &Bounds::default()).unwrap_err();
     assert!(matches!(refused, Refused::WarmUp(_) | Refused::Engine(_)), "{refused}");
+}
+
+#[test]
+fn a_model_that_does_not_take_zeros_runs_for_the_first_time_on_ones() {
+    assert!(start_with(&divides_by_its_input(), &Bounds::default()).is_ok());
 }
 
 #[test]

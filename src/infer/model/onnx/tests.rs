@@ -122,6 +122,12 @@ pub(in crate::infer::model) fn gives_its_input_back() -> Vec<u8> {
     model(Build(graph.0[..outputs].to_vec()).each([port("x", 1, &[None]), port("y", 1, &[None])], 12))
 }
 
+/// It divides its integers by themselves, which those do not take that are zero.
+pub(in crate::infer::model) fn divides_by_its_input() -> Vec<u8> {
+    let node = new().bytes(1, "x").bytes(1, "x").bytes(2, "y").bytes(4, "Div");
+    model(graph().message(1, node).message(11, port("x", 7, &[None])).message(12, port("y", 7, &[None])))
+}
+
 pub(in crate::infer::model) fn number_of(wanted: Datatype) -> u64 {
     (1..=16).find(|number| datatype(*number) == Some(wanted)).unwrap()
 }
