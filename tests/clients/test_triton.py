@@ -140,7 +140,9 @@ def test_input_that_does_not_fit_is_refused(triton, what):
     with pytest.raises(InferenceServerException) as caught:
         infer(triton, *inputs)
     assert triton.refused(caught.value, 400, "INVALID_ARGUMENT"), caught.value
-    assert "16.5" not in caught.value.message() and "/inputs" in caught.value.message()
+    told = caught.value.message()
+    # JSON has no NaN: the place is a byte then.
+    assert "16.5" not in told and ("/inputs" in told or "at byte" in told)
 
 
 def test_an_output_that_the_model_does_not_have_is_refused(triton):
