@@ -135,6 +135,7 @@ impl Metered {
             || shapes && has("logprob")
             || has("\"usage\"")
             || has("_stop\"")
+            || has("\"error\"")
             || [".completed\"", ".incomplete\"", ".failed\""].into_iter().any(has);
         if !wants {
             return Ok(Some(block.into_raw()));
@@ -185,9 +186,11 @@ impl Metered {
 
     fn change(&self, document: &mut Value) -> bool {
         let renamed = rename_in(document, &self.name);
+        // In the responses API its text belongs to an answer that failed.
+        let silenced = self.route != Route::Responses && silence(document);
         let stripped = self.without_logprobs && openai::strip_logprobs(document);
         let rounded = self.decimals.is_some_and(|decimals| openai::round_logprobs(document, decimals));
-        renamed || stripped || rounded
+        renamed || silenced || stripped || rounded
     }
 
     /// Ends the answer with events of the gateway's own, where it must not go on. The upstream is left, and what it would have said.
@@ -235,6 +238,17 @@ impl Metered {
         }
         Ok(())
     }
+}
+
+/// Takes the upstream's own words out of an error that it tells in the middle of a stream, and leaves that there was one.
+fn silence(document: &mut Value) -> bool {
+    const TEXT: &str = "The model did not give a usable answer.";
+    match document.get_mut("error") {
+        None | Some(Value::Null) => return false,
+        Some(Value::Object(error)) => drop(error.insert("message".into(), TEXT.into())),
+        Some(error) => *error = serde_json::json!({ "message": TEXT }),
+    }
+    true
 }
 
 impl http_body::Body for Metered {

@@ -205,3 +205,27 @@ fn an_upstream_cannot_tell_more_tokens_than_can_be_added_up() {
     let most = told(r#"{"usage":{"prompt_tokens":4294967296,"completion_tokens":0}}"#);
     assert_eq!(most, Usage { input: MOST_TOKENS, output: 0 });
 }
+
+#[tokio::test]
+async fn an_error_in_the_middle_of_a_stream_says_that_there_was_one_and_none_of_its_words() {
+    let told = async |route, event: &'static str| {
+        let (stream, _) = metered(route, &[event, "data: [DONE]\n\n"], false);
+        String::from_utf8(stream.collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    };
+    const CHAT: &str = "data: {\"error\":{\"message\":\"out of memory on gpu-7.internal\",\"type\":\"server_error\",\"code\":500}}\n\n";
+    const BARE: &str = "data: {\"error\":\"gpu-7.internal\"}\n\n";
+    const MESSAGES: &str =
+        "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"gpu-7.internal\"}}\n\n";
+    for (route, event, left) in [
+        (Route::ChatCompletions, CHAT, "\"type\":\"server_error\",\"code\":500"),
+        (Route::Completions, BARE, "\"error\":{"),
+        (Route::Messages, MESSAGES, "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\""),
+    ] {
+        let told = told(route, event).await;
+        assert!(told.contains(left) && told.contains("did not give a usable answer") && !told.contains("internal"), "{told}");
+    }
+    const WORD: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"\\\"error\\\"\"}}],\"error\":null}\n\n";
+    assert!(told(Route::ChatCompletions, WORD).await.starts_with(WORD));
+    const FAILED: &str = "data: {\"type\":\"response.failed\",\"response\":{\"error\":{\"message\":\"too long\"}}}\n\n";
+    assert!(told(Route::Responses, FAILED).await.contains("too long"));
+}
