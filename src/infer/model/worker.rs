@@ -51,6 +51,9 @@ const MOST_GRACE: Duration = Duration::from_secs(30);
 /// How often whoever waits for a worker looks whether to wait on. The wait itself ends with the answer.
 const TICK: Duration = Duration::from_millis(50);
 
+/// So many short calls bring the grace down to some third of what it was.
+const CALLS_BACK: u32 = 256;
+
 /// A worker that lived for so long was sound: it is started again at once.
 const SOUND: Duration = Duration::from_secs(10);
 
@@ -194,7 +197,7 @@ impl Worker {
             let lived = process.since.elapsed();
             self.grace = process.grace;
             let end = process.end();
-            // It was sound, if slower than anyone waits; and whoever has it killed so had it for the grace, which is longer than a start.
+            // It was sound, if slower than anyone waits; and whoever has it killed so had it for the grace before.
             if !matches!(broken, Broken::GivenUp) {
                 self.pause.fell(lived, Instant::now());
             }
@@ -300,16 +303,19 @@ impl Pause {
 }
 
 /// How long a worker may take to heed a stop. An engine heeds it between two operators, and what one of them takes is not known, but no more
-/// than a whole call: so the longest that was answered tells. Whoever gives up on a slow model would have it killed otherwise, for all.
+/// than a whole call: so the longest that was answered tells, of those that nobody stopped, which are within their deadlines. Whoever gives up on a slow model would have
+/// it killed otherwise, for all. It comes down again by and by, where calls are short.
 #[derive(Clone, Copy, Debug, Default)]
 struct Grace {
     longest: Duration,
 }
 
 impl Grace {
-    /// A call was answered, past so long.
-    fn answered(&mut self, took: Duration) {
-        self.longest = self.longest.max(took);
+    /// A call ended, past so long.
+    fn ended(&mut self, took: Duration, stop: &Stop) {
+        if !stop.is_stopped() {
+            self.longest = took.max(self.longest - self.longest / CALLS_BACK);
+        }
     }
 
     fn length(self) -> Duration {
@@ -433,7 +439,12 @@ impl Process {
     ) -> Result<Result<Vec<Tensor>, Error>, Fell> {
         let (mut told, grace) = (None, self.grace.length());
         let mut patient = || !stop.is_stopped() || told.get_or_insert_with(Instant::now).elapsed() < grace;
-        stop.during(self.interrupt(call), || blocking(self.exchange(call, body, wanted, expected, &mut Blocks(&mut patient))))
+        let from = Instant::now();
+        let answer = stop.during(self.interrupt(call), || blocking(self.exchange(call, body, wanted, expected, &mut Blocks(&mut patient))));
+        if answer.is_ok() {
+            self.grace.ended(from.elapsed(), stop);
+        }
+        answer
     }
 
     /// Tells the worker to give the call up. One that does not even read this is killed after the grace.
@@ -456,13 +467,11 @@ impl Process {
             Kind::Failed => Some(MAX_WORDS),
             _ => None,
         };
-        let from = Instant::now();
         self.wire.send_by(Kind::Run, call, body, patience).await.map_err(|broken| {
             let began = !matches!(broken, Broken::Ended);
             (broken, began)
         })?;
         let frame = self.wire.receive_by(most, patience).await.map_err(|broken| (broken, true))?;
-        self.grace.answered(from.elapsed());
         answered(frame, call, wanted, expected).map_err(|broken| (broken, true))
     }
 

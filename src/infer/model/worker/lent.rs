@@ -95,8 +95,12 @@ impl Lent {
         let until_stopped = UntilStopped { stop: Some(stop), stopped: &self.stopped, grace, until: None };
         let looks = alone && self.waits == 0;
         let mut patience = Awaits { looks, ..Awaits::new(&self.answers, until_stopped) };
+        let from = Instant::now();
         let answer = self.process.exchange(self.calls, &body, wanted, (&self.signature.outputs, self.room), &mut patience).await;
         let found = patience.found;
+        if answer.is_ok() {
+            self.process.grace.ended(from.elapsed(), stop);
+        }
         self.learn(looks, found);
         answer
     }

@@ -252,13 +252,21 @@ fn pauses_grow_to_their_bound_and_a_worker_that_was_sound_is_started_at_once() {
 fn the_grace_follows_the_longest_call_within_its_bounds() {
     let after = |calls: &[Duration]| {
         let mut grace = Grace::default();
-        calls.iter().for_each(|took| grace.answered(*took));
+        calls.iter().for_each(|took| grace.ended(*took, &Stop::default()));
         grace.length()
     };
     let one = Duration::from_nanos(1);
     assert_eq!((after(&[]), after(&[LEAST_GRACE / 2])), (LEAST_GRACE, LEAST_GRACE));
-    assert_eq!(after(&[LEAST_GRACE / 2 + one, one]), LEAST_GRACE + 2 * one);
+    assert_eq!(after(&[one, LEAST_GRACE / 2 + one]), LEAST_GRACE + 2 * one);
     assert_eq!((after(&[MOST_GRACE / 2]), after(&[MOST_GRACE / 2 + one])), (MOST_GRACE, MOST_GRACE));
+    // Short calls bring it down, and calls that were given up say nothing.
+    let mut calls = vec![MOST_GRACE / 2];
+    calls.resize(1 + CALLS_BACK as usize, one);
+    assert!((0.36..0.37).contains(&(after(&calls).as_secs_f64() / MOST_GRACE.as_secs_f64())));
+    let (mut grace, stop) = (Grace::default(), Stop::default());
+    stop.stop();
+    grace.ended(MOST_GRACE, &stop);
+    assert_eq!(grace.length(), LEAST_GRACE);
 }
 
 #[test]
