@@ -292,8 +292,7 @@ fn understand(route: &Route, headers: &HeaderMap, bytes: &Bytes, parsed: Option<
     let asked = asked.map_err(Error::CallerSentShape)?;
     if !terms.stored {
         let stored = match kind {
-            Some(Kind::Responses) => openai::stored(&document),
-            Some(Kind::Chat | Kind::Completions | Kind::Embeddings) => None,
+            Some(_) => openai::stored(&document),
             None => anthropic::stored(&document),
         };
         stored.map_or(Ok(()), |shape| Err(Error::CallerNamedStored(shape)))?;

@@ -81,6 +81,34 @@ fn what_the_models_server_keeps_is_for_callers_only_where_the_policy_says_so() {
         (Route::Responses, &response, json!({"conversation": {"id": "conv_1"}}), "/conversation"),
         (Route::Responses, &response, json!({"background": true}), "/background"),
         (Route::Responses, &response, json!({"input": reference}), "/input/1"),
+        (Route::Responses, &response, json!({"input": [{"id": "msg_1"}]}), "/input/0"),
+        (Route::Responses, &response, json!({"input": [{"id": "msg_1", "type": null}]}), "/input/0"),
+        (Route::Responses, &response, json!({"input": [{"type": "reasoning", "id": "rs_1", "summary": []}]}), "/input/0"),
+        (
+            Route::Responses,
+            &response,
+            json!({"input": [{"type": "reasoning", "id": "rs_1", "summary": ["x"], "encrypted_content": ""}]}),
+            "/input/0",
+        ),
+        (Route::Responses, &response, json!({"input": [{"type": "image_generation_call", "id": "ig_1"}]}), "/input/0"),
+        (
+            Route::Responses,
+            &response,
+            json!({"input": [{"type": "code_interpreter_call", "id": "ci_1", "container_id": "cntr_1"}]}),
+            "/input/0",
+        ),
+        (Route::Responses, &response, json!({"tools": [{"type": "code_interpreter", "container": "cntr_1"}]}), "/tools/0"),
+        (
+            Route::Responses,
+            &response,
+            json!({"tools": [{"type": "shell", "environment": {"type": "container_reference", "container_id": "c"}}]}),
+            "/tools/0",
+        ),
+        (Route::ChatCompletions, &hello(), json!({"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]}), "/messages/0"),
+        (Route::ChatCompletions, &hello(), json!({"session_params": {"id": "s"}}), "/session_params"),
+        (Route::ChatCompletions, &hello(), json!({"kv_transfer_params": {"remote_block_ids": [1]}}), "/kv_transfer_params"),
+        (Route::Messages, &message, json!({"container": ["x"]}), "/container"),
+        (Route::Messages, &message, json!({"container": {"Id": "container_1"}}), "/container"),
         (Route::Messages, &message, json!({"container": "container_1"}), "/container"),
         (Route::Messages, &message, json!({"container": {"id": "container_1", "skills": []}}), "/container"),
     ] {
@@ -93,7 +121,15 @@ fn what_the_models_server_keeps_is_for_callers_only_where_the_policy_says_so() {
         (Route::Responses, &response, json!({"previous_response_id": null, "conversation": null, "background": false, "store": true})),
         (Route::Responses, &response, json!({"prompt": {"id": "pmpt_1"}})),
         (Route::Messages, &message, json!({"container": {"skills": []}})),
-        (Route::ChatCompletions, &hello(), json!({"conversation": "c"})),
+        (Route::Responses, &response, json!({"tools": [{"type": "code_interpreter", "container": {"type": "auto", "file_ids": []}}]})),
+        (Route::Responses, &response, json!({"input": [{"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA"}]})),
+        (
+            Route::Responses,
+            &response,
+            json!({"input": [{"type": "reasoning", "id": "rs_1", "content": [{"type": "reasoning_text", "text": "x"}]}]}),
+        ),
+        (Route::Responses, &response, json!({"input": [{"id": "msg_1", "role": "assistant", "content": "x"}]})),
+        (Route::Responses, &response, json!({"input": [{"type": "function_call_output", "id": "f", "call_id": "c", "output": "x"}]})),
     ] {
         assert_eq!(ask(&route, body.clone(), &more, ""), Ok(()), "{more}");
     }

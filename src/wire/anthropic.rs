@@ -30,12 +30,15 @@ pub fn asked_strictly(document: &Value) -> Result<Asked, Shape> {
     asked(document)
 }
 
-/// Where a request names what the model's server has kept of another: the container in which it ran programs.
+/// Where a request names what the model's server has kept of another: the container in which it ran programs. One that is made for it says no more than its `skills`.
 #[must_use]
 pub fn stored(document: &Value) -> Option<Shape> {
-    let container = document.get("container")?;
-    let named = container.is_string() || container.get("id").is_some_and(|id| !id.is_null());
-    named.then(|| Shape::kept("/container"))
+    let made = match document.get("container") {
+        None | Some(Value::Null) => true,
+        Some(Value::Object(container)) => container.iter().all(|(name, value)| name == "skills" || value.is_null()),
+        Some(_) => false,
+    };
+    (!made).then(|| Shape::kept("/container"))
 }
 
 /// What an answer or an event of a stream says it used. Counts are for the whole answer so far, so where several come, each count's largest holds:

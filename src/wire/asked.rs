@@ -39,14 +39,18 @@ pub fn later(so_far: Option<Usage>, told: Option<Usage>) -> Option<Usage> {
 }
 
 /// The members on which something is decided, of all dialects.
-const DECIDED: [&str; 23] = [
+const DECIDED: [&str; 28] = [
+    "allowed_token_ids",
     "background",
+    "bad_words",
     "best_of",
     "container",
     "conversation",
     "include",
     "input",
+    "kv_transfer_params",
     "logit_bias",
+    "logprob_token_ids",
     "logprobs",
     "max_completion_tokens",
     "max_output_tokens",
@@ -60,6 +64,7 @@ const DECIDED: [&str; 23] = [
     "previous_response_id",
     "prompt",
     "prompt_logprobs",
+    "session_params",
     "stream",
     "stream_options",
     "top_logprobs",
@@ -108,6 +113,12 @@ impl<'v> Fields<'v> {
 
     pub(super) fn object(self, key: &str) -> Result<Option<&'v Map<String, Value>>, Shape> {
         self.find(key).map(|value| value.as_object().ok_or_else(|| Shape::at_member(key, "type", "must be an object"))).transpose()
+    }
+
+    /// How many a list has, where it is given.
+    pub(super) fn length(self, key: &str) -> Result<usize, Shape> {
+        let list = self.find(key).map(|value| value.as_array().ok_or_else(|| Shape::at_member(key, "type", "must be an array")));
+        Ok(list.transpose()?.map_or(0, Vec::len))
     }
 
     /// A list of objects, at least one.

@@ -60,7 +60,9 @@ pub fn asked(kind: Kind, document: &Value) -> Result<Asked, Shape> {
     asked.max_tokens = MAX_TOKENS.iter().try_fold(None, |most, name| Ok(cap(name)?.max(most)))?;
     asked.logprobs = logprobs(kind, fields)?;
     asked.stream = fields.bool("stream")?.unwrap_or(false);
-    asked.logit_bias = fields.object("logit_bias")?.map_or(0, serde_json::Map::len);
+    // vLLM's other ways to say which tokens may come.
+    let listed = ["allowed_token_ids", "bad_words"].iter().try_fold(0, |sum, name| Ok(sum + fields.length(name)?))?;
+    asked.logit_bias = fields.object("logit_bias")?.map_or(0, serde_json::Map::len) + listed;
     if let Some(options) = fields.object("stream_options")? {
         asked.include_usage = Fields(options).bool("include_usage").map_err(|shape| shape.under("/stream_options"))?;
     }
@@ -70,6 +72,8 @@ pub fn asked(kind: Kind, document: &Value) -> Result<Asked, Shape> {
 /// Whether log-probabilities are asked for, and of how many alternatives.
 fn logprobs(kind: Kind, fields: Fields) -> Result<Option<u64>, Shape> {
     let alternatives = ALTERNATIVES.iter().try_fold(None, |most, name| Ok(fields.count(name)?.max(most)))?.filter(|most| *most > 0);
+    // vLLM's list of tokens whose log-probabilities are told, whatever they are.
+    let chosen_tokens = Some(fields.length("logprob_token_ids")? as u64).filter(|count| *count > 0);
     // `true`, with `top_logprobs` beside it, on one endpoint; their number on the other.
     let chosen = match fields.find("logprobs") {
         Some(Value::Bool(chosen)) if kind != Kind::Completions => chosen.then_some(0),
@@ -78,7 +82,7 @@ fn logprobs(kind: Kind, fields: Fields) -> Result<Option<u64>, Shape> {
     };
     let included = if kind == Kind::Responses && includes_logprobs(fields)? { Some(0) } else { None };
     // Some servers answer alternatives without `logprobs`: what may be answered is what is asked for.
-    Ok(chosen.max(included).max(alternatives).max(fields.count("prompt_logprobs")?))
+    Ok(chosen.max(included).max(alternatives).max(chosen_tokens).max(fields.count("prompt_logprobs")?))
 }
 
 /// [`asked`], and no member may be unknown to today's API.
@@ -90,16 +94,56 @@ pub fn asked_strictly(kind: Kind, document: &Value) -> Result<Asked, Shape> {
     asked(kind, document)
 }
 
-/// Where a request of the responses API names what the model's server has kept for another, or is to keep for one: an answer before, a conversation, an answer that is not waited for.
-/// Whoever knows its name has it, as all callers have one credential there.
+/// Where a request names what the model's server has kept of another, or is to keep for one: an answer before, a conversation, an answer that is not waited for, an item
+/// by its name alone, a container that ran programs, a recording, what a server of one's own keeps of a session. Whoever knows its name has it, as all callers have one credential there.
 #[must_use]
 pub fn stored(document: &Value) -> Option<Shape> {
     let fields = Fields(document.as_object()?);
-    let member = ["previous_response_id", "conversation"].into_iter().find(|name| fields.find(name).is_some());
+    let member = ["previous_response_id", "conversation", "session_params", "kv_transfer_params"]
+        .into_iter()
+        .find(|name| fields.find(name).is_some());
     let member = member.or_else(|| fields.find("background").is_some_and(|asked| *asked != Value::Bool(false)).then_some("background"));
-    let items = fields.find("input").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let item = || items.iter().position(|item| item.get("type").is_some_and(|kind| kind == "item_reference"));
-    member.map(|name| Shape::kept(format!("/{name}"))).or_else(|| item().map(|at| Shape::kept(format!("/input/{at}"))))
+    if let Some(name) = member {
+        return Some(Shape::kept(format!("/{name}")));
+    }
+    let first = |list: &'static str, is: fn(&Value) -> bool| {
+        let at = fields.find(list)?.as_array()?.iter().position(is)?;
+        Some(Shape::kept(format!("/{list}/{at}")))
+    };
+    let recorded = |message: &Value| message.pointer("/audio/id").is_some_and(|id| !id.is_null());
+    first("input", |item| is_reference(item) || names_container(item))
+        .or_else(|| first("tools", names_container))
+        .or_else(|| first("messages", recorded))
+}
+
+/// Whether an item has a name and nothing to say: what it says is what is kept under that.
+fn is_reference(item: &Value) -> bool {
+    let member = |name: &str| item.get(name).filter(|value| !value.is_null());
+    let says = |name: &str| match member(name) {
+        Some(Value::String(text)) => !text.is_empty(),
+        Some(Value::Array(list)) => !list.is_empty(),
+        other => other.is_some(),
+    };
+    match member("type").and_then(Value::as_str) {
+        Some("item_reference") => true,
+        Some("reasoning") => member("id").is_some() && !says("encrypted_content") && !says("content"),
+        Some("image_generation_call") => member("id").is_some() && !says("result"),
+        Some(_) => false,
+        None => member("id").is_some() && member("role").is_none(),
+    }
+}
+
+/// Whether a tool, or an item, is to work in a container that has a name; one that is made for it has none.
+fn names_container(part: &Value) -> bool {
+    match part {
+        Value::Object(members) => members.iter().any(|(name, member)| match name.as_str() {
+            "container" if member.is_string() => true,
+            "container_id" => !member.is_null(),
+            _ => names_container(member),
+        }),
+        Value::Array(parts) => parts.iter().any(names_container),
+        _ => false,
+    }
 }
 
 /// One string or list of tokens is one prompt; a list of either is as many.

@@ -90,92 +90,174 @@ fn text(content: Option<&Value>, into: &mut String) {
     }
 }
 
-/// Who says something in an answer: the number of a choice or output, and whether it is said aside, in what is only named or linked to.
-pub type Speaker = (u64, bool);
+/// Where something is said in an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Which of several answers, by its number: choices are answers of their own.
+    pub choice: u64,
+    /// Which of several times that an answer is told: events that tell a part of it again, or all, are each kind a time of its own. 0 is the first.
+    pub time: u64,
+    /// Which member it stands in, as a hash of the names that lead there. Parts that follow each other have one, and those that pass side by side each their own.
+    pub member: u64,
+}
 
-/// What an answer, a chunk of a stream or an event of one says: words, thoughts that are shown, what tools and programs are given, and whatever else stands there as text. What a stream's last
-/// events say again is heard again.
-pub fn answered(document: &Value, mut each: impl FnMut(Speaker, &str)) {
-    let index = |of: &Value, names: &[&str]| names.iter().find_map(|name| of.get(name)?.as_u64()).unwrap_or(0);
-    if let Some(choices) = document.get("choices").and_then(Value::as_array) {
-        for choice in choices {
-            let speaker = (index(choice, &["index"]), false);
-            ["text", "delta", "message"].iter().filter_map(|name| choice.get(name)).for_each(|said| words(speaker, said, &mut each));
-        }
+/// What an answer, a chunk of a stream or an event of one says: every text in it, but for what says nothing in words, and for what only repeats the request: its `tools`, and
+/// instructions that are an echo (`echoes`) of the caller's own.
+pub fn answered(document: &Value, echoes: &impl Fn(&str) -> bool, mut each: impl FnMut(Place, &str)) {
+    let kind = document.get("type").and_then(Value::as_str).unwrap_or_default();
+    let time = if kind.starts_with("response.") && !kind.ends_with(".delta") { hashed(1, kind) } else { 0 };
+    // Sound, not words.
+    if kind.starts_with("response.") && kind.contains("audio.delta") {
         return;
     }
-    let kind = document.get("type").and_then(Value::as_str).unwrap_or_default();
-    if kind.starts_with("content_block") {
-        let speaker = (index(document, &["index"]), false);
-        ["content_block", "delta"].iter().filter_map(|name| document.get(name)).for_each(|said| words(speaker, said, &mut each));
-    } else if kind.starts_with("response.") {
-        // Sound, not words.
-        if !kind.contains("audio.delta") {
-            let speaker = (index(document, &["output_index"]), false);
-            PARTS.iter().filter_map(|name| document.get(name)).for_each(|said| words(speaker, said, &mut each));
+    let mut walk = Walk { place: Place { choice: 0, time, member: 0 }, echoes, each: &mut each };
+    let Some(members) = document.as_object() else { return };
+    for (name, member) in members {
+        match (name.as_str(), member) {
+            ("choices", Value::Array(choices)) => {
+                for choice in choices {
+                    walk.place.choice = choice.get("index").and_then(Value::as_u64).unwrap_or(0);
+                    walk.member("choices", choice);
+                }
+                walk.place.choice = 0;
+            }
+            ("response", Value::Object(response)) => walk.whole(response),
+            _ => walk.top(name, member),
         }
-        outputs(document.pointer("/response/output"), &mut each);
-    } else {
-        // A whole answer of the responses or the messages API, or the beginning of one.
-        outputs(document.get("output").or_else(|| document.get("content")).or_else(|| document.pointer("/message/content")), &mut each);
     }
 }
 
-/// The members of the responses API's events that say something.
-const PARTS: [&str; 8] = ["delta", "text", "refusal", "arguments", "input", "code", "part", "item"];
-
-/// Members that say nothing in words: what things are and are called by machines, and data.
-const WORDLESS: [&str; 14] = [
+/// Members that say nothing in words: what things are and are called by machines, data, and what stands beside a text for each of its tokens but was not said.
+const WORDLESS: [&str; 16] = [
     "b64_json",
     "bytes",
     "call_id",
-    "data",
     "encrypted_content",
     "file_data",
     "id",
     "item_id",
-    "logprobs",
+    "model",
     "object",
+    "obfuscation",
     "role",
     "signature",
     "status",
+    "tools",
+    "top_logprobs",
     "type",
 ];
 
-/// Members that are said aside: one of them beside each word must not part the words.
-const ASIDE: [&str; 6] = ["annotations", "citation", "citations", "name", "server_label", "url"];
+/// Members at the top of an answer that repeat what was asked.
+const ASKED: [&str; 6] = ["metadata", "prompt", "prompt_cache_key", "safety_identifier", "tool_choice", "user"];
 
-fn outputs(parts: Option<&Value>, each: &mut impl FnMut(Speaker, &str)) {
-    let parts = parts.and_then(Value::as_array).into_iter().flatten();
-    parts.enumerate().for_each(|(at, part)| words((at as u64, false), part, each));
+struct Walk<'a, E, F> {
+    place: Place,
+    echoes: &'a E,
+    each: &'a mut F,
 }
 
-/// Every text in `said`; the parse bounded how deep this goes.
-fn words(speaker: Speaker, said: &Value, each: &mut impl FnMut(Speaker, &str)) {
-    match said {
-        Value::String(text) => each(speaker, text),
-        Value::Array(parts) => parts.iter().for_each(|part| words(speaker, part, each)),
-        Value::Object(members) => {
-            // An image, not a program's result.
-            let is_image = members.get("type").is_some_and(|kind| kind == "image_generation_call");
-            for (name, member) in members {
-                match name.as_str() {
-                    name if WORDLESS.contains(&name) || is_image && name == "result" => {}
-                    // What a tool is given may say it by the names of its members.
-                    "input" | "action" if member.is_object() => each(speaker, &member.to_string()),
-                    name => words((speaker.0, speaker.1 || ASIDE.contains(&name)), member, each),
+impl<E: Fn(&str) -> bool, F: FnMut(Place, &str)> Walk<'_, E, F> {
+    fn whole(&mut self, response: &Map<String, Value>) {
+        response.iter().for_each(|(name, member)| self.top(name, member));
+    }
+
+    /// A member at the top of an answer.
+    fn top(&mut self, name: &str, member: &Value) {
+        let repeats = match (name, member) {
+            ("instructions", Value::String(text)) => (self.echoes)(text),
+            // The form of the answer, where it is no text.
+            ("text", Value::Object(_)) => true,
+            (name, _) => ASKED.contains(&name),
+        };
+        if !repeats {
+            self.member(name, member);
+        }
+    }
+
+    /// A member; the parse bounded how deep this goes.
+    fn member(&mut self, name: &str, member: &Value) {
+        if WORDLESS.contains(&name) {
+            return;
+        }
+        let before = self.place.member;
+        self.place.member = hashed(before, name);
+        match member {
+            // An image or a sound that stands in its own address.
+            Value::String(text) if text.starts_with("data:") => {}
+            Value::String(text) => (self.each)(self.place, text),
+            Value::Array(parts) => {
+                for part in parts {
+                    // Parts follow each other, but for those of a stream that are numbered, which pass side by side.
+                    let numbered = part.get("index").and_then(Value::as_u64).filter(|_| name == "tool_calls");
+                    let list = self.place.member;
+                    self.place.member = numbered.map_or(list, |index| hashed(list, &index.to_string()));
+                    self.value(part);
+                    self.place.member = list;
                 }
             }
+            // What a tool is given may say it by the names of its members.
+            Value::Object(_) if matches!(name, "input" | "action" | "arguments" | "parameters") => {
+                (self.each)(self.place, &member.to_string())
+            }
+            other => self.value(other),
         }
-        _ => {}
+        self.place.member = before;
+    }
+
+    fn value(&mut self, value: &Value) {
+        match value {
+            Value::String(text) if text.starts_with("data:") => {}
+            Value::String(text) => (self.each)(self.place, text),
+            Value::Array(parts) => parts.iter().for_each(|part| self.value(part)),
+            Value::Object(members) => {
+                let kind = members.get("type").and_then(Value::as_str).unwrap_or_default();
+                for (name, member) in members {
+                    match name.as_str() {
+                        // An image, not a program's result; data, but where it is a text.
+                        "result" if kind == "image_generation_call" => {}
+                        "data" if kind != "text" => {}
+                        name => self.member(name, member),
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 }
 
-/// Takes the words out of a whole answer, which then says that a filter did: `content_filter`, or `refusal` in the messages API, which clients know.
+/// A step of FNV-1a over a name.
+fn hashed(before: u64, name: &str) -> u64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    name.bytes().fold(step(before ^ 0xcbf2_9ce4_8422_2325, b'/'), step)
+}
+
+/// Members that give a prompt, or an answer, out in a form that nobody reads, where a model's server is asked for it: tokens by their numbers, a prompt's log-probabilities, the
+/// text that its template made.
+const UNREAD: [&str; 8] =
+    ["_debug_info", "input_messages", "output_token_ids", "prompt_logprobs", "prompt_text", "prompt_token_ids", "raw_output", "token_ids"];
+
+/// Takes out of an answer, or a chunk of one, what would give a prompt out in a form that nobody reads; says whether there was anything.
+pub fn take_out_unread(document: &mut Value) -> bool {
+    match document {
+        Value::Array(list) => list.iter_mut().fold(false, |changed, item| take_out_unread(item) | changed),
+        Value::Object(members) => {
+            let before = members.len();
+            members.retain(|name, member| member.is_null() || !UNREAD.contains(&name.as_str()));
+            let changed = members.len() < before;
+            members.values_mut().fold(changed, |changed, member| take_out_unread(member) | changed)
+        }
+        _ => false,
+    }
+}
+
+/// Takes the words out of a whole answer, or a chunk of a stream, which then says that a filter did: `content_filter`, or `refusal` in the messages API, which clients know. What stays is what
+/// says nothing; an answer may have its words in members that are not known here.
 pub fn withhold(document: &mut Value) {
     let Some(answer) = document.as_object_mut() else { return };
-    if let Some(choices) = answer.get_mut("choices").and_then(Value::as_array_mut) {
-        choices.iter_mut().filter_map(Value::as_object_mut).for_each(withhold_choice);
+    answer.retain(|name, _| STAYS.contains(&name.as_str()));
+    if let Some(choices) = answer.get_mut("choices") {
+        let each = choices.as_array_mut().map(std::mem::take).unwrap_or_default();
+        *choices = each.iter().map(withheld_choice).collect();
     } else if answer.contains_key("output") {
         answer.insert("output".into(), json!([]));
         answer.insert("status".into(), "incomplete".into());
@@ -186,15 +268,37 @@ pub fn withhold(document: &mut Value) {
     }
 }
 
-fn withhold_choice(choice: &mut Map<String, Value>) {
-    choice.insert("finish_reason".into(), "content_filter".into());
+/// Members at the top of an answer that stay where it is withheld: they say nothing, or are replaced.
+const STAYS: [&str; 15] = [
+    "choices",
+    "content",
+    "created",
+    "created_at",
+    "id",
+    "model",
+    "object",
+    "output",
+    "parallel_tool_calls",
+    "role",
+    "service_tier",
+    "status",
+    "system_fingerprint",
+    "type",
+    "usage",
+];
+
+fn withheld_choice(choice: &Value) -> Value {
+    let mut withheld = Map::new();
+    withheld.insert("index".into(), choice.get("index").cloned().unwrap_or_else(|| 0.into()));
     for (name, empty) in
         [("text", json!("")), ("message", json!({"role": "assistant", "content": ""})), ("delta", json!({})), ("logprobs", Value::Null)]
     {
-        if let Some(value) = choice.get_mut(name) {
-            *value = empty;
+        if choice.get(name).is_some() {
+            withheld.insert(name.into(), empty);
         }
     }
+    withheld.insert("finish_reason".into(), "content_filter".into());
+    withheld.into()
 }
 
 /// The events that end a stream in place of one of its own, in its dialect, so that clients take it for an answer that a filter stopped: of the last one it is told apart which it is, as its

@@ -218,7 +218,30 @@ fn of_a_document_that_is_skimmed_the_members_that_are_kept_are_there_and_no_othe
     }
 }
 
+#[test]
+fn halves_of_characters_are_replaced_and_nothing_else() {
+    let without = |text: &str| without_halves(text.as_bytes()).map(|bytes| String::from_utf8(bytes).unwrap());
+    for (text, mended) in [
+        (r#"{"a":"\ud83d"}"#, r#"{"a":"\ufffd"}"#),
+        (r#"{"a":"\ude00\ud83d\ude00\ud83dx"}"#, r#"{"a":"\ufffd\ud83d\ude00\ufffdx"}"#),
+        (r#"["\ud83d\n","\ud83d\u0041"]"#, r#"["\ufffd\n","\ufffd\u0041"]"#),
+    ] {
+        assert_eq!(without(text).as_deref(), Some(mended), "{text}");
+    }
+    for whole in [r#"{"a":"\ud83d\ude00"}"#, r#"{"a":"\\ud83d"}"#, r#"{"a":"\u0041"}"#, r#"{"a":"\ud8"#, "{}", "\\", ""] {
+        assert_eq!(without(whole), None, "{whole}");
+    }
+}
+
 proptest! {
+    #[test]
+    fn without_halves_whatever_it_is_given(bytes in proptest::collection::vec(any::<u8>(), 0..40), text in r"(\\ud83d|\\ude00|\\\\|\\u00e9|a){0,8}") {
+        let _ = without_halves(&bytes);
+        let text = format!("\"{text}\"");
+        let mended = without_halves(text.as_bytes()).unwrap_or_else(|| text.clone().into_bytes());
+        prop_assert!(serde_json::from_slice::<String>(&mended).is_ok(), "{text}");
+    }
+
     #[test]
     fn what_is_skimmed_is_refused_exactly_where_it_would_be_parsed(
         text in r#"[\[{]{0,3}("(a|b|\\u0061)":([0-9]{1,3}|-1|1e400|1\.5|"x"|null|true|\{\}|\[1,2\]|\[\])[,}]?){0,5}[\]},]{0,3}"#,

@@ -107,6 +107,8 @@ fn what_one_endpoint_knows_is_noticed_on_the_others() {
         for name in ["top_logprobs", "n_probs", "prompt_logprobs"] {
             assert_eq!(with(json!({name: 9})).logprobs, Some(9), "{kind:?} {name}");
         }
+        assert_eq!(with(json!({"logprob_token_ids": [1, 2, 3], "top_logprobs": 2})).logprobs, Some(3), "{kind:?}");
+        assert_eq!(with(json!({"logit_bias": {"1": 1}, "allowed_token_ids": [1, 2], "bad_words": ["x"]})).logit_bias, 4, "{kind:?}");
         assert_eq!(with(json!({"n_probs": 0, "top_logprobs": 0})).logprobs, None);
         assert_eq!(with(json!({"logit_bias": {"1": 1, "2": 1}})).logit_bias, 2, "{kind:?}");
         assert_eq!(with(json!({"stream_options": {"include_usage": false}})).include_usage, Some(false));

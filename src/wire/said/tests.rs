@@ -2,7 +2,7 @@ use super::*;
 
 fn heard(document: Value) -> Vec<(u64, String)> {
     let mut heard = Vec::new();
-    answered(&document, |(choice, _), text| heard.push((choice, text.to_owned())));
+    answered(&document, &|text| text == "be kind", |place, text| heard.push((place.choice, text.to_owned())));
     heard
 }
 
@@ -75,25 +75,26 @@ fn every_dialect_answers_whole_and_in_pieces() {
         json!({"choices": [{"index": 0, "message": {"content": "a"}}, {"index": 1, "message": {"content": null, "tool_calls": [{"function": {"arguments": "b"}}]}}]}),
         &[(0, "a"), (1, "b")],
     );
-    heard_is(json!({"choices": [{"index": 2, "delta": {"role": "assistant", "reasoning_content": "r"}}]}), &[(2, "r")]);
-    heard_is(json!({"choices": [{"index": 2, "delta": {"content": "a"}}]}), &[(2, "a")]);
+    heard_is(
+        json!({"choices": [{"index": 2, "delta": {"role": "assistant", "reasoning_content": "r", "content": "a"}}]}),
+        &[(2, "r"), (2, "a")],
+    );
     heard_is(json!({"choices": [{"index": 0, "text": "a"}]}), &[(0, "a")]);
     heard_is(
         json!({"object": "response", "output": [{"type": "reasoning"}, {"type": "message", "content": [{"type": "output_text", "text": "a"}]}]}),
-        &[(1, "a")],
+        &[(0, "a")],
     );
-    heard_is(json!({"type": "response.output_text.delta", "output_index": 1, "delta": "a"}), &[(1, "a")]);
-    heard_is(json!({"type": "response.output_text.done", "output_index": 1, "text": "a"}), &[(1, "a")]);
+    heard_is(json!({"type": "response.output_text.delta", "output_index": 1, "delta": "a"}), &[(0, "a")]);
+    heard_is(json!({"type": "response.output_text.done", "output_index": 1, "text": "a"}), &[(0, "a")]);
     heard_is(json!({"type": "response.output_audio.delta", "output_index": 1, "delta": "UklGRg=="}), &[]);
-    let created = json!({"type": "response.created", "response": {"instructions": "be kind", "output": []}});
-    heard_is(created, &[]);
     heard_is(
         json!({"type": "message", "content": [{"type": "text", "text": "a"}, {"type": "tool_use", "input": {"x": "b"}}]}),
-        &[(0, "a"), (1, "{\"x\":\"b\"}")],
+        &[(0, "a"), (0, "{\"x\":\"b\"}")],
     );
-    heard_is(json!({"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": "a"}}), &[(1, "a")]);
+    heard_is(json!({"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": "a"}}), &[(0, "a")]);
     heard_is(json!({"type": "ping"}), &[]);
     heard_is(json!({"usage": {}, "choices": []}), &[]);
+    heard_is(json!(["a"]), &[]);
 }
 
 #[test]
@@ -108,10 +109,16 @@ fn whatever_an_answer_says_it_in_is_heard() {
         json!({"audio": {"id": "x", "data": "UklGRg==", "transcript": "secret"}}),
         json!({"annotations": [{"type": "url_citation", "url_citation": {"title": "secret"}}]}),
         json!({"reasoning": "secret"}),
+        json!({"images": [{"image_url": {"url": "data:image/png;base64,iVBORw0K"}}], "content": "secret"}),
     ] {
         heard_is(message(said.clone()), &[(0, "secret")]);
         heard_is(delta(said), &[(0, "secret")]);
     }
+    heard_is(
+        json!({"choices": [{"index": 0, "logprobs": {"content": [{"token": "secret", "bytes": [1], "top_logprobs": [{"token": "other"}]}]}}]}),
+        &[(0, "secret")],
+    );
+    heard_is(json!({"choices": [], "search_results": [{"snippet": "secret"}]}), &[(0, "secret")]);
     for item in [
         json!({"type": "message", "id": "m", "role": "assistant", "content": [{"type": "refusal", "refusal": "secret"}]}),
         json!({"type": "function_call", "call_id": "c", "arguments": "secret"}),
@@ -120,30 +127,65 @@ fn whatever_an_answer_says_it_in_is_heard() {
         json!({"type": "code_interpreter_call", "code": "secret", "status": "completed"}),
         json!({"type": "code_interpreter_call", "outputs": [{"type": "logs", "logs": "secret"}]}),
         json!({"type": "mcp_call", "output": "secret"}),
+        json!({"type": "image_generation_call", "result": "iVBORw0K", "revised_prompt": "secret"}),
+        json!({"type": "web_fetch", "source": {"type": "text", "data": "secret"}}),
+        json!({"type": "mcp_list_tools", "tools": [{"description": "be kind"}], "error": "secret"}),
     ] {
         heard_is(json!({"object": "response", "instructions": "be kind", "output": [item.clone()]}), &[(0, "secret")]);
-        heard_is(json!({"type": "response.output_item.done", "output_index": 3, "item": item.clone()}), &[(3, "secret")]);
-        heard_is(json!({"type": "response.completed", "response": {"instructions": "be kind", "output": [item]}}), &[(0, "secret")]);
+        heard_is(json!({"type": "response.output_item.done", "output_index": 3, "item": item.clone()}), &[(0, "secret")]);
+        let response = json!({"instructions": "be kind", "tools": [{"name": "f"}], "text": {"format": {"type": "text"}}, "output": [item]});
+        heard_is(json!({"type": "response.completed", "response": response}), &[(0, "secret")]);
     }
-    for action in [json!({"type": "search", "query": "secret"}), json!({"command": ["echo", "secret"]}), json!({"secret": 1})] {
-        let item = json!({"type": "web_search_call", "action": action});
-        heard_is(json!({"output": [item]}), &[(0, &action.to_string())]);
+    for given in [json!({"type": "search", "query": "secret"}), json!({"command": ["echo", "secret"]}), json!({"secret": 1})] {
+        heard_is(json!({"output": [{"type": "web_search_call", "action": given}]}), &[(0, &given.to_string())]);
+        heard_is(json!({"output": [{"type": "tool_search_call", "arguments": given}]}), &[(0, &given.to_string())]);
     }
-    let image = json!({"type": "image_generation_call", "result": "iVBORw0K", "revised_prompt": "secret"});
-    heard_is(json!({"output": [image]}), &[(0, "secret")]);
-    heard_is(json!({"type": "content_block_start", "index": 2, "content_block": {"type": "text", "text": "secret"}}), &[(2, "secret")]);
-    heard_is(json!({"type": "message_start", "message": {"content": [{"type": "text", "text": "secret"}]}}), &[(0, "secret")]);
+    for event in [
+        json!({"type": "response.output_text.annotation.added", "annotation": {"title": "secret"}}),
+        json!({"type": "response.shell_call_command.done", "command": "secret"}),
+        json!({"type": "response.created", "response": {"instructions": [{"role": "system", "content": "secret"}]}}),
+        json!({"type": "response.created", "response": {"instructions": "secret"}}),
+        json!({"type": "content_block_start", "index": 2, "content_block": {"type": "text", "text": "secret"}}),
+        json!({"type": "message_start", "message": {"model": "m", "content": [{"type": "text", "text": "secret"}]}}),
+    ] {
+        heard_is(event, &[(0, "secret")]);
+    }
     heard_is(json!({"type": "content_block_delta", "delta": {"type": "signature_delta", "signature": "c2ln"}}), &[]);
 }
 
 #[test]
-fn what_is_named_beside_the_words_does_not_part_them() {
-    let mut heard = Vec::new();
-    let tool = json!({"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": "secret"}});
-    let chunk = json!({"choices": [{"index": 0, "delta": {"tool_calls": [tool], "annotations": [{"url_citation": {"title": "t"}}]}}]});
-    answered(&chunk, |speaker, text| heard.push((speaker, text.to_owned())));
-    heard.sort();
-    assert_eq!(heard, [((0, false), "secret".into()), ((0, true), "f".into()), ((0, true), "t".into())]);
+fn what_passes_side_by_side_stands_in_places_of_its_own_and_what_follows_in_one() {
+    let places = |document: Value| {
+        let mut places = Vec::new();
+        answered(&document, &|_| false, |place, _| places.push(place));
+        places
+    };
+    let tool = |index: u64| json!({"index": index, "function": {"name": "f", "arguments": "a"}});
+    let chunk = |delta: Value| json!({"choices": [{"index": 0, "delta": delta}]});
+    let side = places(chunk(
+        json!({"reasoning": "a", "reasoning_details": [{"text": "a", "format": "f"}], "channel": "c", "tool_calls": [tool(0), tool(1)]}),
+    ));
+    let apart: std::collections::BTreeSet<Place> = side.iter().copied().collect();
+    assert_eq!((side.len(), apart.len()), (8, 8));
+    assert_eq!(places(chunk(json!({"reasoning": "b"}))), side[..1], "the next chunk goes on there");
+    let block = |index: u64| json!({"type": "content_block_delta", "index": index, "delta": {"text": "a"}});
+    assert_eq!(places(block(0)), places(block(7)));
+    let [first, second] = &places(json!({"output": [{"content": [{"text": "a"}]}, {"content": [{"text": "b"}]}]}))[..] else { panic!() };
+    assert_eq!(first, second);
+    let time = |kind: &str| places(json!({"type": kind, "delta": "a", "text": "a"}))[0].time;
+    assert_eq!((time("response.output_text.delta"), time("response.reasoning_text.delta")), (0, 0));
+    assert!(time("response.output_text.done") != time("response.completed") && time("response.output_text.done") != 0);
+}
+
+#[test]
+fn what_nobody_reads_is_taken_out_wherever_it_stands() {
+    let mut answer = json!({
+        "prompt_logprobs": [null, {"5": {"decoded_token": "secret"}}], "prompt_token_ids": [1], "prompt_text": null, "model": "m",
+        "choices": [{"index": 0, "token_ids": [1, 2], "message": {"content": "a"}}],
+    });
+    assert!(take_out_unread(&mut answer));
+    assert_eq!(answer, json!({"prompt_text": null, "model": "m", "choices": [{"index": 0, "message": {"content": "a"}}]}));
+    assert!(!take_out_unread(&mut answer));
 }
 
 #[test]
@@ -153,10 +195,12 @@ fn an_answer_that_is_withheld_says_nothing_but_that() {
         json!({"model": "m", "choices": [{"index": 0, "text": "a", "finish_reason": "stop"}]}),
         json!({"model": "m", "object": "response", "status": "completed", "output": [{"content": [{"text": "a"}]}]}),
         json!({"model": "m", "type": "message", "stop_reason": "end_turn", "content": [{"type": "text", "text": "a"}]}),
+        json!({"model": "m", "choices": [{"index": 0, "message": {"content": "a"}, "token_ids": [1], "reasoning": "b"}], "citations": ["c"], "extra": "d"}),
+        json!({"model": "m", "object": "response", "output": [], "output_text": "a", "output_messages": [{"content": "a"}], "instructions": "b"}),
     ] {
         let mut withheld = document.clone();
         withhold(&mut withheld);
-        assert!(heard(withheld.clone()).iter().all(|(_, text)| text.is_empty()), "{withheld}");
+        assert!(heard(withheld.clone()).iter().all(|(_, text)| ["", "content_filter", "refusal"].contains(&text.as_str())), "{withheld}");
         assert_eq!(withheld["model"], "m");
         let text = withheld.to_string();
         assert!(text.contains("content_filter") || text.contains("refusal"), "{text}");
