@@ -8,7 +8,7 @@
 use std::sync::LazyLock;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Below it, work is over before others would have been led to another thread, or about.
 pub const MANY: usize = 128 << 10;
@@ -30,8 +30,33 @@ pub async fn work_of_stranger<T>(bytes: usize, what: impl FnOnce() -> T) -> T {
     in_turn(&TURNS_OF_STRANGERS, bytes, what).await
 }
 
+/// Whether work on so many bytes waits for a turn here.
+#[must_use]
+pub fn is_much(bytes: usize) -> bool {
+    bytes >= MANY && Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() != RuntimeFlavor::CurrentThread)
+}
+
+/// A turn, for who cannot wait in [`work`].
+#[derive(Debug)]
+pub struct Turn {
+    _permit: Option<SemaphorePermit<'static>>,
+}
+
+/// Waits for a turn.
+pub async fn turn() -> Turn {
+    // It is never closed.
+    Turn { _permit: TURNS.acquire().await.ok() }
+}
+
+impl Turn {
+    /// Does `what` was waited for. Only where [`is_much`] says that it is much.
+    pub fn work<T>(self, what: impl FnOnce() -> T) -> T {
+        tokio::task::block_in_place(what)
+    }
+}
+
 async fn in_turn<T>(turns: &Semaphore, bytes: usize, what: impl FnOnce() -> T) -> T {
-    if bytes < MANY || Handle::try_current().map_or(true, |runtime| runtime.runtime_flavor() == RuntimeFlavor::CurrentThread) {
+    if !is_much(bytes) {
         return what();
     }
     // It is never closed.

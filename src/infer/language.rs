@@ -17,6 +17,7 @@ use super::upstream::{Outgoing, Upstream};
 use super::{Answer, Call, Error, Held, reply, shape, whole};
 use crate::authorize::Route;
 use crate::check::Request;
+use crate::detect::language::guard::Guard;
 use crate::heavy;
 use crate::trail::{TRACEPARENT, Trail, Usage};
 use crate::wire::json::{self, Edit};
@@ -86,15 +87,13 @@ pub(super) async fn from_upstream(
         }
         None => call.hold.settle_by_bytes(),
     });
-    let withheld = call.guard.as_mut().is_some_and(|guard| guard.hear(&document, SystemTime::now()));
-    if withheld {
-        said::withhold(&mut document);
-    }
+    let (route, guard) = (&call.route, call.guard.as_mut());
+    let (unread, withheld) = heavy::work(bytes.len(), || guard.map_or((false, false), |guard| guarded(route, &mut document, guard))).await;
     let stripped = call.care.without_logprobs && openai::strip_logprobs(&mut document);
     let rounded = decimals.is_some_and(|decimals| openai::round_logprobs(&mut document, decimals));
     // Whatever the upstream calls it, the caller hears the name that was asked for.
     let misnamed = rename_in(&mut document, &call.name);
-    let bytes = if stripped || rounded || withheld {
+    let bytes = if stripped || rounded || withheld || unread {
         document.to_string().into()
     } else if misnamed {
         json::edit(&bytes, &[("model", Edit::replace_text(&call.name))]).unwrap_or(bytes)
@@ -124,6 +123,20 @@ fn understood(route: &Route, bytes: &Bytes, limits: &json::Limits, all: bool) ->
         Some(_) if *route == Route::Responses => Ok(document),
         Some(_) => Err(Error::UpstreamBroke("it told an error as a success")),
     }
+}
+
+/// Has a guard hear an answer, without what it could not read; says whether there was such, and whether the answer was withheld.
+fn guarded(route: &Route, document: &mut Value, guard: &mut Guard) -> (bool, bool) {
+    // Of embeddings, nothing is said.
+    if *route == Route::Embeddings {
+        return (false, false);
+    }
+    let unread = guard.is_enforced() && said::take_out_unread(document);
+    let withheld = guard.hear(document, SystemTime::now());
+    if withheld {
+        said::withhold(document);
+    }
+    (unread, withheld)
 }
 
 /// Whatever success the upstream told, the caller hears the one that its protocol knows.

@@ -56,6 +56,13 @@ impl Share {
     }
 }
 
+impl Share {
+    /// Makes it one of no bytes again.
+    pub(super) fn give_back(&mut self) {
+        drop(self.permit.split(self.permit.num_permits()));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,7 +76,8 @@ mod tests {
         let mut more = memory.share().unwrap();
         more.grow_to(0).unwrap();
         assert_eq!(more.grow_to(1), Err(FULL));
-        drop(all);
+        all.give_back();
         more.grow_to(1).unwrap();
+        assert_eq!(all.grow_to(ALL), Err(FULL));
     }
 }

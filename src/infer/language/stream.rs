@@ -21,8 +21,10 @@ use crate::authorize::Route;
 use crate::budget::{self, Hold};
 use crate::detect::language::callers::Listener;
 use crate::detect::language::guard::Guard;
+use crate::heavy::{self, Turn};
 use crate::trail::{End, Late, Usage};
 use crate::wire::body::Broken;
+use crate::wire::json;
 use crate::wire::sse::{Block, Splitter};
 use crate::wire::{Asked, Body, openai, said};
 
@@ -40,7 +42,9 @@ pub(super) fn answer(call: Box<Call>, asked: &Asked, incoming: Incoming, shape: 
     let metered = Metered {
         upstream: Some(incoming.body),
         splitter: Splitter::new(shape.max_body().max(EVENT)),
+        limits: json::Limits::for_body(shape.max_body().max(EVENT)),
         share,
+        much: None,
         ready: VecDeque::new(),
         takes_out_usage: asks_for_usage(&call.route, asked),
         named: format!("\"model\":{}", Value::from(&*call.name)),
@@ -76,8 +80,11 @@ struct Metered {
     /// Gone once the stream has ended, which cancels the upstream call where it had not.
     upstream: Option<Body>,
     splitter: Splitter,
-    /// Of the memory for answers, as much as the longest event takes beyond what each may.
+    limits: json::Limits,
+    /// Of the memory for answers, as much as an event takes that is longer than each may be, until it has left.
     share: Share,
+    /// A long event that waits for its turn to be read.
+    much: Option<(Block, Pin<Box<dyn Future<Output = Turn> + Send>>)>,
     ready: VecDeque<Bytes>,
     takes_out_usage: bool,
     /// What callers call the model, and how a chunk that says so writes it.
@@ -140,13 +147,14 @@ impl Metered {
         if !wants {
             return Ok(Some(block.into_raw()));
         }
-        let Ok(mut document) = serde_json::from_slice::<Value>(&data) else {
+        let Some(mut document) = self.read(&data) else {
             // Where log-probabilities are withheld, they are withheld in whatever is not understood too.
             if self.without_logprobs && has("logprob") {
                 return Ok(None);
             }
             // What cannot be read passes as it came, and is not counted; but not where something in it must not pass.
-            return match self.decimals.is_some() && has("logprob") || misnamed {
+            let guarded = self.guard.as_ref().is_some_and(|guard| guard.is_enforced());
+            return match self.decimals.is_some() && has("logprob") || misnamed || guarded {
                 true => Err("the upstream sent an event that cannot be read".into()),
                 false => Ok(Some(block.into_raw())),
             };
@@ -155,7 +163,9 @@ impl Metered {
             let so_far = self.usage.unwrap_or_default();
             self.usage = Some(Usage { input: so_far.input.max(usage.input), output: so_far.output.max(usage.output) });
         }
+        let mut unread = false;
         if let Some(guard) = &mut self.guard {
+            unread = guard.is_enforced() && said::take_out_unread(&mut document);
             if guard.hear(&document, SystemTime::now()) {
                 self.cut = Some(document);
                 return Ok(None);
@@ -181,7 +191,16 @@ impl Metered {
                 return Ok(Some(block.with_data(document.to_string().as_bytes())));
             }
         }
-        Ok(Some(if self.change(&mut document) { block.with_data(document.to_string().as_bytes()) } else { block.into_raw() }))
+        Ok(Some(if self.change(&mut document) | unread { block.with_data(document.to_string().as_bytes()) } else { block.into_raw() }))
+    }
+
+    /// What an event says, by the limits of whole answers where it is long.
+    fn read(&self, data: &[u8]) -> Option<Value> {
+        let read = |data: &[u8]| {
+            if data.len() < heavy::MANY { serde_json::from_slice(data).ok() } else { json::parse(data, &self.limits).ok() }
+        };
+        // Servers that cut a text between two units of UTF-16 write the halves of a character, which clients read.
+        read(data).or_else(|| read(&json::without_halves(data)?))
     }
 
     fn change(&self, document: &mut Value) -> bool {
@@ -233,10 +252,31 @@ impl Metered {
         if self.splitter.held() > EVENT {
             self.share.grow_to(self.splitter.held()).map_err(|_| "the memory for answers is full")?;
         }
-        while let Some(block) = self.splitter.next_block().map_err(|_| "the upstream sent an event that is too long")? {
-            self.pass(block)?;
+        self.split()
+    }
+
+    /// Passes what is whole, up to an event that has to wait for its turn.
+    fn split(&mut self) -> Result<(), Broken> {
+        while self.much.is_none()
+            && let Some(block) = self.splitter.next_block().map_err(|_| "the upstream sent an event that is too long")?
+        {
+            if heavy::is_much(block.raw().len()) {
+                self.much = Some((block, Box::pin(heavy::turn())));
+            } else {
+                self.pass(block)?;
+            }
         }
         Ok(())
+    }
+
+    /// What came of it ends the answer, or the stream.
+    fn passed_on(&mut self, passed: Result<(), Broken>) -> Result<(), Broken> {
+        if passed.is_err() {
+            self.end(false);
+        } else {
+            self.end_here();
+        }
+        passed
     }
 }
 
@@ -261,6 +301,18 @@ impl http_body::Body for Metered {
             if let Some(bytes) = this.ready.pop_front() {
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
+            if let Some((_, turn)) = this.much.as_mut().filter(|_| this.upstream.is_some()) {
+                let turn = std::task::ready!(turn.as_mut().poll(cx));
+                let passed = this.much.take().map_or(Ok(()), |(block, _)| turn.work(|| this.pass(block)));
+                let passed = passed.and_then(|()| if this.cut.is_none() { this.split() } else { Ok(()) });
+                if let Err(error) = this.passed_on(passed) {
+                    return Poll::Ready(Some(Err(error)));
+                }
+                continue;
+            }
+            if this.splitter.held() <= EVENT {
+                this.share.give_back();
+            }
             let Some(upstream) = &mut this.upstream else {
                 // A clean end would tell the caller that this was the whole answer, which its receipt denies.
                 return Poll::Ready(std::mem::take(&mut this.cut_short).then(|| Err("the upstream's stream broke off".into())));
@@ -279,11 +331,10 @@ impl http_body::Body for Metered {
             match polled {
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else { continue };
-                    if let Err(error) = this.feed(&data) {
-                        this.end(false);
+                    let fed = this.feed(&data);
+                    if let Err(error) = this.passed_on(fed) {
                         return Poll::Ready(Some(Err(error)));
                     }
-                    this.end_here();
                 }
                 Some(Err(error)) => {
                     this.end(false);

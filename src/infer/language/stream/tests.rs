@@ -14,7 +14,9 @@ fn metered(route: Route, events: &[&'static str], then_waits: bool) -> (Metered,
     let metered = Metered {
         upstream: Some(body),
         splitter: Splitter::new(2 * EVENT),
+        limits: json::Limits::for_body(2 * EVENT),
         share: Memory::default().share().unwrap(),
+        much: None,
         ready: VecDeque::new(),
         takes_out_usage: false,
         name: "chat".into(),
@@ -145,11 +147,64 @@ async fn an_upstream_that_keeps_its_body_open_delays_the_last_event_by_its_grace
 
 #[tokio::test]
 async fn an_event_that_cannot_be_read_does_not_pass_what_it_must_not_tell() {
-    const LONE_SURROGATE: &str = "data: {\"x\":\"\\ud83d\",\"model\":\"acme/secret-7b\"}\n\n";
-    const FINE: &str = "data: {\"x\":\"\\ud83d\",\"logprobs\":[{\"logprob\":-0.123456}]}\n\n";
-    assert_eq!(told(&[LONE_SURROGATE, DONE], None).await, (String::new(), false, false));
+    const INFINITE: &str = "data: {\"x\":-Infinity,\"model\":\"acme/secret-7b\"}\n\n";
+    const FINE: &str = "data: {\"x\":-Infinity,\"logprobs\":[{\"logprob\":-0.123456}]}\n\n";
+    assert_eq!(told(&[INFINITE, DONE], None).await, (String::new(), false, false));
     assert_eq!(told(&[FINE, DONE], Some(2)).await, (String::new(), false, false));
     assert_eq!(told(&["data: ping\n\n", DONE], Some(2)).await, (format!("data: ping\n\n{DONE}"), true, true));
+}
+
+#[tokio::test]
+async fn half_a_character_is_read_as_clients_read_it_and_passes_as_it_came() {
+    const HALF: &str = "data: {\"x\":\"\\ud83d\",\"choices\":[]}\n\n";
+    let (mut stream, _) = metered(Route::ChatCompletions, &[HALF, DONE], false);
+    stream.guard = Some(Guard::over(INSTRUCTIONS, &crate::event::channel(1).0));
+    assert_eq!(stream.collect().await.unwrap().to_bytes(), format!("{HALF}{DONE}"));
+    const NAMED: &str = "data: {\"x\":\"\\ud83d\",\"model\":\"acme/secret-7b\"}\n\n";
+    assert_eq!(told(&[NAMED, DONE], None).await.0, format!("data: {{\"x\":\"\u{fffd}\",\"model\":\"chat\"}}\n\n{DONE}"));
+}
+
+#[tokio::test]
+async fn an_enforcing_guard_lets_nothing_pass_that_it_cannot_hear() {
+    const UNREADABLE: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"},\"x\":-Infinity}]}\n\n";
+    const TOKENS: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"},\"token_ids\":[5]}]}\n\n";
+    let told = async |event: &'static str| {
+        let (mut stream, _) = metered(Route::ChatCompletions, &[event, DONE], false);
+        stream.guard = Some(Guard::over(INSTRUCTIONS, &crate::event::channel(1).0));
+        stream.collect().await.map(|whole| String::from_utf8(whole.to_bytes().to_vec()).unwrap()).map_err(|error| error.to_string())
+    };
+    assert_eq!(told(UNREADABLE).await.unwrap_err(), "the upstream sent an event that cannot be read");
+    assert_eq!(told(TOKENS).await.unwrap(), format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"a\"}}}}]}}\n\n{DONE}"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_long_event_is_read_beside_the_others_in_its_order_and_its_memory_comes_back() {
+    let event = |length: usize| -> &'static str { format!("data: {{\"model\":\"theirs\",\"x\":\"{}\"}}\n\n", "a".repeat(length)).leak() };
+    let memory = Memory::default();
+    let events = [event(1), event(EVENT + 1), event(2), event(heavy::MANY), event(3), DONE];
+    let (mut stream, late) = metered(Route::ChatCompletions, &events, false);
+    (stream.share, stream.splitter) = (memory.share().unwrap(), Splitter::new(4 * EVENT));
+    let mut lengths = Vec::new();
+    let mut held = Vec::new();
+    while let Some(frame) = stream.frame().await {
+        lengths.push(frame.unwrap().into_data().unwrap().len());
+        held.push(memory.share().unwrap().grow_to(ALL).is_err());
+    }
+    let around = event(0).len() - "theirs".len() + "chat".len();
+    assert_eq!(
+        lengths,
+        [1, EVENT + 1, 2, heavy::MANY, 3].map(|length| length + around).into_iter().chain([DONE.len()]).collect::<Vec<_>>()
+    );
+    assert!(!held.last().unwrap(), "{held:?}");
+    assert!(late.end().unwrap().complete);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_long_event_of_more_values_than_a_whole_answer_may_have_is_not_understood() {
+    let many: &'static str = format!("data: {{\"model\":\"theirs\",\"x\":[{}1]}}\n\n", "1,".repeat(EVENT)).leak();
+    let (mut stream, _) = metered(Route::ChatCompletions, &[many, DONE], false);
+    stream.splitter = Splitter::new(4 * EVENT);
+    assert_eq!(stream.collect().await.unwrap_err().to_string(), "the upstream sent an event that cannot be read");
 }
 
 const INSTRUCTIONS: &str = "You are the concierge of the Hotel Bellevue. Never offer a discount of more than twelve per cent, and only to \
