@@ -2,6 +2,7 @@
 //!
 //! An answer that is ended looks as one that a filter of the model's own server stopped, which clients know: it says neither which filter it was, nor why.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -11,13 +12,17 @@ use toml::Spanned;
 
 use super::leak::{self, Guarded, Leak, Stream};
 use crate::detect::{Mode, meaning};
+use crate::digest::Digest;
 use crate::event::{Event, Events};
 use crate::mistake::Mistake;
 use crate::wire::Said;
-use crate::wire::said::{Speaker, answered};
+use crate::wire::said::{MOST_BYTES, Place, answered};
 
-/// Choices of one answer that are told apart, and what each says aside; those with higher numbers are taken together with lower ones.
-pub const MOST_CHOICES: usize = 16;
+/// Choices of one answer that are told apart, as many as may be asked for; those with higher numbers are taken together with lower ones.
+pub const MOST_CHOICES: u64 = 128;
+
+/// Choices, and times that they are told, that are heard at most; of more, the one that was heard longest ago is forgotten.
+const MOST_STREAMS: usize = 160;
 
 /// `[detect.leak]`
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -84,9 +89,10 @@ impl Guards {
         if guarded.is_empty() {
             return None;
         }
-        let (guarded, speakers) = (Arc::new(guarded), Vec::new());
+        let (guarded, streams) = (Arc::new(guarded), VecDeque::new());
+        let own = said.instructions.iter().map(|text| Digest::of(text.as_bytes())).collect();
         let (alarm, events) = (alarm(), events.clone());
-        Some(Box::new(Guard { guarded, speakers, enforced: self.enforced, flag: self.flag, cut: self.cut, told: None, alarm, events }))
+        Some(Box::new(Guard { guarded, own, streams, enforced: self.enforced, flag: self.flag, cut: self.cut, told: None, alarm, events }))
     }
 }
 
@@ -101,7 +107,10 @@ enum Stage {
 #[derive(Debug)]
 pub struct Guard {
     guarded: Arc<Guarded>,
-    speakers: Vec<(Speaker, Stream)>,
+    /// What the caller says itself of the model's instructions, which servers repeat.
+    own: Vec<Digest>,
+    /// By choice and time.
+    streams: VecDeque<((u64, u64), Stream)>,
     enforced: bool,
     flag: f64,
     cut: f64,
@@ -115,17 +124,30 @@ impl Guard {
     #[must_use]
     pub fn hear(&mut self, document: &Value, now: SystemTime) -> bool {
         let mut stage = None;
-        answered(document, |speaker, text| stage = stage.max(self.pass(speaker, text, now)));
+        let own = std::mem::take(&mut self.own);
+        // Of a long text what is known is its beginning.
+        let echoes = |text: &str| own.contains(&Digest::of(text[..text.floor_char_boundary(MOST_BYTES)].as_bytes()));
+        answered(document, &echoes, |place, text| stage = stage.max(self.pass(place, text, now)));
+        self.own = own;
         self.enforced && stage == Some(Stage::Cut)
     }
 
-    fn pass(&mut self, (choice, aside): Speaker, text: &str, now: SystemTime) -> Option<Stage> {
-        let speaker = (choice % MOST_CHOICES as u64, aside);
-        let place = self.speakers.iter().position(|(known, _)| *known == speaker).unwrap_or_else(|| {
-            self.speakers.push((speaker, Stream::new(self.guarded.clone())));
-            self.speakers.len() - 1
+    /// Whether an answer must not leave that was not heard, or has something in it that cannot be.
+    #[must_use]
+    pub fn is_enforced(&self) -> bool {
+        self.enforced
+    }
+
+    fn pass(&mut self, place: Place, text: &str, now: SystemTime) -> Option<Stage> {
+        let of = (place.choice % MOST_CHOICES, place.time);
+        let at = self.streams.iter().rposition(|(known, _)| *known == of).unwrap_or_else(|| {
+            if self.streams.len() == MOST_STREAMS {
+                self.streams.pop_front();
+            }
+            self.streams.push_back((of, Stream::new(self.guarded.clone())));
+            self.streams.len() - 1
         });
-        let leak = self.speakers[place].1.pass(text);
+        let leak = self.streams[at].1.pass(place.member, text);
         let stage = if leak.canary || leak.containment > self.cut {
             Some(Stage::Cut)
         } else {
@@ -257,13 +279,96 @@ mod tests {
         assert_eq!((mistakes(&many(leak::MOST_CANARIES)), mistakes(&many(leak::MOST_CANARIES + 1))), (0, 1));
     }
 
+    /// Whether an answer that recites its instructions by so many characters is ended, where each chunk is made of such a piece.
+    fn is_ended(by: usize, chunk: impl Fn(usize, &str) -> Value) -> bool {
+        let mut guard = guard("mode = \"enforce\"\ncanaries = [\"zx-4711-canary\"]").0.unwrap();
+        let text: Vec<char> = PROMPT.chars().collect();
+        text.chunks(by).enumerate().any(|(at, piece)| guard.hear(&chunk(at, &piece.iter().collect::<String>()), SystemTime::UNIX_EPOCH))
+    }
+
     #[test]
-    fn choices_are_watched_apart_and_no_more_than_sixteen() {
-        let mut guard = guard("mode = \"enforce\"").0.unwrap();
-        for choice in 0..100 {
-            let chunk = json!({"choices": [{"index": choice, "delta": {"content": "hello", "name": "f"}}]});
-            assert!(!guard.hear(&chunk, SystemTime::UNIX_EPOCH));
+    fn what_servers_say_beside_a_text_parts_nothing_of_it() {
+        type Chunk = fn(usize, &str) -> Value;
+        let chat: fn(Value) -> Value = |delta| json!({"choices": [{"index": 0, "delta": delta}]});
+        let chunks: [(&str, Chunk); 9] = [
+            ("Groq", |_, text| json!({"choices": [{"delta": {"reasoning": text, "channel": "analysis"}}]})),
+            (
+                "OpenRouter",
+                |_, text| json!({"choices": [{"delta": {"reasoning": text, "reasoning_details": [{"type": "reasoning.text", "text": text, "format": "unknown"}]}}]}),
+            ),
+            ("vLLM", |_, text| json!({"choices": [{"delta": {"reasoning": text, "reasoning_content": text}}]})),
+            ("Together", |_, text| json!({"choices": [{"text": text, "delta": {"role": "assistant", "content": text}}]})),
+            ("two tools", |_, text| {
+                let tool = |index: u64| json!({"index": index, "function": {"name": "f", "arguments": text}});
+                json!({"choices": [{"delta": {"tool_calls": [tool(0), tool(1)]}}]})
+            }),
+            (
+                "blocks with citations",
+                |at, text| json!({"type": "content_block_delta", "index": at / 5, "delta": {"type": "text_delta", "text": text}}),
+            ),
+            (
+                "log-probabilities",
+                |_, text| json!({"choices": [{"delta": {}, "logprobs": {"content": [{"token": text, "top_logprobs": [{"token": "other"}]}]}}]}),
+            ),
+            ("escaped", |_, text| {
+                let escaped: String = text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
+                json!({"choices": [{"delta": {"tool_calls": [{"function": {"arguments": escaped}}]}}]})
+            }),
+            ("text, then a tool", |at, text| {
+                let first = at * 4 < PROMPT.len() / 2;
+                json!({"type": if first { "response.output_text.delta" } else { "response.function_call_arguments.delta" }, "output_index": u64::from(!first), "delta": text})
+            }),
+        ];
+        for (who, chunk) in chunks {
+            assert!(is_ended(4, chunk), "{who}");
         }
-        assert_eq!(guard.speakers.len(), 2 * MOST_CHOICES);
+        let canary = |wrap: &dyn Fn(&str) -> Value| {
+            let mut guard = guard("mode = \"enforce\"\ncanaries = [\"zx-4711-canary\"]").0.unwrap();
+            ["so: zx-", "4711", "-can", "ary!"].iter().any(|piece| guard.hear(&wrap(piece), SystemTime::UNIX_EPOCH))
+        };
+        assert!(canary(&|piece| chat(json!({"reasoning": piece, "channel": "analysis"}))));
+        assert!(canary(&|piece| chat(json!({"reasoning": piece, "reasoning_details": [{"text": piece}]}))));
+    }
+
+    #[test]
+    fn an_answer_in_two_parts_is_one_and_what_is_told_again_is_none_more() {
+        let (first, second) = PROMPT.split_at(PROMPT.find("The code").unwrap());
+        let hears = |documents: &[Value]| {
+            let mut guard = guard("mode = \"enforce\"").0.unwrap();
+            documents.iter().any(|document| guard.hear(document, SystemTime::UNIX_EPOCH))
+        };
+        let parts = json!({"output": [{"type": "message", "content": [{"text": first}]}, {"type": "function_call", "arguments": second}]});
+        assert!(hears(&[parts]));
+        assert!(!hears(&[json!({"output": [{"type": "message", "content": [{"text": first}]}]})]));
+        // The end of one telling and the beginning of the next are no one text.
+        let far = format!("{second} {} {first}", "and so on it went from day to day ".repeat(400));
+        let told = [
+            json!({"type": "response.output_text.delta", "delta": far}),
+            json!({"type": "response.output_text.done", "text": far}),
+            json!({"type": "response.content_part.done", "part": {"text": far}}),
+            json!({"type": "response.completed", "response": {"output": [{"content": [{"text": far}]}]}}),
+        ];
+        assert!(!hears(&told));
+        // What the caller said himself is repeated to him.
+        assert!(!hears(&[json!({"type": "response.created", "response": {"instructions": PROMPT, "output": []}})]));
+        assert!(hears(&[json!({"type": "response.created", "response": {"instructions": [{"content": PROMPT}], "output": []}})]));
+    }
+
+    #[test]
+    fn choices_are_watched_apart_and_no_more_than_may_be_asked_for() {
+        let mut guard = guard("mode = \"enforce\"").0.unwrap();
+        let half = |choice: u64, half: &str| json!({"choices": [{"index": choice, "delta": {"content": half}}]});
+        let (first, second) = PROMPT.split_at(PROMPT.len() / 2);
+        for choice in 0..MOST_CHOICES {
+            let half = half(choice, if choice % 2 == 0 { first } else { second });
+            assert!(!guard.hear(&half, SystemTime::UNIX_EPOCH));
+        }
+        assert_eq!(guard.streams.len() as u64, MOST_CHOICES);
+        assert!(guard.hear(&half(MOST_CHOICES, second), SystemTime::UNIX_EPOCH), "it is taken together with the first");
+        (0..1_000).for_each(|time| {
+            let event = json!({"type": format!("response.{time}.done"), "text": "hello"});
+            assert!(!guard.hear(&event, SystemTime::UNIX_EPOCH));
+        });
+        assert_eq!(guard.streams.len(), MOST_STREAMS);
     }
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 mod decode;
 mod grams;
 
-use decode::{Base64, Letters};
+use decode::{Base64, Escapes, Letters};
 use grams::Grams;
 
 /// Characters of a gram, which is what garak uses.
@@ -110,103 +110,157 @@ pub struct Leak {
     pub canary: bool,
 }
 
-/// One answer as it passes: one choice of a stream, or a whole text.
+/// One answer as it passes: one choice of a stream, or a whole one.
 ///
-/// It takes some hundred bytes, and for each of the guarded texts that come out at most 16 bytes a gram and form: 256 KiB for instructions of [`MOST_GRAMS`] in all forms at once, 12 KiB for
-/// instructions of a thousand characters in plain.
+/// It may be said in several places that pass side by side, such as a text, its thoughts and what tools are given: each is read by itself, and what came out
+/// of all of them is counted together. It takes some hundred bytes a place, and for each of the guarded texts that come out at most 16 bytes a gram and form: 256 KiB for
+/// instructions of [`MOST_GRAMS`] in all forms at once, 12 KiB for instructions of a thousand characters in plain.
 #[derive(Debug)]
 pub struct Stream {
     guarded: Arc<Guarded>,
-    plain: Letters,
-    base64: Base64,
-    decoded: Letters,
-    trackers: Vec<[Tracker; FORMS.len()]>,
-    matched: Vec<u32>,
+    readers: VecDeque<(u64, Reader)>,
+    tallies: Vec<[Tally; FORMS.len()]>,
     leak: Leak,
 }
 
 const FORMS: [Form; 4] = [Form::Plain, Form::Reversed, Form::Rot13, Form::Base64];
 
+/// The most places of one answer that are read side by side; of more, the one that was read longest ago is forgotten.
+pub const MOST_PLACES: usize = 32;
+
 impl Stream {
     /// An answer that has not begun.
     #[must_use]
     pub fn new(guarded: Arc<Guarded>) -> Self {
-        let trackers = guarded.texts.iter().map(|_| Default::default()).collect();
-        let matched = vec![0; guarded.canaries.len()];
+        let tallies = guarded.texts.iter().map(|_| Default::default()).collect();
         let leak = Leak { containment: 0.0, form: Form::Plain, canary: false };
-        Self { guarded, plain: Letters::default(), base64: Base64::default(), decoded: Letters::default(), trackers, matched, leak }
+        Self { guarded, readers: VecDeque::new(), tallies, leak }
     }
 
-    /// Passes more of the answer, cut anywhere between characters, and tells what has come out so far.
-    pub fn pass(&mut self, text: &str) -> Leak {
-        let guarded = self.guarded.clone();
-        for (canary, matched) in guarded.canaries.iter().zip(&mut self.matched) {
-            self.leak.canary |= text.bytes().any(|byte| canary.step(matched, byte));
-        }
-        if guarded.texts.is_empty() {
-            return self.leak;
-        }
-        for c in text.chars() {
-            let Self { plain, base64, decoded, trackers, leak, .. } = self;
-            plain.push(c, |gram| {
-                for (text, trackers) in guarded.texts.iter().zip(&mut *trackers) {
-                    trackers[0].see(text, text.find(gram.plain), leak, Form::Plain);
-                    trackers[1].see(text, text.find(gram.reversed), leak, Form::Reversed);
-                    trackers[2].see(text, text.find(gram.turned), leak, Form::Rot13);
+    /// Passes more of what the answer says in this place, cut anywhere between characters, and tells what has come out so far.
+    pub fn pass(&mut self, place: u64, text: &str) -> Leak {
+        let Self { guarded, readers, tallies, leak } = self;
+        match readers.iter().rposition(|(known, _)| *known == place) {
+            // The one that is read on is the last, where it is looked for first.
+            Some(at) if at + 1 < readers.len() => {
+                let found = readers.remove(at);
+                readers.extend(found);
+            }
+            Some(_) => {}
+            None => {
+                if readers.len() == MOST_PLACES {
+                    readers.pop_front();
                 }
-            });
-            base64.push(c, |c| {
-                decoded.push(c, |gram| {
-                    for (text, trackers) in guarded.texts.iter().zip(&mut *trackers) {
-                        trackers[3].see(text, text.find(gram.plain), leak, Form::Base64);
-                    }
-                });
-            });
+                readers.push_back((place, Reader::new(guarded)));
+            }
         }
-        self.leak
+        if let Some((_, reader)) = readers.back_mut() {
+            reader.pass(text, guarded, tallies, leak);
+        }
+        *leak
     }
 }
 
-/// What counts of one text in one form. Nothing is allocated before a run is long enough.
+/// Reads what is said in one place.
+#[derive(Debug)]
+struct Reader {
+    escapes: Escapes,
+    plain: Letters,
+    base64: Base64,
+    decoded: Letters,
+    runs: Vec<[Run; FORMS.len()]>,
+    /// How much of each canary has come, as it was written, and with the escapes of JSON undone.
+    matched: Vec<[u32; 2]>,
+}
+
+impl Reader {
+    fn new(guarded: &Guarded) -> Self {
+        let runs = guarded.texts.iter().map(|_| Default::default()).collect();
+        let matched = vec![[0; 2]; guarded.canaries.len()];
+        let (plain, decoded) = (Letters::default(), Letters::default());
+        Self { escapes: Escapes::default(), plain, base64: Base64::default(), decoded, runs, matched }
+    }
+
+    fn pass(&mut self, text: &str, guarded: &Guarded, tallies: &mut [[Tally; FORMS.len()]], leak: &mut Leak) {
+        let Self { escapes, plain, base64, decoded, runs, matched } = self;
+        for (canary, [written, _]) in guarded.canaries.iter().zip(&mut *matched) {
+            leak.canary |= text.bytes().any(|byte| canary.step(written, byte));
+        }
+        for c in text.chars() {
+            escapes.push(c, |c| {
+                for (canary, [_, meant]) in guarded.canaries.iter().zip(&mut *matched) {
+                    leak.canary |= c.encode_utf8(&mut [0; 4]).bytes().fold(false, |ends, byte| canary.step(meant, byte) || ends);
+                }
+                let all = || guarded.texts.iter().enumerate();
+                plain.push(c, |gram| {
+                    for (at, text) in all() {
+                        for (form, gram) in [gram.plain, gram.reversed, gram.turned].into_iter().enumerate() {
+                            runs[at][form].see(&mut tallies[at][form], text, text.find(gram), leak, FORMS[form]);
+                        }
+                    }
+                });
+                base64.push(c, |c| {
+                    decoded.push(c, |gram| {
+                        for (at, text) in all() {
+                            runs[at][3].see(&mut tallies[at][3], text, text.find(gram.plain), leak, FORMS[3]);
+                        }
+                    });
+                });
+            });
+        }
+    }
+}
+
+/// A run of grams of one text in one form, in one place.
 #[derive(Debug, Default)]
-struct Tracker {
+struct Run {
     position: u64,
-    run: usize,
+    length: usize,
     /// The run's first grams, before it is long enough to count.
     pending: [u16; RUN],
+}
+
+/// What counts of one text in one form, in whatever place. Nothing is allocated before a run is long enough.
+#[derive(Debug, Default)]
+struct Tally {
+    /// As far as the longest place has come.
+    position: u64,
     counted: VecDeque<(u64, u16)>,
     times: Vec<u16>,
     distinct: usize,
 }
 
-impl Tracker {
-    fn see(&mut self, text: &Grams, found: Option<u16>, leak: &mut Leak, form: Form) {
+impl Run {
+    fn see(&mut self, tally: &mut Tally, text: &Grams, found: Option<u16>, leak: &mut Leak, form: Form) {
         self.position += 1;
+        tally.position = tally.position.max(self.position);
         let Some(gram) = found else {
-            self.run = 0;
+            self.length = 0;
             return;
         };
-        self.run += 1;
-        if self.run < RUN {
-            self.pending[self.run - 1] = gram;
+        self.length += 1;
+        if self.length < RUN {
+            self.pending[self.length - 1] = gram;
             return;
         }
-        if self.times.is_empty() {
-            self.times = vec![0; text.len()];
-        }
-        if self.run == RUN {
+        if self.length == RUN {
             for gram in self.pending.into_iter().take(RUN - 1) {
-                self.count(text, gram);
+                tally.count(text, gram);
             }
         }
-        self.count(text, gram);
-        let containment = self.distinct as f64 / text.len() as f64;
+        tally.count(text, gram);
+        let containment = tally.distinct as f64 / text.len() as f64;
         if containment > leak.containment {
             (leak.containment, leak.form) = (containment, form);
         }
     }
+}
 
+impl Tally {
     fn count(&mut self, text: &Grams, gram: u16) {
+        if self.times.is_empty() {
+            self.times = vec![0; text.len()];
+        }
         let (oldest, most) = (self.position.saturating_sub((SPAN * text.characters()) as u64), 2 * text.len());
         while self.counted.front().is_some_and(|(position, _)| *position < oldest) || self.counted.len() >= most {
             let Some((_, gone)) = self.counted.pop_front() else { break };

@@ -36,6 +36,56 @@ impl Letters {
     }
 }
 
+/// Undoes the escapes of JSON's strings (RFC 8259, 7): what a tool is given, and what a model was to say as JSON, is such text within text. What only begins like one passes.
+#[derive(Debug, Default)]
+pub(super) struct Escapes {
+    /// After a backslash; the hexadecimal digits that have come since its `u`.
+    digits: Option<(u8, u32)>,
+    backslash: bool,
+    /// The first half of a character that takes two.
+    high: u32,
+}
+
+impl Escapes {
+    /// Takes one more character, and tells what is meant by it, once that is known.
+    pub(super) fn push(&mut self, c: char, mut out: impl FnMut(char)) {
+        if let Some((count, value)) = self.digits {
+            let Some(digit) = c.to_digit(16) else {
+                self.digits = None;
+                out(c);
+                return;
+            };
+            let (count, value) = (count + 1, value << 4 | digit);
+            self.digits = (count < 4).then_some((count, value));
+            if count == 4 {
+                self.unit(value, out);
+            }
+        } else if std::mem::take(&mut self.backslash) {
+            match c {
+                'u' => self.digits = Some((0, 0)),
+                'n' | 'r' | 't' | 'b' | 'f' => out(' '),
+                other => out(other),
+            }
+        } else if c == '\\' {
+            self.backslash = true;
+        } else {
+            out(c);
+        }
+    }
+
+    /// A unit of UTF-16.
+    fn unit(&mut self, value: u32, mut out: impl FnMut(char)) {
+        let high = std::mem::take(&mut self.high);
+        match value {
+            0xd800..=0xdbff => self.high = value,
+            0xdc00..=0xdfff if high != 0 => {
+                char::from_u32(0x1_0000 + ((high - 0xd800) << 10) + (value - 0xdc00)).into_iter().for_each(out);
+            }
+            _ => out(char::from_u32(value).unwrap_or(' ')),
+        }
+    }
+}
+
 /// A small letter thirteen letters on.
 pub(super) const fn rot13(c: char) -> char {
     match c {

@@ -18,7 +18,7 @@ fn pass_in(text: &str, size: usize) -> Leak {
     let mut leak = stream.leak;
     while !rest.is_empty() {
         let (piece, next) = rest.split_at(rest.ceil_char_boundary(size.min(rest.len())));
-        leak = stream.pass(piece);
+        leak = stream.pass(0, piece);
         rest = next;
     }
     leak
@@ -108,7 +108,7 @@ fn a_canary_is_found_across_pieces_and_only_whole() {
     for (text, found) in [("a canary-canary-canary-7f3a b", true), ("canary-canary-7f3", false), ("CANARY-canary-7f3a", false)] {
         for size in 1..6 {
             let mut stream = Stream::new(guarded.clone());
-            let leak = text.as_bytes().chunks(size).map(|piece| stream.pass(std::str::from_utf8(piece).unwrap())).last().unwrap();
+            let leak = text.as_bytes().chunks(size).map(|piece| stream.pass(0, std::str::from_utf8(piece).unwrap())).last().unwrap();
             assert_eq!(leak.canary, found, "{text} by {size}");
         }
     }
@@ -123,11 +123,11 @@ fn a_stream_holds_no_more_however_long_it_is() {
     let guarded = Arc::new(Guarded::new([PROMPT], []));
     let mut stream = Stream::new(guarded.clone());
     for _ in 0..200 {
-        stream.pass(PROMPT);
-        stream.pass(&STANDARD.encode(PROMPT));
+        stream.pass(0, PROMPT);
+        stream.pass(0, &STANDARD.encode(PROMPT));
     }
     let most = 2 * guarded.texts[0].len();
-    assert!(stream.trackers[0].iter().all(|tracker| tracker.counted.len() <= most && tracker.times.len() <= most));
+    assert!(stream.tallies[0].iter().all(|tally| tally.counted.len() <= most && tally.times.len() <= most));
 }
 
 proptest! {
