@@ -38,7 +38,7 @@ use crate::infer::{Answer, Payload};
 use crate::trail::{Content, Stop, Trail, Verdict, Who};
 use crate::verify::census::{Census, Traffic};
 use crate::verify::heartbeat::Life;
-use crate::verify::statement::Kind;
+use crate::verify::statement::{Kind, LOG_REFUSED};
 use crate::wire::Body;
 
 mod entries;
@@ -68,7 +68,7 @@ impl Error {
     #[must_use]
     pub const fn code(self) -> &'static str {
         match self {
-            Self::Unavailable => "prove.unavailable",
+            Self::Unavailable => LOG_REFUSED,
             Self::CallerSentBadWant => "prove.want",
         }
     }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::ledger::Error;
+use super::statement::Sent;
 use super::statement::tests::{sent, signer, trail};
+use crate::trail::{Stop, Trail};
 use crate::verify::census::{Census, Traffic};
 use crate::verify::heartbeat::{Counted, Heartbeat, Life};
 use crate::verify::reconcile::{Metrics, Reconciled, TOLD, reconcile};
@@ -45,6 +48,17 @@ impl Log {
             self.entries.push(signer().answer(kind, self.next(), 2_000_000_000, &trail(1), &sent()));
             self.census.count(kind, ANSWER);
         }
+    }
+
+    /// The refusal of the answer that was written last, under a receipt of its own: no request more.
+    fn refuse_last(&mut self) {
+        self.refuse(&trail(1));
+    }
+
+    fn refuse(&mut self, trail: &Trail) {
+        let refused = Sent { status: 503, code: Some(Error::Unavailable.code()), usage: None, ..sent() };
+        self.entries.push(signer().answer(Kind::Error, self.next(), 2_000_000_000, trail, &refused));
+        self.census.count(Kind::Error, ANSWER);
     }
 
     fn beat(&mut self, life: Life) {
@@ -97,6 +111,41 @@ fn a_log_agrees_with_its_own_heartbeats_and_metrics_at_every_moment() {
     log.beat(Life::Ended);
     let held = log.held(Some(&before));
     assert!(held.ok && held.notes.is_empty(), "{held:?}");
+}
+
+#[test]
+fn a_request_whose_answer_came_no_further_in_time_has_two_entries_and_is_one() {
+    let mut log = Log::begun();
+    log.answers(Kind::Inference, 2);
+    log.refuse_last();
+    log.beat(Life::Runs);
+    log.answers(Kind::Inference, 1);
+    log.refuse_last();
+    log.beat(Life::Ended);
+    let held = log.held(Some(&log.metrics()));
+    assert!(held.ok && held.heartbeats == 2 && held.notes.is_empty(), "{held:?}");
+    let late = |entries: &[Vec<u8>]| reconcile(entries.iter().map(|entry| Ok((0, entry.clone()))), None).unwrap();
+    for pruned in 1..4 {
+        assert!(late(&log.entries[pruned..]).ok, "{pruned}");
+    }
+    // One more that nobody asked for shows; and so does one that no answer stands behind.
+    let fewer = Metrics { traffic: Traffic { accepted: 2, ..log.traffic }, ..log.metrics() };
+    assert_eq!(log.held(Some(&fewer)).problems, ["the metrics count 2 accepted requests, and entries about 3"]);
+    let mut alone = Log::begun();
+    alone.refuse_last();
+    alone.beat(Life::Runs);
+    assert_eq!(alone.held(None).problems, ["seq 2: the heartbeat counts 0 accepted requests, and entries about 1"]);
+}
+
+#[test]
+fn a_refusal_of_the_log_before_any_model_ran_is_a_request_of_its_own() {
+    let mut log = Log::begun();
+    log.answers(Kind::Inference, 1);
+    let mut before = trail(1);
+    before.steps.retain(|step| step.stop != Stop::Infer);
+    log.refuse(&before);
+    log.beat(Life::Runs);
+    assert_eq!(log.held(None).problems, ["seq 3: the heartbeat counts 1 accepted requests, and entries about 2"]);
 }
 
 #[test]
@@ -214,7 +263,7 @@ fn requests_are_never_fewer_than_their_entries_and_never_become_fewer() {
     let mut log = Log::begun();
     log.answers(Kind::Inference, 2);
     let fewer = Metrics { traffic: Traffic { accepted: 1, ..log.traffic }, ..log.metrics() };
-    assert_eq!(log.held(Some(&fewer)).problems, ["the metrics count 1 accepted requests, and 2 entries about requests"]);
+    assert_eq!(log.held(Some(&fewer)).problems, ["the metrics count 1 accepted requests, and entries about 2"]);
     let more = Metrics { traffic: Traffic { forwarded: 3, ..log.traffic }, ..log.metrics() };
     assert!(!log.held(Some(&more)).ok);
     log.traffic.accepted += 3;

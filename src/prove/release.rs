@@ -111,6 +111,8 @@ mod tests {
     use crate::prove::ledger::tests::{House, durable, head, house, now, want};
     use crate::prove::statement::Sent;
     use crate::prove::{Receipt, Want};
+    use crate::verify::entries::Entries;
+    use crate::verify::reconcile::reconcile;
     use crate::verify::statement::Kind;
 
     async fn answer(house: &House, terms: &Terms, want: Want) -> Receipt {
@@ -182,6 +184,7 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_after_an_answer_that_was_not_kept_has_a_receipt_of_its_own() {
         let house = house();
+        let accepted = house.ledger.accept();
         // There are no witnesses here, and so there never is what the mode demands.
         let terms = Terms { mode: Mode::Witnessed, on_failure: OnFailure::Refuse };
         let slot = house.ledger.reserve(&terms, Want::default()).unwrap();
@@ -196,6 +199,10 @@ mod tests {
         for (id, kind) in [(answered, "inference"), (refused, "error")] {
             assert_eq!(house.ledger.find(id, &who, false).await.unwrap().json()["view"]["kind"], kind);
         }
+        accepted.over();
+        house.ledger.close();
+        let reconciled = reconcile(Entries::of(&house.log()).unwrap(), None).unwrap();
+        assert!(reconciled.ok && reconciled.notes.is_empty(), "one request, and two entries about it: {reconciled:?}");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

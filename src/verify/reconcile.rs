@@ -6,8 +6,10 @@
 //!    the bytes of their answers. Whoever takes an entry out, or puts one in, has to sign every heartbeat after it anew.
 //! 2. **Metrics against entries**, exactly. The scrape counts the entries up to one number, which it tells by their sum. A log that went
 //!    on since is read to that number.
-//! 3. **Requests against entries**, within bounds. What was accepted is never less than the entries about requests, and more by what was
-//!    in flight at that moment, what has no entry (gaps, refusals past the allowance, both told by heartbeats), and what was abandoned.
+//! 3. **Requests against entries**, within bounds. What was accepted is never less than the requests that entries are about, and more by
+//!    what was in flight at that moment, what has no entry (gaps, refusals past the allowance, both told by heartbeats), and what was
+//!    abandoned. A request has one entry, or two: an answer that did not come as far as the policy demands is refused by a second one,
+//!    which tells by its trail that a model had answered ([`Statement::refuses_an_answer`]).
 //!
 //! Gaps and refusals past the allowance are told by heartbeats within a second: in a process that goes on, those of the last second may
 //! be in the metrics and not in the log yet. Nothing here looks at a signature or a proof: see [`super::log`].
@@ -83,7 +85,16 @@ struct Span {
     traffic: Traffic,
     gaps: u64,
     suppressed: BTreeMap<String, u64>,
+    /// Entries that refuse an answer which has one, too.
+    second: u64,
     ended: bool,
+}
+
+impl Span {
+    /// How many requests the entries of `census` are about. Each second entry is behind an answer's: there are never more of them.
+    fn requests(&self, census: &Census) -> u64 {
+        census.about_requests() - self.second.min(census.of(Kind::Inference)).min(census.of(Kind::Error))
+    }
 }
 
 /// Holds the heartbeats, and the metrics if there are any, against the entries of a log: numbers and bytes, oldest first.
@@ -136,6 +147,7 @@ impl<'a> Reconciler<'a> {
                 *span.suppressed.entry(code).or_default() += count;
             }
         }
+        span.second += u64::from(statement.refuses_an_answer());
         span.census.count(statement.kind, statement.bytes_sent());
         span.since += 1;
     }
@@ -171,12 +183,16 @@ impl<'a> Reconciler<'a> {
                 let (told, held) = (counted.census.bytes, span.census.bytes);
                 problems.push(format!("seq {seq}: the heartbeat counts {told} bytes of answers, the entries tell {held}"));
             }
+        } else {
+            // Of what was pruned, or cut off, any failure may have been a second entry.
+            let unseen = |kind| counted.census.of(kind).saturating_sub(span.census.of(kind));
+            span.second += unseen(Kind::Error).min(unseen(Kind::Inference));
         }
         let (now, before) = (counted.traffic, span.traffic);
         if now.accepted < before.accepted || now.forwarded < before.forwarded || now.abandoned < before.abandoned {
             problems.push(format!("seq {seq}: the heartbeat counts fewer requests than the one before it"));
         }
-        problems.extend(bounds(&format!("seq {seq}: the heartbeat counts"), now, &counted.census));
+        problems.extend(bounds(&format!("seq {seq}: the heartbeat counts"), now, span.requests(&counted.census)));
         if problems.is_empty() {
             self.so_far.heartbeats += 1;
             self.so_far.counted += span.since;
@@ -209,7 +225,7 @@ impl<'a> Reconciler<'a> {
                     problems.push(format!("the metrics count {counted} refusals {code} without a receipt, the heartbeats tell {told}"));
                 }
             }
-            problems.extend(bounds("the metrics count", metrics.traffic, &metrics.census));
+            problems.extend(bounds("the metrics count", metrics.traffic, span.requests(&metrics.census)));
             self.so_far.counted = self.so_far.counted.max(metrics.census.entries());
         }
         // The bytes were read after the entries: they are those of one of the entries from there on.
@@ -247,7 +263,7 @@ impl<'a> Reconciler<'a> {
         }
         if span.ended {
             let suppressed = span.suppressed.values().sum::<u64>();
-            let accounted = span.census.about_requests() + span.gaps + suppressed + span.traffic.abandoned;
+            let accounted = span.requests(&span.census) + span.gaps + suppressed + span.traffic.abandoned;
             if let Some(lost @ 1..) = span.traffic.accepted.checked_sub(accounted) {
                 self.so_far.notes.push(format!(
                     "of the process that began with entry {}, {lost} requests were still in flight when it ended, or were refused without an entry",
@@ -273,10 +289,9 @@ impl<'a> Reconciler<'a> {
 }
 
 /// No request has an entry that was not accepted, and none was forwarded that was not.
-fn bounds(who: &str, traffic: Traffic, census: &Census) -> Option<String> {
-    let entries = census.about_requests();
-    if traffic.accepted < entries {
-        return Some(format!("{who} {} accepted requests, and {entries} entries about requests", traffic.accepted));
+fn bounds(who: &str, traffic: Traffic, requests: u64) -> Option<String> {
+    if traffic.accepted < requests {
+        return Some(format!("{who} {} accepted requests, and entries about {requests}", traffic.accepted));
     }
     (traffic.accepted < traffic.forwarded)
         .then(|| format!("{who} {} accepted requests, and {} that were forwarded", traffic.accepted, traffic.forwarded))

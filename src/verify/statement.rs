@@ -37,7 +37,7 @@
 //! | 2 | `suppressed` | refusals without a receipt, by code, since the last heartbeat that told any |
 //! | 3 | `resumed_after` | the last seq before a restart that may have lost entries |
 //! | 4 | `life` | 1 the process began with this entry · 2 it runs · 3 it ends |
-//! | 5 | `accepted` | requests that reached the way; ahead of the entries by those in flight |
+//! | 5 | `accepted` | requests that reached the way; ahead of those that entries are about by those in flight |
 //! | 6 | `forwarded` | requests that were handed to a model or an upstream |
 //! | 7 | `abandoned` | requests whose caller was gone before there was an answer; they leave no entry, or one that nobody waited for |
 //! | 8 | `statements` | entries by kind, from the one that began the process, itself counted, up to this one, itself not: exact |
@@ -87,6 +87,13 @@ pub(crate) const FORMATS: [(u64, &str); 3] = [(42, "application/octet-stream"), 
 pub(crate) const SUBJECT: &str = "urn:portcullis:r:";
 /// The stops of a trail, by their numbers.
 pub(crate) const STOPS: [&str; 9] = ["accept", "authenticate", "authorize", "budget", "check", "detect", "infer", "prove", "record"];
+
+/// The stop `infer` in a trail.
+const INFER: u8 = 6;
+/// The verdict `refused` in a trail.
+const REFUSED: u8 = 2;
+/// The code of a refusal because of the log.
+pub(crate) const LOG_REFUSED: &str = "prove.unavailable";
 
 /// What a statement is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -261,6 +268,19 @@ impl Statement {
             Kind::KeyRotation => unsigned(map(&self.fields, 19)?, 4),
             _ => None,
         }
+    }
+
+    /// Whether it refuses an answer that stands in an entry before it, which did not come as far as the policy demands in time: the code is
+    /// the log's, and `infer` had passed the request. Where the log refuses a request that has no entry yet, no model has run.
+    pub(crate) fn refuses_an_answer(&self) -> bool {
+        let code = map(&self.fields, 8).and_then(|answer| text(answer, 7));
+        let steps = field(&self.fields, 12).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let number = |value: Option<&Value>| value.and_then(Value::as_integer).and_then(|number| u8::try_from(number).ok());
+        let answered = |step: &Value| {
+            let step = step.as_array().map(Vec::as_slice).unwrap_or_default();
+            number(step.first()) == Some(INFER) && number(step.get(1)).is_some_and(|verdict| verdict != REFUSED)
+        };
+        self.kind == Kind::Error && code == Some(LOG_REFUSED) && steps.iter().any(answered)
     }
 
     /// What an entry that hands the log over says: the log key after, its consent, and the log key before.
