@@ -34,7 +34,8 @@ pub struct Arguments {
     #[arg(long, value_name = "CALLER")]
     caller: Option<String>,
     /// The caller's tenant; none without it.
-    #[arg(long, requires = "caller", value_name = "TENANT")]
+    // That it needs a caller would be waived beside --epoch, which excludes one.
+    #[arg(long, conflicts_with_all = ["epoch", "strangers"], value_name = "TENANT")]
     tenant: Option<String>,
     /// The month whose pseudonyms nobody is to resolve any more, nor ask for receipts by.
     #[arg(long, value_name = "YYYYMM", value_parser = month)]
@@ -168,6 +169,25 @@ mod tests {
         for bad in ["", "202600", "202613", "2026-11", "26011", "0202611", "+20261", "196912"] {
             assert!(month(bad).is_err(), "{bad}");
         }
+    }
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn a_tenant_narrows_a_caller_and_never_a_month() {
+        use clap::Parser;
+        let taken = |line: &str| Line::try_parse_from(line.split(' ')).map(|line| line.arguments.tenant);
+        assert!(taken("erase --tenant acme --caller api_key:a").is_ok_and(|tenant| tenant.as_deref() == Some("acme")));
+        for wide in
+            ["--epoch 202611", "--strangers 202611", "--epoch 202611 --admin http://127.0.0.1:9443", "--admin http://127.0.0.1:9443"]
+        {
+            assert!(taken(&format!("erase --tenant acme {wide}")).is_err(), "{wide}");
+        }
+        assert!(taken("erase --epoch 202611").is_ok());
     }
 
     #[test]
