@@ -22,6 +22,7 @@ use crate::detect::recording::{Entry, Line, Reader, delete};
 use crate::detect::watch::{Recorded, calibrate};
 use crate::infer::Backend;
 use crate::infer::model::{Error, Model};
+use crate::say::say;
 use crate::trail::{Which, Who};
 use crate::wire::oip::InferResponse;
 use crate::wire::tensor::Tensor;
@@ -120,39 +121,37 @@ fn learn(arguments: &Arguments, runtime: &Runtime, of: &Asked<Terms>, path: &Pat
     let (callers, rows, alarms, at_most) = (calibration.callers, calibration.rows, calibration.alarms, calibration.at_most);
     let version = &*of.which.version;
     if arguments.json {
-        println!(
+        say!(
             "{}",
             json!({
                 "calibration": place, "version": version, "recording": path, "callers": callers, "rows": rows, "alarms": alarms,
                 "at_most": at_most, "torn": torn, "refused": refused, "left": calibration.left, "silent": calibration.silent,
             })
-        );
+        )?;
         return Ok(());
     }
     let of_version = if version.is_empty() { String::new() } else { format!(", of version \"{version}\"") };
-    println!("{}: {callers} caller-days, {rows} rows{of_version}", place.display());
-    println!(
+    say!("{}: {callers} caller-days, {rows} rows{of_version}", place.display())?;
+    say!(
         "{alarms} false alarms about callers that the bounds were not fitted to: at most {at_most:.5} a caller-day, with 95 % confidence"
-    );
+    )?;
     if calibration.left > 0 {
-        println!("{} rows of another width than most were left out", calibration.left);
+        say!("{} rows of another width than most were left out", calibration.left)?;
     }
     if !calibration.silent.is_empty() {
         let families = calibration.silent.join(", ");
-        println!(
-            "never alarms by these bounds: {families}. To it some caller of the recording is as odd as any attack; was that one honest?"
-        );
+        say!("never alarms by these bounds: {families}. To it some caller of the recording is as odd as any attack; was that one honest?")?;
     }
     if torn > 0 {
-        println!("{torn} lines of the recording were torn, and skipped: what a gateway that was killed, or a full disk, left behind");
+        say!("{torn} lines of the recording were torn, and skipped: what a gateway that was killed, or a full disk, left behind")?;
     }
     if refused > 0 {
-        println!("{refused} requests of the recording were skipped: the model does not answer them");
+        say!("{refused} requests of the recording were skipped: the model does not answer them")?;
     }
     if recorded && arguments.delete_recording {
-        println!("{}: deleted", path.display());
+        say!("{}: deleted", path.display())?;
     } else if recorded {
-        println!("{} has what callers asked, in the clear, and may be deleted: --delete-recording does it", path.display());
+        say!("{} has what callers asked, in the clear, and may be deleted: --delete-recording does it", path.display())?;
     }
     Ok(())
 }

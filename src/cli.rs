@@ -9,6 +9,7 @@ use crate::clock::Moment;
 use crate::config::{self, Engines, Made};
 use crate::infer::model::worker::probe::{self, Attempt, Fate, Place};
 use crate::infer::model::{self, Isolation};
+use crate::say::{self, Unsaid, say};
 use crate::{authorize, calibrate, demo, erase, exposure, keys, logs, models, serve, witness};
 
 /// A hardened gateway for inference.
@@ -110,10 +111,7 @@ pub fn run() -> ExitCode {
     let done = match command.verb {
         Verb::Serve { policies } => serve::run(&policies, |_| {}),
         Verb::Demo(arguments) => demo::run(&arguments),
-        Verb::Check { cedar_schema: true, .. } => {
-            print!("{}", authorize::policy::SCHEMA);
-            Ok(())
-        }
+        Verb::Check { cedar_schema: true, .. } => say::bytes(authorize::policy::SCHEMA.as_bytes()).map_err(No::from),
         Verb::Check { dir, json, .. } => check(&dir, json),
         Verb::Key(verb) => keys::run(verb),
         Verb::Model(verb) => models::run(verb),
@@ -145,6 +143,12 @@ impl No {
     }
 }
 
+impl From<Unsaid> for No {
+    fn from(unsaid: Unsaid) -> Self {
+        Self::because(unsaid)
+    }
+}
+
 fn check(dir: &Path, json: bool) -> Result<(), No> {
     let checked = config::load(dir, Moment::now(), &Made::default(), Engines::None);
     if json {
@@ -152,13 +156,13 @@ fn check(dir: &Path, json: bool) -> Result<(), No> {
             Ok(loaded) => (Some(loaded.snapshot.digest.to_string()), &[] as &[String]),
             Err(mistakes) => (None, mistakes.as_slice()),
         };
-        println!("{}", serde_json::json!({ "ok": mistakes.is_empty(), "policy": policy, "mistakes": mistakes }));
+        say!("{}", serde_json::json!({ "ok": mistakes.is_empty(), "policy": policy, "mistakes": mistakes }))?;
         return checked.map(drop).map_err(|_| No(Vec::new()));
     }
     match checked {
         Ok(loaded) => {
             let models = loaded.snapshot.authorizer.models().len();
-            println!("{}: {models} model(s), policy sha256:{}", dir.display(), loaded.snapshot.digest);
+            say!("{}: {models} model(s), policy sha256:{}", dir.display(), loaded.snapshot.digest)?;
             Ok(())
         }
         Err(mistakes) => {
@@ -198,8 +202,8 @@ fn walls(isolation: Isolation, json: bool) -> Result<(), No> {
     let mut ok = true;
     let mut attempts = Vec::new();
     if !json {
-        println!("walls    {walls}");
-        println!("missing  {}", if missing.is_empty() { "none".to_owned() } else { missing.join(", ") });
+        say!("walls    {walls}")?;
+        say!("missing  {}", if missing.is_empty() { "none".to_owned() } else { missing.join(", ") })?;
     }
     for (place, when) in [(Place::Loading, "loading"), (Place::Serving, "serving")] {
         for attempt in Attempt::ALL.into_iter().filter(|attempt| attempt.forbidden(place)) {
@@ -208,16 +212,16 @@ fn walls(isolation: Isolation, json: bool) -> Result<(), No> {
             if json {
                 attempts.push(serde_json::json!({ "while": when, "attempt": attempt.as_str(), "fate": fate }));
             } else {
-                println!("{when}  {:<34} {fate}", attempt.as_str());
+                say!("{when}  {:<34} {fate}", attempt.as_str())?;
             }
         }
     }
     if json {
         let walls: Vec<&str> = walls.names().collect();
-        println!(
+        say!(
             "{}",
             serde_json::json!({ "ok": ok, "isolation": isolation.as_str(), "walls": walls, "missing": missing, "attempts": attempts })
-        );
+        )?;
     }
     if ok { Ok(()) } else { Err(No(Vec::new())) }
 }

@@ -12,6 +12,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose
 use crate::cli::{DemoArgs, No};
 use crate::digest::Digest;
 use crate::prove::key;
+use crate::say::{self, say};
 use crate::{keys, serve};
 
 /// A small classifier of handwritten digits: 64 numbers from 0 to 16 in, ten probabilities and a label out.
@@ -38,14 +39,17 @@ pub fn run(arguments: &DemoArgs) -> Result<(), No> {
         if let Err(error) = secret(&home.join("env"), environment(&url, &admin_url, &prepared, &api_key).as_bytes()) {
             eprintln!("portcullis: {}: {error}", home.join("env").display());
         }
-        if json {
+        let told = if json {
             let (ca, policies) = (&prepared.ca, &prepared.policies);
-            println!(
+            say!(
                 "{}",
                 serde_json::json!({ "url": url, "admin_url": admin_url, "ca": ca, "api_key": api_key, "policies": policies, "models": listening.models })
-            );
+            )
         } else {
-            print!("{}", greeting(&url, &admin_url, &prepared, &api_key));
+            say::bytes(greeting(&url, &admin_url, &prepared, &api_key).as_bytes())
+        };
+        if let Err(error) = told {
+            eprintln!("portcullis: {error}");
         }
     })
 }

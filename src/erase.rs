@@ -15,6 +15,7 @@ use crate::cli::No;
 use crate::config;
 use crate::outbound::Origin;
 use crate::prove::{Build, Erasure, Shards};
+use crate::say::say;
 use crate::verify::folder::{SALTS, folders};
 
 /// The example of the command's help.
@@ -74,17 +75,13 @@ pub fn run(arguments: &Arguments) -> Result<(), No> {
         None => here(&arguments.policies, erasure),
     };
     match (done, arguments.json) {
-        (Ok(erased), true) => println!("{erased}"),
+        (Ok(erased), true) => say!("{erased}")?,
         (Ok(erased), false) => {
             let months = erased["from"].as_u64().map(|month| format!(" of {month}")).unwrap_or_default();
-            println!(
-                "erased the key of {}{months}; entry {} of the log tells it",
-                erased["of"].as_str().unwrap_or_default(),
-                erased["seq"]
-            );
+            say!("erased the key of {}{months}; entry {} of the log tells it", erased["of"].as_str().unwrap_or_default(), erased["seq"])?;
         }
         (Err(why), true) => {
-            println!("{}", json!({ "erased": false, "why": why }));
+            say!("{}", json!({ "erased": false, "why": why }))?;
             return Err(No(Vec::new()));
         }
         (Err(why), false) => return Err(No::because(why)),

@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use crate::cli::No;
+use crate::say::say;
 
 /// An example of the command.
 pub const EXAMPLE: &str = "Example:\n  portcullis exposure 127.0.0.1:9443";
@@ -47,13 +48,13 @@ pub fn run(arguments: &Arguments) -> Result<(), No> {
     let admin = arguments.admin;
     let body = ask(admin).map_err(|error| No::because(format!("{admin} does not answer: {error}")))?;
     if arguments.json {
-        println!("{body}");
+        say!("{body}")?;
         return Ok(());
     }
     let exposed: Vec<Exposed> =
         serde_json::from_str(&body).map_err(|error| No::because(format!("{admin} answered something else: {error}")))?;
-    println!("{:<40} {:<24} {:>8} {:>12} {:>10}  step", "caller", "model", "fidelity", "bits", "rows");
-    exposed.iter().for_each(|exposed| println!("{}", line(exposed)));
+    say!("{:<40} {:<24} {:>8} {:>12} {:>10}  step", "caller", "model", "fidelity", "bits", "rows")?;
+    exposed.iter().try_for_each(|exposed| say!("{}", line(exposed)))?;
     Ok(())
 }
 

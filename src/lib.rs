@@ -33,7 +33,7 @@
 //!
 //! # The leaves
 //!
-//! They use nothing of the stops: [`clock`], [`digest`], [`event`], [`heavy`], [`mod@lines`], [`mistake`], [`outbound`], [`secret`], [`tlog`],
+//! They use nothing of the stops: [`clock`], [`digest`], [`event`], [`heavy`], [`mod@lines`], [`mistake`], [`outbound`], [`mod@say`], [`secret`], [`tlog`],
 //! [`trail`], [`mod@unit`], [`verify`], which verifies a log offline, and [`wire`], which holds the formats that several stops read.
 //!
 //! # What holds everywhere
@@ -84,6 +84,7 @@ pub mod heavy;
 pub mod lines;
 pub mod mistake;
 pub mod outbound;
+pub mod say;
 pub mod secret;
 pub mod tlog;
 pub mod trail;

@@ -5,7 +5,7 @@ mod ocsf;
 mod verify;
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::cli::No;
 use crate::clock::from_rfc3339;
+use crate::say::{self, Lines};
 use crate::verify::entries::Entries;
 use crate::verify::folder::folders;
 use crate::verify::proved::{NoProof, Proved};
@@ -212,7 +213,7 @@ fn proof(arguments: &ProofArgs) -> Result<(), No> {
         Form::TlogProof => Some(found.tlog_proof().into_bytes()),
     };
     let bytes = bytes.ok_or_else(|| No::because("the log has no receipt of it"))?;
-    io::stdout().write_all(&bytes).map_err(No::because)
+    Ok(say::bytes(&bytes)?)
 }
 
 /// The entry, in whatever shard it is: the newest that has it. Where none has, what is told is what keeps one from having it.
@@ -256,23 +257,24 @@ fn tail(dir: &Path, lines: u64, follow: bool) -> Result<(), No> {
         let _entered = runtime.enter();
         follow.then(|| signal(SignalKind::interrupt())).transpose().map_err(at(dir))?
     };
-    let mut out = io::stdout().lock();
+    let mut out = Lines::default();
     for (shard, entries) in last.into_iter().rev() {
         for (index, entry) in entries {
-            // A reader that has seen enough closes the pipe, which is not a failure.
-            if writeln!(out, "{}", line(index, &entry).map_err(at(shard))?).is_err() {
+            if !out.line(line(index, &entry).map_err(at(shard))?)? {
                 return Ok(());
             }
         }
     }
-    let Some(interrupted) = &mut interrupted else { return Ok(()) };
+    let heard = out.flush()?;
+    let Some(interrupted) = interrupted.as_mut().filter(|_| heard) else { return Ok(()) };
     runtime.block_on(async {
         loop {
             // The requests that began in a shard end in it, beside those of the next one.
             for (shard, entries) in &mut following {
                 for entry in entries {
                     let (index, entry) = entry.map_err(at(shard))?;
-                    if writeln!(out, "{}", line(index, &entry).map_err(at(shard))?).and_then(|()| out.flush()).is_err() {
+                    out.line(line(index, &entry).map_err(at(shard))?)?;
+                    if !out.flush()? {
                         return Ok(());
                     }
                 }
@@ -292,7 +294,7 @@ fn tail(dir: &Path, lines: u64, follow: bool) -> Result<(), No> {
 
 fn export(arguments: &ExportArgs) -> Result<(), No> {
     let one = arguments.id.is_some() || arguments.seq.is_some();
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut out = Lines::default();
     let (mut found, shards) = (false, shards(&arguments.dir)?);
     for dir in &shards {
         if !one {
@@ -306,13 +308,12 @@ fn export(arguments: &ExportArgs) -> Result<(), No> {
     if let Some(path) = &arguments.security_log {
         findings(path, arguments, &mut out)?;
     }
-    // A closed pipe, as below.
-    let _ = out.flush();
+    out.flush()?;
     if found || !one { Ok(()) } else { Err(no_such_entry(&shards)) }
 }
 
 /// Says whether there was anything; nothing when nobody reads any more.
-fn export_shard(dir: &Path, arguments: &ExportArgs, out: &mut impl Write) -> Result<Option<bool>, No> {
+fn export_shard(dir: &Path, arguments: &ExportArgs, out: &mut Lines) -> Result<Option<bool>, No> {
     let mut found = false;
     for entry in Entries::of_live(dir).map_err(at(dir))? {
         let (index, entry) = entry.map_err(at(dir))?;
@@ -326,8 +327,7 @@ fn export_shard(dir: &Path, arguments: &ExportArgs, out: &mut impl Write) -> Res
         found = true;
         let view = statement.view();
         let line = if arguments.format == Format::Ocsf { ocsf::event(&view, &entry) } else { view };
-        // A reader that has seen enough closes the pipe, which is not a failure.
-        if writeln!(out, "{line}").is_err() {
+        if !out.line(line)? {
             return Ok(None);
         }
     }
@@ -341,7 +341,7 @@ impl ExportArgs {
 }
 
 /// The alarms of a security log: in JSON as they stand there, else as findings.
-fn findings(path: &Path, arguments: &ExportArgs, out: &mut impl Write) -> Result<(), No> {
+fn findings(path: &Path, arguments: &ExportArgs, out: &mut Lines) -> Result<(), No> {
     let told = |why: String| No::because(format!("{}: {why}", path.display()));
     let mut from = BufReader::new(File::open(path).map_err(|error| told(error.to_string()))?);
     let (mut line, mut unread) = (Vec::new(), 0_u64);
@@ -357,9 +357,8 @@ fn findings(path: &Path, arguments: &ExportArgs, out: &mut impl Write) -> Result
                 let wanted = arguments.wants(time) && arguments.seq.is_none();
                 let of_receipt = arguments.id.is_none_or(|id| event["metadata"]["correlation_uid"] == id.to_string());
                 if wanted && of_receipt {
-                    let written =
-                        if arguments.format == Format::Ocsf { writeln!(out, "{event}") } else { writeln!(out, "{}", text.trim_end()) };
-                    if written.is_err() {
+                    let heard = if arguments.format == Format::Ocsf { out.line(event)? } else { out.line(text.trim_end())? };
+                    if !heard {
                         return Ok(());
                     }
                 }
@@ -385,7 +384,7 @@ fn show(dir: &Path, which: Option<&str>) -> Result<(), No> {
         },
     };
     let mut shown = 0;
-    let mut out = io::stdout().lock();
+    let mut out = Lines::default();
     let shards = shards(dir)?;
     for dir in &shards {
         if which.is_none() {
@@ -394,12 +393,12 @@ fn show(dir: &Path, which: Option<&str>) -> Result<(), No> {
         let told = at(dir);
         for entry in statements(dir, select).map_err(&told)? {
             shown += 1;
-            // A reader that has seen enough closes the pipe, which is not a failure.
-            if writeln!(out, "{}", entry.map_err(&told)?).is_err() {
+            if !out.line(entry.map_err(&told)?)? {
                 return Ok(());
             }
         }
     }
+    out.flush()?;
     if shown > 0 || which.is_none() { Ok(()) } else { Err(no_such_entry(&shards)) }
 }
 

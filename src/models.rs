@@ -24,6 +24,7 @@ use crate::infer::model::signing::sign::Seal;
 use crate::infer::model::signing::{Identity, MAX_TRUST, Signer, Trust};
 use crate::infer::model::{self, Verified, onnx};
 use crate::rollback;
+use crate::say::{Unsaid, say};
 use crate::wire::tensor::Port;
 
 /// What to do with models.
@@ -133,7 +134,7 @@ fn inspect(file: &Path, json: bool) -> Result<(), No> {
     let verified = Verified::inspected(file, model::DEFAULT_MAX_SIZE.0);
     let (format, bytes, digest, more) = match verified {
         Ok(verified) if verified.bytes().trim_ascii_start().starts_with(b"{") => {
-            return inspect_signature(verified.bytes(), json).map_err(|why| told(&why));
+            return inspect_signature(file, verified.bytes(), json);
         }
         Ok(verified) => {
             let (signature, needed) = onnx::read_apart(verified.bytes(), &onnx::Limits::DEFAULT).map_err(|fault| told(&fault))?;
@@ -157,44 +158,44 @@ fn inspect(file: &Path, json: bool) -> Result<(), No> {
     if json {
         let mut line = json!({ "format": format, "bytes": bytes, "sha256": digest.to_string() });
         extend(&mut line, more);
-        println!("{line}");
+        say!("{line}")?;
         return Ok(());
     }
-    println!("format   {format}\nbytes    {bytes}\nsha256   {digest}");
+    say!("format   {format}\nbytes    {bytes}\nsha256   {digest}")?;
     for (key, value) in more.as_object().into_iter().flatten() {
         match value {
-            Value::Array(ports) => ports.iter().for_each(|port| print_port(key.trim_end_matches('s'), port)),
+            Value::Array(ports) => ports.iter().try_for_each(|port| tell_port(key.trim_end_matches('s'), port))?,
             Value::Object(files) if key == "tensors_in" => {
-                files.iter().for_each(|(name, bytes)| println!("tensors  in {name:?}, of which they need {bytes} bytes"));
+                files.iter().try_for_each(|(name, bytes)| say!("tensors  in {name:?}, of which they need {bytes} bytes"))?;
             }
-            Value::Object(counts) => counts.iter().for_each(|(name, count)| println!("{name:<8} {count}")),
-            other => println!("{key:<8} {other}"),
+            Value::Object(counts) => counts.iter().try_for_each(|(name, count)| say!("{name:<8} {count}"))?,
+            other => say!("{key:<8} {other}")?,
         }
     }
     Ok(())
 }
 
-fn print_port(kind: &str, port: &Value) {
+fn tell_port(kind: &str, port: &Value) -> Result<(), Unsaid> {
     let shape: Vec<String> =
         port["shape"].as_array().into_iter().flatten().map(|n| n.as_u64().map_or("?".to_owned(), |n| n.to_string())).collect();
     let text = |key: &str| port[key].as_str().unwrap_or_default().to_owned();
-    println!("{kind:<8} {} {} [{}]", text("name"), text("datatype"), shape.join(", "));
+    say!("{kind:<8} {} {} [{}]", text("name"), text("datatype"), shape.join(", "))
 }
 
 /// What a signature says. Nobody vouches for it.
-fn inspect_signature(bytes: &[u8], json: bool) -> Result<(), String> {
-    let bundle = Bundle::parse(bytes).map_err(|fault| fault.to_string())?;
-    let manifest = Manifest::from_statement(&bundle.payload).map_err(|fault| fault.to_string())?;
+fn inspect_signature(file: &Path, bytes: &[u8], json: bool) -> Result<(), No> {
+    let bundle = Bundle::parse(bytes).map_err(|fault| told(file, &fault))?;
+    let manifest = Manifest::from_statement(&bundle.payload).map_err(|fault| told(file, &fault))?;
     let mode = bundle.material.mode();
     let names: Vec<&String> = manifest.files().keys().collect();
     if json {
-        println!(
+        say!(
             "{}",
             json!({ "format": "signature", "mode": mode, "digest": manifest.root().to_string(), "files": names, "verified": false })
-        );
+        )?;
     } else {
-        println!("format   signature, not verified\nmode     {mode}\ndigest   {}", manifest.root());
-        names.iter().for_each(|name| println!("file     {name}"));
+        say!("format   signature, not verified\nmode     {mode}\ndigest   {}", manifest.root())?;
+        names.iter().try_for_each(|name| say!("file     {name}"))?;
     }
     Ok(())
 }
@@ -216,27 +217,30 @@ fn proven(path: &Path, signature: &Path, trust: &Path) -> Result<Proven, No> {
 
 fn verify(path: &Path, signature: &Path, trust: &Path, json: bool) -> Result<(), No> {
     match proven(path, signature, trust) {
-        Ok(Proven { manifest, signer, files }) => {
-            tell(json, &json!({ "ok": true }), manifest.root(), &files, &signer);
-            Ok(())
-        }
+        Ok(Proven { manifest, signer, files }) => Ok(tell(json, &json!({ "ok": true }), manifest.root(), &files, &signer)?),
         Err(no) => {
             if json {
-                println!("{}", json!({ "ok": false, "why": no.0.join("; ") }));
+                say!("{}", json!({ "ok": false, "why": no.0.join("; ") }))?;
             }
             Err(no)
         }
     }
 }
 
-fn tell(json: bool, first: &Value, digest: Digest, files: &std::collections::BTreeMap<String, Seen>, signer: &Signer) {
+fn tell(
+    json: bool,
+    first: &Value,
+    digest: Digest,
+    files: &std::collections::BTreeMap<String, Seen>,
+    signer: &Signer,
+) -> Result<(), Unsaid> {
     let bytes: u64 = files.values().map(|seen| seen.length).sum();
     if json {
         let mut line = first.clone();
         extend(&mut line, json!({ "digest": digest.to_string(), "files": files.len(), "bytes": bytes, "signer": signer_json(signer) }));
-        println!("{line}");
+        say!("{line}")
     } else {
-        println!("digest   {digest}\nfiles    {}\nbytes    {bytes}\nsigner   {signer}", files.len());
+        say!("digest   {digest}\nfiles    {}\nbytes    {bytes}\nsigner   {signer}", files.len())
     }
 }
 
@@ -272,8 +276,7 @@ fn sign(path: &Path, seal: &Seal, signature: &Path, ignore: Vec<String>, json: b
     let bundle = seal.bundle(&manifest, name).map_err(|fault| told(path, &fault))?;
     write(signature, &bundle).map_err(|error| told(signature, &error))?;
     let signer = seal.signer().map_err(|fault| told(path, &fault))?;
-    tell(json, &json!({}), manifest.root(), &files, &signer);
-    Ok(())
+    Ok(tell(json, &json!({}), manifest.root(), &files, &signer)?)
 }
 
 /// Whole or not at all, and over an older one.

@@ -36,6 +36,7 @@ use crate::cli::No;
 use crate::clock::Moment;
 use crate::mistake::Mistake;
 use crate::prove::key::Exposed;
+use crate::say::{Unsaid, say};
 use crate::tlog::add_checkpoint::{AddCheckpoint, MAX_REQUEST, NotARequest, SIZE_TYPE};
 use crate::tlog::checkpoint::Checkpoint;
 use crate::tlog::cosignature::Cosigner;
@@ -98,7 +99,7 @@ async fn serve(file: &Path, json: bool) -> Result<(), No> {
     let tls = accept.tls().is_some();
     let witness = Witness::open(&config, folder, cosigner)?;
     let bound = accept.bind().map_err(|error| No::because(format!("{}: {error}", config.listen.get_ref())))?;
-    announce(&keys, &config, bound.address(), tls, json);
+    announce(&keys, &config, bound.address(), tls, json)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(No::because)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(No::because)?;
     let failed = witness.failed.clone();
@@ -116,13 +117,13 @@ async fn serve(file: &Path, json: bool) -> Result<(), No> {
     }
 }
 
-fn announce(keys: &[String], config: &Config, address: SocketAddr, tls: bool, json: bool) {
+fn announce(keys: &[String], config: &Config, address: SocketAddr, tls: bool, json: bool) -> Result<(), Unsaid> {
     let (url, name) = (format!("{}://{address}", if tls { "https" } else { "http" }), config.name.get_ref());
     if json {
-        println!("{}", serde_json::json!({ "url": url, "name": name, "keys": keys }));
+        say!("{}", serde_json::json!({ "url": url, "name": name, "keys": keys }))
     } else {
-        println!("{name} is ready on {url}");
-        keys.iter().for_each(|key| println!("{key}"));
+        say!("{name} is ready on {url}")?;
+        keys.iter().try_for_each(|key| say!("{key}"))
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::at;
 use crate::cli::No;
 use crate::prove::key::{Kind, Vkey};
+use crate::say::{Unsaid, say};
 use crate::verify::chain::hold_together;
 use crate::verify::entries::Entries;
 use crate::verify::folder::folders;
@@ -53,18 +54,18 @@ pub(super) fn verify(dir: &Path, keys: &[String], metrics: Option<&Path>, json: 
             (name, verified(report, counts))
         });
         match (alone, named) {
-            (true, named) => named.for_each(|(_, told)| println!("{told}")),
-            (false, named) => println!("{}", serde_json::json!({ "ok": ok, "shards": named.collect::<serde_json::Map<_, _>>() })),
+            (true, mut named) => named.try_for_each(|(_, told)| say!("{told}"))?,
+            (false, named) => say!("{}", serde_json::json!({ "ok": ok, "shards": named.collect::<serde_json::Map<_, _>>() }))?,
         }
     } else {
         for (at_shard, (shard, (report, counts))) in all().enumerate() {
             let shard = if alone { String::new() } else { format!("{}: ", shard.display()) };
-            tell_verified(&shard, report, counts, metrics.is_some() && at_shard + 1 == shards.len());
+            tell_verified(&shard, report, counts, metrics.is_some() && at_shard + 1 == shards.len())?;
         }
         if !alone {
             let dir = dir.display();
-            absent.iter().for_each(|ended| println!("{dir}: note: an entry says that {ended}; its folder is not here"));
-            println!("{dir}: {sound} of {} shards hold", shards.len());
+            absent.iter().try_for_each(|ended| say!("{dir}: note: an entry says that {ended}; its folder is not here"))?;
+            say!("{dir}: {sound} of {} shards hold", shards.len())?;
         }
     }
     if ok { Ok(()) } else { Err(No(Vec::new())) }
@@ -89,17 +90,18 @@ fn of_shard(key: &Vkey, label: Option<Label>) -> Vkey {
 }
 
 /// For people; `shard` stands before each line.
-fn tell_verified(shard: &str, report: &Report, counts: &Reconciled, with_metrics: bool) {
-    let told = report.problems.iter().map(|problem| ("", problem)).chain(counts.problems.iter().map(|problem| ("counts: ", problem)));
-    told.for_each(|(part, problem)| println!("{shard}{part}{problem}"));
-    counts.notes.iter().for_each(|note| println!("{shard}note: {note}"));
-    println!("{shard}{}", report.summary());
+fn tell_verified(shard: &str, report: &Report, counts: &Reconciled, with_metrics: bool) -> Result<(), Unsaid> {
+    let mut told = report.problems.iter().map(|problem| ("", problem)).chain(counts.problems.iter().map(|problem| ("counts: ", problem)));
+    told.try_for_each(|(part, problem)| say!("{shard}{part}{problem}"))?;
+    counts.notes.iter().try_for_each(|note| say!("{shard}note: {note}"))?;
+    say!("{shard}{}", report.summary())?;
     let verdict = if counts.ok { "agree" } else { "do not agree" };
     let with = if with_metrics { " and the metrics" } else { "" };
-    println!(
+    say!(
         "{shard}the counts of {} heartbeats{with} {verdict} with the entries; {} entries follow the last heartbeat",
-        counts.heartbeats, counts.uncounted
-    );
+        counts.heartbeats,
+        counts.uncounted
+    )
 }
 
 fn verified(report: &Report, counts: &Reconciled) -> serde_json::Value {

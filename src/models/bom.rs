@@ -19,6 +19,7 @@ use crate::infer::model::Signature;
 use crate::infer::model::folder::{self, Limits, Seen};
 use crate::infer::model::signing::Signer;
 use crate::infer::model::signing::manifest::{Manifest, SINGLE};
+use crate::say::say;
 use crate::wire::tensor::Port;
 
 /// Licences as model hubs write them, and as SPDX does. Others are given by their name.
@@ -74,9 +75,9 @@ pub(super) fn run(path: &Path, signed: Option<(&Path, &Path)>, json: bool) -> Re
     let found: Vec<Found> = files.into_iter().filter_map(named).collect();
     let bill = bill(&name, digest, &found, &Card::of(path), signer.as_ref(), SystemTime::now());
     if json {
-        println!("{bill}");
+        say!("{bill}")?;
     } else {
-        println!("{bill:#}");
+        say!("{bill:#}")?;
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use crate::infer::model::format::{Danger, recognise};
 use crate::infer::model::signing::bundle::Bundle;
 use crate::infer::model::signing::manifest::SINGLE;
 use crate::infer::model::{self, Format, Signature, onnx};
+use crate::say::say;
 use crate::wire::json;
 
 /// The longest text or JSON that is looked into, in bytes.
@@ -44,13 +45,16 @@ impl Finding {
 
 /// Runs it.
 pub(super) fn run(path: &Path, json: bool) -> Result<(), No> {
-    let names = folder::names(path, &Limits::TO_HASH).map_err(|fault| {
+    let names = match folder::names(path, &Limits::TO_HASH) {
+        Ok(names) => names,
         // A link or a device: what lies behind it was not seen, so nothing is said of the rest.
-        if json {
-            println!("{}", json!({ "ok": false, "why": fault.to_string() }));
+        Err(fault) => {
+            if json {
+                say!("{}", json!({ "ok": false, "why": fault.to_string() }))?;
+            }
+            return Err(super::told(path, &fault));
         }
-        super::told(path, &fault)
-    })?;
+    };
     let called = |name: String| if name == SINGLE { path.display().to_string() } else { name };
     let findings: Vec<(String, Finding)> = findings(path, &names)?.into_iter().map(|(name, finding)| (called(name), finding)).collect();
     let ok = findings.iter().all(|(_, finding)| !finding.dangerous);
@@ -62,7 +66,7 @@ pub(super) fn run(path: &Path, json: bool) -> Result<(), No> {
                 json!({ "name": name, "kind": kind, "loaded": loaded, "unsafe": dangerous, "why": why, "tensors_of": tensors_of })
             })
             .collect();
-        println!("{}", json!({ "ok": ok, "files": files }));
+        say!("{}", json!({ "ok": ok, "files": files }))?;
     } else {
         for (name, finding) in &findings {
             let verdict = if finding.dangerous {
@@ -74,7 +78,7 @@ pub(super) fn run(path: &Path, json: bool) -> Result<(), No> {
             };
             let why = finding.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
             let of = if finding.tensors_of.is_empty() { String::new() } else { format!(" (tensors of {})", finding.tensors_of.join(", ")) };
-            println!("{verdict:<7} {:<12} {}{}{why}", finding.kind, name.escape_debug(), of.escape_debug());
+            say!("{verdict:<7} {:<12} {}{}{why}", finding.kind, name.escape_debug(), of.escape_debug())?;
         }
     }
     let count = findings.iter().filter(|(_, finding)| finding.dangerous).count();

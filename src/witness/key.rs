@@ -10,6 +10,7 @@ use clap::Args;
 use crate::cli::No;
 use crate::prove::Key;
 use crate::prove::key::{Exposed, seed_from_file};
+use crate::say::say;
 use crate::tlog::cosignature::Cosigner;
 use crate::tlog::signature::{Ed25519Key, MlDsa44Key};
 
@@ -52,9 +53,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), No> {
     }
     let keys = cosigner.vkeys().map(|key| key.to_string());
     if arguments.json {
-        println!("{}", serde_json::json!({ "name": arguments.name, "keys": keys }));
+        say!("{}", serde_json::json!({ "name": arguments.name, "keys": keys }))?;
     } else {
-        keys.iter().for_each(|key| println!("{key}"));
+        keys.iter().try_for_each(|key| say!("{key}"))?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 
 mod access;
 mod beside;
+mod commands;
 mod descriptors;
 mod docs;
 mod durability;

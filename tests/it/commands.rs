@@ -1,0 +1,73 @@
+//! Commands and who reads what they tell: one that stops reading, and a disk that is full.
+
+use std::fs::OpenOptions;
+use std::process::{Command, Output, Stdio};
+
+use crate::support::ask::{ask, digit};
+use crate::support::{Folder, PROGRAM};
+
+/// A folder with a model and a log of a few entries.
+async fn served() -> Folder {
+    let folder = Folder::new();
+    folder.digits("");
+    let gateway = folder.serve().await;
+    let mut client = gateway.h2().await;
+    for _ in 0..3 {
+        client.send(ask("POST", "/v2/models/digits/infer", digit())).await.is(200);
+    }
+    gateway.stop().await;
+    folder
+}
+
+fn run(folder: &Folder, line: &str, stdout: Stdio) -> Output {
+    let child = Command::new(PROGRAM).args(line.split(' ')).current_dir(folder.home()).stdout(stdout).stderr(Stdio::piped()).spawn();
+    child.unwrap().wait_with_output().unwrap()
+}
+
+fn full() -> Stdio {
+    OpenOptions::new().write(true).open("/dev/full").unwrap().into()
+}
+
+fn closed() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+const TELLING: [&str; 15] = [
+    "check policies",
+    "check policies --json",
+    "check --cedar-schema",
+    "log verify log",
+    "log verify log --json",
+    "log show log",
+    "log show log 1",
+    "log export log",
+    "log export log --format json",
+    "log tail log",
+    "log tail log --follow",
+    "log proof log --index 1",
+    "model inspect policies/models/digits.onnx",
+    "model scan policies/models",
+    "model bom policies/models/digits.onnx",
+];
+
+#[tokio::test]
+async fn a_command_whose_answer_is_lost_on_a_full_disk_fails_and_one_whose_reader_has_seen_enough_does_not() {
+    let folder = served().await;
+    for line in TELLING {
+        let output = run(&folder, line, full());
+        let why = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{line}: {why}");
+        assert_eq!(why.trim(), "portcullis: standard output: No space left on device (os error 28)", "{line}");
+        let output = run(&folder, line, closed());
+        assert_eq!((output.status.code(), &*said(&output)), (Some(0), ""), "{line}");
+    }
+    // What the answer is does not hang on who reads it.
+    std::fs::remove_file(folder.log().join("checkpoint.cose")).unwrap();
+    assert_eq!(run(&folder, "log verify log", closed()).status.code(), Some(1));
+}
