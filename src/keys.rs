@@ -1,18 +1,24 @@
 //! `portcullis key`: API keys in `callers.toml`. The secret is shown once, the file keeps its SHA-256 digest.
 
-use std::fs::File;
-use std::io::Write;
+mod edit;
+mod written;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use clap::Subcommand;
-use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, value};
+use toml_edit::{Array, DocumentMut, Item, Table, value};
 
 use crate::accept::config::AUTH_FAILURES;
 use crate::authenticate::{self, Authenticator, Failures, api_key};
 use crate::cli::No;
-use crate::clock::Moment;
+use crate::clock::{Moment, from_rfc3339};
 use crate::mistake::Mistake;
+use crate::say::{self, say};
+pub(crate) use edit::{Edit, Ready, hold_folder};
+use edit::{folder_of, target};
+use written::{is, keys, put_in, take_out};
 
 /// What to do with keys.
 #[derive(Debug, Subcommand)]
@@ -78,18 +84,42 @@ fn datetime(text: &str) -> Result<toml_edit::Datetime, String> {
 pub fn run(verb: Verb) -> Result<(), No> {
     match verb {
         Verb::New { id, tenant, roles, tier, expires, policies, json } => {
-            let key = new(&policies.join("callers.toml"), &id, &tenant, &roles, &tier, expires)?;
-            if json {
-                println!("{}", serde_json::json!({ "id": id, "secret": key.secret, "sha256": key.sha256 }));
-            } else {
-                println!("{}\n", key.secret);
-                println!("This is the only time it is shown. Its digest stands in {}.", policies.join("callers.toml").display());
+            let file = callers(&policies)?;
+            let over = expires.and_then(|expires| from_rfc3339(&expires.to_string())).is_some_and(|expires| expires <= SystemTime::now());
+            let key = new(&file, &id, &tenant, &roles, &tier, expires)?;
+            if over {
+                eprintln!("portcullis: warning: the key has ended before it began: --expires is in the past");
             }
-            Ok(())
+            tell_secret(&file, &id, &key, json).map_err(|unsaid| {
+                // A secret that was not told whole is one that nobody has.
+                let what = match revoke(&file, &id) {
+                    Ok(()) => "the key was taken back".to_owned(),
+                    Err(No(why)) => format!("revoke the key, of which nobody has the secret ({})", why.join("; ")),
+                };
+                No::because(format!("{unsaid}; {what}"))
+            })
         }
-        Verb::List { policies, json } => list(&policies.join("callers.toml"), json),
-        Verb::Revoke { id, policies } => revoke(&policies.join("callers.toml"), &id),
+        Verb::List { policies, json } => list(&callers(&policies)?, json),
+        Verb::Revoke { id, policies } => revoke(&callers(&policies)?, &id),
     }
+}
+
+/// The file of the keys in a policy folder.
+fn callers(policies: &Path) -> Result<PathBuf, No> {
+    let file = policies.join("callers.toml");
+    if file.exists() || policies.join("gateway.toml").exists() {
+        return Ok(file);
+    }
+    Err(No::because(format!("{}: no policy folder: neither gateway.toml nor callers.toml lies there", policies.display())))
+}
+
+fn tell_secret(file: &Path, id: &str, key: &NewKey, json: bool) -> Result<(), say::Unsaid> {
+    if json {
+        let told = serde_json::json!({ "id": id, "secret": key.secret, "sha256": key.sha256 });
+        return say::line_or_none(format_args!("{told}"));
+    }
+    say::line_or_none(format_args!("{}\n", key.secret))?;
+    say!("This is the only time it is shown. Its digest stands in {}.", file.display())
 }
 
 /// A new key, before its secret is forgotten.
@@ -108,9 +138,10 @@ pub fn new(file: &Path, id: &str, tenant: &str, roles: &[String], tier: &str, ex
     if id.is_empty() || id.len() > 128 || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
         return Err(No::because("an id is 1 to 128 letters, digits, `-`, `_` or `.`"));
     }
-    let _held = hold(file)?;
-    let mut document = read(file)?;
-    if keys(&document).any(|key| key.get("id").and_then(Item::as_str) == Some(id)) {
+    let file = &target(file)?;
+    let _held = hold_folder(folder_of(file))?;
+    let mut edit = Edit::of(file)?;
+    if keys(&edit.document).into_iter().any(|key| is(key, id)) {
         return Err(No::because(format!("a key called `{id}` stands in {} already", file.display())));
     }
     let (secret, sha256) = api_key::generate();
@@ -128,10 +159,9 @@ pub fn new(file: &Path, id: &str, tenant: &str, roles: &[String], tier: &str, ex
     if let Some(expires) = expires {
         key["expires"] = value(expires);
     }
-    let tables = document.entry("api_key").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
-    tables.as_array_of_tables_mut().ok_or_else(|| No::because("`api_key` is not written as [[api_key]]"))?.push(key);
-    holds(file, &document)?;
-    write(file, &document)?;
+    put_in(&mut edit.document, key)?;
+    holds(file, &edit.document)?;
+    edit.ready()?.put()?;
     Ok(NewKey { secret, sha256 })
 }
 
@@ -146,78 +176,34 @@ fn holds(file: &Path, document: &DocumentMut) -> Result<(), No> {
     Authenticator::compile(&keys, Path::new("."), failures, Moment::now()).map(drop).map_err(told)
 }
 
-/// Holds the folder of `file` against other commands until dropped: without it one that read the file before a key was
-/// revoked would write the key back.
-fn hold(file: &Path) -> Result<File, No> {
-    hold_folder(file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
-}
-
-/// Holds `folder` against other commands until dropped.
-pub(crate) fn hold_folder(folder: &Path) -> Result<File, No> {
-    let told = |error: std::io::Error| No::because(format!("{}: {error}", folder.display()));
-    let held = File::open(folder).map_err(told)?;
-    held.lock().map_err(told)?;
-    Ok(held)
-}
-
 fn list(file: &Path, json: bool) -> Result<(), No> {
-    let document = read(file)?;
-    for key in keys(&document) {
+    let edit = Edit::of(file)?;
+    for key in keys(&edit.document) {
         let text = |name: &str| key.get(name).and_then(Item::as_str).unwrap_or_default().to_owned();
         let expires = key.get("expires").and_then(Item::as_datetime).map(ToString::to_string).unwrap_or_default();
         let roles: Vec<&str> = key.get("roles").and_then(Item::as_array).into_iter().flatten().filter_map(|role| role.as_str()).collect();
         if json {
             let (id, tenant, tier, sha256) = (text("id"), text("tenant"), text("tier"), text("sha256"));
-            println!(
+            say!(
                 "{}",
                 serde_json::json!({ "id": id, "tenant": tenant, "roles": roles, "tier": tier, "expires": expires, "sha256": sha256 })
-            );
+            )?;
         } else {
-            println!("{:<24} {:<16} {:<24} {:<8} {expires}", text("id"), text("tenant"), roles.join(","), text("tier"));
+            say!("{:<24} {:<16} {:<24} {:<8} {expires}", text("id"), text("tenant"), roles.join(","), text("tier"))?;
         }
     }
     Ok(())
 }
 
 fn revoke(file: &Path, id: &str) -> Result<(), No> {
-    let held = hold(file)?;
-    let mut document = read(file)?;
-    let tables = document.get_mut("api_key").and_then(Item::as_array_of_tables_mut);
-    let before = tables.as_ref().map_or(0, |tables| tables.len());
-    if let Some(tables) = tables {
-        tables.retain(|key| key.get("id").and_then(Item::as_str) != Some(id));
-        if tables.len() < before {
-            write(file, &document)?;
-            // The new name must outlive a loss of power, for with the old file the key would be back.
-            return held.sync_all().map_err(|error| No::because(format!("{}: {error}", file.display())));
-        }
+    let file = &target(file)?;
+    // Without it a command that read the file before the key was revoked would write the key back.
+    let _held = hold_folder(folder_of(file))?;
+    let mut edit = Edit::of(file)?;
+    if !take_out(&mut edit.document, id) {
+        return Err(No::because(format!("no key called `{id}` stands in {}", file.display())));
     }
-    Err(No::because(format!("no key called `{id}` stands in {}", file.display())))
-}
-
-fn keys(document: &DocumentMut) -> impl Iterator<Item = &Table> {
-    document.get("api_key").and_then(Item::as_array_of_tables).into_iter().flatten()
-}
-
-pub(crate) fn read(file: &Path) -> Result<DocumentMut, No> {
-    let text = match std::fs::read_to_string(file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(No::because(format!("{}: {error}", file.display()))),
-    };
-    text.parse().map_err(|error| No::because(format!("{}: {error}", file.display())))
-}
-
-/// Whole or not at all: a gateway that reads the file meanwhile sees the old one or the new one.
-pub(crate) fn write(file: &Path, document: &DocumentMut) -> Result<(), No> {
-    let told = |error: std::io::Error| No::because(format!("{}: {error}", file.display()));
-    let beside = file.with_extension("toml.new");
-    let mut out = File::create(&beside).map_err(told)?;
-    out.write_all(document.to_string().as_bytes()).and_then(|()| out.sync_all()).map_err(told)?;
-    if let Ok(meta) = std::fs::metadata(file) {
-        std::fs::set_permissions(&beside, meta.permissions()).map_err(told)?;
-    }
-    std::fs::rename(&beside, file).map_err(told)
+    edit.ready()?.put()
 }
 
 #[cfg(test)]
@@ -240,6 +226,43 @@ mod tests {
         assert!(revoke(&file, "a").is_err());
         let text = std::fs::read_to_string(&file).unwrap();
         assert!(!text.contains(&key.sha256) && text.contains("# theirs"));
+    }
+
+    #[test]
+    fn keys_in_an_array_are_listed_made_and_revoked_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("callers.toml");
+        let digest = "9d0e2c8b0f6a4d3f7c15b8e6a2d94c03f1e87b5a6c2d40e9831f7a5b6c0d2e14";
+        std::fs::write(&file, format!("api_key = [{{ id = \"x\", sha256 = \"{digest}\" }}]\n")).unwrap();
+        assert!(new(&file, "x", "", &[], "", None).is_err_and(|No(why)| why[0].contains("already")));
+        new(&file, "y", "", &[], "", None).unwrap();
+        assert_eq!(keys(&Edit::of(&file).unwrap().document).len(), 2);
+        revoke(&file, "x").unwrap();
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(!text.contains(digest) && text.contains("\"y\""), "{text}");
+    }
+
+    #[test]
+    fn a_folder_that_holds_no_policies_has_no_keys_and_gets_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let policies = || dir.path().to_owned();
+        for verb in [
+            Verb::List { policies: policies(), json: false },
+            Verb::Revoke { id: "a".into(), policies: policies() },
+            Verb::New {
+                id: "a".into(),
+                tenant: "".into(),
+                roles: vec![],
+                tier: "".into(),
+                expires: None,
+                policies: policies(),
+                json: true,
+            },
+        ] {
+            let No(why) = run(verb).unwrap_err();
+            assert!(why[0].contains("no policy folder"), "{why:?}");
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]
@@ -269,6 +292,6 @@ mod tests {
             });
             assert!(revoke(&file, &id).is_err(), "{round}");
         }
-        assert_eq!(keys(&read(&file).unwrap()).count(), 40);
+        assert_eq!(keys(&Edit::of(&file).unwrap().document).len(), 40);
     }
 }

@@ -10,11 +10,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use toml_edit::{DocumentMut, Item, Table, value};
+use toml_edit::{Item, Table, value};
 
 use crate::authorize::traffic::{DEFAULT_SHARE, by_version};
 use crate::cli::No;
-use crate::keys::{hold_folder, read, write};
+use crate::keys::{Edit, Ready, hold_folder};
+use crate::say::say;
 
 /// The example of the command's help.
 pub const EXAMPLE: &str = "Example:\n  portcullis model rollback digits --policies policies";
@@ -41,7 +42,7 @@ pub struct Arguments {
 /// A file that can answer for the name.
 struct Version {
     file: PathBuf,
-    document: DocumentMut,
+    edit: Edit,
     version: String,
     share: u32,
 }
@@ -52,28 +53,27 @@ struct Version {
 /// There is no such model or version, nothing before the present, or a file cannot be read or written.
 pub fn run(arguments: &Arguments) -> Result<(), No> {
     let folder = arguments.policies.join("models");
-    let held = hold_folder(&folder)?;
+    let _held = hold_folder(&folder)?;
     let versions = versions(&folder, &arguments.name)?;
     let shares: Vec<(&str, u32)> = versions.iter().map(|version| (&*version.version, version.share)).collect();
     let to = before(&shares, arguments.to.as_deref()).map_err(|why| No::because(format!("`{}`: {why}", arguments.name)))?;
     let mut from: Vec<&str> = Vec::new();
     let (chosen, others): (Vec<&Version>, Vec<&Version>) = versions.iter().partition(|version| version.version == to);
+    // All of it is ready before any of it is in place.
+    let mut ready = Vec::new();
     for version in chosen {
-        put(version, ALL)?;
+        ready.push(with_share(version, ALL)?);
     }
-    for version in others {
-        if version.share > 0 {
-            put(version, 0)?;
-            from.push(&version.version);
-        }
+    for version in others.into_iter().filter(|version| version.share > 0) {
+        ready.push(with_share(version, 0)?);
+        from.push(&version.version);
     }
-    // The new names must outlive a loss of power, for with the old files the version would be back.
-    held.sync_all().map_err(|error| No::because(format!("{}: {error}", folder.display())))?;
+    ready.into_iter().try_for_each(Ready::put)?;
     if arguments.json {
-        println!("{}", serde_json::json!({ "model": arguments.name, "to": to, "from": from }));
+        say!("{}", serde_json::json!({ "model": arguments.name, "to": to, "from": from }))?;
     } else {
-        println!("{}: version \"{to}\" gets all of the traffic", arguments.name);
-        from.iter().for_each(|version| println!("{}: version \"{version}\" gets none", arguments.name));
+        say!("{}: version \"{to}\" gets all of the traffic", arguments.name)?;
+        from.iter().try_for_each(|version| say!("{}: version \"{version}\" gets none", arguments.name))?;
     }
     Ok(())
 }
@@ -106,7 +106,8 @@ fn versions(folder: &Path, name: &str) -> Result<Vec<Version>, No> {
         if hidden || file.extension().is_none_or(|ending| ending != "toml") {
             continue;
         }
-        let document = read(&file)?;
+        let edit = Edit::of(&file)?;
+        let document = &edit.document;
         if document.get("name").and_then(Item::as_str) != Some(name) {
             continue;
         }
@@ -117,16 +118,16 @@ fn versions(folder: &Path, name: &str) -> Result<Vec<Version>, No> {
         let share = said("share").map_or(Some(i64::from(DEFAULT_SHARE)), Item::as_integer).and_then(|share| u32::try_from(share).ok());
         let share = share.ok_or_else(|| No::because(format!("{}: `traffic.share` is no weight", file.display())))?;
         let version = document.get("version").and_then(Item::as_str).unwrap_or_default().to_owned();
-        found.push(Version { file, document, version, share });
+        found.push(Version { file, edit, version, share });
     }
     found.sort_by(|a, b| by_version(&a.version, &b.version));
     Ok(found)
 }
 
-/// Writes the file with another share, and nothing else of it changed.
-fn put(version: &Version, share: u32) -> Result<(), No> {
-    let mut document = version.document.clone();
-    let traffic = document.entry("traffic").or_insert_with(|| Item::Table(Table::new())).as_table_like_mut();
+/// The file with another share, and nothing else of it changed.
+fn with_share(version: &Version, share: u32) -> Result<Ready, No> {
+    let mut edit = version.edit.clone();
+    let traffic = edit.document.entry("traffic").or_insert_with(|| Item::Table(Table::new())).as_table_like_mut();
     let traffic = traffic.ok_or_else(|| No::because(format!("{}: `traffic` is not written as [traffic]", version.file.display())))?;
     match traffic.get_mut("share") {
         // What stands beside the number stays.
@@ -140,7 +141,7 @@ fn put(version: &Version, share: u32) -> Result<(), No> {
         },
         None => _ = traffic.insert("share", value(i64::from(share))),
     }
-    write(&version.file, &document)
+    edit.ready()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use crate::support::ask::{ask, digit};
 use crate::support::{Folder, PROGRAM};
 
-/// A folder with a model and a log of a few entries.
+/// A folder with a model, a key and a log of a few entries.
 async fn served() -> Folder {
     let folder = Folder::new();
     folder.digits("");
@@ -38,10 +38,12 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-const TELLING: [&str; 15] = [
+const TELLING: [&str; 17] = [
     "check policies",
     "check policies --json",
     "check --cedar-schema",
+    "key list --policies policies",
+    "key list --policies policies --json",
     "log verify log",
     "log verify log --json",
     "log show log",
@@ -70,4 +72,18 @@ async fn a_command_whose_answer_is_lost_on_a_full_disk_fails_and_one_whose_reade
     // What the answer is does not hang on who reads it.
     std::fs::remove_file(folder.log().join("checkpoint.cose")).unwrap();
     assert_eq!(run(&folder, "log verify log", closed()).status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn a_key_whose_secret_nobody_could_read_is_taken_back() {
+    let folder = Folder::new();
+    let before = folder.read("callers.toml");
+    for line in ["key new lost --policies policies", "key new lost --policies policies --json"] {
+        for stdout in [full(), closed()] {
+            let output = run(&folder, line, stdout);
+            assert_eq!(output.status.code(), Some(1), "{line}");
+            assert!(said(&output).contains("standard output: ") && said(&output).contains("the key was taken back"), "{}", said(&output));
+            assert_eq!(folder.read("callers.toml"), before, "{line}");
+        }
+    }
 }
