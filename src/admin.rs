@@ -3,6 +3,7 @@
 //! It is not the data plane: it has its own port, its own caps, and no say in any request. Without an `[admin]` block
 //! it does not exist. Plain HTTP is served on loopback alone; elsewhere every operator shows a client certificate.
 
+pub mod address;
 pub mod erasures;
 
 use std::io;

@@ -2,15 +2,22 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::admin::address::Address;
 use crate::clock::Moment;
 use crate::config::{self, Engines, Made};
 use crate::infer::model::worker::probe::{self, Attempt, Fate, Place};
 use crate::infer::model::{self, Isolation};
 use crate::say::{self, Unsaid, say};
 use crate::{authorize, calibrate, demo, erase, exposure, keys, logs, models, serve, witness};
+
+/// How long a gateway has for each step of telling whether it is ready.
+const HEALTH_PATIENCE: Duration = Duration::from_secs(2);
+/// How much of what it tells is read, in bytes.
+const HEALTH_MOST: u64 = 64 << 10;
 
 /// A hardened gateway for inference.
 #[derive(Debug, Parser)]
@@ -80,9 +87,9 @@ enum Verb {
     /// Ask a running gateway whether it is ready; for health checks of images without a shell.
     #[command(after_help = "Example:\n  portcullis health 127.0.0.1:9443")]
     Health {
-        /// The address of its admin listener, which speaks plain HTTP on loopback.
+        /// Its admin listener on this machine: IP:PORT, HOST:PORT or http://….
         #[arg(default_value = "127.0.0.1:9443", value_name = "ADDRESS")]
-        admin: std::net::SocketAddr,
+        admin: Address,
     },
 }
 
@@ -121,7 +128,7 @@ pub fn run() -> ExitCode {
         Verb::Calibrate(arguments) => calibrate::run(&arguments),
         Verb::Exposure(arguments) => exposure::run(&arguments),
         Verb::Erase(arguments) => erase::run(&arguments),
-        Verb::Health { admin } => health(admin),
+        Verb::Health { admin } => health(&admin),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -172,22 +179,9 @@ fn check(dir: &Path, json: bool) -> Result<(), No> {
     }
 }
 
-fn health(admin: std::net::SocketAddr) -> Result<(), No> {
-    use std::io::{Read, Write};
-    let ask = || -> std::io::Result<String> {
-        let limit = std::time::Duration::from_secs(2);
-        let mut socket = std::net::TcpStream::connect_timeout(&admin, limit)?;
-        socket.set_read_timeout(Some(limit))?;
-        socket.write_all(format!("GET /readyz HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n").as_bytes())?;
-        let mut head = [0; 64];
-        let read = socket.read(&mut head)?;
-        Ok(String::from_utf8_lossy(&head[..read]).lines().next().unwrap_or_default().to_owned())
-    };
-    match ask() {
-        Ok(status) if status.starts_with("HTTP/1.1 200") => Ok(()),
-        Ok(status) => Err(No::because(format!("{admin} is not ready: {status}"))),
-        Err(error) => Err(No::because(format!("{admin} does not answer: {error}"))),
-    }
+fn health(admin: &Address) -> Result<(), No> {
+    let answer = admin.get("/readyz", HEALTH_PATIENCE, HEALTH_MOST).map_err(No::because)?;
+    if answer.status == 200 { Ok(()) } else { Err(No::because(format!("{admin} is not ready: {}", answer.line))) }
 }
 
 /// A level that has a worker.

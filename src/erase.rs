@@ -2,18 +2,16 @@
 //!
 //! Without `--admin` it opens the log itself, which it can only while no gateway has it open. With it, it asks the gateway.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use clap::{ArgGroup, Args};
 use serde_json::{Value as Json, json};
 
+use crate::admin::address::Address;
 use crate::admin::erasures::{HEADER, PATH, is_month};
 use crate::cli::No;
 use crate::config;
-use crate::outbound::Origin;
 use crate::prove::{Build, Erasure, Shards};
 use crate::say::say;
 use crate::verify::folder::{SALTS, folders};
@@ -47,9 +45,9 @@ pub struct Arguments {
     /// The policy folder, which names the log.
     #[arg(long, default_value = "policies", value_name = "DIR")]
     policies: PathBuf,
-    /// Ask the gateway that runs, at its admin listener: http:// on this machine.
-    #[arg(long, value_name = "URL")]
-    admin: Option<String>,
+    /// Ask the gateway that runs, at its admin listener on this machine: IP:PORT, HOST:PORT or http://….
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<Address>,
     /// One line of JSON: {"erased","keys","of","from","to","id","seq"}, or {"erased","why"}.
     #[arg(long)]
     json: bool,
@@ -71,7 +69,7 @@ pub fn run(arguments: &Arguments) -> Result<(), No> {
         _ => return Err(No::because("say what is to be erased")),
     };
     let done = match &arguments.admin {
-        Some(url) => ask(url, &erasure),
+        Some(admin) => ask(admin, &erasure),
         None => here(&arguments.policies, erasure),
     };
     match (done, arguments.json) {
@@ -113,47 +111,18 @@ fn here(policies: &Path, erasure: Erasure) -> Result<Json, String> {
 }
 
 /// Asks the gateway.
-fn ask(url: &str, erasure: &Erasure) -> Result<Json, String> {
-    let address = address(url)?;
+fn ask(admin: &Address, erasure: &Erasure) -> Result<Json, String> {
     let body = match erasure {
         Erasure::Subject { tenant, caller } => json!({ "tenant": tenant, "caller": caller }),
         Erasure::Epoch(month) => json!({ "epoch": month }),
         Erasure::Strangers(month) => json!({ "strangers": month }),
-    }
-    .to_string();
-    let asked = || -> std::io::Result<String> {
-        let mut socket = TcpStream::connect_timeout(&address, PATIENCE)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.set_write_timeout(Some(PATIENCE))?;
-        let length = body.len();
-        let head = format!("POST {PATH} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{HEADER}: 1\r\n");
-        socket.write_all(format!("{head}content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").as_bytes())?;
-        let mut answer = String::new();
-        socket.take(MAX_ANSWER).read_to_string(&mut answer)?;
-        Ok(answer)
     };
-    let answer = asked().map_err(|error| format!("{url} does not answer: {error}"))?;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let told: Json = serde_json::from_str(body).unwrap_or_default();
-    let line = head.lines().next().unwrap_or_default();
-    if line.starts_with("HTTP/1.1 200") && told["erased"] == true {
+    let answer = admin.post(PATH, &format!("{HEADER}: 1\r\n"), &body.to_string(), PATIENCE, MAX_ANSWER)?;
+    let told: Json = serde_json::from_str(&answer.body).unwrap_or_default();
+    if answer.status == 200 && told["erased"] == true {
         return Ok(told);
     }
-    Err(told["why"].as_str().map_or_else(|| format!("{url} answered {line:?}"), str::to_owned))
-}
-
-/// Where an admin listener without TLS is: on this machine, as everywhere else it demands a client certificate.
-fn address(url: &str) -> Result<SocketAddr, String> {
-    let origin = Origin::parse(url.trim_end_matches('/')).map_err(|error| format!("--admin {url}: {error}"))?;
-    let host = origin.host().trim_start_matches('[').trim_end_matches(']');
-    if origin.is_https() {
-        return Err(format!(
-            "--admin {url}: this command shows no client certificate; use curl --cert … -H '{HEADER}: 1' -H 'content-type: application/json' {url}{PATH}"
-        ));
-    }
-    let local = host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    let found = local.then(|| (host, origin.port()).to_socket_addrs().ok()?.find(|address| address.ip().is_loopback())).flatten();
-    found.ok_or_else(|| format!("--admin {url}: without TLS the admin listener is on this machine alone, as http://127.0.0.1:PORT"))
+    Err(told["why"].as_str().map_or_else(|| format!("{admin} answered {:?}", answer.line), str::to_owned))
 }
 
 #[cfg(test)]
@@ -185,17 +154,5 @@ mod tests {
             assert!(taken(&format!("erase --tenant acme {wide}")).is_err(), "{wide}");
         }
         assert!(taken("erase --epoch 202611").is_ok());
-    }
-
-    #[test]
-    fn names_of_callers_go_to_this_machine_alone_without_tls() {
-        assert_eq!(address("http://127.0.0.1:9443"), Ok(SocketAddr::from(([127, 0, 0, 1], 9443))));
-        assert!(address("http://localhost:9443/").is_ok_and(|address| address.ip().is_loopback()));
-        assert!(address("http://[::1]:9443").is_ok());
-        for elsewhere in
-            ["http://192.0.2.1:9443", "http://gateway.example:9443", "https://127.0.0.1:9443", "127.0.0.1:9443", "ftp://127.0.0.1"]
-        {
-            assert!(address(elsewhere).is_err(), "{elsewhere}");
-        }
     }
 }

@@ -1,12 +1,11 @@
 //! `portcullis exposure`: how much of its models each caller of a running gateway may have learned.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use clap::Args;
 use serde::Deserialize;
 
+use crate::admin::address::Address;
 use crate::cli::No;
 use crate::say::say;
 
@@ -22,9 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What the command is told.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// The address of the gateway's admin listener, which speaks plain HTTP on loopback.
+    /// The gateway's admin listener on this machine: IP:PORT, HOST:PORT or http://….
     #[arg(default_value = "127.0.0.1:9443", value_name = "ADDRESS")]
-    admin: SocketAddr,
+    admin: Address,
     /// JSON: a list of {"caller","model","fidelity","bits","rows","step"}.
     #[arg(long)]
     json: bool,
@@ -45,8 +44,12 @@ struct Exposed {
 /// # Errors
 /// When the gateway does not answer.
 pub fn run(arguments: &Arguments) -> Result<(), No> {
-    let admin = arguments.admin;
-    let body = ask(admin).map_err(|error| No::because(format!("{admin} does not answer: {error}")))?;
+    let admin = &arguments.admin;
+    let answer = admin.get("/v1/exposure", PATIENCE, MOST_BYTES).map_err(No::because)?;
+    if answer.status != 200 {
+        return Err(No::because(format!("{admin} answered {:?}", answer.line)));
+    }
+    let body = answer.body;
     if arguments.json {
         say!("{body}")?;
         return Ok(());
@@ -62,20 +65,6 @@ pub fn run(arguments: &Arguments) -> Result<(), No> {
 fn line(Exposed { caller, model, fidelity, bits, rows, step }: &Exposed) -> String {
     let (caller, model) = (caller.escape_debug().to_string(), model.escape_debug().to_string());
     format!("{caller:<40} {model:<24} {fidelity:>8.3} {bits:>12.0} {rows:>10}  {step}")
-}
-
-fn ask(admin: SocketAddr) -> std::io::Result<String> {
-    let mut socket = TcpStream::connect_timeout(&admin, PATIENCE)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    // HTTP/1.0: the answer ends with the connection, and has no chunks.
-    socket.write_all(format!("GET /v1/exposure HTTP/1.0\r\nhost: {admin}\r\n\r\n").as_bytes())?;
-    let mut answer = String::new();
-    socket.take(MOST_BYTES).read_to_string(&mut answer)?;
-    match answer.split_once("\r\n\r\n") {
-        Some((head, body)) if head.split(' ').nth(1) == Some("200") => Ok(body.to_owned()),
-        Some((head, _)) => Err(std::io::Error::other(head.lines().next().unwrap_or_default().to_owned())),
-        None => Err(std::io::Error::other("its answer broke off")),
-    }
 }
 
 #[cfg(test)]
