@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use super::at;
+use super::{at, shards as all_shards};
 use crate::cli::No;
 use crate::prove::key::{Kind, Vkey};
 use crate::say::{Unsaid, say};
@@ -25,9 +25,9 @@ pub(super) fn verify(dir: &Path, keys: &[String], metrics: Option<&Path>, json: 
     // Read first: what the log has beyond it was appended since.
     let metrics = metrics.map(read_metrics).transpose()?;
     let shards = match folders(dir).map_err(at(dir))? {
-        // What is missing of a log is for the report to say.
-        none if none.is_empty() => vec![dir.to_owned()],
-        found => found,
+        // What is missing of a log is for the report to say, as long as anything of one is there.
+        none if none.is_empty() && dir.join("tile").is_dir() => vec![dir.to_owned()],
+        _ => all_shards(dir)?,
     };
     let alone = shards.len() == 1 && shards[0] == dir;
     let (mut reports, mut counts) = (Vec::new(), Vec::new());
@@ -93,7 +93,7 @@ fn of_shard(key: &Vkey, label: Option<Label>) -> Vkey {
 fn tell_verified(shard: &str, report: &Report, counts: &Reconciled, with_metrics: bool) -> Result<(), Unsaid> {
     let mut told = report.problems.iter().map(|problem| ("", problem)).chain(counts.problems.iter().map(|problem| ("counts: ", problem)));
     told.try_for_each(|(part, problem)| say!("{shard}{part}{problem}"))?;
-    counts.notes.iter().try_for_each(|note| say!("{shard}note: {note}"))?;
+    report.notes.iter().chain(&counts.notes).try_for_each(|note| say!("{shard}note: {note}"))?;
     say!("{shard}{}", report.summary())?;
     let verdict = if counts.ok { "agree" } else { "do not agree" };
     let with = if with_metrics { " and the metrics" } else { "" };

@@ -10,7 +10,7 @@ use crate::prove::ledger::tests::{answer, house};
 use crate::tlog::Vkey;
 use crate::verify::folder::{CHECKPOINT, CHECKPOINT_COSE, IDS, KEYS};
 use crate::verify::log::verify_dir;
-use crate::verify::segment::{First, HEADER, Record, sound_after};
+use crate::verify::segment::{First, HEADER, Record, frame, sound_after};
 use crate::verify::show::{Select, show};
 
 async fn log() -> (tempfile::TempDir, PathBuf, [Vkey; 3]) {
@@ -119,6 +119,67 @@ async fn a_torn_end_is_told_as_such_and_damage_to_what_was_synced_is_not() {
         fs::write(path.join("wal-00000001"), &good[..length]).unwrap();
         let report = verify_dir(&path, Some(&keys)).unwrap();
         assert_eq!((report.ok, report.torn_bytes, report.problems.len()), (false, length as u64, 1), "{report:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_end_that_begins_the_next_entry_is_what_a_kill_leaves_and_the_log_holds() {
+    let (_folder, path, keys) = log().await;
+    let file = path.join("wal-00000000");
+    let good = fs::read(&file).unwrap();
+    let record = |seq: u64| {
+        let mut record = Vec::new();
+        frame(&mut record, seq, b"what was to be the next entry");
+        record
+    };
+    let next = record(6);
+    for torn in 1..next.len() {
+        fs::write(&file, [&good[..], &next[..torn]].concat()).unwrap();
+        let report = verify_dir(&path, Some(&keys)).unwrap();
+        // Of less than what stands before an entry nothing is known.
+        let known = torn >= 16;
+        assert_eq!((report.ok, report.torn_bytes, report.notes.len()), (known, torn as u64, usize::from(known)), "{torn}: {report:?}");
+    }
+    // Bytes of another number, or that are no beginning, are nobody's.
+    let mut damaged = next.clone();
+    damaged[20] ^= 1;
+    for end in [&record(7)[..20], &record(5)[..20], &damaged, &[0; 40], &[7; 40]] {
+        fs::write(&file, [&good[..], end].concat()).unwrap();
+        let report = verify_dir(&path, Some(&keys)).unwrap();
+        assert!(!report.ok && report.notes.is_empty(), "{report:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_damaged_is_told_of_once_and_one_that_cannot_be_read_by_its_name() {
+    let house = house();
+    for _ in 0..300 {
+        answer(&house.ledger, &Terms::default()).await.unwrap();
+    }
+    house.ledger.close();
+    let path = house.log();
+    let size = verify_dir(&path, None).unwrap().covered;
+    for tile in ["tile/0/000".to_owned(), "tile/entries/000".to_owned(), format!("tile/0/001.p/{}", size - 256)] {
+        let good = fs::read(path.join(&tile)).unwrap();
+        let mut bad = good.clone();
+        bad[40] ^= 1;
+        fs::write(path.join(&tile), bad).unwrap();
+        let problems = verify_dir(&path, None).unwrap().problems;
+        assert!(problems.len() == 1 && problems[0].contains(&tile), "{problems:?}");
+        fs::remove_file(path.join(&tile)).unwrap();
+        let problems = verify_dir(&path, None).unwrap().problems;
+        assert!(problems.len() == 1 && problems[0].contains("missing"), "{problems:?}");
+        fs::write(path.join(&tile), good).unwrap();
+    }
+    assert!(verify_dir(&path, None).unwrap().ok);
+    for file in ["wal-00000000", CHECKPOINT, KEYS] {
+        let aside = path.with_extension("aside");
+        fs::rename(path.join(file), &aside).unwrap();
+        fs::create_dir(path.join(file)).unwrap();
+        let why = verify_dir(&path, None).unwrap_err().to_string();
+        assert!(why.starts_with(&format!("{file}: ")), "{why}");
+        fs::remove_dir(path.join(file)).unwrap();
+        fs::rename(aside, path.join(file)).unwrap();
     }
 }
 

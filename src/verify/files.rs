@@ -34,6 +34,11 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
     if kind.is_file() { File::open(path) } else { Err(io::Error::new(io::ErrorKind::InvalidData, "not a file")) }
 }
 
+/// An error of the file `name` of a log.
+pub(crate) fn of_file(name: impl fmt::Display) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{name}: {error}"))
+}
+
 /// The bytes of a file of a log, opened by [`open`]; an error where it has more than `most`.
 pub(crate) fn read_whole(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let file = open(path)?;
@@ -162,7 +167,7 @@ impl Files {
         for file in fs::read_dir(self.directory())? {
             let file = file?;
             if let Some(index) = file.file_name().to_str().and_then(kept_index) {
-                kept.insert(index, read_whole(&file.path(), MAX_ENTRY as u64)?);
+                kept.insert(index, read_whole(&file.path(), MAX_ENTRY as u64).map_err(of_file(format!("{KEPT}{index}")))?);
             }
         }
         Ok(kept)

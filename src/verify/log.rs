@@ -5,10 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::chain::Ended;
-use super::files::{Files, read_whole};
+use super::files::{Files, of_file, read_whole};
 use super::folder::{CHECKPOINT, CHECKPOINT_COSE, IDS, KEYS, WITNESSED};
 use super::ids::{ID, Ids};
-use super::segment::{First, HEADER, MAX_SEGMENT, Record, numbers, sound_after};
+use super::segment::{First, HEADER, MAX_SEGMENT, Record, is_begun, numbers, sound_after};
 use super::statement::{Statement, id_of};
 use crate::tlog::merkle::{self, Hash};
 use crate::tlog::note::Verified;
@@ -55,6 +55,7 @@ pub fn verify_dir(directory: &Path, keys: Option<&[Vkey]>) -> io::Result<Report>
         bundle: Vec::new(),
         next: 0,
         checked: HashSet::new(),
+        told: HashSet::new(),
         unwritten: HashMap::new(),
         ids: Ids::open(&directory.join(IDS)),
         kept: Files::of(directory).kept()?,
@@ -88,6 +89,8 @@ struct Check {
     next: u64,
     /// The full tiles and bundles that are as they must be.
     checked: HashSet<Tile>,
+    /// Those of which it was told that they are not.
+    told: HashSet<Tile>,
     /// Those past the checkpoint that are not there: a kill came before they were written. No more than the write-ahead file holds.
     unwritten: HashMap<Tile, Vec<u8>>,
     ids: Ids,
@@ -108,11 +111,11 @@ impl Check {
             if *number != segments[0] + at as u64 {
                 self.report.problem(format!("{name}: the segment before it is missing"));
             }
-            let bytes = read_whole(&directory.join(&name), MAX_SEGMENT)?;
+            let bytes = read_whole(&directory.join(&name), MAX_SEGMENT).map_err(of_file(&name))?;
             let last = at + 1 == segments.len();
             let Some(first) = First::read(&bytes) else {
                 if last && at > 0 && bytes.len() < HEADER {
-                    self.torn(&name, 0, bytes.len());
+                    self.torn(&name, 0, &bytes);
                     continue;
                 }
                 self.report.problem(format!("{name}: the header is damaged, or of another version"));
@@ -144,6 +147,7 @@ impl Check {
                 match hashes.filter(|hashes| hashes.len() as u64 == WIDTH && self.report.first_index == number * WIDTH) {
                     Some(hashes) => hashes.into_iter().for_each(|hash| self.pruned(hash)),
                     None => {
+                        self.told.insert(full);
                         self.report.problem(format!("{full}: missing"));
                         return;
                     }
@@ -153,6 +157,7 @@ impl Check {
                 continue;
             };
             let Some(entries) = tile::entries(&bytes).filter(|entries| entries.len() as u64 == WIDTH) else {
+                self.told.insert(full);
                 self.report.problem(format!("{full}: cut short"));
                 return;
             };
@@ -204,15 +209,16 @@ impl Check {
             return;
         }
         if last && self.edge.size() >= covered && !sound_after(&bytes[at + 1..], self.next) {
-            self.torn(name, at, bytes.len() - at);
+            self.torn(name, at, &bytes[at..]);
         } else {
             self.report.problem(format!("{name} byte {at}: a damaged or torn record, {} bytes are not read", bytes.len() - at));
         }
     }
 
-    fn torn(&mut self, name: &str, at: usize, bytes: usize) {
-        self.report.torn_bytes += bytes as u64;
-        self.report.problem(format!("{name} byte {at}: a torn end, {bytes} bytes that were never acknowledged; the next start cuts them"));
+    fn torn(&mut self, name: &str, at: usize, bytes: &[u8]) {
+        self.report.torn_bytes += bytes.len() as u64;
+        let told = format!("{name} byte {at}: a torn end, {} bytes that were never acknowledged; the next start cuts them", bytes.len());
+        if is_begun(bytes, self.next) { self.report.notes.push(told) } else { self.report.problem(told) }
     }
 
     fn entry(&mut self, entry: &[u8], place: &str, recorded: Option<u64>) {
@@ -273,12 +279,18 @@ impl Check {
 
     fn leaf(&mut self, leaf: Hash) {
         let (files, report, checked, bundle) = (&self.files, &mut self.report, &mut self.checked, &mut self.bundle);
-        let unwritten = &mut self.unwritten;
+        let (unwritten, told) = (&mut self.unwritten, &mut self.told);
         let covered = self.heads.note.as_ref().map_or(0, |(_, checkpoint)| checkpoint.size);
         let mut same = |tile: Tile, bytes: &[u8]| match files.read(tile) {
             Ok(there) if there == bytes => drop(checked.insert(tile)),
-            Ok(_) => report.problem(format!("{tile}: not what the entries make of it")),
-            Err(error) if tile.leaves().end <= covered => report.problem(error.to_string()),
+            Ok(_) => {
+                told.insert(tile);
+                report.problem(format!("{tile}: not what the entries make of it"));
+            }
+            Err(error) if tile.leaves().end <= covered => {
+                told.insert(tile);
+                report.problem(error.to_string());
+            }
             Err(_) => drop(unwritten.insert(tile, bytes.to_vec())),
         };
         self.edge.push_leaf(leaf, |level, number, hashes| {
@@ -298,14 +310,19 @@ impl Check {
     /// Every file under `tile` is one that the entries make, and those of the checkpoint's tree are there.
     fn tiles(&mut self, there: Vec<(PathBuf, Option<Listed>)>) -> io::Result<()> {
         let covered = self.heads.note.as_ref().map_or(0, |(_, checkpoint)| checkpoint.size);
-        let mut known = HashSet::new();
+        // Each is told of once.
+        let mut known = std::mem::take(&mut self.told);
         for (path, listed) in there {
             match listed {
+                Some(Listed::Full(tile)) if known.contains(&tile) => {}
                 Some(Listed::Full(tile)) if self.checked.contains(&tile) => drop(known.insert(tile)),
                 // It was pruned since it was listed.
                 Some(Listed::Full(tile)) if tile.level.is_none() && tile.leaves().end <= self.report.first_index => {}
                 Some(Listed::Partial(tile, bytes)) if self.is_beginning(tile, &bytes)? => drop(known.insert(tile)),
-                _ => self.report.problem(format!("{}: not what the entries make of it", path.display())),
+                listed => {
+                    known.extend(listed.map(|(Listed::Full(tile) | Listed::Partial(tile, _))| tile));
+                    self.report.problem(format!("{}: not what the entries make of it", path.display()));
+                }
             }
         }
         // A checkpoint may say any size; there are no tiles of more than there are entries, and what is missing is told with its root.

@@ -125,6 +125,15 @@ pub(crate) fn ends_with(directory: &Path, size: u64) -> io::Result<bool> {
     Ok(at == bytes.len() && index == size)
 }
 
+/// Whether `bytes`, the last there are, are the beginning of the record that number `next` would have: so a process that died while it
+/// wrote leaves a segment, and so who looks meanwhile finds it. Of fewer bytes than stand before an entry nothing is known.
+pub(crate) fn is_begun(bytes: &[u8], next: u64) -> bool {
+    let Some((length, rest)) = bytes.split_first_chunk::<4>() else { return false };
+    let length = u32::from_le_bytes(*length) as usize;
+    let number = rest.get(4..12) == Some(&next.to_le_bytes()[..]);
+    number && (1..=MAX_ENTRY).contains(&length) && bytes.len() < FRAME + length
+}
+
 /// Whether a sound record that could follow lies anywhere in `bytes`.
 pub(crate) fn sound_after(bytes: &[u8], next: u64) -> bool {
     let plausible = next..next.saturating_add(1 << 32);

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use super::super::files::read_whole;
+use super::super::files::{of_file, read_whole};
 use super::super::folder::{CHECKPOINT, CHECKPOINT_COSE, WITNESSED};
 use super::super::proof::SignedRoot;
 use super::Report;
@@ -30,7 +30,7 @@ impl Heads {
                 report.problem(format!("{name}: missing"));
                 Ok(None)
             }
-            Err(error) => Err(error),
+            Err(error) => Err(of_file(name)(error)),
         };
         let (note, cose) = (read(CHECKPOINT)?, read(CHECKPOINT_COSE)?);
         let parsed = note.as_ref().map(|bytes| {
@@ -59,7 +59,7 @@ impl Heads {
                 parsed.map(|(checkpoint, note)| (note, checkpoint, None))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
+            Err(error) => return Err(of_file(WITNESSED)(error)),
         };
         Ok(Self { note, witnessed, signed_root, found: (None, None) })
     }

@@ -38,9 +38,11 @@ pub struct Report {
     pub left_out: Vec<(u64, u64)>,
     /// No key was given, so the log's own were used: this shows that nothing is damaged, not whose log it is.
     pub integrity_only: bool,
-    /// How many bytes at the end of the write-ahead file are no whole entry: what is left where a process died while it wrote. It is a
-    /// problem as long as it is there, and the next start cuts it.
+    /// How many bytes at the end of the write-ahead file are no whole entry: what is left where a process died while it wrote, and what is
+    /// found while one writes. The next start cuts it. It is a note where it is the beginning of the next entry, and else a problem.
     pub torn_bytes: u64,
+    /// What is worth knowing and no problem.
+    pub notes: Vec<String>,
     /// What does not hold: the first hundred.
     pub problems: Vec<String>,
     /// How many more problems there are.

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::super::files::{MAX_BUNDLE, kept_index, read_whole};
+use super::super::files::{MAX_BUNDLE, kept_index, of_file, read_whole};
 use super::super::folder::{
     CHECKPOINT, CHECKPOINT_COSE, IDS, KEYS, LOCK, NEW, NEW_ENTRY, SALTS, SALTS_NEW, SALTS_OLD, WITNESSED, WITNESSED_NEW,
 };
@@ -35,7 +35,7 @@ pub(super) fn listed(directory: &Path) -> io::Result<Vec<(PathBuf, Option<Listed
         // A folder of partial tiles goes when its tile is full, and the first of all comes with the first entry.
         let files = match fs::read_dir(&folder) {
             Err(error) if gone(&error) => continue,
-            files => files?,
+            files => files.map_err(of_file(folder.display()))?,
         };
         for file in files {
             let file = file?;
@@ -50,7 +50,7 @@ pub(super) fn listed(directory: &Path) -> io::Result<Vec<(PathBuf, Option<Listed
                 Some(tile) => match read_whole(&path, MAX_BUNDLE) {
                     Err(error) if gone(&error) => continue,
                     bytes => {
-                        let bytes = bytes?;
+                        let bytes = bytes.map_err(of_file(name))?;
                         partial += bytes.len();
                         if partial > MAX_PARTIAL {
                             return Err(io::Error::new(io::ErrorKind::InvalidData, "more in partial tiles than a log leaves there"));
@@ -96,7 +96,7 @@ pub(super) fn strangers(directory: &Path, report: &mut Report) -> io::Result<()>
 pub(super) fn own_keys(directory: &Path, report: &mut Report) -> io::Result<Vec<Vkey>> {
     let bytes = match read_whole(&directory.join(KEYS), MAX_KEYS) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        bytes => bytes?,
+        bytes => bytes.map_err(of_file(KEYS))?,
     };
     let text = String::from_utf8(bytes).unwrap_or_else(|_| {
         report.problem(format!("{KEYS}: not text"));
