@@ -7,7 +7,7 @@ mod verify;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,6 +28,10 @@ use verify::verify;
 const MAX_TAIL: u64 = 10_000;
 /// How often `tail --follow` looks for more.
 const LOOK: Duration = Duration::from_millis(250);
+/// How long a proof may take to be there, in a log whose gateway makes a checkpoint five times a second.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How soon it is looked for again.
+const PAUSE: Duration = Duration::from_millis(10);
 /// The longest line of a security log that is read; the gateway writes none beyond 16 KiB.
 const MAX_LINE: u64 = 64 << 10;
 
@@ -221,7 +225,7 @@ fn proved(shards: &[PathBuf], select: Select) -> Result<Proved, No> {
     let mut why = No::because(NoProof::NoSuchEntry);
     let mut told = false;
     for shard in shards.iter().rev() {
-        match Proved::in_folder(shard, select) {
+        match proved_in(shard, select) {
             Ok(found) => return Ok(found),
             Err(NoProof::NoSuchEntry) => {}
             Err(_) if told => {}
@@ -230,6 +234,17 @@ fn proved(shards: &[PathBuf], select: Select) -> Result<Proved, No> {
         }
     }
     Err(why)
+}
+
+/// The entry with its proof, from a log that may be growing: what keeps a proof from being there for the moment is waited for.
+fn proved_in(shard: &Path, select: Select) -> Result<Proved, NoProof> {
+    let asked = Instant::now();
+    loop {
+        match Proved::in_folder(shard, select) {
+            Err(error) if error.may_pass() && asked.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
+            outcome => return outcome,
+        }
+    }
 }
 
 fn tail(dir: &Path, lines: u64, follow: bool) -> Result<(), No> {
@@ -296,6 +311,10 @@ fn export(arguments: &ExportArgs) -> Result<(), No> {
     let one = arguments.id.is_some() || arguments.seq.is_some();
     let mut out = Lines::default();
     let (mut found, shards) = (false, shards(&arguments.dir)?);
+    // Opened first: nothing is written where it is not there.
+    let told = |path: &Path, error: io::Error| No::because(format!("{}: {error}", path.display()));
+    let alarms = arguments.security_log.as_deref().map(|path| File::open(path).map(|file| (path, file)).map_err(|error| told(path, error)));
+    let alarms = alarms.transpose()?;
     for dir in &shards {
         if !one {
             tell_pruned(dir)?;
@@ -305,8 +324,8 @@ fn export(arguments: &ExportArgs) -> Result<(), No> {
             None => return Ok(()),
         }
     }
-    if let Some(path) = &arguments.security_log {
-        findings(path, arguments, &mut out)?;
+    if let Some((path, file)) = alarms {
+        findings(path, file, arguments, &mut out)?;
     }
     out.flush()?;
     if found || !one { Ok(()) } else { Err(no_such_entry(&shards)) }
@@ -315,7 +334,7 @@ fn export(arguments: &ExportArgs) -> Result<(), No> {
 /// Says whether there was anything; nothing when nobody reads any more.
 fn export_shard(dir: &Path, arguments: &ExportArgs, out: &mut Lines) -> Result<Option<bool>, No> {
     let mut found = false;
-    for entry in Entries::of_live(dir).map_err(at(dir))? {
+    for entry in Entries::of_covered(dir).map_err(at(dir))? {
         let (index, entry) = entry.map_err(at(dir))?;
         let statement = Statement::read(&entry).map_err(|error| No::because(format!("{}: entry {index}: {error}", dir.display())))?;
         if arguments.seq.is_some_and(|wanted| wanted != statement.seq)
@@ -341,9 +360,9 @@ impl ExportArgs {
 }
 
 /// The alarms of a security log: in JSON as they stand there, else as findings.
-fn findings(path: &Path, arguments: &ExportArgs, out: &mut Lines) -> Result<(), No> {
+fn findings(path: &Path, file: File, arguments: &ExportArgs, out: &mut Lines) -> Result<(), No> {
     let told = |why: String| No::because(format!("{}: {why}", path.display()));
-    let mut from = BufReader::new(File::open(path).map_err(|error| told(error.to_string()))?);
+    let mut from = BufReader::new(file);
     let (mut line, mut unread) = (Vec::new(), 0_u64);
     loop {
         line.clear();

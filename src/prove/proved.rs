@@ -41,6 +41,21 @@ async fn every_entry_of_a_folder_is_proved_by_id_by_number_and_by_index() {
 }
 
 #[tokio::test]
+async fn a_tile_that_is_gone_from_a_log_of_which_nothing_was_pruned_is_missing() {
+    let house = house();
+    for _ in 0..300 {
+        answer(&house.ledger, &Terms::default()).await.unwrap();
+    }
+    house.ledger.close();
+    fs::remove_file(house.log().join("tile/entries/000")).unwrap();
+    for select in [Select::Index(3), Select::Seq(3)] {
+        let why = Proved::in_folder(&house.log(), select).unwrap_err();
+        assert!(matches!(why, NoProof::Tree(_)) && why.may_pass() && why.to_string().contains("tile/entries/000"), "{why}");
+    }
+    assert_eq!(Entries::first_index(&house.log()).unwrap(), 0);
+}
+
+#[tokio::test]
 async fn a_flipped_bit_in_a_receipt_proves_nothing() {
     let house = house();
     answer(&house.ledger, &Terms::default()).await.unwrap();

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::files::{Files, MAX_BUNDLE, open, read_whole};
+use super::files::{Files, MAX_BUNDLE, of_file, open, read_whole};
 use super::folder::CHECKPOINT;
 use super::segment::{FRAME, First, HEADER, Record, numbers, path_of};
 use crate::tlog::note::MAX_NOTE;
@@ -41,6 +41,8 @@ pub struct Entries {
     at: usize,
     /// Whether a record at the very end that is not whole may be one that is just being written.
     live: bool,
+    /// How many entries there must be, or why that is not known.
+    covered: io::Result<u64>,
 }
 
 impl Entries {
@@ -51,7 +53,7 @@ impl Entries {
     pub fn of(directory: &Path) -> io::Result<Self> {
         let segment = numbers(directory)?.first().copied().unwrap_or(0);
         let (next, ready, buffer) = (0, VecDeque::new(), Vec::new());
-        Ok(Self { directory: directory.into(), next, ready, segment, file: None, offset: 0, buffer, at: 0, live: false })
+        Ok(Self { directory: directory.into(), next, ready, segment, file: None, offset: 0, buffer, at: 0, live: false, covered: Ok(0) })
     }
 
     /// Those of a log that may be growing: a record at its end that is not whole is not read yet.
@@ -60,6 +62,16 @@ impl Entries {
     /// When the folder cannot be read.
     pub fn of_live(directory: &Path) -> io::Result<Self> {
         Ok(Self { live: true, ..Self::of(directory)? })
+    }
+
+    /// The same, and after the last an error where entries are missing that the checkpoint covers, as it is now, or where it cannot be read.
+    /// What a checkpoint covers was written before it, so that a log which grows meanwhile has them all.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn of_covered(directory: &Path) -> io::Result<Self> {
+        let covered = covered(directory);
+        Ok(Self { covered, ..Self::of_live(directory)? })
     }
 
     /// The index of the first entry that is there: those before it were pruned.
@@ -77,15 +89,21 @@ impl Entries {
     /// The last `count` entries of a log that may be growing, and what comes after them. Reads from the end, segment by segment.
     ///
     /// # Errors
-    /// When a file cannot be read or is damaged.
+    /// When a file cannot be read or is damaged, and when entries are missing that the checkpoint covers.
     pub fn last(directory: &Path, count: usize) -> io::Result<(VecDeque<Indexed>, Self)> {
         let segments = numbers(directory)?;
         let mut back = 1;
         loop {
             let from = segments.len().saturating_sub(back);
-            let mut entries = Self::of_live(directory)?;
+            let mut entries = Self::of_covered(directory)?;
             entries.segment = segments.get(from).copied().unwrap_or(entries.segment);
-            let first = segments.get(from).map_or(Ok(None), |number| first_of(directory, *number))?.map_or(0, |first| first.index);
+            let first = segments.get(from).map_or(Ok(None), |number| first_of(directory, *number))?;
+            if first.is_none() && from > 0 {
+                // It has just been begun, and has no header yet.
+                back += 1;
+                continue;
+            }
+            let first = first.map_or(0, |first| first.index);
             // From before the write-ahead file, as many as are wanted.
             entries.next = if from == 0 { first.saturating_sub(count as u64) } else { first };
             let mut last = VecDeque::new();
@@ -111,7 +129,7 @@ impl Entries {
         self.buffer.resize(kept + PIECE, 0);
         let read = file.seek(SeekFrom::Start(self.offset + kept as u64)).and_then(|_| file.read(&mut self.buffer[kept..]));
         self.buffer.truncate(kept + read.as_ref().copied().unwrap_or(0));
-        read
+        read.map_err(of_file(name_of(self.segment)))
     }
 
     /// Goes to where the next entry is; `false` while it is nowhere.
@@ -125,15 +143,15 @@ impl Entries {
         let path = path_of(&self.directory, number);
         let mut file = match open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            file => file?,
+            file => file.map_err(of_file(name_of(number)))?,
         };
         let mut header = [0; HEADER];
-        if file.read(&mut header)? < HEADER {
+        if file.read(&mut header).map_err(of_file(name_of(number)))? < HEADER {
             return Ok(false);
         }
         let Some(first) = First::read(&header) else {
             self.segment = number + 1;
-            return Err(io::Error::other(format!("{}: the header is damaged, or of another version", path.display())));
+            return Err(io::Error::other(format!("{}: the header is damaged, or of another version", name_of(number))));
         };
         if self.next < first.index {
             return self.bundle(first.index, u64::MAX);
@@ -157,15 +175,32 @@ impl Entries {
             return Ok(true);
         }
         let path = files.path(bundle);
-        let read = read_whole(&path, MAX_BUNDLE).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())));
+        let read = read_whole(&path, MAX_BUNDLE).map_err(of_file(bundle));
         let bytes = read.inspect_err(|_| self.next = end)?;
         let Some(entries) = tile::entries(&bytes).filter(|entries| entries.len() == usize::from(bundle.width)) else {
             self.next = end;
-            return Err(io::Error::other(format!("{}: cut short", path.display())));
+            return Err(io::Error::other(format!("{bundle}: cut short")));
         };
         let count = usize::try_from(end - self.next).unwrap_or(usize::MAX);
         self.ready = entries[within..].iter().take(count).map(|entry| entry.to_vec()).collect();
         Ok(true)
+    }
+
+    /// There is nothing more. Told once, what is missing is waited for.
+    fn end(&mut self) -> io::Result<Option<Indexed>> {
+        let (covered, next) = (std::mem::replace(&mut self.covered, Ok(0))?, self.next);
+        // Where a record was damaged, nobody knows what is next, and that was told.
+        if next >= covered {
+            return Ok(None);
+        }
+        let missing = covered - next;
+        let after = match &self.file {
+            Some(_) => format!("after byte {} of {}", self.offset + self.at as u64, name_of(self.segment)),
+            None => "in the write-ahead file and the tiles".to_owned(),
+        };
+        Err(io::Error::other(format!(
+            "{missing} entries are missing, from {next} on: the checkpoint covers {covered}, and {after} there is no other"
+        )))
     }
 
     fn step(&mut self) -> io::Result<Option<Indexed>> {
@@ -180,7 +215,7 @@ impl Entries {
                 return Ok(Some((self.next - 1, record.entry.to_vec())));
             }
             if self.file.is_none() {
-                if self.open()? { continue } else { return Ok(None) }
+                if self.open()? { continue } else { return self.end() }
             }
             // A whole record is never longer: what is there already is none.
             let enough = self.buffer.len() - self.at >= FRAME + MAX_ENTRY;
@@ -190,7 +225,7 @@ impl Entries {
             let left = self.buffer.len() - self.at;
             let followed = numbers(&self.directory)?.last().is_some_and(|last| *last > self.segment);
             if !followed && !enough && (self.live || left == 0) {
-                return Ok(None);
+                return self.end();
             }
             // The writer leaves a segment only when it is whole: what was written before the next one began is there now.
             if !enough && self.more()? > 0 {
@@ -210,12 +245,17 @@ impl Entries {
     }
 }
 
+/// The name of a segment's file.
+fn name_of(number: u64) -> String {
+    path_of(Path::new(""), number).display().to_string()
+}
+
 /// What the header of a segment says; nothing where it is not there, or not sound.
 fn first_of(directory: &Path, number: u64) -> io::Result<Option<First>> {
     let mut header = [0; HEADER];
     match open(&path_of(directory, number)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+        Err(error) => Err(of_file(name_of(number))(error)),
         Ok(mut file) => Ok((file.read(&mut header)? == HEADER).then(|| First::read(&header)).flatten()),
     }
 }
@@ -228,7 +268,7 @@ fn covered(directory: &Path) -> io::Result<u64> {
             checkpoint.map(|checkpoint| checkpoint.size).ok_or_else(|| io::Error::other(format!("{CHECKPOINT}: not a checkpoint")))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-        Err(error) => Err(error),
+        Err(error) => Err(of_file(CHECKPOINT)(error)),
     }
 }
 
@@ -310,6 +350,55 @@ mod tests {
         bytes.extend(vec![0xff; 2 * PIECE]);
         write(path_of(folder.path(), 0), &bytes).unwrap();
         assert_eq!(tell(Entries::of_live(folder.path()).unwrap()), [Some(0), None, Some(3)]);
+    }
+
+    /// A checkpoint that covers so many entries; nobody looks at its root and its signature here.
+    fn checkpoint(directory: &Path, covered: u64) {
+        let root = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, [0; 32]);
+        let line = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, [7; 68]);
+        write(directory.join(CHECKPOINT), format!("log.example\n{covered}\n{root}\n\n\u{2014} log.example {line}\n")).unwrap();
+    }
+
+    #[test]
+    fn what_a_checkpoint_covers_and_is_not_there_is_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let whole = segment(folder.path(), 0, 0, 5);
+        checkpoint(folder.path(), 5);
+        assert_eq!(numbers_of(&mut Entries::of_covered(folder.path()).unwrap()), [0, 1, 2, 3, 4]);
+        let short = |count: usize| {
+            let mut entries = Entries::of_covered(folder.path()).unwrap();
+            let read = (&mut entries).take_while(Result::is_ok).count();
+            let why = Entries::last(folder.path(), count).map(drop).unwrap_err().to_string();
+            let mut again = Entries::of_covered(folder.path()).unwrap();
+            let told = again.find_map(Result::err).unwrap().to_string();
+            assert_eq!((why, entries.next().is_none()), (told.clone(), true));
+            (read, told)
+        };
+        for (bytes, read, what) in [
+            (whole.len() - 1, 4, "1 entries are missing, from 4 on: the checkpoint covers 5, and after byte"),
+            (HEADER, 0, "5 entries are missing, from 0 on: the checkpoint covers 5, and after byte 32 of wal-00000000"),
+            (HEADER - 1, 0, "5 entries are missing, from 0 on: the checkpoint covers 5, and in the write-ahead file"),
+            (0, 0, "5 entries are missing"),
+        ] {
+            write(path_of(folder.path(), 0), &whole[..bytes]).unwrap();
+            for count in [0, 1, 10] {
+                let (there, told) = short(count);
+                assert!(there == read && told.starts_with(what), "{bytes}: {there} entries, {told}");
+            }
+        }
+        // A log that grows: what no checkpoint covers may be half there, and the next segment may have just been begun.
+        write(path_of(folder.path(), 0), &whole[..whole.len() - 1]).unwrap();
+        checkpoint(folder.path(), 4);
+        write(path_of(folder.path(), 1), b"").unwrap();
+        write(path_of(folder.path(), 0), &whole).unwrap();
+        assert_eq!(numbers_of(&mut Entries::of_covered(folder.path()).unwrap()), [0, 1, 2, 3, 4]);
+        for count in [0, 2] {
+            let (last, mut rest) = Entries::last(folder.path(), count).unwrap();
+            assert_eq!((last.len(), numbers_of(&mut rest).len()), (count, 0));
+        }
+        write(folder.path().join(CHECKPOINT), b"none").unwrap();
+        let told: Vec<_> = Entries::of_covered(folder.path()).unwrap().map(|entry| entry.ok().map(|(index, _)| index)).collect();
+        assert_eq!(told, [Some(0), Some(1), Some(2), Some(3), Some(4), None]);
     }
 
     #[test]

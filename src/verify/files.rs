@@ -147,11 +147,12 @@ impl Files {
         entries.get((index % WIDTH) as usize).map(|entry| entry.to_vec()).ok_or_else(|| TreeError::Missing(self.path(bundle)))
     }
 
-    /// The index of the first entry that is there, in a log of `size` of them: the bundles before it were pruned.
+    /// The index of the first entry that is there, in a log of `size` of them: the bundles before it were pruned. Whoever prunes keeps entry
+    /// 0 in a file of its own; where that is not there, nothing was pruned, and a bundle that is not there is missing.
     pub(crate) fn first_index(&self, size: u64) -> u64 {
         let there = |number| self.path(Tile { level: None, number, width: WIDTH as u16 }).exists();
         let (mut from, mut to) = (0, size / WIDTH);
-        if to == 0 || there(0) {
+        if to == 0 || there(0) || !self.directory().join(format!("{KEPT}0")).exists() {
             return 0;
         }
         while from < to {

@@ -16,9 +16,6 @@ use crate::tlog::merkle::{self, Hash};
 use crate::tlog::note::MAX_NOTE;
 use crate::tlog::{Checkpoint, Note};
 
-/// How often a proof is begun again since the log grew meanwhile.
-const PATIENCE: usize = 4;
-
 /// An entry, and its proof under the newest checkpoint.
 #[derive(Debug)]
 pub struct Proved {
@@ -61,25 +58,22 @@ impl fmt::Display for NoProof {
 
 impl std::error::Error for NoProof {}
 
+impl NoProof {
+    /// Whether it may be for the moment alone: a gateway that goes on removes partial tiles, and replaces both files of a checkpoint, one after
+    /// the other.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Tree(_) | Self::Checkpoint(_))
+    }
+}
+
 impl Proved {
     /// The entry of a log folder, with its proof under the newest checkpoint there. Reads the checkpoint, the file of ids or a few bundles
     /// to find it, and one tile of each level; checks no signature.
     ///
     /// # Errors
-    /// When there is no such entry, or what it takes to prove it is not there.
+    /// When there is no such entry, or what it takes to prove it is not there: see [`NoProof::may_pass`].
     pub fn in_folder(directory: &Path, select: Select) -> Result<Self, NoProof> {
-        let mut outcome = Err(NoProof::NoSuchEntry);
-        for _ in 0..PATIENCE {
-            outcome = Self::once(directory, select);
-            // A gateway that goes on removes partial tiles and replaces both files of a checkpoint, one after the other.
-            if !matches!(outcome, Err(NoProof::Tree(_) | NoProof::Checkpoint(_))) {
-                break;
-            }
-        }
-        outcome
-    }
-
-    fn once(directory: &Path, select: Select) -> Result<Self, NoProof> {
         let read = |name: &str| {
             let path = directory.join(name);
             read_whole(&path, MAX_NOTE as u64).map_err(|error| NoProof::Io(path, error))
@@ -169,17 +163,10 @@ fn pruned(files: &Files, size: u64, select: Select) -> Option<u64> {
 
 /// The index of the entry with this number: numbers ascend with indices, and may leave some out.
 fn of_number(files: &Files, size: u64, seq: u64) -> Result<Option<u64>, NoProof> {
-    let (mut from, mut to) = (0, size.min(seq.saturating_add(1)));
+    let (mut from, mut to) = (files.first_index(size), size.min(seq.saturating_add(1)));
     while from < to {
         let middle = from + (to - from) / 2;
-        let entry = match files.entry(middle, size) {
-            // It was pruned, and so was all before it.
-            Err(TreeError::Missing(_)) => {
-                from = middle + 1;
-                continue;
-            }
-            entry => entry.map_err(NoProof::Tree)?,
-        };
+        let entry = files.entry(middle, size).map_err(NoProof::Tree)?;
         let there = Statement::read(&entry).map_err(|_| NoProof::NoSuchEntry)?.seq;
         match there.cmp(&seq) {
             std::cmp::Ordering::Equal => return Ok(Some(middle)),

@@ -27,7 +27,7 @@ pub enum Select {
 /// # Errors
 /// When the folder cannot be read.
 pub fn show(directory: &Path, select: Select) -> io::Result<impl Iterator<Item = io::Result<Json>>> {
-    Ok(Entries::of(directory)?.filter_map(move |entry| {
+    Ok(Entries::of_covered(directory)?.filter_map(move |entry| {
         let wanted = entry.and_then(|(index, entry)| {
             let statement = Statement::read(&entry).map_err(|error| io::Error::other(format!("entry {index}: {error}")))?;
             let wanted = match select {

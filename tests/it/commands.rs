@@ -75,6 +75,45 @@ async fn a_command_whose_answer_is_lost_on_a_full_disk_fails_and_one_whose_reade
 }
 
 #[tokio::test]
+async fn a_log_that_is_not_whole_is_not_shown_as_if_it_were() {
+    let folder = served().await;
+    let file = folder.log().join("wal-00000000");
+    let whole = std::fs::read(&file).unwrap();
+    for (bytes, read) in [(whole.len() - 1, true), (0, false)] {
+        std::fs::write(&file, &whole[..bytes]).unwrap();
+        for line in ["log show log", "log export log", "log tail log"] {
+            let output = run(&folder, line, Stdio::piped());
+            assert_eq!(output.status.code(), Some(1), "{line}");
+            assert!(said(&output).contains("entries are missing"), "{line}: {}", said(&output));
+            assert_eq!(!output.stdout.is_empty(), read && !line.contains("tail"), "{line}");
+        }
+    }
+    std::fs::write(&file, &whole).unwrap();
+    assert_eq!(run(&folder, "log show log", Stdio::piped()).status.code(), Some(0));
+    // Nothing is written where half of what was asked for is not there.
+    let output = run(&folder, "log export log --security-log nowhere", Stdio::piped());
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+    for line in ["log verify policies", "log verify nowhere", "log show policies"] {
+        let output = run(&folder, line, Stdio::piped());
+        assert!(output.status.code() == Some(1) && said(&output).contains("no log lies here"), "{line}: {}", said(&output));
+    }
+}
+
+#[tokio::test]
+async fn a_proof_waits_for_the_half_of_a_checkpoint_that_is_not_there_yet() {
+    let folder = served().await;
+    let file = folder.log().join("checkpoint.cose");
+    let good = std::fs::read(&file).unwrap();
+    std::fs::write(&file, b"").unwrap();
+    let child =
+        Command::new(PROGRAM).args(["log", "proof", "log", "--index", "1"]).current_dir(folder.home()).stdout(Stdio::null()).spawn();
+    // It begins meanwhile, or after: either is well.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    std::fs::write(&file, good).unwrap();
+    assert!(child.unwrap().wait().unwrap().success());
+}
+
+#[tokio::test]
 async fn a_key_whose_secret_nobody_could_read_is_taken_back() {
     let folder = Folder::new();
     let before = folder.read("callers.toml");
