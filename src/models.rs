@@ -153,6 +153,8 @@ fn inspect(file: &Path, json: bool) -> Result<(), No> {
             let more = json!({ "tensors": header.tensors, "parameters": header.parameters, "datatypes": header.datatypes });
             ("safetensors", bytes.len(), Digest::of(&bytes), more)
         }
+        // It names the file itself.
+        Err(refused @ model::Refused::Unreadable(..)) => return Err(No::because(refused)),
         Err(refused) => return Err(told(&refused)),
     };
     if json {

@@ -58,7 +58,9 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// # Errors
 /// Anything that keeps the gateway from starting as it is configured: there is no partial start.
 pub fn run(policies: &Path, ready: impl FnOnce(&Listening)) -> Result<(), No> {
-    let policies = policies.canonicalize().map_err(|error| No::because(format!("{}: {error}", policies.display())))?;
+    let policies = policies.canonicalize().map_err(|error| {
+        No::because(format!("{}: the policy folder cannot be read ({error}); --policies names another", policies.display()))
+    })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(No::because)?;
     let done = runtime.block_on(serve(policies, ready));
     // What still runs is background work that no request waits for.

@@ -194,12 +194,10 @@ impl Entries {
             return Ok(None);
         }
         let missing = covered - next;
-        let after = match &self.file {
-            Some(_) => format!("after byte {} of {}", self.offset + self.at as u64, name_of(self.segment)),
-            None => "in the write-ahead file and the tiles".to_owned(),
-        };
+        let after = self.file.as_ref().map(|_| format!(" after byte {} of {}", self.offset + self.at as u64, name_of(self.segment)));
+        let after = after.unwrap_or_default();
         Err(io::Error::other(format!(
-            "{missing} entries are missing, from {next} on: the checkpoint covers {covered}, and {after} there is no other"
+            "{missing} entries are missing, from {next} on: the checkpoint covers {covered}, and the write-ahead file has no other{after}"
         )))
     }
 
@@ -375,9 +373,17 @@ mod tests {
             (read, told)
         };
         for (bytes, read, what) in [
-            (whole.len() - 1, 4, "1 entries are missing, from 4 on: the checkpoint covers 5, and after byte"),
-            (HEADER, 0, "5 entries are missing, from 0 on: the checkpoint covers 5, and after byte 32 of wal-00000000"),
-            (HEADER - 1, 0, "5 entries are missing, from 0 on: the checkpoint covers 5, and in the write-ahead file"),
+            (
+                whole.len() - 1,
+                4,
+                "1 entries are missing, from 4 on: the checkpoint covers 5, and the write-ahead file has no other after byte",
+            ),
+            (
+                HEADER,
+                0,
+                "5 entries are missing, from 0 on: the checkpoint covers 5, and the write-ahead file has no other after byte 32 of wal-00000000",
+            ),
+            (HEADER - 1, 0, "5 entries are missing, from 0 on: the checkpoint covers 5, and the write-ahead file has no other"),
             (0, 0, "5 entries are missing"),
         ] {
             write(path_of(folder.path(), 0), &whole[..bytes]).unwrap();

@@ -1,7 +1,7 @@
 //! `portcullis witness key`, and the keys of a witness: both from the seed of one Ed25519 key, by HKDF with a label each. So
 //! the PEM of a log and that of a witness may even be the same file without one key signing two kinds of things.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -42,7 +42,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), No> {
             if !crate::tlog::vkey::is_name(&arguments.name) {
                 return Err(No::because(NOT_A_NAME));
             }
-            write(file).map_err(|error| No::because(format!("{}: {error}", file.display())))?;
+            write(file).map_err(|error| {
+                let file = file.display();
+                No::because(match error.kind() {
+                    ErrorKind::AlreadyExists => {
+                        format!("{file}: there is such a file, which is left as it is; --key {file} tells its keys")
+                    }
+                    _ => format!("{file}: the key cannot be written ({error})"),
+                })
+            })?;
             file
         }
         (None, None) => return Err(No::because("name a file: --out for a new key, --key for one that there is")),

@@ -74,6 +74,24 @@ async fn a_command_whose_answer_is_lost_on_a_full_disk_fails_and_one_whose_reade
     assert_eq!(run(&folder, "log verify log", closed()).status.code(), Some(1));
 }
 
+#[test]
+fn what_cannot_be_read_or_written_is_told_once_and_with_what_it_was_for() {
+    let folder = Folder::new();
+    folder.write("there.pem", "x");
+    for (line, told) in [
+        ("model inspect nowhere", "portcullis: nowhere cannot be read: No such file or directory (os error 2)"),
+        ("serve --policies nowhere", "nowhere: the policy folder cannot be read"),
+        ("witness key --name w.example/w --out ../policies/there.pem", "there is such a file, which is left as it is"),
+        ("key list --policies nowhere", "nowhere: no policy folder"),
+        ("health https://127.0.0.1:9443", "speaks TLS"),
+        ("exposure 192.0.2.1:9443", "on this machine alone"),
+    ] {
+        let line = line.replace("../policies/", folder.policies().join("").to_str().unwrap());
+        let output = run(&folder, &line, Stdio::piped());
+        assert!(output.status.code() == Some(1) && said(&output).contains(told), "{line}: {}", said(&output));
+    }
+}
+
 #[tokio::test]
 async fn a_log_that_is_not_whole_is_not_shown_as_if_it_were() {
     let folder = served().await;
