@@ -2,8 +2,6 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +22,7 @@ use crate::infer::Backend;
 use crate::infer::model::{Error, Model};
 use crate::say::say;
 use crate::trail::{Which, Who};
+use crate::whole;
 use crate::wire::oip::InferResponse;
 use crate::wire::tensor::Tensor;
 
@@ -114,7 +113,9 @@ fn learn(arguments: &Arguments, runtime: &Runtime, of: &Asked<Terms>, path: &Pat
     let place = place(&arguments.policies, &of.which)?;
     let told = |what: &dyn std::fmt::Display| No::because(format_args!("{}: {what}", path.display()));
     let calibration = calibrate(&of.which.name, arguments.fpr, rows).map_err(|error| told(&error))?;
-    write(&place, calibration.text.as_bytes()).map_err(|error| No::because(format_args!("{}: {error}", place.display())))?;
+    // Its owner alone reads it: whoever knows the space knows where not to be seen.
+    let written = whole::ready(&place, calibration.text.as_bytes(), 0o600).and_then(whole::Ready::put);
+    written.map_err(|error| No::because(format_args!("{}: {error}", place.display())))?;
     if arguments.delete_recording && recorded {
         delete(path).map_err(|error| told(&error))?;
     }
@@ -176,15 +177,6 @@ fn place(policies: &Path, which: &Which) -> Result<PathBuf, No> {
     let missing = || No::because(format_args!("no file in {} is of `{}` \"{}\"", folder.display(), which.name, which.version));
     let file = files.into_iter().find(of_model).ok_or_else(missing)?;
     Ok(file.with_extension("calibration.json"))
-}
-
-/// A file that only its owner reads, as a whole or not at all: whoever knows the space knows where not to be seen.
-fn write(place: &Path, text: &[u8]) -> std::io::Result<()> {
-    let new = place.with_extension("json.new");
-    // One that a run left behind may be anybody's to read.
-    let _ = fs::remove_file(&new);
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    file.write_all(text).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&new, place)).inspect_err(|_| drop(fs::remove_file(&new)))
 }
 
 /// A recording that was read.

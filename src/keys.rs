@@ -16,8 +16,8 @@ use crate::cli::No;
 use crate::clock::{Moment, from_rfc3339};
 use crate::mistake::Mistake;
 use crate::say::{self, say};
-pub(crate) use edit::{Edit, Ready, hold_folder};
-use edit::{folder_of, target};
+use crate::whole::{folder_of, target};
+pub(crate) use edit::{Edit, hold_folder, told};
 use written::{is, keys, put_in, take_out};
 
 /// What to do with keys.
@@ -138,7 +138,7 @@ pub fn new(file: &Path, id: &str, tenant: &str, roles: &[String], tier: &str, ex
     if id.is_empty() || id.len() > 128 || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
         return Err(No::because("an id is 1 to 128 letters, digits, `-`, `_` or `.`"));
     }
-    let file = &target(file)?;
+    let file = &target(file).map_err(told(file))?;
     let _held = hold_folder(folder_of(file))?;
     let mut edit = Edit::of(file)?;
     if keys(&edit.document).into_iter().any(|key| is(key, id)) {
@@ -161,7 +161,7 @@ pub fn new(file: &Path, id: &str, tenant: &str, roles: &[String], tier: &str, ex
     }
     put_in(&mut edit.document, key)?;
     holds(file, &edit.document)?;
-    edit.ready()?.put()?;
+    edit.put()?;
     Ok(NewKey { secret, sha256 })
 }
 
@@ -196,14 +196,14 @@ fn list(file: &Path, json: bool) -> Result<(), No> {
 }
 
 fn revoke(file: &Path, id: &str) -> Result<(), No> {
-    let file = &target(file)?;
+    let file = &target(file).map_err(told(file))?;
     // Without it a command that read the file before the key was revoked would write the key back.
     let _held = hold_folder(folder_of(file))?;
     let mut edit = Edit::of(file)?;
     if !take_out(&mut edit.document, id) {
         return Err(No::because(format!("no key called `{id}` stands in {}", file.display())));
     }
-    edit.ready()?.put()
+    edit.put()
 }
 
 #[cfg(test)]

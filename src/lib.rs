@@ -34,7 +34,7 @@
 //! # The leaves
 //!
 //! They use nothing of the stops: [`clock`], [`digest`], [`event`], [`heavy`], [`mod@lines`], [`mistake`], [`outbound`], [`mod@say`], [`secret`], [`tlog`],
-//! [`trail`], [`mod@unit`], [`verify`], which verifies a log offline, and [`wire`], which holds the formats that several stops read.
+//! [`trail`], [`mod@unit`], [`verify`], which verifies a log offline, [`whole`], and [`wire`], which holds the formats that several stops read.
 //!
 //! # What holds everywhere
 //!
@@ -90,4 +90,5 @@ pub mod tlog;
 pub mod trail;
 pub mod unit;
 pub mod verify;
+pub mod whole;
 pub mod wire;

@@ -6,8 +6,8 @@ mod card;
 mod scan;
 mod weights;
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -25,6 +25,7 @@ use crate::infer::model::signing::{Identity, MAX_TRUST, Signer, Trust};
 use crate::infer::model::{self, Verified, onnx};
 use crate::rollback;
 use crate::say::{Unsaid, say};
+use crate::whole;
 use crate::wire::tensor::Port;
 
 /// What to do with models.
@@ -276,26 +277,9 @@ fn sign(path: &Path, seal: &Seal, signature: &Path, ignore: Vec<String>, json: b
     let real = path.canonicalize().map_err(|error| told(path, &error))?;
     let name = real.file_name().and_then(|name| name.to_str()).unwrap_or("model");
     let bundle = seal.bundle(&manifest, name).map_err(|fault| told(path, &fault))?;
-    write(signature, &bundle).map_err(|error| told(signature, &error))?;
+    whole::ready(signature, &bundle, 0o666).and_then(whole::Ready::put).map_err(|error| told(signature, &error))?;
     let signer = seal.signer().map_err(|fault| told(path, &fault))?;
     Ok(tell(json, &json!({}), manifest.root(), &files, &signer)?)
-}
-
-/// Whole or not at all, and over an older one.
-fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut name = path.file_name().ok_or(std::io::ErrorKind::InvalidFilename)?.to_owned();
-    name.push(format!(".{}.new", std::process::id()));
-    let new = path.with_file_name(name);
-    let written = OpenOptions::new().write(true).create_new(true).open(&new).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&new, path)
-    });
-    if written.is_err() {
-        // What matters is why it was not written.
-        let _ = std::fs::remove_file(&new);
-    }
-    written
 }
 
 /// A file, whole, of at most so many bytes.

@@ -14,8 +14,9 @@ use toml_edit::{Item, Table, value};
 
 use crate::authorize::traffic::{DEFAULT_SHARE, by_version};
 use crate::cli::No;
-use crate::keys::{Edit, Ready, hold_folder};
+use crate::keys::{Edit, hold_folder, told};
 use crate::say::say;
+use crate::whole::Ready;
 
 /// The example of the command's help.
 pub const EXAMPLE: &str = "Example:\n  portcullis model rollback digits --policies policies";
@@ -68,7 +69,7 @@ pub fn run(arguments: &Arguments) -> Result<(), No> {
         ready.push(with_share(version, 0)?);
         from.push(&version.version);
     }
-    ready.into_iter().try_for_each(Ready::put)?;
+    ready.into_iter().try_for_each(Ready::put).map_err(told(&folder))?;
     if arguments.json {
         say!("{}", serde_json::json!({ "model": arguments.name, "to": to, "from": from }))?;
     } else {
