@@ -171,7 +171,7 @@ fn inspect(file: &Path, json: bool) -> Result<(), No> {
             Value::Object(files) if key == "tensors_in" => {
                 files.iter().try_for_each(|(name, bytes)| say!("tensors  in {name:?}, of which they need {bytes} bytes"))?;
             }
-            Value::Object(counts) => counts.iter().try_for_each(|(name, count)| say!("{name:<8} {count}"))?,
+            Value::Object(counts) => counts.iter().try_for_each(|(name, count)| say!("{:<8} {count}", name.escape_debug().to_string()))?,
             other => say!("{key:<8} {other}")?,
         }
     }
@@ -182,7 +182,8 @@ fn tell_port(kind: &str, port: &Value) -> Result<(), Unsaid> {
     let shape: Vec<String> =
         port["shape"].as_array().into_iter().flatten().map(|n| n.as_u64().map_or("?".to_owned(), |n| n.to_string())).collect();
     let text = |key: &str| port[key].as_str().unwrap_or_default().to_owned();
-    say!("{kind:<8} {} {} [{}]", text("name"), text("datatype"), shape.join(", "))
+    // A file that nobody vouches for may have any name in it: what would steer a terminal, or look like another line, is escaped.
+    say!("{kind:<8} {} {} [{}]", text("name").escape_debug(), text("datatype"), shape.join(", "))
 }
 
 /// What a signature says. Nobody vouches for it.
@@ -198,7 +199,7 @@ fn inspect_signature(file: &Path, bytes: &[u8], json: bool) -> Result<(), No> {
         )?;
     } else {
         say!("format   signature, not verified\nmode     {mode}\ndigest   {}", manifest.root())?;
-        names.iter().try_for_each(|name| say!("file     {name}"))?;
+        names.iter().try_for_each(|name| say!("file     {}", name.escape_debug()))?;
     }
     Ok(())
 }
@@ -243,7 +244,7 @@ fn tell(
         extend(&mut line, json!({ "digest": digest.to_string(), "files": files.len(), "bytes": bytes, "signer": signer_json(signer) }));
         say!("{line}")
     } else {
-        say!("digest   {digest}\nfiles    {}\nbytes    {bytes}\nsigner   {signer}", files.len())
+        say!("digest   {digest}\nfiles    {}\nbytes    {bytes}\nsigner   {}", files.len(), signer.to_string().escape_debug())
     }
 }
 
