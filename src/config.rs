@@ -58,6 +58,7 @@ impl Gateway {
     fn mistakes(&self, dir: &Path) -> Vec<Mistake> {
         let mut mistakes = self.accept.limits().err().unwrap_or_default();
         mistakes.extend(self.prove.mistakes());
+        mistakes.extend(self.record.mistakes());
         self.budget.compile_serverwide(&mut mistakes);
         // With TLS it names files, which are read where the port is opened.
         if let Some(admin) = self.admin.as_ref().filter(|admin| admin.tls.is_none()) {
@@ -385,6 +386,20 @@ mod tests {
             assert_eq!(told_with(accept, &chat).len(), 1, "{accept}");
         }
     }
+
+    #[test]
+    fn what_is_wrong_in_record_is_told_with_its_place_before_anything_starts() {
+        let chat = format!("{CHAT}urls = [\"http://127.0.0.1:1\"]\n");
+        let record = |text: &str| told_with(&format!("[record]\n{text}"), &chat);
+        for fine in ["sample = 1.0", "otlp = \"http://127.0.0.1:4318\"", "security_log = \"no/such/folder/security.log\""] {
+            assert_eq!(record(fine), Vec::<String>::new(), "{fine}");
+        }
+        for wrong in ["sample = 2.0", "otlp = \"foo\"", "otlp = \"ftp://127.0.0.1\"", "otlp_protocol = \"http\"", "security_log = \"\""] {
+            let told = record(wrong);
+            assert!(told.len() == 1 && told[0].contains("gateway.toml:5:"), "{wrong}: {told:?}");
+        }
+    }
+
     #[test]
     fn as_many_refused_models_are_told_as_may_be_and_no_more_each_once() {
         let made = Made::default();

@@ -3,6 +3,7 @@
 //! A request never waits for it. Events pass a bounded channel to a task, lines another to the thread that writes them
 //! ([`crate::lines`]); whatever finds either full is counted, and a `log.lost` line tells the count.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -33,6 +34,15 @@ pub enum Target {
     Stderr,
     /// A file, made if it is not there, readable by its owner alone.
     File(PathBuf),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stderr => f.write_str("stderr"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
 }
 
 impl Target {

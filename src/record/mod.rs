@@ -6,7 +6,7 @@
 //! Nothing here refuses or delays a request: what a sink does not take is counted and told.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -43,7 +43,7 @@ pub struct Config {
     /// The collector: `http://host:4317` for gRPC, `http://host:4318` for http/protobuf. None: nothing is sent.
     pub otlp: Option<Spanned<String>>,
     /// `grpc` or `http`, where the port does not say it.
-    pub otlp_protocol: Option<OtlpProtocol>,
+    pub otlp_protocol: Option<Spanned<OtlpProtocol>>,
     /// `stderr`, or a file, relative to the policy folder.
     pub security_log: Spanned<String>,
     /// The share of ordinary requests whose spans are sent, 0 to 1. Refusals, errors and broken streams always are.
@@ -68,6 +68,53 @@ impl Default for Config {
             sample: Spanned::new(0..0, DEFAULT_SAMPLE),
         }
     }
+}
+
+impl Config {
+    /// What is meant by it, as far as its own text tells: no file is looked at.
+    fn resolve(&self, base_dir: &Path) -> Result<Resolved<'_>, Vec<Mistake>> {
+        let mut mistakes = Vec::new();
+        let sample = Sample::ratio(*self.sample.get_ref());
+        if sample.is_none() {
+            mistakes.push(Mistake::at(self.sample.span(), "`sample` is a share between 0.0 and 1.0"));
+        }
+        let protocol = self.otlp_protocol.as_ref();
+        let collector = self.otlp.as_ref().and_then(|url| match collector(url.get_ref(), protocol.map(|protocol| *protocol.get_ref())) {
+            Ok(protocol) => Some((url, protocol)),
+            Err(what) => {
+                mistakes.push(Mistake::at(url.span(), what));
+                None
+            }
+        });
+        if let (None, Some(protocol)) = (&self.otlp, protocol) {
+            mistakes.push(Mistake::at(protocol.span(), "`otlp_protocol` says how to send, but there is no `otlp` that says where"));
+        }
+        let target = match self.security_log.get_ref().as_str() {
+            DEFAULT_SECURITY_LOG => Target::Stderr,
+            path => Target::File(base_dir.join(path)),
+        };
+        if self.security_log.get_ref().is_empty() {
+            mistakes.push(Mistake::at(self.security_log.span(), "`security_log` is \"stderr\" or the path of a file"));
+        }
+        match sample {
+            Some(sample) if mistakes.is_empty() => Ok(Resolved { sample, collector, target }),
+            _ => Err(mistakes),
+        }
+    }
+
+    /// What is wrong with it, as far as its own text tells.
+    #[must_use]
+    pub fn mistakes(&self) -> Vec<Mistake> {
+        self.resolve(Path::new("")).err().unwrap_or_default()
+    }
+}
+
+/// What a [`Config`] means.
+struct Resolved<'a> {
+    sample: Sample,
+    /// Where to send, and how.
+    collector: Option<(&'a Spanned<String>, OtlpProtocol)>,
+    target: Target,
 }
 
 /// How the collector is spoken to.
@@ -123,42 +170,24 @@ impl Recorder {
     /// # Errors
     /// Every mistake of the configuration, a file that cannot be opened among them.
     pub fn new(config: &Config, base_dir: &Path) -> Result<Self, Vec<Mistake>> {
-        let mut mistakes = Vec::new();
-        let sample = Sample::ratio(*config.sample.get_ref());
-        if sample.is_none() {
-            mistakes.push(Mistake::at(config.sample.span(), "`sample` is a share between 0.0 and 1.0"));
-        }
-        let collector = config.otlp.as_ref().map(|url| collector(url.get_ref(), config.otlp_protocol));
-        if let (Some(url), Some(Err(what))) = (&config.otlp, &collector) {
-            mistakes.push(Mistake::at(url.span(), *what));
-        }
-        if config.otlp.is_none() && config.otlp_protocol.is_some() {
-            mistakes.push(Mistake::of_file("`otlp_protocol` says how to send, but there is no `otlp` that says where"));
-        }
+        let Resolved { sample, collector, target } = config.resolve(base_dir)?;
         let metrics = Arc::new(Metrics::default());
-        let target = match config.security_log.get_ref().as_str() {
-            DEFAULT_SECURITY_LOG => Target::Stderr,
-            path => Target::File(base_dir.join(PathBuf::from(path))),
-        };
         let at = config.security_log.span();
-        let log = if config.security_log.get_ref().is_empty() {
-            Err(Mistake::at(at, "`security_log` is \"stderr\" or the path of a file"))
-        } else {
-            SecurityLog::open(target, metrics.clone())
-                .map_err(|error| Mistake::at(at, format!("the security log cannot be opened: {error}")))
-        };
-        let log = log.map_err(|mistake| mistakes.push(mistake)).ok();
+        let path = target.to_string();
+        let log = SecurityLog::open(target, metrics.clone())
+            .map_err(|error| vec![Mistake::at(at, format!("the security log {path} cannot be opened: {error}"))])?;
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(1).max_blocking_threads(1).thread_name("record").enable_all().build();
-        let runtime = runtime.map_err(|error| mistakes.push(Mistake::of_file(format!("the recorder's thread cannot start: {error}")))).ok();
-        let (Some(sample), Some(log), Some(runtime), true) = (sample, log, runtime, mistakes.is_empty()) else { return Err(mistakes) };
-
-        let export = match (&config.otlp, collector) {
-            (Some(url), Some(Ok(protocol))) => Some(
-                otlp::Export::start(url.get_ref(), protocol, &metrics, runtime.handle())
-                    .map_err(|error| vec![Mistake::at(url.span(), format!("the collector cannot be used: {error}"))])?,
-            ),
-            _ => None,
+        let runtime = runtime.map_err(|error| vec![Mistake::of_file(format!("the recorder's thread cannot start: {error}"))])?;
+        let export = match collector.map(|(url, protocol)| otlp::Export::start(url.get_ref(), protocol, &metrics, runtime.handle())) {
+            None => None,
+            Some(Ok(export)) => Some(export),
+            Some(Err(error)) => {
+                // A runtime that is dropped waits for its threads, and whoever starts a recorder may be a task of another one.
+                runtime.shutdown_background();
+                let at = config.otlp.as_ref().map(Spanned::span).unwrap_or_default();
+                return Err(vec![Mistake::at(at, format!("the collector cannot be used: {error}"))]);
+            }
         };
         let (events, reader) = event::channel(MAX_WAITING_EVENTS);
         let (asks, asked) = mpsc::channel(1);

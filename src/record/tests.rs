@@ -318,11 +318,21 @@ async fn a_collector_that_never_answers_blocks_no_request_and_its_losses_are_cou
     has(&recorder, "portcullis_telemetry_lost_total{cause=\"queue\"}");
 }
 
+#[tokio::test]
+async fn what_cannot_be_opened_is_told_with_its_place_and_path_where_nothing_may_block() {
+    let folder = tempfile::tempdir().unwrap();
+    for path in ["no/such/security.log", "."] {
+        let config: Config = toml::from_str(&format!("security_log = \"{path}\"")).unwrap();
+        let mistakes = Recorder::new(&config, folder.path()).map(drop).unwrap_err();
+        assert!(mistakes[0].span.is_some() && mistakes[0].what.contains(&folder.path().join(path).display().to_string()), "{mistakes:?}");
+    }
+}
+
 #[test]
 fn mistakes_are_told_together_and_unknown_keys_refused() {
     let folder = tempfile::tempdir().unwrap();
     let read = |text: &str| Recorder::new(&toml::from_str(text).unwrap(), folder.path()).map(drop);
-    let mistakes = read("otlp = \"ftp://a\"\nsample = 1.5\nsecurity_log = \"no/such/folder.log\"").unwrap_err();
+    let mistakes = read("otlp = \"ftp://a\"\nsample = 1.5\nsecurity_log = \"\"").unwrap_err();
     assert_eq!(mistakes.len(), 3, "{mistakes:?}");
     assert!(mistakes.iter().all(|mistake| mistake.span.is_some()));
     for bad in [
@@ -335,7 +345,7 @@ fn mistakes_are_told_together_and_unknown_keys_refused() {
     ] {
         assert!(read(&format!("otlp = \"{bad}\"")).is_err(), "{bad}");
     }
-    assert!(read("otlp_protocol = \"http\"").is_err());
+    assert!(read("otlp_protocol = \"http\"").unwrap_err()[0].span.is_some());
     assert!(toml::from_str::<Config>("otpl = \"http://127.0.0.1:4317\"").is_err());
     assert_eq!(collector("http://c:4318", None), Ok(OtlpProtocol::Http));
     assert_eq!(collector("http://c:4317", None), Ok(OtlpProtocol::Grpc));

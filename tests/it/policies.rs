@@ -43,6 +43,12 @@ const MISTAKES: &[Mistake] = &[
         words: &["unknown key `telemetry`"],
     },
     Mistake {
+        what: "a share of spans that is none",
+        breaks: |folder| append(folder, "gateway.toml", "sample = 2.0\n"),
+        at: "gateway.toml:20:10:",
+        words: &["between 0.0 and 1.0"],
+    },
+    Mistake {
         what: "an unknown key of a caller",
         breaks: |folder| append(folder, "callers.toml", "secret = \"s\"\n"),
         at: "callers.toml:8:1:",
@@ -262,6 +268,16 @@ fn every_mistake_is_told_with_its_place_and_stops_the_start() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn what_the_machine_does_not_give_ends_the_start_with_its_place_and_path() {
+    let folder = good();
+    folder.write("gateway.toml", folder.read("gateway.toml").replace("../security.log", "../none/security.log"));
+    let output = folder.run(&["serve", "--policies", "policies"]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("gateway.toml:19:16: ") && told.contains("policies/../none/security.log"), "{told}");
 }
 
 #[test]
