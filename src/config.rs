@@ -13,7 +13,7 @@ use crate::authorize::{self, Authorizer, Policies, Routes};
 use crate::clock::Moment;
 use crate::detect::recording::Book;
 use crate::digest::Digest;
-use crate::disk::OnDisk;
+use crate::disk::{OnDisk, Sought};
 use crate::infer::model::{self};
 use crate::infer::shadow::{Shadow, Tally};
 use crate::infer::upstream::{self, Upstream};
@@ -114,6 +114,17 @@ struct BackendFile {
     upstream: Option<upstream::Config>,
 }
 
+impl ModelFile {
+    /// The files and folders that it names, whether they are there or not. `base` is its own folder.
+    fn named(&self, base: &Path) -> Vec<PathBuf> {
+        let BackendFile { onnx, safetensors, upstream } = self.backend.get_ref();
+        let here = [onnx, safetensors].into_iter().flatten().flat_map(|local| local.named(base));
+        let there = upstream.iter().flat_map(|upstream| [&upstream.credential_file, &upstream.ca]).flatten();
+        let background = self.explain.iter().map(|explain| base.join(explain.background.get_ref()));
+        here.chain(there.map(|file| base.join(file.get_ref()))).chain(background).collect()
+    }
+}
+
 /// What every stop after `authorize` is told for one model.
 #[derive(Debug)]
 pub struct Terms {
@@ -161,6 +172,8 @@ pub struct Made {
     named: Vec<PathBuf>,
     /// Models that were not loaded and of which nobody was told yet.
     refused: Arc<Mutex<Vec<Refusal>>>,
+    /// What the last load named and could not use, as it was before.
+    sought: Arc<Mutex<Sought>>,
 }
 
 /// A name and a version.
@@ -180,6 +193,16 @@ impl Made {
     #[must_use]
     pub fn take_refused(&self) -> Vec<Refusal> {
         std::mem::take(&mut *self.refused.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What the last load named and could not use; where it was refused, a change of that is a reason for the next.
+    #[must_use]
+    pub fn take_sought(&self) -> Sought {
+        std::mem::take(&mut *self.sought.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn seek(&self, more: Sought) {
+        self.sought.lock().unwrap_or_else(PoisonError::into_inner).extend(more);
     }
 
     fn refuse(&self, which: Which, why: &str) {
@@ -252,7 +275,13 @@ pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines) -> Result<Lo
     if let Some(gateway) = &gateway {
         reading.keep::<()>("gateway.toml", Err(gateway.mistakes(dir)));
     }
+    drop(made.take_sought());
     let callers: Option<authenticate::Config> = reading.toml("callers.toml");
+    // These files are read before it is known whether all is well, or by who takes in what was loaded.
+    let key_sets = callers.iter().flat_map(|callers| &callers.issuer).filter_map(|issuer| issuer.jwks_file.as_ref());
+    let library = gateway.as_ref().and_then(|gateway| gateway.runtime.onnxruntime.as_ref()).map(|path| dir.join(path));
+    let of_gateway = gateway.iter().flat_map(Gateway::tls_files).map(|file| dir.join(file)).chain(library.clone());
+    made.seek(Sought::at(key_sets.map(|file| dir.join(file.get_ref())).chain(of_gateway)));
     let authenticator = callers.and_then(|callers| {
         let compiled = Authenticator::compile(&callers, dir, made.failures(gateway.as_ref()), now);
         reading.keep("callers.toml", compiled)
@@ -262,8 +291,8 @@ pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines) -> Result<Lo
         reading.keep("access.cedar", compiled)
     });
     let global_cap = gateway.as_ref().map_or(accept::config::MAX_BODY.0, |gateway| gateway.accept.max_body.0);
-    let next = Made { failures: made.failures.clone(), refused: made.refused.clone(), ..Made::default() };
-    let library = gateway.as_ref().and_then(|gateway| gateway.runtime.onnxruntime.as_ref()).map(|path| dir.join(path));
+    let (failures, refused, sought) = (made.failures.clone(), made.refused.clone(), made.sought.clone());
+    let next = Made { failures, refused, sought, ..Made::default() };
     let witnesses = gateway.as_ref().is_none_or(|gateway| gateway.prove.has_witnesses());
     let mut building = Building { global_cap, witnesses, made, engines, library, next, paths: BTreeMap::new() };
     let mut models = building.models(&mut reading);

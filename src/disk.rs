@@ -4,7 +4,7 @@
 //! Looking is a `stat` of each file; only a file that looks otherwise than before, and has been still since the last look, is read
 //! and hashed, on a thread that may take its time. The running model serves on whatever is found.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -49,6 +49,50 @@ impl From<&Metadata> for Stamp {
     fn from(meta: &Metadata) -> Self {
         let (modified, changed) = ((meta.mtime(), meta.mtime_nsec()), (meta.ctime(), meta.ctime_nsec()));
         Self { device: meta.dev(), inode: meta.ino(), length: meta.len(), modified, changed }
+    }
+}
+
+/// What policies that were refused name, as it looked before it was read: what was not there, or was another, may come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sought(BTreeMap<PathBuf, Option<Stamp>>, BTreeSet<PathBuf>);
+
+impl Sought {
+    /// How deep a folder is looked at, and how many files at the most: as far as a model's folder is read.
+    const DEPTH: u8 = 8;
+    /// See [`Sought::DEPTH`].
+    const FILES: usize = 10_000;
+
+    /// Looks at these files, and at all that lies in those that are folders; to be called before they are read.
+    #[must_use]
+    pub fn at(named: impl IntoIterator<Item = PathBuf>) -> Self {
+        let named: BTreeSet<PathBuf> = named.into_iter().collect();
+        let mut seen = BTreeMap::new();
+        named.iter().for_each(|path| Self::walk(path.clone(), 0, &mut seen));
+        Self(seen, named)
+    }
+
+    /// What the same looks like now.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self::at(self.1.iter().cloned())
+    }
+
+    /// Looks out for these too.
+    pub fn extend(&mut self, more: Self) {
+        self.0.extend(more.0);
+        self.1.extend(more.1);
+    }
+
+    fn walk(path: PathBuf, depth: u8, seen: &mut BTreeMap<PathBuf, Option<Stamp>>) {
+        let found = std::fs::metadata(&path).ok();
+        if found.as_ref().is_some_and(Metadata::is_dir) && depth < Self::DEPTH {
+            for entry in std::fs::read_dir(&path).into_iter().flatten().flatten() {
+                if seen.len() < Self::FILES {
+                    Self::walk(entry.path(), depth + 1, seen);
+                }
+            }
+        }
+        seen.insert(path, found.as_ref().map(Stamp::from));
     }
 }
 
@@ -302,6 +346,29 @@ mod tests {
         std::fs::write(folder.path().join("new"), b"good").unwrap();
         std::fs::rename(folder.path().join("new"), &path).unwrap();
         assert_eq!((settled(&watched, &disks), changed(&watched)), (vec![], vec![false]));
+    }
+
+    #[test]
+    fn what_was_sought_is_seen_to_come_to_change_and_to_be_there_within_a_folder() {
+        let home = tempfile::tempdir().unwrap();
+        let (file, folder) = (home.path().join("one.onnx"), home.path().join("encoder"));
+        std::fs::create_dir(&folder).unwrap();
+        let mut sought = Sought::at([file.clone(), folder.clone()]);
+        assert_eq!(sought.again(), sought);
+        for (path, bytes) in [(&file, "other"), (&file, "right one"), (&folder.join("model.safetensors"), "")] {
+            std::fs::write(path, bytes).unwrap();
+            assert_ne!(sought.again(), sought, "{}", path.display());
+            sought = sought.again();
+        }
+        // Another file in the same place, of the same length and time.
+        let (beside, then) = (home.path().join("beside"), std::fs::metadata(&file).unwrap().modified().unwrap());
+        std::fs::write(&beside, "right 1ne").unwrap();
+        File::options().write(true).open(&beside).unwrap().set_modified(then).unwrap();
+        std::fs::rename(&beside, &file).unwrap();
+        assert_ne!(sought.again(), sought);
+        let mut both = Sought::at([file]);
+        both.extend(Sought::at([folder]));
+        assert_eq!(both, sought.again());
     }
 
     #[test]

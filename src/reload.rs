@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::clock::Moment;
 use crate::config::{self, Engines, Loaded, Made};
+use crate::disk::Sought;
 use crate::event::{Event, Name};
 use crate::pipeline::House;
 use crate::prove::{Change, Changed};
@@ -25,7 +26,8 @@ const EVERY: Duration = Duration::from_millis(500);
 const STILL: Duration = Duration::from_millis(100);
 
 /// What is looked at, beside the files that policies name: text that policies consist of. Logs and models are not; a
-/// model is named by its digest, so that a changed one shows in its policy file; [`crate::disk`] looks at the files under those that run.
+/// model is named by its digest, so that a changed one shows in its policy file; [`crate::disk`] looks at the files under those that run, and
+/// those that were refused are sought.
 const ENDINGS: [&str; 9] = ["toml", "cedar", "json", "pem", "crt", "crl", "key", "token", "onnxsig"];
 
 /// Reloads until the house is gone.
@@ -49,13 +51,13 @@ pub async fn watch(
         if forced {
             house.recorder.reopen();
         }
-        let mut look = Look::at(&dir, made.named());
+        let mut look = seen.again(&dir, made.named());
         if look == seen && !forced {
             continue;
         }
         loop {
             tokio::time::sleep(STILL).await;
-            let again = Look::at(&dir, made.named());
+            let again = seen.again(&dir, made.named());
             if again == look {
                 break;
             }
@@ -74,10 +76,14 @@ pub async fn watch(
         match accepted {
             Ok(accepted) => {
                 (made, _keeping) = accepted;
+                seen.sought = Sought::default();
                 // Files that are named only now were not looked at before they were read.
                 seen.goes_on_with(made.named());
             }
-            Err(mistakes) => refuse(&house, &mistakes),
+            Err(mistakes) => {
+                seen.sought = made.take_sought();
+                refuse(&house, &mistakes);
+            }
         }
     }
 }
@@ -124,16 +130,24 @@ type Files = Vec<(PathBuf, Option<SystemTime>, u64, u64)>;
 pub struct Look {
     policies: Files,
     named: Files,
+    /// What policies that were refused name besides, as it was before they were read.
+    sought: Sought,
 }
 
 impl Look {
+    /// Looks once more, and at what is sought too.
+    fn again(&self, dir: &Path, named: &[PathBuf]) -> Self {
+        Self { sought: self.sought.again(), ..Self::at(dir, named) }
+    }
+
     /// Looks at `dir`, and at the files `named`.
     #[must_use]
     pub fn at(dir: &Path, named: &[PathBuf]) -> Self {
         let mut policies = Vec::new();
         Self::walk(dir, 0, &mut policies);
         policies.sort();
-        Self { policies, named: named.iter().map(|path| Self::file(path.clone(), std::fs::metadata(path).ok().as_ref())).collect() }
+        let named = named.iter().map(|path| Self::file(path.clone(), std::fs::metadata(path).ok().as_ref())).collect();
+        Self { policies, named, sought: Sought::default() }
     }
 
     /// Looks at these files as well from now on; what was seen of them before stays seen.

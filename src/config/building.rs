@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use crate::authorize::{self, Model, Resource, Serves, Traffic};
 use crate::detect::recording::{self, Book, Recording};
 use crate::digest::Digest;
-use crate::disk::OnDisk;
+use crate::disk::{OnDisk, Sought};
 use crate::infer::model::runtime::{Places, Runtime};
 use crate::infer::model::{self, Kind, Refused};
 use crate::infer::shadow::Shadow;
@@ -66,7 +66,11 @@ impl Building<'_> {
             let beside = format!("{}.calibration.json", file.trim_end_matches(".toml"));
             let wanted = !matches!(self.engines, Engines::Uncalibrated);
             let calibration = if wanted && reading.dir.join(&beside).exists() { reading.text(&beside) } else { None };
+            let sought = Sought::at(parsed.named(&base));
             let built = self.model(&file, parsed, digest, &base, reading.dir, calibration.as_deref());
+            if built.is_err() {
+                self.made.seek(sought);
+            }
             match reading.keep(&file, built) {
                 Some((model, stands)) => {
                     models.push(model);

@@ -71,6 +71,29 @@ async fn a_model_that_does_not_verify_is_told_and_the_one_before_it_serves_on() 
 }
 
 #[tokio::test]
+async fn a_model_that_comes_after_the_file_that_names_it_is_taken_when_it_is_there() {
+    let (_upstream, folder, gateway) = serving().await;
+    folder.digits("");
+    told(&folder, "policy.reloaded", 1).await;
+    let (text, model) = (folder.read("models/digits.toml"), folder.policies().join("models/digits.onnx"));
+    let bytes = std::fs::read(&model).unwrap();
+    let second = folder.policies().join("models/second.onnx");
+    folder.model("second", text.replace("\"digits\"", "\"second\"").replace("digits.onnx", "second.onnx"));
+    told(&folder, "policy.refused", 1).await;
+    // Another file first, and then the one that is meant.
+    std::fs::write(&second, &bytes[..bytes.len() / 2]).unwrap();
+    told(&folder, "policy.refused", 2).await;
+    gateway.admin_until("/readyz", |_, body| body.contains("policies were refused")).await;
+    std::fs::write(&second, &bytes).unwrap();
+    told(&folder, "policy.reloaded", 2).await;
+    gateway.admin_until("/readyz", |_, body| !body.contains("policies were refused")).await;
+    // No more than there was a reason for.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let count = |event: &str| folder.security_log().iter().filter(|line| line["event"] == event).count();
+    assert_eq!((count("policy.refused"), count("policy.reloaded")), (2, 2));
+}
+
+#[tokio::test]
 async fn a_broken_policy_leaves_the_old_one_in_force_and_says_so() {
     let (_upstream, folder, gateway) = serving().await;
     let mut client = gateway.h2().await;

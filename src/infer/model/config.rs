@@ -99,6 +99,20 @@ fn default_load_timeout() -> Span {
 }
 
 impl Config {
+    /// Whatever it names, whether it is there or not; `folder` as for [`Config::resolve`].
+    pub fn named(&self, folder: &Path) -> impl Iterator<Item = PathBuf> {
+        let path = folder.join(self.path.get_ref());
+        // A signature is over all that lies beside the model.
+        let beside = self.signature.as_ref().and_then(|_| path.parent().map(Path::to_owned));
+        let files = [&self.signature, &self.trust, &self.calibration].into_iter().flatten().map(Spanned::get_ref);
+        let attached = [&self.card, &self.golden].into_iter().flatten().filter_map(|named| match named.get_ref() {
+            attached::Named::InFolder(_) => None,
+            attached::Named::Beside { path, .. } => Some(path.as_path()),
+        });
+        let files: Vec<PathBuf> = files.map(PathBuf::as_path).chain(attached).map(|file| folder.join(file)).collect();
+        [path].into_iter().chain(beside).chain(files)
+    }
+
     /// What is to be loaded. `folder` is that of the file that holds the block, `root` the policy folder, which no path may leave, by `..` or
     /// by a link.
     ///
