@@ -39,6 +39,10 @@ pub enum Name {
     PolicyRefused,
     /// Something was answered that the log does not hold.
     LogGap,
+    /// The provenance log takes no entries, or comes no further: no checkpoints, no cosignatures.
+    LogFailed,
+    /// It does again.
+    LogRecovered,
 }
 
 impl Name {
@@ -60,6 +64,8 @@ impl Name {
             Self::PolicyReloaded => "policy.reloaded",
             Self::PolicyRefused => "policy.refused",
             Self::LogGap => "log.gap",
+            Self::LogFailed => "log.failed",
+            Self::LogRecovered => "log.recovered",
         }
     }
 }

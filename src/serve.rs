@@ -35,6 +35,7 @@ use crate::record::{Recorder, Served};
 use crate::{across, disk, life, reload};
 
 mod needs;
+mod troubles;
 mod watched;
 
 /// Where the gateway listens, once it does.
@@ -188,6 +189,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     let tending = tokio::spawn(life::watch(house.clone()));
     let rolling = tokio::spawn(roll_over(house.shards.clone()));
     let looking = tokio::spawn(across::watch(house.clone()));
+    let telling = tokio::spawn(troubles::watch(house.clone()));
     let operators =
         admin.map(|admin| tokio::spawn(admin::serve_admin(admin, Arc::new(Operators(house.clone(), listeners)), until(stopped.clone()))));
     let interrupted = interrupted();
@@ -207,6 +209,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     tending.abort();
     rolling.abort();
     looking.abort();
+    telling.abort();
     if drained.cut > 0 {
         eprintln!("portcullis: {} request(s) were still running after {:?} and were cut", drained.cut, gateway.accept.drain.0);
     }
@@ -341,8 +344,9 @@ struct Operators(Arc<House>, needs::Listeners);
 impl Sources for Operators {
     fn ready(&self) -> Ready {
         let house = &self.0;
-        if !house.shards.current().has_room() {
-            return Ready::No(vec!["the provenance log takes no entries".to_owned()]);
+        let troubles = troubles::of(house);
+        if let Some(trouble) = troubles.iter().find(|trouble| trouble.stops_all()) {
+            return Ready::No(vec![trouble.to_string()]);
         }
         let now = Moment::now();
         let policy = house.policy.load();
@@ -354,6 +358,7 @@ impl Sources for Operators {
             policy.authenticator.sources().filter(|source| !source.is_ready(now)).map(|source| format!("no keys from {}", source.issuer())),
         );
         notes.extend(needs::ended(&self.1, now.wall));
+        notes.extend(troubles.iter().map(ToString::to_string));
         notes.extend(watched::uncalibrated(&policy));
         if notes.is_empty() { Ready::Yes } else { Ready::Degraded(notes) }
     }

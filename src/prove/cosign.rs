@@ -105,12 +105,19 @@ pub(super) struct Cosigning {
     tally: Arc<Mutex<Tally>>,
     /// Since when the newest checkpoint waits for enough cosignatures, if it does.
     waiting: Arc<Mutex<Option<Instant>>>,
+    /// Who is asked, where any are.
+    witnesses: Option<Arc<Witnesses>>,
 }
 
 impl Cosigning {
     /// Of a log that has ended, and the last checkpoint of which a quorum has cosigned.
     pub(super) fn over(last: Published) -> Self {
-        Self { newest: watch::channel(Arc::new(last)).1, tally: Arc::default(), waiting: Arc::default() }
+        Self { newest: watch::channel(Arc::new(last)).1, tally: Arc::default(), waiting: Arc::default(), witnesses: None }
+    }
+
+    /// Those that did not cosign when they were last asked to, and why.
+    pub(super) fn failing(&self) -> Vec<(Arc<str>, String)> {
+        self.witnesses.as_ref().map(|witnesses| witnesses.failing()).unwrap_or_default()
     }
 
     /// Whether at `now` there have not been enough cosignatures for so long that none are promised.
@@ -138,7 +145,9 @@ impl Archive {
         let none = Published { size: 0, below: 0, root: merkle::empty(), note: String::new(), signed_root: None };
         let (tell, newest) = watch::channel(Arc::new(none));
         let tally = Tally { failures: witnesses.names().map(|name| (name.into(), 0)).collect(), ..Tally::default() };
-        let cosigning = Cosigning { newest, tally: Arc::new(Mutex::new(tally)), waiting: Arc::default() };
+        let witnesses = Arc::new(witnesses);
+        let cosigning =
+            Cosigning { newest, tally: Arc::new(Mutex::new(tally)), waiting: Arc::default(), witnesses: Some(witnesses.clone()) };
         let work = Work {
             directory: self.files.directory().to_owned(),
             files: self.files.clone(),
@@ -158,7 +167,7 @@ struct Work {
     directory: PathBuf,
     files: Files,
     published: watch::Receiver<Arc<Published>>,
-    witnesses: Witnesses,
+    witnesses: Arc<Witnesses>,
     tell: watch::Sender<Arc<Published>>,
     tally: Arc<Mutex<Tally>>,
     waiting: Arc<Mutex<Option<Instant>>>,
@@ -254,7 +263,7 @@ mod tests {
     fn silent(house: &House, since: Duration) {
         let newest = house.ledger.0.publisher.published().clone();
         let waiting = Arc::new(Mutex::new(Instant::now().checked_sub(since)));
-        house.ledger.0.archive.cosigning.set(Cosigning { newest, tally: Arc::default(), waiting }).unwrap();
+        house.ledger.0.archive.cosigning.set(Cosigning { newest, tally: Arc::default(), waiting, witnesses: None }).unwrap();
     }
 
     #[test]

@@ -198,10 +198,35 @@ impl Ledger {
         self.0.archive.vkeys.clone()
     }
 
-    /// Whether an entry could be taken now, for `/readyz`.
+    /// Why no entry could be taken now, for `/readyz`; none where one could.
     #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.0.wal.has_room() && self.0.slots.load(Ordering::Relaxed) < ROOM
+    pub fn refuses(&self) -> Option<String> {
+        if !self.0.wal.has_room() {
+            let why = self.failure().map(|why| format!("{}: {why}", self.0.archive.files.directory().display()));
+            // What is written waits in memory for the tree.
+            let why = why.or_else(|| self.0.publisher.failing());
+            return Some(why.unwrap_or_else(|| "more waits to be written than may".to_owned()));
+        }
+        let full = self.0.slots.load(Ordering::Relaxed) >= ROOM;
+        full.then(|| format!("{ROOM} answers are being made, streamed or waited for"))
+    }
+
+    /// Why there is no new checkpoint, where one could not be made.
+    #[must_use]
+    pub fn uncheckpointed(&self) -> Option<String> {
+        self.0.publisher.failing()
+    }
+
+    /// The witnesses that did not cosign when they were last asked to, and why.
+    #[must_use]
+    pub fn unwitnessed(&self) -> Vec<(Arc<str>, String)> {
+        self.0.archive.cosigning.get().map(Cosigning::failing).unwrap_or_default()
+    }
+
+    /// Whether there have not been enough cosignatures for so long that answers which need them are refused.
+    #[must_use]
+    pub fn is_unwitnessed(&self) -> bool {
+        self.0.archive.cosigning.get().is_some_and(|cosigning| cosigning.is_stalled(Instant::now()))
     }
 
     /// Room for one answer, taken before the model runs, so that no model runs whose answer could not be proved. What the policy demands and
@@ -209,12 +234,14 @@ impl Ledger {
     ///
     /// # Errors
     /// When there is none and `terms` say to refuse. Where they say to serve, the slot has no room and a gap is counted. Also when they demand
-    /// witnesses, say to refuse, and there have not been enough of them for [`cosign::UNWITNESSED`].
+    /// a checkpoint, say to refuse, and none could be made for [`publisher::STALLED`]; or witnesses, and there have not been enough of them
+    /// for [`cosign::UNWITNESSED`].
     pub fn reserve(&self, terms: &Terms, want: Want) -> Result<Slot, Error> {
         let inner = self.0.clone();
-        let demands_witnesses = terms.mode == Mode::Witnessed && terms.on_failure == OnFailure::Refuse;
-        let cosigning = inner.archive.cosigning.get().filter(|_| demands_witnesses);
-        if cosigning.is_some_and(|cosigning| cosigning.is_stalled(Instant::now())) {
+        let (now, refuses) = (Instant::now(), terms.on_failure == OnFailure::Refuse);
+        let uncosigned = || inner.archive.cosigning.get().is_some_and(|cosigning| cosigning.is_stalled(now));
+        let stalled = terms.mode >= Mode::Included && inner.publisher.is_stalled(now) || terms.mode == Mode::Witnessed && uncosigned();
+        if refuses && stalled {
             return Err(Error::Unavailable);
         }
         let taken = inner.slots.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| (taken < ROOM).then_some(taken + 1));

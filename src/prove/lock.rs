@@ -52,6 +52,11 @@ impl LockFile {
         &self.last
     }
 
+    /// Where it lies.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Puts `next` in the place of what this process put there last, and syncs it.
     ///
     /// # Errors

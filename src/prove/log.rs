@@ -338,6 +338,7 @@ impl Wal {
                 return false;
             }
             state.no_room = false;
+            state.failure = None;
             let counted = count(state.next);
             (state.draw(), state.written.saturating_sub(1), counted)
         };

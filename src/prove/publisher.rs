@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use super::heartbeat::Heart;
 use super::lock::{LockFile, Swap};
 use super::log::{Fatal, Poisoned, Wal, wants_descriptors};
 use super::prune::{self, Pruner};
-use super::tree::{Tree, Unsettled};
+use super::tree::{Tree, Unsettled, at};
 use crate::clock::Moment;
 use crate::tlog::Checkpoint;
 use crate::tlog::merkle::{self, Hash};
@@ -34,6 +34,9 @@ pub const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
 const AWAITED_EVERY: Duration = Duration::from_millis(100);
 /// How often it is looked whether a full disk has room again.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
+/// How long there may have been no checkpoint for a failure before answers that need one are refused at once: as long as cosignatures may
+/// be missing. It was tried some fifteen times by then.
+pub const STALLED: Duration = super::cosign::UNWITNESSED;
 /// How often something is read again since the log grew meanwhile.
 const PATIENCE: usize = 64;
 
@@ -81,6 +84,8 @@ struct Shared {
     hurry: Condvar,
     checkpoints: AtomicU64,
     failures: AtomicU64,
+    /// Since when no checkpoint could be made, and why the last one could not; none where one could.
+    failing: Mutex<Option<(Instant, String)>>,
     /// The process has begun to count, and may remove what is too old.
     prunes: AtomicBool,
     unpruned: AtomicU64,
@@ -158,6 +163,16 @@ impl Publisher {
         self.published.clone().wait_for(|published| published.below > seq).await.is_ok()
     }
 
+    /// Why there is no new checkpoint, where one could not be made.
+    pub(super) fn failing(&self) -> Option<String> {
+        self.shared.failing().as_ref().map(|(_, why)| why.clone())
+    }
+
+    /// Whether at `now` none could be made for so long that none is promised.
+    pub(super) fn is_stalled(&self, now: Instant) -> bool {
+        self.shared.failing().as_ref().is_some_and(|(since, _)| now.saturating_duration_since(*since) > STALLED)
+    }
+
     pub(super) fn tally(&self) -> Tally {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         Tally {
@@ -180,6 +195,17 @@ impl Publisher {
 }
 
 impl Shared {
+    fn failing(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes how the last try went; since when it goes wrong is when it first did.
+    fn went(&self, outcome: Result<(), &io::Error>) {
+        let mut failing = self.failing();
+        let since = failing.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+        *failing = outcome.err().map(|why| (since, why.to_string()));
+    }
+
     /// Rests until the next checkpoint is due: sooner where somebody waits for it, and no longer where the log is closed.
     fn rest(&self, since: Instant) {
         let mut awaited = held(&self.awaited);
@@ -212,7 +238,7 @@ impl Drop for Awaiting<'_> {
 }
 
 /// A count is whole at any time.
-fn held(awaited: &Mutex<usize>) -> std::sync::MutexGuard<'_, usize> {
+fn held(awaited: &Mutex<usize>) -> MutexGuard<'_, usize> {
     awaited.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -264,14 +290,11 @@ impl Work {
     }
 
     fn step(&mut self) {
-        let failed = match self.gather() {
-            Ok(false) => return,
-            Ok(true) => self.publish(),
-            Err(error) => Err(error),
-        };
-        if failed.is_err() {
+        let outcome = self.gather().and_then(|new| if new { self.publish() } else { Ok(()) });
+        if outcome.is_err() {
             self.shared.failures.fetch_add(1, Ordering::Relaxed);
         }
+        self.shared.went(outcome.as_ref().copied());
     }
 
     /// Takes what is synced into the tree; says whether there is something to publish.
@@ -300,7 +323,7 @@ impl Work {
         let signed_root = signer.sign_root(root, size, now);
         match lock.swap(note.as_bytes()) {
             Ok(()) => *signed_at = now,
-            Err(Swap::Io(error)) => return Err(error),
+            Err(Swap::Io(error)) => return Err(at(lock.path(), &error)),
             Err(Swap::Taken) => {
                 let error = io::Error::other("another process, or an older copy, has replaced the lock file of this log");
                 wal.poison(&error);
@@ -387,7 +410,11 @@ impl Settler {
 /// Puts a file in the place of another, whole.
 fn replace(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let new = directory.join(NEW);
-    fs::write(&new, bytes).and_then(|()| fs::rename(&new, directory.join(name))).inspect_err(|_| drop(fs::remove_file(&new)))
+    let written = fs::write(&new, bytes).and_then(|()| fs::rename(&new, directory.join(name)));
+    written.map_err(|error| {
+        let _ = fs::remove_file(&new);
+        at(&directory.join(name), &error)
+    })
 }
 
 #[cfg(test)]
@@ -411,5 +438,16 @@ mod tests {
         assert!(rests(&shared) >= CHECKPOINT_EVERY);
         shared.closing.store(true, Ordering::Release);
         assert!((0..20).any(|_| rests(&shared) < AWAITED_EVERY));
+    }
+
+    #[test]
+    fn what_goes_wrong_has_gone_wrong_since_it_first_did_and_is_over_when_it_goes_well() {
+        let shared = Shared::default();
+        shared.went(Err(&io::Error::other("first")));
+        let since = shared.failing().clone().unwrap().0;
+        shared.went(Err(&io::Error::other("second")));
+        assert_eq!(*shared.failing(), Some((since, "second".to_owned())));
+        shared.went(Ok(()));
+        assert_eq!(*shared.failing(), None);
     }
 }

@@ -111,7 +111,7 @@ impl Tree {
             write(&self.files, partial, bytes)?;
             written.push(partial);
         }
-        self.ids.add(old, entries)?;
+        self.ids.add(old, entries).map_err(|error| at(&self.files.directory().join(IDS), &error))?;
         self.unsettled.0.extend(written.iter().filter(|tile| tile.is_full()));
         self.unswept.extend(written);
         (self.edge, self.bundle) = (edge, bundle);
@@ -203,11 +203,17 @@ fn write(files: &Files, tile: Tile, bytes: &[u8]) -> io::Result<()> {
         }
         outcome => outcome,
     });
-    if written.is_err() {
+    written.map_err(|error| {
         let _ = fs::remove_file(&new);
-    }
-    written
+        at(&path, &error)
+    })
 }
+
+/// The same failure, with the file that it is about.
+pub(super) fn at(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
 #[cfg(test)]
 #[path = "tree/tests.rs"]
 mod tests;

@@ -122,7 +122,7 @@ impl fmt::Display for Failure {
         match self {
             Self::LeftAlone => f.write_str("failed lately and is left alone for a while"),
             Self::StillBusy => f.write_str("has not answered for the checkpoint before"),
-            Self::Unreached(why) => why.fmt(f),
+            Self::Unreached(why) => write!(f, "gave no answer: {why}"),
             Self::Refused(status) => write!(f, "answered {}", status.as_u16()),
             Self::LogIsBehind(size) => write!(f, "has cosigned {size} entries, more than this log has"),
             Self::MovedMeanwhile(size) => write!(f, "went on to {size} entries while it was asked"),
@@ -149,6 +149,8 @@ struct Peer {
     monitor: Kept,
     /// Held while it is asked.
     state: Arc<Mutex<State>>,
+    /// Why it did not cosign when it was last asked to, where it did not.
+    failing: std::sync::Mutex<Option<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -191,6 +193,12 @@ impl Witnesses {
     /// Their keys, for those who verify.
     pub fn keys(&self) -> impl Iterator<Item = &Vkey> {
         self.peers.iter().flat_map(|(_, peer)| &peer.keys)
+    }
+
+    /// Those that did not cosign when they were last asked to, and why.
+    #[must_use]
+    pub fn failing(&self) -> Vec<(Arc<str>, String)> {
+        self.peers.iter().filter_map(|(_, peer)| Some((peer.name.clone(), peer.failing().clone()?))).collect()
     }
 
     /// Whether these witnesses, by their places among [`Self::names`], are enough.
@@ -268,7 +276,11 @@ impl Peer {
     /// `keys` is not empty, and has one name.
     fn new(keys: Vec<Vkey>, submit: Kept, monitor: Kept) -> Self {
         let name = keys.first().map_or("", |key| &key.name).into();
-        Self { name, keys, submit, monitor, state: Arc::default() }
+        Self { name, keys, submit, monitor, state: Arc::default(), failing: std::sync::Mutex::default() }
+    }
+
+    fn failing(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.failing.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     async fn add_checkpoint(
@@ -282,6 +294,7 @@ impl Peer {
             Ok((size, _)) => state.succeeded(*size),
             Err(_) => state.failed(Instant::now()),
         }
+        *self.failing() = result.as_ref().err().map(Failure::to_string);
         result.map(|(_, lines)| lines)
     }
 

@@ -181,6 +181,48 @@ async fn a_stop_that_has_waited_long_enough_says_whom_it_cut_and_signs_how_far_t
     }
 }
 
+#[tokio::test]
+async fn a_log_without_checkpoints_says_so_and_why_and_refuses_at_once_what_needs_them() {
+    let upstream = Upstream::language().await;
+    let folder = folder(&upstream);
+    folder.upstream("included", "openai", &upstream, "", "[prove]\nmode = \"included\"\n");
+    let gateway = folder.serve().await;
+    let mut client = gateway.h2().await;
+    let asked = |model: &str| {
+        let mut body = chat();
+        body["model"] = json!(model);
+        ask("POST", "/v1/chat/completions", body.to_string())
+    };
+    client.send(asked("included")).await.is(200);
+    // No tile can be written where there is no folder for it.
+    let (tiles, aside) = (folder.log().join("tile"), folder.log().join("aside"));
+    std::fs::rename(&tiles, &aside).unwrap();
+    std::fs::write(&tiles, "").unwrap();
+    client.send(asked("chat")).await.is(200);
+    let told = gateway.says("no checkpoint of the provenance log can be made: ").await;
+    assert!(told.contains("log/tile/") && told.contains("Not a directory"), "{told}");
+    gateway.admin_until("/readyz", |status, body| status == 200 && body.contains("log/tile/")).await;
+    tokio::time::sleep(portcullis::prove::publisher::STALLED).await;
+    let (before, from) = (upstream.count(), std::time::Instant::now());
+    assert_eq!(client.send(asked("included")).await.is(503).reason(), "prove.unavailable");
+    assert!(from.elapsed() < std::time::Duration::from_secs(2), "{:?}", from.elapsed());
+    assert_eq!(upstream.count(), before, "no model is asked for it");
+    // What needs none goes on.
+    client.send(asked("chat")).await.is(200);
+    std::fs::remove_file(&tiles).unwrap();
+    std::fs::rename(&aside, &tiles).unwrap();
+    gateway.says("over: no checkpoint").await;
+    gateway.admin_until("/readyz", |_, body| body == "ready\n").await;
+    client.send(asked("included")).await.is(200);
+    gateway.stop().await;
+    let log = folder.security_log();
+    for event in ["log.failed", "log.recovered"] {
+        let told: Vec<_> = log.iter().filter(|line| line["event"] == event).collect();
+        assert!(told.len() == 1 && told[0]["part"] == "checkpoint", "{event}: {told:?}");
+    }
+    assert_eq!(folder.verified_log()["ok"], true);
+}
+
 /// Who verifies a log need not trust who wrote it: what lies there may be a trap.
 #[tokio::test]
 async fn files_that_no_log_has_are_told_and_never_waited_for_or_held() {

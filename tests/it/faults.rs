@@ -226,6 +226,10 @@ async fn what_a_full_disk_does_not_take_is_refused_or_counted_and_it_goes_on_wit
                 // No model is asked whose answer would be refused, but at the moment when it is tried again.
                 assert!(upstream.count() - before <= seen.without + 1, "{when}: models were asked");
                 without += seen.without;
+                let (status, body) = gateway.admin("/readyz").await;
+                let cause = format!("the provenance log takes no entries: {}: No space left", folder.log().display());
+                // At the moment when it is tried again it takes some.
+                assert!(status == 200 || body.contains(&cause) || !body.contains("takes no"), "{when}: {body}");
             }
             plan.over();
             gateway.admin_until("/readyz", |status, _| status == 200).await;

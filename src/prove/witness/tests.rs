@@ -182,6 +182,23 @@ async fn one_that_is_down_is_left_alone_for_a_while() {
     assert!(!second.quorum && second.lines.len() == 2 && matches!(second.failures[0].1, Failure::LeftAlone));
 }
 
+#[tokio::test]
+async fn why_a_witness_did_not_cosign_is_known_until_it_does() {
+    let (url, _) = scripted(vec![Some((403, String::new())), Some((200, lines(1, 9, 5)))]).await;
+    let witnesses = witnesses(1, &[&url]);
+    assert!(witnesses.failing().is_empty());
+    let note = Log::new(ORIGIN, 1).note(9);
+    let failing = || witnesses.failing().into_iter().map(|(name, why)| (name.to_string(), why)).collect::<Vec<_>>();
+    for _ in 0..2 {
+        assert!(!witnesses.cosign(&note, &proofs(9)).await.quorum);
+        // That it is left alone is not why.
+        assert_eq!(failing(), [("w1.example".to_owned(), "answered 403".to_owned())]);
+    }
+    tokio::time::sleep(FIRST_PAUSE).await;
+    assert!(witnesses.cosign(&note, &proofs(9)).await.quorum);
+    assert!(failing().is_empty());
+}
+
 #[test]
 fn pauses_double_up_to_the_longest() {
     let (mut state, now) = (State::default(), Instant::now());

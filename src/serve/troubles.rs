@@ -1,0 +1,146 @@
+//! What does not work at the moment and may work again by itself: told once when it begins and once when it is over, and by `/readyz`
+//! meanwhile.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use crate::event::{Event, Name};
+use crate::pipeline::House;
+
+/// How often it is looked.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// How long something must have worked again before that is told: what fails now and then is one trouble and not many.
+const CALM: Duration = Duration::from_secs(2);
+
+/// What does not work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    /// The provenance log takes no entries.
+    Entries,
+    /// No checkpoint can be made.
+    Checkpoint,
+    /// A witness does not cosign.
+    Witness(Arc<str>),
+    /// Too few of them do.
+    Quorum,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Entries => f.write_str("the provenance log takes no entries"),
+            Self::Checkpoint => f.write_str("no checkpoint of the provenance log can be made"),
+            Self::Witness(name) => write!(f, "the witness {name} does not cosign"),
+            Self::Quorum => f.write_str("too few witnesses cosign, and answers that need them are refused"),
+        }
+    }
+}
+
+impl Part {
+    /// The event of it.
+    fn event(&self, name: Name) -> Event {
+        let part = match self {
+            Self::Entries => "entries",
+            Self::Checkpoint => "checkpoint",
+            Self::Witness(_) => "witness",
+            Self::Quorum => "quorum",
+        };
+        let event = Event::new(name, SystemTime::now()).with("part", part);
+        if let Self::Witness(witness) = self { event.with("witness", &**witness) } else { event }
+    }
+}
+
+/// That it does not, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    part: Part,
+    why: String,
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.part, self.why)
+    }
+}
+
+impl Trouble {
+    /// Whether no request can be answered for it.
+    pub(super) fn stops_all(&self) -> bool {
+        self.part == Part::Entries
+    }
+}
+
+/// What does not work now.
+pub(super) fn of(house: &House) -> Vec<Trouble> {
+    let log = house.shards.current();
+    let trouble = |part| move |why| Trouble { part, why };
+    let entries = log.refuses().map(trouble(Part::Entries));
+    let checkpoint = log.uncheckpointed().map(trouble(Part::Checkpoint));
+    let witnesses = log.unwitnessed().into_iter().map(|(witness, why)| Trouble { part: Part::Witness(witness), why: format!("it {why}") });
+    let quorum = log.is_unwitnessed().then(|| format!("there were not enough for {} s", crate::prove::cosign::UNWITNESSED.as_secs()));
+    entries.into_iter().chain(checkpoint).chain(witnesses).chain(quorum.map(trouble(Part::Quorum))).collect()
+}
+
+/// Those that were told, and when each was last there.
+#[derive(Default)]
+struct Told(Vec<(Part, Instant)>);
+
+impl Told {
+    /// What has begun, and what is over, with `now` there at that moment.
+    fn next(&mut self, now: Vec<Trouble>, at: Instant) -> (Vec<Trouble>, Vec<Part>) {
+        let mut begun = Vec::new();
+        for trouble in now {
+            match self.0.iter_mut().find(|(part, _)| *part == trouble.part) {
+                Some((_, last)) => *last = at,
+                None => {
+                    self.0.push((trouble.part.clone(), at));
+                    begun.push(trouble);
+                }
+            }
+        }
+        let over = self.0.extract_if(.., |(_, last)| at.duration_since(*last) >= CALM).map(|(part, _)| part).collect();
+        (begun, over)
+    }
+}
+
+/// Tells of them until the task is dropped.
+pub(super) async fn watch(house: Arc<House>) {
+    let mut told = Told::default();
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let (begun, over) = told.next(of(&house), Instant::now());
+        for trouble in begun {
+            eprintln!("portcullis: warning: {trouble}");
+            house.events.tell(trouble.part.event(Name::LogFailed).with("why", trouble.why));
+        }
+        for part in over {
+            eprintln!("portcullis: over: {part}");
+            house.events.tell(part.event(Name::LogRecovered));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_told_once_when_it_begins_and_once_when_it_has_been_over_for_a_while() {
+        let (mut told, start) = (Told::default(), Instant::now());
+        let one = || Trouble { part: Part::Checkpoint, why: "full".to_owned() };
+        let two = |why: &str| Trouble { part: Part::Witness("w".into()), why: why.to_owned() };
+        assert_eq!(told.next(vec![one()], start), (vec![one()], vec![]));
+        // Another reason is no other trouble.
+        assert_eq!(told.next(vec![one(), two("403")], start + CALM), (vec![two("403")], vec![]));
+        assert_eq!(told.next(vec![one(), two("500")], start + 2 * CALM), (vec![], vec![]));
+        // It works for a moment.
+        assert_eq!(told.next(vec![two("500")], start + 2 * CALM + EVERY), (vec![], vec![]));
+        assert_eq!(told.next(vec![one(), two("500")], start + 3 * CALM), (vec![], vec![]));
+        assert_eq!(told.next(vec![two("500")], start + 4 * CALM), (vec![], vec![Part::Checkpoint]));
+        assert_eq!(told.next(vec![one()], start + 5 * CALM), (vec![one()], vec![Part::Witness("w".into())]));
+    }
+}
