@@ -7,7 +7,8 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
@@ -24,7 +25,7 @@ pub const MAX_WAITING_LINES: usize = 4_096;
 /// The longest line. An event that would make a longer one is cut to its fixed facts.
 pub const MAX_LINE: usize = 16 * 1_024;
 
-/// How long a pending `log.lost` line waits for the sink to have room again before it is tried anew.
+/// How long a pending `log.lost` line waits for the queue or the sink to have room again before it is tried anew.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Where the lines go.
@@ -66,31 +67,70 @@ fn open(path: &Path) -> io::Result<File> {
 
 type Opened = io::Result<Box<dyn Write + Send>>;
 
+/// How the sink does.
+#[derive(Debug, Default)]
+struct Health {
+    /// Lines that it did not take and that no `log.lost` line tells of yet.
+    lost: AtomicU64,
+    /// Why it took none when it was last written to.
+    unwritten: Mutex<Option<String>>,
+    /// Why it could not be opened anew when that was last asked for.
+    unopened: Mutex<Option<String>>,
+}
+
 /// What is written to, and how it is opened again.
 struct Written<A> {
     sink: Box<dyn Write + Send>,
     again: A,
+    /// What it is, for people.
+    name: String,
     metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    /// How many lost lines the batch tells of that is being written.
+    telling: u64,
+}
+
+impl<A> Written<A> {
+    /// What `outcome` says of the sink.
+    fn note(&self, of: &Mutex<Option<String>>, outcome: &io::Result<()>) {
+        let why = outcome.as_ref().err().map(|why| format!("{}: {why}", self.name));
+        *of.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
 }
 
 impl<A: Fn() -> Opened + Send + 'static> Sink for Written<A> {
     type Item = String;
 
+    /// An empty line is none: it has those told that were lost.
     fn lines(&mut self, line: String, batch: &mut String) -> u64 {
+        let lost = self.health.lost.load(Ordering::Relaxed);
+        if batch.is_empty() && lost > 0 {
+            self.telling = lost;
+            batch.push_str(&lost_line(0, lost));
+        }
         batch.push_str(&line);
-        1
+        u64::from(!line.is_empty())
     }
 
     fn write(&mut self, batch: &[u8]) -> io::Result<()> {
-        self.sink.write_all(batch).and_then(|()| self.sink.flush())
+        let outcome = self.sink.write_all(batch).and_then(|()| self.sink.flush());
+        let told = std::mem::take(&mut self.telling);
+        if outcome.is_ok() {
+            self.health.lost.fetch_sub(told, Ordering::Relaxed);
+        }
+        self.note(&self.health.unwritten, &outcome);
+        outcome
     }
 
     fn reopen(&mut self) -> bool {
-        (self.again)().map(|new| self.sink = new).is_ok()
+        let outcome = (self.again)().map(|new| self.sink = new);
+        self.note(&self.health.unopened, &outcome);
+        outcome.is_ok()
     }
 
     fn lost(&mut self, lines: u64, _why: &io::Error) {
         self.metrics.lines_lost.inc_by(lines);
+        self.health.lost.fetch_add(lines, Ordering::Relaxed);
     }
 }
 
@@ -99,6 +139,7 @@ impl<A: Fn() -> Opened + Send + 'static> Sink for Written<A> {
 pub struct SecurityLog {
     lines: Lines<String>,
     metrics: Arc<Metrics>,
+    health: Arc<Health>,
 }
 
 impl SecurityLog {
@@ -107,18 +148,33 @@ impl SecurityLog {
     /// # Errors
     /// When the file cannot be opened or the thread not be started.
     pub fn open(target: Target, metrics: Arc<Metrics>) -> io::Result<Self> {
-        let sink = target.open()?;
-        Self::write_to(sink, move || target.open(), metrics, MAX_WAITING_LINES)
+        let (sink, name) = (target.open()?, target.to_string());
+        Self::write_to(sink, move || target.open(), name, metrics, MAX_WAITING_LINES)
     }
 
     fn write_to(
         sink: Box<dyn Write + Send>,
         again: impl Fn() -> Opened + Send + 'static,
+        name: String,
         metrics: Arc<Metrics>,
         capacity: usize,
     ) -> io::Result<Self> {
-        let lines = Lines::start("security-log", capacity, Written { sink, again, metrics: metrics.clone() })?;
-        Ok(Self { lines, metrics })
+        let health = Arc::<Health>::default();
+        let written = Written { sink, again, name, metrics: metrics.clone(), health: health.clone(), telling: 0 };
+        let lines = Lines::start("security-log", capacity, written)?;
+        Ok(Self { lines, metrics, health })
+    }
+
+    /// Why lines are lost, while they are.
+    #[must_use]
+    pub fn unwritten(&self) -> Option<String> {
+        self.health.unwritten.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why it could not be opened anew, where it could not: it goes on in the file that it had.
+    #[must_use]
+    pub fn unopened(&self) -> Option<String> {
+        self.health.unopened.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Opens the file anew, as log rotation wants it; while that fails the old one stays in use.
@@ -147,7 +203,6 @@ impl SecurityLog {
         // What a `log.lost` line still has to tell: events that found their channel full, lines that found ours full.
         let (mut events, mut lines) = (0, 0);
         loop {
-            let pending = events + lines > 0;
             let event = tokio::select! {
                 biased;
                 event = reader.next() => event,
@@ -156,8 +211,9 @@ impl SecurityLog {
                     let _ = done.send(());
                     continue;
                 }
-                () = tokio::time::sleep(RETRY), if pending => {
-                    if self.tell_lost(events, lines) { (events, lines) = (0, 0); }
+                () = tokio::time::sleep(RETRY) => {
+                    if events + lines > 0 && self.tell_lost(events, lines) { (events, lines) = (0, 0); }
+                    self.try_again();
                     continue;
                 }
             };
@@ -175,16 +231,29 @@ impl SecurityLog {
         if events + lines > 0 {
             self.tell_lost(events, lines);
         }
+        self.try_again();
     }
 
     fn tell_lost(&self, events: u64, lines: u64) -> bool {
-        let mut object = Map::new();
-        object.insert("time".to_owned(), rfc3339(SystemTime::now()).into());
-        object.insert("event".to_owned(), "log.lost".into());
-        object.insert("events".to_owned(), events.into());
-        object.insert("lines".to_owned(), lines.into());
-        self.lines.give(finish(object))
+        self.lines.give(lost_line(events, lines))
     }
+
+    /// Has the sink tell of what it lost, if it takes lines again.
+    fn try_again(&self) {
+        if self.health.lost.load(Ordering::Relaxed) > 0 {
+            // Where the queue is full, the next line of it does the same.
+            let _ = self.lines.give(String::new());
+        }
+    }
+}
+
+fn lost_line(events: u64, lines: u64) -> String {
+    let mut object = Map::new();
+    object.insert("time".to_owned(), rfc3339(SystemTime::now()).into());
+    object.insert("event".to_owned(), "log.lost".into());
+    object.insert("events".to_owned(), events.into());
+    object.insert("lines".to_owned(), lines.into());
+    finish(object)
 }
 
 /// One event as one line, newline included. The encoder escapes every control character, so that no value can end a
@@ -354,7 +423,7 @@ mod tests {
         let (called, was_called) = blocking::channel();
         let (release, released) = blocking::channel();
         let again = || Err(io::Error::other("gone"));
-        let log = SecurityLog::write_to(Box::new(Stuck(called, released)), again, metrics.clone(), 2).unwrap();
+        let log = SecurityLog::write_to(Box::new(Stuck(called, released)), again, "stuck".to_owned(), metrics.clone(), 2).unwrap();
         assert!(log.line("first\n".to_owned()));
         was_called.recv().unwrap();
         // The writer is inside `write` now: two lines wait, the other eight are lost, and nothing here has waited.
@@ -366,22 +435,57 @@ mod tests {
         drop(release);
     }
 
-    #[tokio::test]
-    async fn a_full_disk_is_counted() {
-        struct Full;
-        impl Write for Full {
-            fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
-                Err(io::ErrorKind::StorageFull.into())
+    /// A disk that is full while it is told to be.
+    struct Disk(Arc<std::sync::atomic::AtomicBool>, Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.0.load(Ordering::SeqCst) {
+                return Err(io::ErrorKind::StorageFull.into());
             }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
+            self.1.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
         }
-        let metrics = Arc::new(Metrics::default());
-        let log = SecurityLog::write_to(Box::new(Full), || Err(io::Error::other("gone")), metrics.clone(), 4).unwrap();
-        assert!(log.line("one\n".to_owned()));
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_full_disk_loses_is_counted_and_told_once_it_takes_lines_again() {
+        let (full, held) = (Arc::new(std::sync::atomic::AtomicBool::new(true)), Arc::<Mutex<Vec<u8>>>::default());
+        let (metrics, again) = (Arc::new(Metrics::default()), || Err(io::Error::other("gone")));
+        let disk = Box::new(Disk(full.clone(), held.clone()));
+        let log = SecurityLog::write_to(disk, again, "/var/security.log".to_owned(), metrics.clone(), 64).unwrap();
+        let (events, reader) = channel(8);
+        let drain = tokio::spawn(log.clone().drain(reader, mpsc::channel(1).1));
+        for count in 1..=3 {
+            events.tell(event());
+            // Each is tried by itself, and so is what tells of them.
+            tokio::time::sleep(3 * RETRY).await;
+            log.flush().await;
+            assert_eq!((metrics.lines_lost.get(), log.health.lost.load(Ordering::SeqCst)), (count, count));
+        }
+        let why = log.unwritten().unwrap();
+        assert!(why.starts_with("/var/security.log: "), "{why}");
+        full.store(false, Ordering::SeqCst);
+        tokio::time::sleep(2 * RETRY).await;
         log.flush().await;
-        assert_eq!(metrics.lines_lost.get(), 1);
+        assert_eq!(log.unwritten(), None);
+        events.tell(event());
+        drop(events);
+        drain.await.unwrap();
+        log.flush().await;
+        let text = String::from_utf8(held.lock().unwrap().clone()).unwrap();
+        let lines: Vec<Value> = text.lines().filter(|line| !line.is_empty()).map(|line| serde_json::from_str(line).unwrap()).collect();
+        let told: Vec<_> = lines.iter().map(|line| (line["event"].as_str().unwrap(), line["lines"].as_u64())).collect();
+        assert_eq!(told, [("log.lost", Some(3)), ("request.refused", None)]);
+        assert_eq!((metrics.lines_lost.get(), log.health.lost.load(Ordering::SeqCst)), (3, 0));
+        assert_eq!(log.unopened(), None);
+        log.reopen();
+        log.flush().await;
+        assert_eq!(log.unopened().unwrap(), "/var/security.log: gone");
     }
 
     #[test]

@@ -218,6 +218,12 @@ impl Recorder {
         self.log.reopen();
     }
 
+    /// What is wrong with the security log: why its lines are lost, and why it could not be opened anew.
+    #[must_use]
+    pub fn troubles(&self) -> [Option<String>; 2] {
+        [self.log.unwritten(), self.log.unopened()]
+    }
+
     /// A request begins: its trace, and the guard that holds its place among the active ones until [`Recorder::record`].
     /// `trusted`: the peer may have its own trace continued.
     #[must_use]

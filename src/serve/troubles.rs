@@ -27,6 +27,10 @@ enum Part {
     Witness(Arc<str>),
     /// Too few of them do.
     Quorum,
+    /// Lines of the security log are lost.
+    SecurityLog,
+    /// The security log could not be opened anew.
+    Rotation,
 }
 
 impl fmt::Display for Part {
@@ -36,21 +40,24 @@ impl fmt::Display for Part {
             Self::Checkpoint => f.write_str("no checkpoint of the provenance log can be made"),
             Self::Witness(name) => write!(f, "the witness {name} does not cosign"),
             Self::Quorum => f.write_str("too few witnesses cosign, and answers that need them are refused"),
+            Self::SecurityLog => f.write_str("lines of the security log are lost"),
+            Self::Rotation => f.write_str("the security log could not be opened anew, and goes on in the file that it had"),
         }
     }
 }
 
 impl Part {
-    /// The event of it.
-    fn event(&self, name: Name) -> Event {
+    /// The event of it; none of what the security log cannot tell of itself.
+    fn event(&self, name: Name) -> Option<Event> {
         let part = match self {
             Self::Entries => "entries",
             Self::Checkpoint => "checkpoint",
             Self::Witness(_) => "witness",
             Self::Quorum => "quorum",
+            Self::SecurityLog | Self::Rotation => return None,
         };
         let event = Event::new(name, SystemTime::now()).with("part", part);
-        if let Self::Witness(witness) = self { event.with("witness", &**witness) } else { event }
+        Some(if let Self::Witness(witness) = self { event.with("witness", &**witness) } else { event })
     }
 }
 
@@ -82,7 +89,9 @@ pub(super) fn of(house: &House) -> Vec<Trouble> {
     let checkpoint = log.uncheckpointed().map(trouble(Part::Checkpoint));
     let witnesses = log.unwitnessed().into_iter().map(|(witness, why)| Trouble { part: Part::Witness(witness), why: format!("it {why}") });
     let quorum = log.is_unwitnessed().then(|| format!("there were not enough for {} s", crate::prove::cosign::UNWITNESSED.as_secs()));
-    entries.into_iter().chain(checkpoint).chain(witnesses).chain(quorum.map(trouble(Part::Quorum))).collect()
+    let [unwritten, unopened] = house.recorder.troubles();
+    let recorder = unwritten.map(trouble(Part::SecurityLog)).into_iter().chain(unopened.map(trouble(Part::Rotation)));
+    entries.into_iter().chain(checkpoint).chain(witnesses).chain(quorum.map(trouble(Part::Quorum))).chain(recorder).collect()
 }
 
 /// Those that were told, and when each was last there.
@@ -115,11 +124,12 @@ pub(super) async fn watch(house: Arc<House>) {
         let (begun, over) = told.next(of(&house), Instant::now());
         for trouble in begun {
             eprintln!("portcullis: warning: {trouble}");
-            house.events.tell(trouble.part.event(Name::LogFailed).with("why", trouble.why));
+            let event = trouble.part.event(Name::LogFailed).map(|event| event.with("why", trouble.why));
+            event.into_iter().for_each(|event| house.events.tell(event));
         }
         for part in over {
             eprintln!("portcullis: over: {part}");
-            house.events.tell(part.event(Name::LogRecovered));
+            part.event(Name::LogRecovered).into_iter().for_each(|event| house.events.tell(event));
         }
     }
 }

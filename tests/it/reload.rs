@@ -143,6 +143,22 @@ async fn a_hangup_reloads_at_once() {
 }
 
 #[tokio::test]
+async fn a_security_log_that_cannot_be_opened_anew_is_told_until_it_is() {
+    let (_upstream, folder, gateway) = serving().await;
+    let path = folder.home().join("security.log");
+    std::fs::rename(&path, folder.home().join("security.log.1")).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    gateway.signal("HUP");
+    let line = gateway.says("the security log could not be opened anew").await;
+    assert!(line.contains("goes on in the file that it had: ") && line.contains("security.log: neither a pipe nor a folder"), "{line}");
+    gateway.admin_until("/readyz", |status, body| status == 200 && body.contains("could not be opened anew")).await;
+    std::fs::remove_dir(&path).unwrap();
+    gateway.signal("HUP");
+    gateway.admin_until("/readyz", |_, body| body == "ready\n").await;
+    told(&folder, "policy.reloaded", 1).await;
+}
+
+#[tokio::test]
 async fn a_new_certificate_is_shown_and_old_connections_live_on() {
     let (_upstream, folder, gateway) = serving().await;
     let (mut old, mut old_http1) = (gateway.h2().await, gateway.h1().await);
