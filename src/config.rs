@@ -27,9 +27,11 @@ use crate::{accept, admin, authenticate, budget, check, detect, prove, record};
 
 use building::Building;
 use reading::Reading;
+pub use start::AtStart;
 
 mod building;
 mod reading;
+mod start;
 mod versions;
 
 /// `gateway.toml`.
@@ -245,6 +247,8 @@ impl Made {
 pub struct Loaded {
     /// `gateway.toml`.
     pub gateway: Gateway,
+    /// What of it is in force from the start on.
+    pub at_start: AtStart,
     /// What judges requests.
     pub snapshot: Snapshot,
     /// What the next load may keep.
@@ -271,7 +275,8 @@ pub fn gateway(dir: &Path) -> Option<Gateway> {
 /// Every mistake in every file.
 pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines) -> Result<Loaded, Told> {
     let mut reading = Reading { dir, told: Vec::new(), digest: BTreeMap::new() };
-    let gateway: Option<Gateway> = reading.toml("gateway.toml");
+    let text = reading.text("gateway.toml");
+    let gateway: Option<Gateway> = text.as_ref().and_then(|text| reading.parsed("gateway.toml", text));
     if let Some(gateway) = &gateway {
         reading.keep::<()>("gateway.toml", Err(gateway.mistakes(dir)));
     }
@@ -311,7 +316,7 @@ pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines) -> Result<Lo
             made.named.extend(gateway.tls_files().map(|file| dir.join(file)));
             made.named.extend(authenticator.sources().filter_map(|source| source.file()).map(Path::to_owned));
             let snapshot = Snapshot { digest, authenticator, authorizer, shadows, disks };
-            Ok(Loaded { gateway, snapshot, made, turns })
+            Ok(Loaded { gateway, at_start: AtStart::of(&text.unwrap_or_default()), snapshot, made, turns })
         }
         _ => Err(reading.told),
     }

@@ -47,6 +47,8 @@ pub struct House {
     pub events: Events,
     /// Whether the last policies that were read were refused.
     pub stale: AtomicBool,
+    /// The keys of `gateway.toml` that say something else now than at the start, and wait for the next.
+    pub waiting: ArcSwap<Vec<String>>,
 }
 
 /// The house as connections know it.

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::clock::Moment;
-use crate::config::{self, Engines, Loaded, Made};
+use crate::config::{self, AtStart, Engines, Loaded, Made};
 use crate::disk::Sought;
 use crate::event::{Event, Name};
 use crate::pipeline::House;
@@ -32,11 +32,11 @@ const ENDINGS: [&str; 9] = ["toml", "cedar", "json", "pem", "crt", "crl", "key",
 
 /// Reloads until the house is gone.
 ///
-/// `seen` is what the folder looked like before it was read for `made`; `_keeping` are the tasks that keep the issuers' keys fresh; `tls` makes new handshakes use what the files hold now.
+/// `seen` is what the folder looked like before it was read for `made`, and `at_start` what stands in force until the end; `_keeping` are the tasks that keep the issuers' keys fresh; `tls` makes new handshakes use what the files hold now.
 pub async fn watch(
     house: Arc<House>,
     dir: PathBuf,
-    mut made: Made,
+    (mut made, at_start): (Made, AtStart),
     mut _keeping: JoinSet<()>,
     mut seen: Look,
     tls: impl Fn(&config::Gateway) -> Result<(), Vec<String>>,
@@ -68,7 +68,7 @@ pub async fn watch(
         let loaded = tokio::task::spawn_blocking(move || config::load(&reading, Moment::now(), &kept, Engines::All)).await;
         made.take_refused().iter().for_each(|refusal| house.tell_refused(refusal));
         let accepted = match loaded {
-            Ok(Ok(loaded)) => accept(&house, loaded, &tls).await,
+            Ok(Ok(loaded)) => accept(&house, loaded, &at_start, &tls).await,
             Ok(Err(mistakes)) => Err(mistakes),
             // To end here would be to take in no revocation ever again.
             Err(_) => Err(vec!["the gateway failed while it read them".to_owned()]),
@@ -92,9 +92,10 @@ pub async fn watch(
 async fn accept(
     house: &House,
     loaded: Loaded,
+    started: &AtStart,
     tls: &impl Fn(&config::Gateway) -> Result<(), Vec<String>>,
 ) -> Result<(Made, JoinSet<()>), Vec<String>> {
-    let Loaded { gateway, mut snapshot, made, turns } = loaded;
+    let Loaded { gateway, at_start, mut snapshot, made, turns } = loaded;
     snapshot.authenticator = snapshot.authenticator.going_on_from(&house.policy.load().authenticator);
     let keeping = keep_keys(&snapshot).await.map_err(|why| vec![why])?;
     tls(&gateway)?;
@@ -107,7 +108,16 @@ async fn accept(
     house.policy.store(Arc::new(snapshot));
     gone.into_iter().for_each(|turn| house.tell_turn(turn, digest));
     house.stale.store(false, Ordering::Relaxed);
-    house.events.tell(Event::new(Name::PolicyReloaded, SystemTime::now()).with("policy", digest.to_string()));
+    let waiting = started.waiting(&at_start);
+    let mut event = Event::new(Name::PolicyReloaded, SystemTime::now()).with("policy", digest.to_string());
+    if !waiting.is_empty() {
+        event = event.with("restart", serde_json::json!(waiting));
+    }
+    house.events.tell(event);
+    if !waiting.is_empty() && waiting != **house.waiting.load() {
+        eprintln!("portcullis: warning: what has changed here in gateway.toml waits for a restart: {}", waiting.join(", "));
+    }
+    house.waiting.store(Arc::new(waiting));
     Ok((made, keeping))
 }
 

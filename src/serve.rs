@@ -76,7 +76,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
         life::refused_at_start(&policies, &nothing.take_refused());
         No(mistakes)
     });
-    let Loaded { gateway, snapshot, made, turns } = loaded?;
+    let Loaded { gateway, at_start, snapshot, made, turns } = loaded?;
     let told = |mistakes: Vec<Mistake>| No(located(&policies, &mistakes));
     for warning in snapshot.authenticator.warnings() {
         eprintln!("portcullis: warning: {}", located(&policies, std::slice::from_ref(warning)).concat());
@@ -131,6 +131,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
         recorder,
         events,
         stale: AtomicBool::new(false),
+        waiting: ArcSwap::default(),
     });
     let digest = house.policy.load().digest;
     turns.iter().for_each(|turn| house.tell_turn(turn, digest));
@@ -184,7 +185,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
             Ok(())
         }
     };
-    let reloading = tokio::spawn(reload::watch(house.clone(), policies.clone(), made, keeping, seen, changed_tls));
+    let reloading = tokio::spawn(reload::watch(house.clone(), policies.clone(), (made, at_start), keeping, seen, changed_tls));
     let watching = tokio::spawn(disk::watch(house.clone(), watched));
     let tending = tokio::spawn(life::watch(house.clone()));
     let rolling = tokio::spawn(roll_over(house.shards.clone()));
@@ -353,6 +354,10 @@ impl Sources for Operators {
         let mut notes = Vec::new();
         if house.stale.load(Ordering::Relaxed) {
             notes.push("the last policies were refused; the ones before them are in force".to_owned());
+        }
+        let waiting = house.waiting.load();
+        if !waiting.is_empty() {
+            notes.push(format!("gateway.toml has changed where that waits for a restart: {}", waiting.join(", ")));
         }
         notes.extend(
             policy.authenticator.sources().filter(|source| !source.is_ready(now)).map(|source| format!("no keys from {}", source.issuer())),

@@ -43,8 +43,13 @@ impl Reading<'_> {
 
     pub(super) fn toml<T: DeserializeOwned>(&mut self, file: &str) -> Option<T> {
         let text = self.text(file)?;
-        let parsed = toml::from_str(&text).map_err(|error| vec![Mistake::of_toml(&error)]);
-        self.keep_with(file, &text, parsed)
+        self.parsed(file, &text)
+    }
+
+    /// What `text`, which was read from `file`, says.
+    pub(super) fn parsed<T: DeserializeOwned>(&mut self, file: &str, text: &str) -> Option<T> {
+        let parsed = toml::from_str(text).map_err(|error| vec![Mistake::of_toml(&error)]);
+        self.keep_with(file, text, parsed)
     }
 
     /// What compiled; what did not is told with its place in `file`.

@@ -143,6 +143,23 @@ async fn a_hangup_reloads_at_once() {
 }
 
 #[tokio::test]
+async fn what_a_reload_cannot_change_is_told_until_it_is_as_it_was() {
+    let (_upstream, folder, gateway) = serving().await;
+    let before = folder.read("gateway.toml");
+    folder.write("gateway.toml", before.replace("[accept]\n", "[accept]\ndrain = \"33s\"\n") + "sample = 0.5\n");
+    gateway.admin_until("/readyz", |status, body| status == 200 && body.contains("restart: accept.drain, record.sample")).await;
+    assert!(gateway.says("waits for a restart").await.ends_with(": accept.drain, record.sample"));
+    told(&folder, "policy.reloaded", 1).await;
+    let event = folder.security_log().into_iter().find(|line| line["event"] == "policy.reloaded").unwrap();
+    assert_eq!(event["restart"], json!(["accept.drain", "record.sample"]));
+    folder.write("gateway.toml", before);
+    gateway.admin_until("/readyz", |_, body| body == "ready\n").await;
+    told(&folder, "policy.reloaded", 2).await;
+    let log = folder.security_log();
+    assert_eq!(log.iter().rfind(|line| line["event"] == "policy.reloaded").unwrap().get("restart"), None);
+}
+
+#[tokio::test]
 async fn a_security_log_that_cannot_be_opened_anew_is_told_until_it_is() {
     let (_upstream, folder, gateway) = serving().await;
     let path = folder.home().join("security.log");
