@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::accept::{Accept, config::TlsChoice};
+use crate::accept::{Accept, Bound, config::TlsChoice};
 use crate::admin::{self, Ready, Sources};
 use crate::authenticate::jwks;
 use crate::budget::Budget;
@@ -154,6 +154,12 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     let listeners = [("accept", &tls), ("admin", &operators_tls)].into_iter().filter_map(|(name, tls)| Some((name, tls.clone()?)));
     let listeners: needs::Listeners = listeners.collect();
     needs::observe_certificates(&house, &listeners);
+    let handshakes =
+        [("accept", tls.is_some(), Some(bound.counters())), ("admin", operators_tls.is_some(), admin.as_ref().map(Bound::counters))];
+    needs::observe_handshakes(
+        &house,
+        handshakes.into_iter().filter_map(|(name, tls, counters)| Some((name, counters.filter(|_| tls)?.clone()))),
+    );
     let warned = |listeners: &needs::Listeners| {
         needs::ended(listeners, SystemTime::now()).for_each(|what| eprintln!("portcullis: warning: {what}"));
     };
@@ -478,20 +484,9 @@ fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>, disks: &
     observe_models(house, disks);
     watched::observe(house);
     needs::observe(house);
-    let counters = counters.clone();
     let open = counters.clone();
     metrics.watch("portcullis_connections", "Open connections", Kind::Gauge, move |observe| {
         observe(&[], open.open.load(Ordering::Relaxed) as f64)
-    });
-    metrics.watch(metric::HANDSHAKES_FAILED.prometheus, metric::HANDSHAKES_FAILED.help, Kind::Counter, move |observe| {
-        for (why, count) in [
-            ("certificate", &counters.handshakes_certificate),
-            ("slow", &counters.handshakes_slow),
-            ("broken", &counters.handshakes_broken),
-            ("refused", &counters.handshakes_refused),
-        ] {
-            observe(&[("why", why)], count.load(Ordering::Relaxed) as f64);
-        }
     });
 }
 

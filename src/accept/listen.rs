@@ -128,6 +128,12 @@ impl Bound {
         self.accept.tls()
     }
 
+    /// What it counts.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<Counters> {
+        self.accept.counters()
+    }
+
     /// The address, with the port that was given for port 0.
     #[must_use]
     pub fn address(&self) -> SocketAddr {

@@ -160,7 +160,7 @@ pub mod metric {
         "portcullis_handshakes_failed",
         "portcullis_handshakes_failed",
         "{handshake}",
-        "TLS handshakes of callers that failed, by what it was: the client's certificate, the time, its leaving, or any other reason",
+        "TLS handshakes that failed, by listener and by what it was: the client's certificate, the time, its leaving, or any other reason",
     );
     /// When a certificate ends.
     pub const CERTIFICATE_EXPIRY: Metric = metric(

@@ -2,9 +2,10 @@
 //! models that keep up.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-use crate::accept::Tls;
+use crate::accept::{Counters, Tls};
 use crate::authenticate::jwks::Source;
 use crate::clock::Moment;
 use crate::infer::Backend;
@@ -28,6 +29,24 @@ pub(super) fn observe_certificates(house: &Arc<House>, listeners: &Listeners) {
             }
         });
     }
+}
+
+/// The handshakes of listeners that have TLS, which failed.
+pub(super) fn observe_handshakes(house: &Arc<House>, counted: impl Iterator<Item = (&'static str, Arc<Counters>)>) {
+    let counted: Vec<_> = counted.collect();
+    let of = metric::HANDSHAKES_FAILED;
+    house.recorder.metrics().watch(of.prometheus, of.help, Kind::Counter, move |observe| {
+        for (listener, counters) in &counted {
+            for (why, count) in [
+                ("certificate", &counters.handshakes_certificate),
+                ("slow", &counters.handshakes_slow),
+                ("broken", &counters.handshakes_broken),
+                ("refused", &counters.handshakes_refused),
+            ] {
+                observe(&[("listener", listener), ("why", why)], count.load(Ordering::Relaxed) as f64);
+            }
+        }
+    });
 }
 
 /// What of it has ended by `now`.

@@ -42,6 +42,30 @@ async fn two_tenants() -> (Upstream, Folder, Issuer) {
 }
 
 #[tokio::test]
+async fn whoever_fails_to_come_in_is_counted_at_the_operators_listener_too() {
+    let upstream = Upstream::language().await;
+    let folder = Folder::new();
+    folder.upstream("chat", "openai", &upstream, "", "");
+    let mut text = folder.read("gateway.toml");
+    let tls = "client_auth = \"required\"\nclient_ca = \"tls/ca.pem\"\n";
+    text += &format!("[admin.tls]\ncertificate = \"tls/server.pem\"\nkey = \"tls/server.key\"\n{tls}");
+    folder.write("gateway.toml", text);
+    let gateway = folder.serve().await;
+    // TLS 1.3 is shaken before the server has seen that there is no certificate.
+    for _ in 0..2 {
+        let client = gateway.dial_admin().connect().await;
+        assert!(client.is_err() || client.unwrap().try_send(bare("GET", "/livez", "", None)).await.is_err());
+    }
+    let mut operator = gateway.dial_admin().certificate(folder.client_certificate("spiffe://acme.example/ops")).connect().await.unwrap();
+    let metrics = operator.send(bare("GET", "/metrics", "", None)).await.is(200);
+    let metrics = std::str::from_utf8(&metrics.body).unwrap();
+    for (listener, count) in [("accept", 0), ("admin", 2)] {
+        let line = format!("portcullis_handshakes_failed_total{{listener=\"{listener}\",why=\"certificate\"}} {count}");
+        assert!(metrics.lines().any(|there| there.starts_with(&line)), "{line}");
+    }
+}
+
+#[tokio::test]
 async fn a_model_that_is_not_there_looks_like_one_that_is_not_yours() {
     let (upstream, folder, _issuer) = two_tenants().await;
     let gateway = folder.serve().await;

@@ -81,6 +81,11 @@ impl Gateway {
         Dial::to(self.address, self.roots.clone())
     }
 
+    /// A connection to be to the operators' listener, where that has TLS.
+    pub fn dial_admin(&self) -> Dial {
+        Dial::to(self.admin, self.roots.clone())
+    }
+
     /// `GET path` on the operators' listener: the status and the body.
     pub async fn admin(&self, path: &str) -> (u16, String) {
         let asked = async {
