@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout, timeout_at};
@@ -25,6 +25,9 @@ const BACKLOG: i32 = 1024;
 /// The first wait after an error that the next call would meet again, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long who failed a handshake is read on, and how many bytes.
+const FAREWELL: Duration = Duration::from_secs(1);
+const FAREWELL_BYTES: u64 = 64 << 10;
 /// What begins every HTTP/2 connection (RFC 9113 §3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -315,14 +318,18 @@ async fn connection<H: Handler>(mut stream: TcpStream, address: SocketAddr, tls:
     let counters = &house.counters;
     let in_force = tls.current();
     // The state of a handshake is large and short-lived: it is not kept in the connection's task.
-    let handshake = Box::pin(timeout_at(deadline, TlsAcceptor::from(in_force.server().clone()).accept(stream)));
+    let handshake = TlsAcceptor::from(in_force.server().clone()).accept(stream).into_fallible();
+    let handshake = Box::pin(timeout_at(deadline, handshake));
     let shaken = tokio::select! {
         shaken = handshake => shaken,
         _ = house.phase.wait_for(|phase| *phase != Phase::Serving) => return,
     };
     let stream = match shaken {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Counters::add(failed(counters, &error)),
+        Ok(Err((error, stream))) => {
+            Counters::add(failed(counters, &error));
+            return farewell(stream).await;
+        }
         Err(_) => return Counters::add(&counters.handshakes_slow),
     };
     let session = stream.get_ref().1;
@@ -337,6 +344,16 @@ async fn connection<H: Handler>(mut stream: TcpStream, address: SocketAddr, tls:
     let shown = tls::Shown::new(tls, session.peer_certificates(), in_force);
     let connection = Connection { address, certificate };
     http::serve(stream, &[], protocol, (connection, shown), house).await;
+}
+
+/// Closes a connection whose handshake failed so that the alert, which says why, arrives: a socket that is closed with bytes unread resets the
+/// connection, and then the other end reads nothing more. In TLS 1.3 a client has sent its first request before it hears of the failure.
+async fn farewell(mut stream: TcpStream) {
+    let last = async {
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream.take(FAREWELL_BYTES), &mut tokio::io::sink()).await
+    };
+    let _ = timeout(FAREWELL, last).await;
 }
 
 /// Reads until it is clear whether HTTP/2 is spoken with prior knowledge; none if the other end closed first.

@@ -162,6 +162,33 @@ async fn client_certificates_are_asked_for_verified_and_named() {
 }
 
 #[tokio::test]
+async fn who_shows_no_certificate_reads_why_also_where_requests_were_sent_meanwhile() {
+    let (folder, authority, clients) = (tempfile::tempdir().unwrap(), Authority::new("a"), Authority::new("clients"));
+    put_pair(folder.path(), &authority.server(1));
+    put(folder.path(), "clients.pem", &clients.issuer.pem());
+    let running = start(&format!("[tls]\n{FILES}client_ca = \"clients.pem\"\nclient_auth = \"required\""), folder.path());
+    for alpn in ["h2", "http/1.1"] {
+        let mut stream = shake(running.address, client(&authority, None, None, &[alpn])).await.unwrap();
+        for _ in 0..3 {
+            stream.write_all(&[0; 2_000]).await.unwrap();
+            stream.flush().await.unwrap();
+            // By then the other end has seen that there is no certificate.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let why = stream.read(&mut [0; 10]).await.unwrap_err().to_string();
+        assert!(why.contains("CertificateRequired"), "{alpn}: {why}");
+    }
+    assert_eq!(running.counters.handshakes_certificate.load(Ordering::Relaxed), 2);
+    // Who then neither sends nor goes is not waited for.
+    let begun = Instant::now();
+    let _stays = shake(running.address, client(&authority, None, None, &[])).await.unwrap();
+    while running.counters.handshakes_certificate.load(Ordering::Relaxed) < 3 || running.counters.open.load(Ordering::Relaxed) > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(5), "it is still open");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
 async fn what_has_ended_is_told_and_nobody_is_let_in_by_a_list_that_has() {
     let (folder, authority, clients) = (tempfile::tempdir().unwrap(), Authority::new("a"), Authority::new("clients"));
     put_pair(folder.path(), &authority.issue(vec![dns("localhost")], 1, 2098));
