@@ -70,6 +70,9 @@ pub fn run(policies: &Path, ready: impl FnOnce(&Listening)) -> Result<(), No> {
 }
 
 async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), No> {
+    // A file that may not grow any more is to be a failed write, which is waited out as a full disk is, and not the end. What is caught once
+    // stays so.
+    drop(signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())).map_err(No::because)?);
     let seen = reload::Look::at(&policies, &[]);
     let nothing = Made::default();
     let loaded = config::load(&policies, Moment::now(), &nothing, Engines::All).map_err(|mistakes| {
