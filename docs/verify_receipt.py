@@ -3,7 +3,7 @@
 
     pip install cbor2 cryptography
     curl -s -D headers -o body … https://gateway.example/v1/chat/completions …
-    curl -s -o receipt https://gateway.example/v1/receipts/ID            # or ID.scitt, or ID.tlog-proof
+    curl -s -o receipt https://gateway.example/v1/receipts/ID.scitt      # or ID.tlog-proof; or ID, which waits for no checkpoint
     python verify_receipt.py --keys keys.vkey --headers headers --body body --receipt receipt
 
 It needs no more than this file, and shares no code with the gateway. What it checks, as far as what it was given goes:
@@ -323,7 +323,8 @@ def verify(keys, body=None, headers=None, receipt=None, statement=None, disclosu
     if body is None:
         unshown.append("what the answer was (--body)")
     if cose is under is proof is None:
-        unshown.append("that the log has the statement (--receipt)")
+        early = "the receipt is from before a checkpoint covered it: ask for it again"
+        unshown.append(f"that the log has the statement ({'--receipt' if receipt is None else early})")
     yield from (f"NOT SHOWN   {what}" for what in unshown)
 
 

@@ -92,8 +92,12 @@ def test_with_its_salt_all_of_an_answer_holds_and_no_other_body_does(answer, tmp
 
 def test_less_shows_less(answer, tmp_path):
     told = script(tmp_path, keys=answer["keys"], headers=answer["headers"], body=answer["body"])
-    assert "holds: body" in told and "NOT SHOWN   that the log has the statement" in told
+    assert "holds: body" in told and "NOT SHOWN   that the log has the statement (--receipt)" in told
     script(tmp_path, code=1, keys=answer["keys"], headers=answer["headers"], body=answer["body"], included=True)
+    early = json.loads(answer["forms"][""])
+    del early["inclusion"]
+    told = script(tmp_path, keys=answer["keys"], headers=answer["headers"], body=answer["body"], receipt=json.dumps(early).encode())
+    assert "a checkpoint covered it: ask for it again" in told and "(--receipt)" not in told
     told = script(tmp_path, keys=answer["keys"], receipt=answer["forms"][".scitt"], included=True)
     assert "NOT SHOWN   what the answer was" in told
     assert "there is none" in script(tmp_path, code=1, keys=answer["keys"], receipt=answer["forms"][".tlog-proof"])
