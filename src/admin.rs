@@ -70,7 +70,8 @@ pub trait Sources: Send + Sync + 'static {
 /// # Errors
 /// Every mistake in the block and in the files it names, and a port that cannot be opened.
 pub fn bind(config: &Config, folder: &Path) -> Result<Bound, Vec<Mistake>> {
-    let told = |error: io::Error| vec![Mistake::at(config.listen.span(), format!("the operator's port cannot be opened: {error}"))];
+    let told =
+        |error: io::Error| vec![Mistake::at(config.listen.span(), format!("{} cannot be listened on: {error}", config.listen.get_ref()))];
     resolve(config, folder)?.bind().map_err(told)
 }
 

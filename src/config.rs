@@ -296,6 +296,8 @@ pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines) -> Result<Lo
         reading.keep("access.cedar", compiled)
     });
     let global_cap = gateway.as_ref().map_or(accept::config::MAX_BODY.0, |gateway| gateway.accept.max_body.0);
+    // Where the engines are is not known without it, and nothing of this will be in force. Models that run need no other.
+    let engines = if gateway.is_some() || !made.models.is_empty() { engines } else { Engines::None };
     let (failures, refused, sought) = (made.failures.clone(), made.refused.clone(), made.sought.clone());
     let next = Made { failures, refused, sought, ..Made::default() };
     let witnesses = gateway.as_ref().is_none_or(|gateway| gateway.prove.has_witnesses());
@@ -432,6 +434,33 @@ mod tests {
             let told = record(wrong);
             assert!(told.len() == 1 && told[0].contains("gateway.toml:5:"), "{wrong}: {told:?}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_and_nothing_is_said_to_be_missing_for_it() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path();
+        std::fs::write(dir.join("access.cedar"), "").unwrap();
+        std::fs::write(dir.join("callers.toml"), "").unwrap();
+        std::fs::write(dir.join("models"), "no folder").unwrap();
+        let load = || load(dir, Moment::now(), &Made::default(), Engines::All).unwrap_err();
+        let told = load();
+        assert!(told.iter().any(|line| line.contains("/models: Not a directory")), "{told:?}");
+        assert!(!told.iter().any(|line| line.contains("no model")), "{told:?}");
+        // A model that would need an engine, of which gateway.toml may say where it is.
+        std::fs::remove_file(dir.join("models")).unwrap();
+        std::fs::create_dir(dir.join("models")).unwrap();
+        let onnx = include_bytes!("../policies/models/digits.onnx");
+        std::fs::write(dir.join("models/digits.onnx"), onnx).unwrap();
+        let text = format!(
+            "name = \"digits\"\n[backend.onnx]\npath = \"digits.onnx\"\nsha256 = \"{}\"\nisolation = \"thread\"\n",
+            Digest::of(onnx)
+        );
+        std::fs::write(dir.join("models/digits.toml"), text).unwrap();
+        let made = Made::default();
+        let told = super::load(dir, Moment::now(), &made, Engines::All).unwrap_err();
+        assert!(told.len() == 1 && told[0].contains("gateway.toml: No such file"), "{told:?}");
+        assert!(made.models.is_empty() && made.take_refused().is_empty());
     }
 
     #[test]

@@ -59,8 +59,15 @@ impl Mistake {
     }
 }
 
+/// What the standard library says of a text that is no address and port: a host's name, for instance.
+const NO_ADDRESS: &str = "invalid socket address syntax";
+
 /// serde says "unknown field `a`, expected one of `b`, `c`"; a person wants to hear which of them was meant.
 fn with_nearest(message: &str) -> String {
+    if message.trim_end() == NO_ADDRESS {
+        return "an address is an IP address and a port, such as \"127.0.0.1:8443\", or \"[::]:8443\" for all that this machine has"
+            .to_owned();
+    }
     let Some(rest) = message.strip_prefix("unknown field `") else { return message.trim_end().to_owned() };
     let Some((unknown, rest)) = rest.split_once('`') else { return message.to_owned() };
     let known: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
@@ -116,5 +123,19 @@ mod tests {
         assert_eq!(mistake.located(Path::new("gateway.toml"), text), "gateway.toml:2:3: unknown key `max_bdy`; did you mean `max_body`?");
         let mistake = Mistake::of_toml(&toml::from_str::<Keys>("zzz = 1").unwrap_err());
         assert_eq!(mistake.what, "unknown key `zzz`; known here: listen, max_body");
+    }
+
+    #[test]
+    fn what_is_no_address_is_told_with_one_that_is() {
+        #[derive(Debug, Deserialize)]
+        #[expect(dead_code, reason = "only its type matters")]
+        struct Listens {
+            listen: toml::Spanned<std::net::SocketAddr>,
+        }
+        for wrong in ["localhost:8443", "127.0.0.1", ":8443", "*:8443", "127.0.0.1:70000"] {
+            let text = format!("listen = \"{wrong}\"");
+            let told = Mistake::of_toml(&toml::from_str::<Listens>(&text).unwrap_err()).located(Path::new("gateway.toml"), &text);
+            assert!(told.starts_with("gateway.toml:1:10: ") && told.contains("127.0.0.1:8443"), "{told}");
+        }
     }
 }

@@ -148,8 +148,10 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
         Some(config) => Some(admin::bind(config, &policies).map_err(|mistakes| No(located(&policies, &mistakes)))?),
         None => None,
     };
-    let bound =
-        accept.bind().map_err(|error| No::because(format!("{} cannot be listened on: {error}", gateway.accept.listen.get_ref())))?;
+    let bound = accept.bind().map_err(|error| {
+        let listen = &gateway.accept.listen;
+        told(vec![Mistake::at(listen.span(), format!("{} cannot be listened on: {error}", listen.get_ref()))])
+    })?;
     let mut models: Vec<String> = house.policy.load().authorizer.models().iter().map(|model| model.resource.name.to_string()).collect();
     models.dedup();
     let listening = Listening { accept: bound.address(), tls: tls.is_some(), admin: admin.as_ref().map(|admin| admin.address()), models };

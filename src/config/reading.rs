@@ -67,7 +67,17 @@ impl Reading<'_> {
 
     /// Files of a folder of this folder, in the order of their names.
     pub(super) fn files(&mut self, folder: &str, ending: &str) -> Vec<String> {
-        let Ok(entries) = std::fs::read_dir(self.dir.join(folder)) else { return Vec::new() };
+        let path = self.dir.join(folder);
+        let entries = match std::fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) => {
+                // What is not there has no files; what cannot be read may have any.
+                if error.kind() != std::io::ErrorKind::NotFound {
+                    self.told.push(format!("{}: {error}", path.display()));
+                }
+                return Vec::new();
+            }
+        };
         let mut files: Vec<String> = entries
             .flatten()
             .filter_map(|entry| entry.file_name().into_string().ok())

@@ -281,6 +281,21 @@ fn what_the_machine_does_not_give_ends_the_start_with_its_place_and_path() {
 }
 
 #[test]
+fn a_port_that_is_taken_is_told_with_its_place_whosever_it_is() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap();
+    for (listener, at) in [("[accept]\nlisten = ", "gateway.toml:2:10: "), ("[admin]\nlisten = ", "gateway.toml:11:10: ")] {
+        let folder = good();
+        let (free, other) = (format!("{listener}\"127.0.0.1:0\""), format!("{listener}\"{taken}\""));
+        folder.write("gateway.toml", folder.read("gateway.toml").replace(&free, &other));
+        let output = folder.run(&["serve", "--policies", "policies"]);
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains(&format!("{at}{taken} cannot be listened on: Address already in use")), "{told}");
+    }
+}
+
+#[test]
 fn all_mistakes_are_told_at_once() {
     let folder = good();
     append(&folder, "models/chat.toml", "[budget.default]\nin_flight = 0\n[check]\nschema = \"../schemas/none.json\"\n");

@@ -178,6 +178,7 @@ async fn one_that_is_down_is_left_alone_for_a_while() {
     let note = Log::new(ORIGIN, 1).note(9);
     let first = both.cosign(&note, &proofs(9)).await;
     assert!(!first.quorum && first.lines.len() == 2 && matches!(first.failures[0].1, Failure::Unreached(_)));
+    assert_eq!(first.failures[0].1.to_string(), "gave no answer: the connection was refused");
     let second = both.cosign(&note, &proofs(9)).await;
     assert!(!second.quorum && second.lines.len() == 2 && matches!(second.failures[0].1, Failure::LeftAlone));
 }
