@@ -140,7 +140,10 @@ impl<S: Sources> Handler for Operator<S> {
             return erasures::answer(peer, |erasure| self.sources.erase(erasure)).await;
         }
         if peer.method() != Method::GET && peer.method() != Method::HEAD {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "GET alone, but for POST /v1/erasures");
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET alone, but for POST /v1/erasures");
+            let allowed = if peer.uri().path() == erasures::PATH { "POST" } else { "GET, HEAD" };
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+            return response;
         }
         match peer.uri().path() {
             "/livez" => text(StatusCode::OK, "live\n"),
@@ -279,7 +282,10 @@ mod tests {
         let answer = post(address, "localhost", OURS, &padded(100)).await;
         let told: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
         assert_eq!((&told["erased"], &told["keys"], &told["of"], &told["seq"]), (&true.into(), &1.into(), &"subject".into(), &7.into()));
-        assert_eq!(&ask(address, "OPTIONS /v1/erasures", "localhost").await[9..12], "405");
+        let refused = ask(address, "OPTIONS /v1/erasures", "localhost").await;
+        assert!(refused[9..].starts_with("405") && refused.contains("\r\nallow: POST\r\n"), "{refused}");
+        let refused = ask(address, "POST /livez", "localhost").await;
+        assert!(refused[9..].starts_with("405") && refused.contains("\r\nallow: GET, HEAD\r\n"), "{refused}");
         assert_eq!(&ask(address, "GET /v1/erasures", "localhost").await[9..12], "404");
         serving.abort();
     }

@@ -202,8 +202,10 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     let rolling = tokio::spawn(roll_over(house.shards.clone()));
     let looking = tokio::spawn(across::watch(house.clone()));
     let telling = tokio::spawn(troubles::watch(house.clone()));
-    let operators =
-        admin.map(|admin| tokio::spawn(admin::serve_admin(admin, Arc::new(Operators(house.clone(), listeners)), until(stopped.clone()))));
+    // Operators see a stop to its end: whoever balances load asks /readyz, and whoever stops it may want to know what is still running.
+    let (drained_tell, drained_told) = watch::channel(false);
+    let sources = Operators { house: house.clone(), listeners, stopping: stopped.clone() };
+    let operators = admin.map(|admin| tokio::spawn(admin::serve_admin(admin, Arc::new(sources), until(drained_told))));
     let interrupted = interrupted();
     tokio::spawn(async move {
         interrupted.await;
@@ -225,6 +227,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     if drained.cut > 0 {
         eprintln!("portcullis: {} request(s) were still running after {:?} and were cut", drained.cut, gateway.accept.drain.0);
     }
+    let _ = drained_tell.send(true);
     if let Some(operators) = operators {
         let _ = operators.await;
     }
@@ -351,11 +354,19 @@ impl jwks::Fetch for Fetcher {
 }
 
 /// What operators may read.
-struct Operators(Arc<House>, needs::Listeners);
+struct Operators {
+    house: Arc<House>,
+    listeners: needs::Listeners,
+    /// Whether it was told to stop.
+    stopping: watch::Receiver<bool>,
+}
 
 impl Sources for Operators {
     fn ready(&self) -> Ready {
-        let house = &self.0;
+        let house = &self.house;
+        if *self.stopping.borrow() {
+            return Ready::No(vec!["it was told to stop, and takes no new connections".to_owned()]);
+        }
         let troubles = troubles::of(house);
         if let Some(trouble) = troubles.iter().find(|trouble| trouble.stops_all()) {
             return Ready::No(vec![trouble.to_string()]);
@@ -373,18 +384,18 @@ impl Sources for Operators {
         notes.extend(
             policy.authenticator.sources().filter(|source| !source.is_ready(now)).map(|source| format!("no keys from {}", source.issuer())),
         );
-        notes.extend(needs::ended(&self.1, now.wall));
+        notes.extend(needs::ended(&self.listeners, now.wall));
         notes.extend(troubles.iter().map(ToString::to_string));
         notes.extend(watched::uncalibrated(&policy));
         if notes.is_empty() { Ready::Yes } else { Ready::Degraded(notes) }
     }
 
     fn metrics(&self) -> String {
-        self.0.recorder.metrics().render()
+        self.house.recorder.metrics().render()
     }
 
     fn exposure(&self) -> String {
-        let mut exposed = self.0.detector.exposed();
+        let mut exposed = self.house.detector.exposed();
         exposed.sort_by(|a, b| {
             b.exposure.fidelity.total_cmp(&a.exposure.fidelity).then_with(|| (&a.caller, &a.model).cmp(&(&b.caller, &b.model)))
         });
@@ -397,11 +408,11 @@ impl Sources for Operators {
     }
 
     async fn log(&self, path: &str) -> Option<LogFile> {
-        self.0.shards.serve(path).await
+        self.house.shards.serve(path).await
     }
 
     async fn erase(&self, erasure: Erasure) -> Result<Erased, EraseError> {
-        self.0.shards.erase(erasure).await
+        self.house.shards.erase(erasure).await
     }
 }
 

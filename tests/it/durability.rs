@@ -138,6 +138,11 @@ async fn a_stop_waits_for_what_is_in_flight() {
     while gateway.dial().connect().await.is_ok() {
         assert!(asked.elapsed() < PATIENCE, "it still takes connections");
     }
+    // Operators see it to its end.
+    let (status, body) = gateway.admin("/readyz").await;
+    assert!(status == 503 && body.contains("told to stop"), "{status} {body}");
+    assert_eq!(gateway.admin("/livez").await.0, 200);
+    assert!((gateway.metric("http_server_active_requests").await - 2.0).abs() < f64::EPSILON);
     release.send(true).unwrap();
     let held = Held::default();
     for reply in [one.await.unwrap(), two.await.unwrap()] {
