@@ -166,7 +166,8 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
         handshakes.into_iter().filter_map(|(name, tls, counters)| Some((name, counters.filter(|_| tls)?.clone()))),
     );
     let warned = |listeners: &needs::Listeners| {
-        needs::ended(listeners, SystemTime::now()).for_each(|what| eprintln!("portcullis: warning: {what}"));
+        let ended = needs::ended(listeners, SystemTime::now());
+        ended.chain(needs::exposed(listeners)).for_each(|what| eprintln!("portcullis: warning: {what}"));
     };
     warned(&listeners);
     house.recorder.serves(Served { scheme: if tls.is_some() { "https" } else { "http" }, address: Some(listening.accept) });

@@ -4,6 +4,7 @@
 //! is preferred, because recorded traffic can be opened later. Tickets are encrypted with keys that rotate, and every
 //! reload starts with new ones, so a session from before a revocation cannot be resumed after it.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -49,6 +50,8 @@ pub(super) struct InForce {
     verifier: Arc<dyn ClientCertVerifier>,
     ends: i64,
     lists_end: Option<i64>,
+    /// The key's file, where others than its owner may read it.
+    exposed: Option<PathBuf>,
 }
 
 /// What a client showed of itself in the handshake, which is to hold for each request: connections outlive certificates and revocations.
@@ -136,6 +139,12 @@ impl Tls {
         self.current.load().lists_end
     }
 
+    /// The file of its key, where others than its owner may read it; worth a warning.
+    #[must_use]
+    pub fn exposed(&self) -> Option<PathBuf> {
+        self.current.load().exposed.clone()
+    }
+
     /// What has ended by `now`, and what that costs, for the operator.
     pub fn ended(&self, now: SystemTime) -> impl Iterator<Item = String> {
         let now = seconds(now);
@@ -169,6 +178,8 @@ fn server_config(config: &TlsConfig, folder: &Path) -> Result<InForce, Vec<Mista
         return Err(mistakes);
     };
     let ends = ends(&chain);
+    let at = folder.join(config.key.get_ref());
+    let exposed = std::fs::metadata(&at).is_ok_and(|about| about.mode() & 0o077 != 0).then_some(at);
 
     let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
@@ -180,7 +191,7 @@ fn server_config(config: &TlsConfig, folder: &Path) -> Result<InForce, Vec<Mista
         .map_err(|error| vec![Mistake::at(config.key.span(), format!("the certificate and the key do not make a pair: {error}"))])?;
     server.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| vec![Mistake::of_file(format!("no key for session tickets: {error}"))])?;
     server.alpn_protocols = alpn.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
-    Ok(InForce { server: Arc::new(server), verifier, ends, lists_end })
+    Ok(InForce { server: Arc::new(server), verifier, ends, lists_end, exposed })
 }
 
 /// When the first certificate of `chain` ends; what cannot be read does not.

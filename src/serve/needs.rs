@@ -31,6 +31,12 @@ pub(super) fn observe_certificates(house: &Arc<House>, listeners: &Listeners) {
     }
 }
 
+/// Keys that others may read.
+pub(super) fn exposed(listeners: &Listeners) -> impl Iterator<Item = String> {
+    let keys = listeners.iter().filter_map(|(_, tls)| tls.exposed());
+    keys.map(|key| format!("others than its owner may read {}: chmod 600 it", key.display()))
+}
+
 /// The handshakes of listeners that have TLS, which failed.
 pub(super) fn observe_handshakes(house: &Arc<House>, counted: impl Iterator<Item = (&'static str, Arc<Counters>)>) {
     let counted: Vec<_> = counted.collect();

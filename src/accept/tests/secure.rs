@@ -315,6 +315,20 @@ fn a_name_of_one_kind_is_not_taken_for_one_of_the_other() {
 }
 
 #[tokio::test]
+async fn a_key_that_others_may_read_is_told_until_they_may_not() {
+    use std::os::unix::fs::PermissionsExt;
+    let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new("a"));
+    put_pair(folder.path(), &authority.server(1));
+    let tls = start(&format!("[tls]\n{FILES}"), folder.path()).tls.unwrap();
+    let key = folder.path().join("server.key");
+    for (mode, exposed) in [(0o600, false), (0o640, true), (0o604, true), (0o400, false)] {
+        std::fs::set_permissions(&key, PermissionsExt::from_mode(mode)).unwrap();
+        tls.reload().unwrap();
+        assert_eq!(tls.exposed(), exposed.then(|| key.clone()), "{mode:o}");
+    }
+}
+
+#[tokio::test]
 async fn a_handshake_that_never_comes_is_cut() {
     let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new("a"));
     put_pair(folder.path(), &authority.server(1));
