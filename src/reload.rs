@@ -16,7 +16,7 @@ use crate::disk::Sought;
 use crate::event::{Event, Name};
 use crate::pipeline::House;
 use crate::prove::{Change, Changed};
-use crate::serve::keep_keys;
+use crate::serve::{keep_keys, watched};
 
 /// How often the folder is looked at. Looking costs a few system calls a file, and works on every file system and
 /// with every way of swapping files, where notifications do not.
@@ -68,7 +68,7 @@ pub async fn watch(
         let loaded = tokio::task::spawn_blocking(move || config::load(&reading, Moment::now(), &kept, Engines::All)).await;
         made.take_refused().iter().for_each(|refusal| house.tell_refused(refusal));
         let accepted = match loaded {
-            Ok(Ok(loaded)) => accept(&house, loaded, &at_start, &tls).await,
+            Ok(Ok(loaded)) => accept(&house, (&dir, loaded), &at_start, &tls).await,
             Ok(Err(mistakes)) => Err(mistakes),
             // To end here would be to take in no revocation ever again.
             Err(_) => Err(vec!["the gateway failed while it read them".to_owned()]),
@@ -91,7 +91,7 @@ pub async fn watch(
 /// Puts everything in force, or nothing.
 async fn accept(
     house: &House,
-    loaded: Loaded,
+    (dir, loaded): (&Path, Loaded),
     started: &AtStart,
     tls: &impl Fn(&config::Gateway) -> Result<(), Vec<String>>,
 ) -> Result<(Made, JoinSet<()>), Vec<String>> {
@@ -105,9 +105,11 @@ async fn accept(
     let (gone, come): (Vec<_>, Vec<_>) = turns.iter().partition(|turn| turn.changed == Changed::Retired);
     // What answers next stands in the log before its first answer does; what does not answer any more, after its last way was taken.
     come.into_iter().for_each(|turn| house.tell_turn(turn, digest));
+    let told = watched::told(&snapshot, Some(&house.policy.load()), dir);
     house.policy.store(Arc::new(snapshot));
     gone.into_iter().for_each(|turn| house.tell_turn(turn, digest));
     house.stale.store(false, Ordering::Relaxed);
+    told.iter().for_each(|line| eprintln!("portcullis: {line}"));
     let waiting = started.waiting(&at_start);
     let mut event = Event::new(Name::PolicyReloaded, SystemTime::now()).with("policy", digest.to_string());
     if !waiting.is_empty() {

@@ -36,7 +36,7 @@ use crate::{across, disk, life, reload};
 
 mod needs;
 mod troubles;
-mod watched;
+pub(crate) mod watched;
 
 /// Where the gateway listens, once it does.
 #[derive(Clone, Debug)]
@@ -84,7 +84,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     for warning in snapshot.authenticator.warnings() {
         eprintln!("portcullis: warning: {}", located(&policies, std::slice::from_ref(warning)).concat());
     }
-    watched::told(&snapshot, &policies).iter().for_each(|line| eprintln!("portcullis: {line}"));
+    watched::told(&snapshot, None, &policies).iter().for_each(|line| eprintln!("portcullis: {line}"));
     let accept = within_descriptors(Accept::new(&gateway.accept, &policies).map_err(told)?);
     let recorder = Recorder::new(&gateway.record, &policies).map_err(told)?;
     let events = recorder.events();

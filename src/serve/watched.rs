@@ -6,12 +6,17 @@ use std::sync::Arc;
 
 use crate::authorize::Model;
 use crate::config::{Snapshot, Terms};
+use crate::detect;
 use crate::detect::recording::{Tally, Why};
 use crate::pipeline::House;
 use crate::record::metrics::{Kind, Observe};
 
-/// What is told of them at the start, a line each.
-pub(super) fn told(snapshot: &Snapshot, policies: &Path) -> Vec<String> {
+/// What is told of them at the start and at reloads, a line each; what holds since `before` was told then.
+pub(crate) fn told(snapshot: &Snapshot, before: Option<&Snapshot>, policies: &Path) -> Vec<String> {
+    let known = |model: &Model<Terms>| {
+        let models = before.into_iter().flat_map(|before| before.authorizer.models());
+        models.into_iter().find(|known| (&known.which.name, &known.which.version) == (&model.which.name, &model.which.version))
+    };
     let models = snapshot.authorizer.models();
     let mut versions: BTreeMap<&str, usize> = BTreeMap::new();
     models.iter().for_each(|model| *versions.entry(&model.which.name).or_default() += 1);
@@ -19,7 +24,8 @@ pub(super) fn told(snapshot: &Snapshot, policies: &Path) -> Vec<String> {
         let (name, detect) = (&model.which.name, &model.terms.detect);
         let version = if versions[&**name] > 1 { format!(" --version {}", model.which.version) } else { String::new() };
         let command = format!("portcullis calibrate --policies {} --model {name}{version}", policies.display());
-        let uncalibrated = detect.is_uncalibrated().then(|| {
+        let known = known(model).map(|known| &known.terms.detect);
+        let uncalibrated = (detect.is_uncalibrated() && !known.is_some_and(detect::Terms::is_uncalibrated)).then(|| {
             let how = match detect.recording().and_then(|recording| recording.book()) {
                 Some(book) => format!("its recording has {} caller-days by now, and is learned from by {command}", book.tally().callers()),
                 None => format!("have the gateway record them by [detect.recording], or give a recording: {command} --recording FILE"),
@@ -28,9 +34,9 @@ pub(super) fn told(snapshot: &Snapshot, policies: &Path) -> Vec<String> {
                 "warning: model {name}: its callers are not watched, as if detect.mode were \"shadow\": nobody told what honest ones do; {how}"
             )
         });
-        let recorded = detect
-            .recording()
-            .map(|recording| format!("model {name}: what its callers ask is recorded in {}, in the clear", recording.path().display()));
+        let path = |detect: &detect::Terms| detect.recording().map(|recording| recording.path().to_owned());
+        let recorded = path(detect).filter(|recorded| known.and_then(path).as_ref() != Some(recorded));
+        let recorded = recorded.map(|path| format!("model {name}: what its callers ask is recorded in {}, in the clear", path.display()));
         uncalibrated.into_iter().chain(recorded)
     });
     lines.collect()
@@ -40,7 +46,11 @@ pub(super) fn told(snapshot: &Snapshot, policies: &Path) -> Vec<String> {
 pub(super) fn uncalibrated(snapshot: &Snapshot) -> Vec<String> {
     let models = snapshot.authorizer.models();
     let unwatched = models.iter().filter(|model| model.terms.detect.is_uncalibrated());
-    unwatched.map(|model| format!("callers of {} are not watched: it has no calibration", model.which.name)).collect()
+    let told = unwatched.map(|model| {
+        let which = if model.which.version.is_empty() { "it".to_owned() } else { format!("its version {}", model.which.version) };
+        format!("callers of {} are not watched: {which} has no calibration", model.which.name)
+    });
+    told.collect()
 }
 
 /// Resolves once what was asked is in the recordings.

@@ -143,6 +143,30 @@ async fn a_hangup_reloads_at_once() {
 }
 
 #[tokio::test]
+async fn a_model_whose_callers_nobody_watches_is_told_when_it_comes_once_and_by_version() {
+    let (_upstream, folder, gateway) = serving().await;
+    let count = || gateway.said().iter().filter(|line| line.contains("model digits: its callers are not watched")).count();
+    folder.digits("[detect]\nmode = \"enforce\"\n");
+    told(&folder, "policy.reloaded", 1).await;
+    let note = "callers of digits are not watched: its version 1 has no calibration";
+    gateway.admin_until("/readyz", |status, body| status == 200 && body.contains(note)).await;
+    gateway.says("model digits: its callers are not watched").await;
+    // What was told before is not told at each reload.
+    folder.write("access.cedar", folder.read("access.cedar") + "// more\n");
+    told(&folder, "policy.reloaded", 2).await;
+    folder.digits("[detect]\nmode = \"shadow\"\n");
+    gateway.admin_until("/readyz", |_, body| body == "ready\n").await;
+    assert_eq!(count(), 1);
+    folder.digits("[detect]\nmode = \"enforce\"\n");
+    gateway.admin_until("/readyz", |_, body| body.contains(note)).await;
+    let asked = Instant::now();
+    while count() < 2 {
+        assert!(asked.elapsed() < PATIENCE, "not told again: {:#?}", gateway.said());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
 async fn what_a_reload_cannot_change_is_told_until_it_is_as_it_was() {
     let (_upstream, folder, gateway) = serving().await;
     let before = folder.read("gateway.toml");
