@@ -11,7 +11,7 @@ use crate::clock::Moment;
 use crate::config::{self, Engines, Made};
 use crate::infer::model::worker::probe::{self, Attempt, Fate, Place};
 use crate::infer::model::{self, Isolation};
-use crate::say::{self, Unsaid, say};
+use crate::say::{self, Unsaid, aside, say};
 use crate::{authorize, calibrate, demo, erase, exposure, keys, logs, models, serve, witness};
 
 /// How long a gateway has for each step of telling whether it is ready.
@@ -133,7 +133,7 @@ pub fn run() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(No(lines)) => {
-            lines.iter().for_each(|line| eprintln!("{line}"));
+            lines.iter().for_each(|line| aside!("{line}"));
             ExitCode::from(1)
         }
     }

@@ -12,7 +12,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose
 use crate::cli::{DemoArgs, No};
 use crate::digest::Digest;
 use crate::prove::key;
-use crate::say::{self, say};
+use crate::say::{self, aside, say};
 use crate::{keys, serve};
 
 /// A small classifier of handwritten digits: 64 numbers from 0 to 16 in, ten probabilities and a label out.
@@ -37,7 +37,7 @@ pub fn run(arguments: &DemoArgs) -> Result<(), No> {
         let url = format!("https://{}", listening.accept);
         let admin_url = listening.admin.map(|admin| format!("http://{admin}")).unwrap_or_default();
         if let Err(error) = secret(&home.join("env"), environment(&url, &admin_url, &prepared, &api_key).as_bytes()) {
-            eprintln!("portcullis: {}: {error}", home.join("env").display());
+            aside!("portcullis: {}: {error}", home.join("env").display());
         }
         let told = if json {
             let (ca, policies) = (&prepared.ca, &prepared.policies);
@@ -49,7 +49,7 @@ pub fn run(arguments: &DemoArgs) -> Result<(), No> {
             say::bytes(greeting(&url, &admin_url, &prepared, &api_key).as_bytes())
         };
         if let Err(error) = told {
-            eprintln!("portcullis: {error}");
+            aside!("portcullis: {error}");
         }
     })
 }

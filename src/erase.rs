@@ -13,7 +13,7 @@ use crate::admin::erasures::{HEADER, PATH, is_month};
 use crate::cli::No;
 use crate::config;
 use crate::prove::{Build, Erasure, Shards};
-use crate::say::say;
+use crate::say::{aside, say};
 use crate::verify::folder::{SALTS, folders};
 
 /// The example of the command's help.
@@ -100,7 +100,7 @@ fn here(policies: &Path, erasure: Erasure) -> Result<Json, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     let (events, _reader) = crate::event::channel(1);
     let on_fatal = Box::new(|why: &std::io::Error| {
-        eprintln!("portcullis: the provenance log cannot be written ({why}); stopping");
+        aside!("portcullis: the provenance log cannot be written ({why}); stopping");
         std::process::abort();
     });
     let opened = Shards::open(SystemTime::now(), &[], &gateway.prove, policies, Build::of_this_program(), events, on_fatal);

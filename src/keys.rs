@@ -15,7 +15,7 @@ use crate::authenticate::{self, Authenticator, Failures, api_key};
 use crate::cli::No;
 use crate::clock::{Moment, from_rfc3339};
 use crate::mistake::Mistake;
-use crate::say::{self, say};
+use crate::say::{self, aside, say};
 use crate::whole::{folder_of, target};
 pub(crate) use edit::{Edit, hold_folder, told};
 use written::{is, keys, put_in, take_out};
@@ -88,7 +88,7 @@ pub fn run(verb: Verb) -> Result<(), No> {
             let over = expires.and_then(|expires| from_rfc3339(&expires.to_string())).is_some_and(|expires| expires <= SystemTime::now());
             let key = new(&file, &id, &tenant, &roles, &tier, expires)?;
             if over {
-                eprintln!("portcullis: warning: the key has ended before it began: --expires is in the past");
+                aside!("portcullis: warning: the key has ended before it began: --expires is in the past");
             }
             tell_secret(&file, &id, &key, json).map_err(|unsaid| {
                 // A secret that was not told whole is one that nobody has.

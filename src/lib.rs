@@ -45,6 +45,9 @@
 //! * What was acknowledged is in the write-ahead file before the answer is released.
 //! * No `unsafe` but in `infer/model/isolate.rs`, which raises the walls around a model's worker.
 
+// Where nobody can be told, they panic: `say` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod accept;
 pub mod authenticate;
 pub mod authorize;

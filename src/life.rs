@@ -11,6 +11,7 @@ use crate::infer::Backend;
 use crate::infer::model::Model;
 use crate::pipeline::House;
 use crate::prove::{Build, Change, Changed, Shards};
+use crate::say::aside;
 use crate::trail::Which;
 
 /// How many refused models one load of the policies tells of; a folder can hold any number.
@@ -47,7 +48,7 @@ impl House {
         let event = event.with("version", &*which.version).with("sha256", digest).with("assurance", which.assurance.as_str());
         let mut event = event.with("outcome", changed.as_str());
         if *changed != Changed::Retired {
-            eprintln!("portcullis: model {}: {}", which.name, model.walled());
+            aside!("portcullis: model {}: {}", which.name, model.walled());
             let (isolation, walls) = model.walls();
             event = event.with("isolation", isolation.as_str()).with("walls", walls.names().collect::<Vec<_>>());
         }
@@ -109,8 +110,7 @@ fn of_refusal(refusal: &Refusal, policy: Option<Digest>) -> Change<'_> {
 pub fn refused_at_start(policies: &Path, refused: &[Refusal]) {
     let Some(gateway) = config::gateway(policies).filter(|_| !refused.is_empty()) else { return };
     let (events, _reader) = event::channel(1);
-    let failed =
-        |why: &dyn std::fmt::Display| eprintln!("portcullis: warning: what was refused does not stand in the provenance log: {why}");
+    let failed = |why: &dyn std::fmt::Display| aside!("portcullis: warning: what was refused does not stand in the provenance log: {why}");
     match Shards::open(SystemTime::now(), &[], &gateway.prove, policies, Build::of_this_program(), events, Box::new(|_| {})) {
         Ok((shards, _)) => {
             let ledger = shards.current();

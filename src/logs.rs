@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::cli::No;
 use crate::clock::from_rfc3339;
-use crate::say::{self, Lines};
+use crate::say::{self, Lines, aside};
 use crate::verify::entries::Entries;
 use crate::verify::folder::folders;
 use crate::verify::proved::{NoProof, Proved};
@@ -388,7 +388,7 @@ fn findings(path: &Path, file: File, arguments: &ExportArgs, out: &mut Lines) ->
     }
     // A line that was torn when the disk was full is nothing to stop at, and nothing to be silent about.
     if unread > 0 {
-        eprintln!("portcullis: {}: {unread} lines are no events of a security log", path.display());
+        aside!("portcullis: {}: {unread} lines are no events of a security log", path.display());
     }
     Ok(())
 }
@@ -439,7 +439,7 @@ fn no_such_entry(shards: &[PathBuf]) -> No {
 fn tell_pruned(dir: &Path) -> Result<(), No> {
     let first = Entries::first_index(dir).map_err(at(dir))?;
     if first > 0 {
-        eprintln!("portcullis: {}: entries before {first} were pruned", dir.display());
+        aside!("portcullis: {}: entries before {first} were pruned", dir.display());
     }
     Ok(())
 }

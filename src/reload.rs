@@ -16,6 +16,7 @@ use crate::disk::Sought;
 use crate::event::{Event, Name};
 use crate::pipeline::House;
 use crate::prove::{Change, Changed};
+use crate::say::aside;
 use crate::serve::{keep_keys, watched};
 
 /// How often the folder is looked at. Looking costs a few system calls a file, and works on every file system and
@@ -109,7 +110,7 @@ async fn accept(
     house.policy.store(Arc::new(snapshot));
     gone.into_iter().for_each(|turn| house.tell_turn(turn, digest));
     house.stale.store(false, Ordering::Relaxed);
-    told.iter().for_each(|line| eprintln!("portcullis: {line}"));
+    told.iter().for_each(|line| aside!("portcullis: {line}"));
     let waiting = started.waiting(&at_start);
     let mut event = Event::new(Name::PolicyReloaded, SystemTime::now()).with("policy", digest.to_string());
     if !waiting.is_empty() {
@@ -117,7 +118,7 @@ async fn accept(
     }
     house.events.tell(event);
     if !waiting.is_empty() && waiting != **house.waiting.load() {
-        eprintln!("portcullis: warning: what has changed here in gateway.toml waits for a restart: {}", waiting.join(", "));
+        aside!("portcullis: warning: what has changed here in gateway.toml waits for a restart: {}", waiting.join(", "));
     }
     house.waiting.store(Arc::new(waiting));
     Ok((made, keeping))
@@ -125,7 +126,7 @@ async fn accept(
 
 fn refuse(house: &House, mistakes: &[String]) {
     house.stale.store(true, Ordering::Relaxed);
-    mistakes.iter().for_each(|mistake| eprintln!("portcullis: policies refused, the last good ones stay: {mistake}"));
+    mistakes.iter().for_each(|mistake| aside!("portcullis: policies refused, the last good ones stay: {mistake}"));
     // The first few are enough to know what to mend; a folder can hold any number.
     let told: Vec<&String> = mistakes.iter().take(8).collect();
     house.events.tell(Event::new(Name::PolicyRefused, SystemTime::now()).with("mistakes", serde_json::json!(told)));

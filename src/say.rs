@@ -1,4 +1,4 @@
-//! What commands tell on standard output.
+//! What commands tell: answers on standard output, and what stands beside them on standard error.
 //!
 //! A reader that has seen enough closes the pipe, which is no failure: nothing more is told, and the exit code says what it would have said.
 //! Whatever else keeps a line from being written is an error, since half an answer reads like a whole one.
@@ -23,6 +23,18 @@ macro_rules! say {
     ($($line:tt)*) => { $crate::say::line(format_args!($($line)*)) };
 }
 pub(crate) use say;
+
+/// Tells a line beside the answer, written as for `eprintln!`.
+macro_rules! aside {
+    ($($line:tt)*) => { $crate::say::beside(format_args!($($line)*)) };
+}
+pub(crate) use aside;
+
+/// Tells a line beside the answer. Where that cannot be, nobody can be told of it either, and what goes on goes on: a gateway whose standard
+/// error is on a full disk is none that ends.
+pub fn beside(line: fmt::Arguments<'_>) {
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+}
 
 /// Tells a line.
 ///

@@ -32,6 +32,7 @@ use crate::prove::{Build, EraseError, Erased, Erasure, Shards};
 use crate::record::metrics::Kind;
 use crate::record::names::metric;
 use crate::record::{Recorder, Served};
+use crate::say::aside;
 use crate::{across, disk, life, reload};
 
 mod needs;
@@ -82,16 +83,16 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     let Loaded { gateway, at_start, snapshot, made, turns } = loaded?;
     let told = |mistakes: Vec<Mistake>| No(located(&policies, &mistakes));
     for warning in snapshot.authenticator.warnings() {
-        eprintln!("portcullis: warning: {}", located(&policies, std::slice::from_ref(warning)).concat());
+        aside!("portcullis: warning: {}", located(&policies, std::slice::from_ref(warning)).concat());
     }
-    watched::told(&snapshot, None, &policies).iter().for_each(|line| eprintln!("portcullis: {line}"));
+    watched::told(&snapshot, None, &policies).iter().for_each(|line| aside!("portcullis: {line}"));
     let accept = within_descriptors(Accept::new(&gateway.accept, &policies).map_err(told)?);
     let recorder = Recorder::new(&gateway.record, &policies).map_err(told)?;
     let events = recorder.events();
     let now = Moment::now().wall;
     let (known, unasked) = Shards::known(&gateway.prove, &policies, now).await.map_err(told)?;
     for (witness, failure) in unasked {
-        eprintln!("portcullis: warning: the witness {witness} could not be asked what it has seen: it {failure}");
+        aside!("portcullis: warning: the witness {witness} could not be asked what it has seen: it {failure}");
     }
     let (shards, opened) = Shards::open(
         now,
@@ -102,28 +103,28 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
         events.clone(),
         Box::new(|why| {
             // A sync that failed leaves it unknown what the disk holds; going on would promise what cannot be kept.
-            eprintln!("portcullis: the provenance log cannot be written ({why}); stopping");
+            aside!("portcullis: the provenance log cannot be written ({why}); stopping");
             std::process::abort();
         }),
     )
     .map_err(|error| No::because(format!("the provenance log does not open: {error}")))?;
     if opened.key.0 {
-        eprintln!("portcullis: warning: others than its owner may read the provenance key: chmod 600 it");
+        aside!("portcullis: warning: others than its owner may read the provenance key: chmod 600 it");
     }
     if opened.rotated {
-        eprintln!("portcullis: the provenance log has gone over to the new key; its public keys are in keys.vkey");
+        aside!("portcullis: the provenance log has gone over to the new key; its public keys are in keys.vkey");
     }
     if opened.salts_lost {
-        eprintln!("portcullis: warning: the file of the salts' keys was not there: what the log committed to before cannot be opened");
+        aside!("portcullis: warning: the file of the salts' keys was not there: what the log committed to before cannot be opened");
     }
     if opened.recovered.cut_bytes > 0 {
         let what = if opened.recovered.unsynced_lost { "never synced" } else { "never acknowledged" };
-        eprintln!("portcullis: the provenance log had a torn end; {} bytes that were {what} were cut", opened.recovered.cut_bytes);
+        aside!("portcullis: the provenance log had a torn end; {} bytes that were {what} were cut", opened.recovered.cut_bytes);
     }
     shards.follow().map_err(told)?;
     let tls = accept.tls().cloned();
     if tls.is_none() {
-        eprintln!("portcullis: warning: tls = \"off\": plain HTTP, on loopback alone");
+        aside!("portcullis: warning: tls = \"off\": plain HTTP, on loopback alone");
     }
     let house = Arc::new(House {
         policy: ArcSwap::from_pointee(snapshot),
@@ -167,7 +168,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     );
     let warned = |listeners: &needs::Listeners| {
         let ended = needs::ended(listeners, SystemTime::now());
-        ended.chain(needs::exposed(listeners)).for_each(|what| eprintln!("portcullis: warning: {what}"));
+        ended.chain(needs::exposed(listeners)).for_each(|what| aside!("portcullis: warning: {what}"));
     };
     warned(&listeners);
     house.recorder.serves(Served { scheme: if tls.is_some() { "https" } else { "http" }, address: Some(listening.accept) });
@@ -215,9 +216,9 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
 
     ready(&listening);
     if let Some(admin) = listening.admin {
-        eprintln!("portcullis: operators on {admin}");
+        aside!("portcullis: operators on {admin}");
     }
-    eprintln!("portcullis: ready on {}", listening.accept);
+    aside!("portcullis: ready on {}", listening.accept);
     let drained = bound.serve(Gate(house.clone()), until(stopped)).await;
     reloading.abort();
     watching.abort();
@@ -226,7 +227,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     looking.abort();
     telling.abort();
     if drained.cut > 0 {
-        eprintln!("portcullis: {} request(s) were still running after {:?} and were cut", drained.cut, gateway.accept.drain.0);
+        aside!("portcullis: {} request(s) were still running after {:?} and were cut", drained.cut, gateway.accept.drain.0);
     }
     let _ = drained_tell.send(true);
     if let Some(operators) = operators {
@@ -236,7 +237,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     let _ = tokio::task::spawn_blocking(move || closing.shards.close()).await;
     let _ = tokio::time::timeout(LAST_WORDS, watched::flushed(&house.policy.load())).await;
     house.recorder.finish(LAST_WORDS).await;
-    eprintln!("portcullis: stopped; {} request(s) cut", drained.cut);
+    aside!("portcullis: stopped; {} request(s) cut", drained.cut);
     Ok(())
 }
 
@@ -251,11 +252,9 @@ async fn roll_over(shards: Shards) {
         tokio::time::sleep(ROLL_EVERY).await;
         match shards.roll_over(Moment::now().wall).await {
             Ok(None) => {}
-            Ok(Some(label)) => eprintln!("portcullis: the provenance log goes on in its shard {label}"),
+            Ok(Some(label)) => aside!("portcullis: the provenance log goes on in its shard {label}"),
             Err(why) => {
-                eprintln!(
-                    "portcullis: warning: the next shard of the provenance log does not open, and it goes on in the one before: {why}"
-                );
+                aside!("portcullis: warning: the next shard of the provenance log does not open, and it goes on in the one before: {why}");
                 tokio::time::sleep(ROLL_AGAIN).await;
             }
         }
@@ -276,7 +275,7 @@ fn within_descriptors(accept: Accept) -> Accept {
     let most = for_callers(getrlimit(Resource::Nofile).current);
     if most < accept.max_connections() {
         let wanted = accept.max_connections();
-        eprintln!("portcullis: warning: at most {most} connections instead of {wanted}: raise the limit of open files (ulimit -n)");
+        aside!("portcullis: warning: at most {most} connections instead of {wanted}: raise the limit of open files (ulimit -n)");
     }
     accept.with_at_most(most)
 }
@@ -327,7 +326,7 @@ pub async fn keep_keys(policy: &Snapshot) -> Result<JoinSet<()>, String> {
         // Callers of this issuer are refused once there are no keys that may be used; the others need not wait for it.
         if let Err(error) = result {
             let left = if source.is_ready(Moment::now()) { "keys could not be renewed, the last ones serve" } else { "no keys" };
-            eprintln!("portcullis: warning: issuer {}: {left}: {error}", source.issuer());
+            aside!("portcullis: warning: issuer {}: {left}: {error}", source.issuer());
         }
     };
     let missing = policy.authenticator.sources().filter(|source| source.is_fetched() && !source.is_ready(Moment::now()));

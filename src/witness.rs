@@ -36,7 +36,7 @@ use crate::cli::No;
 use crate::clock::Moment;
 use crate::mistake::Mistake;
 use crate::prove::key::Exposed;
-use crate::say::{Unsaid, say};
+use crate::say::{Unsaid, aside, say};
 use crate::tlog::add_checkpoint::{AddCheckpoint, MAX_REQUEST, NotARequest, SIZE_TYPE};
 use crate::tlog::checkpoint::Checkpoint;
 use crate::tlog::cosignature::Cosigner;
@@ -92,7 +92,7 @@ async fn serve(file: &Path, json: bool) -> Result<(), No> {
     let folder = file.parent().unwrap_or(Path::new("."));
     let (cosigner, Exposed(exposed)) = config.cosigner(folder).map_err(told)?;
     if exposed {
-        eprintln!("portcullis: warning: others than its owner may read {}", folder.join(&config.key).display());
+        aside!("portcullis: warning: others than its owner may read {}", folder.join(&config.key).display());
     }
     let keys = cosigner.vkeys().map(|key| key.to_string());
     let accept = config.accept(folder).map_err(told)?;

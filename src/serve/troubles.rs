@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::event::{Event, Name};
 use crate::pipeline::House;
+use crate::say::aside;
 
 /// How often it is looked.
 const EVERY: Duration = Duration::from_millis(500);
@@ -123,12 +124,12 @@ pub(super) async fn watch(house: Arc<House>) {
         tokio::time::sleep(EVERY).await;
         let (begun, over) = told.next(of(&house), Instant::now());
         for trouble in begun {
-            eprintln!("portcullis: warning: {trouble}");
+            aside!("portcullis: warning: {trouble}");
             let event = trouble.part.event(Name::LogFailed).map(|event| event.with("why", trouble.why));
             event.into_iter().for_each(|event| house.events.tell(event));
         }
         for part in over {
-            eprintln!("portcullis: over: {part}");
+            aside!("portcullis: over: {part}");
             part.event(Name::LogRecovered).into_iter().for_each(|event| house.events.tell(event));
         }
     }

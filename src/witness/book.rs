@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
+use crate::say::aside;
 use crate::tlog::add_checkpoint::{AddCheckpoint, NotARequest};
 use crate::tlog::checkpoint::Checkpoint;
 use crate::tlog::cosignature::Cosigner;
@@ -200,7 +201,7 @@ impl Book {
         if let Ok(mut new) = File::create_new(&file) {
             let kept = new.write_all(note.to_string().as_bytes()).and_then(|()| new.sync_all());
             let what = if kept.is_ok() { "is kept" } else { "could not be kept" };
-            eprintln!("portcullis: the log has signed two trees of one size; the second checkpoint {what} in {}", file.display());
+            aside!("portcullis: the log has signed two trees of one size; the second checkpoint {what} in {}", file.display());
         }
     }
 }

@@ -10,7 +10,7 @@ use clap::Args;
 use crate::cli::No;
 use crate::prove::Key;
 use crate::prove::key::{Exposed, seed_from_file};
-use crate::say::say;
+use crate::say::{aside, say};
 use crate::tlog::cosignature::Cosigner;
 use crate::tlog::signature::{Ed25519Key, MlDsa44Key};
 
@@ -57,7 +57,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), No> {
     };
     let (cosigner, Exposed(exposed)) = cosigner(&arguments.name, file).map_err(No::because)?;
     if exposed {
-        eprintln!("portcullis: warning: others than its owner may read {}", file.display());
+        aside!("portcullis: warning: others than its owner may read {}", file.display());
     }
     let keys = cosigner.vkeys().map(|key| key.to_string());
     if arguments.json {

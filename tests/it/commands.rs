@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::process::{Command, Output, Stdio};
 
 use crate::support::ask::{ask, digit};
-use crate::support::{Folder, PROGRAM};
+use crate::support::{Folder, PATIENCE, PROGRAM};
 
 /// A folder with a model, a key and a log of a few entries.
 async fn served() -> Folder {
@@ -90,6 +90,31 @@ fn what_cannot_be_read_or_written_is_told_once_and_with_what_it_was_for() {
         let output = run(&folder, &line, Stdio::piped());
         assert!(output.status.code() == Some(1) && said(&output).contains(told), "{line}: {}", said(&output));
     }
+}
+
+#[tokio::test]
+async fn a_full_disk_under_standard_error_ends_nothing() {
+    let folder = Folder::new();
+    folder.digits("");
+    let child = Command::new(PROGRAM).args(["check", "nowhere"]).current_dir(folder.home()).stderr(full()).status();
+    assert_eq!(child.unwrap().code(), Some(1));
+    let mut gateway = Command::new(PROGRAM);
+    let mut gateway =
+        gateway.args(["serve", "--policies"]).arg(folder.policies()).current_dir(folder.home()).stderr(full()).spawn().unwrap();
+    // Once it takes the signal in its own hand (proc_pid_status(5)), all that a start tells was told, or is told before the signal is heard.
+    let heeds = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.id())).unwrap_or_default();
+        let caught = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigCgt:")?.trim(), 16).ok());
+        caught.is_some_and(|caught| caught >> 14 & 1 == 1)
+    };
+    let asked = std::time::Instant::now();
+    while !heeds() {
+        assert!(asked.elapsed() < PATIENCE, "it does not start");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let signalled = Command::new("kill").args(["-TERM", &gateway.id().to_string()]).status().unwrap();
+    assert!(signalled.success());
+    assert_eq!(gateway.wait().unwrap().code(), Some(0));
 }
 
 #[tokio::test]

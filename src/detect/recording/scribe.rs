@@ -16,6 +16,7 @@ use super::file::{self, Error, Found};
 use super::pseudonyms::Pseudonyms;
 use super::{Asked, Caps, MOST_LINE, Tally, Why};
 use crate::lines::Sink;
+use crate::say::aside;
 use crate::wire::oip;
 use crate::wire::tensor::Tensor;
 
@@ -97,7 +98,7 @@ impl Scribe {
 
     fn tell(&mut self, why: &dyn std::fmt::Display) {
         if !std::mem::replace(&mut self.told, true) {
-            eprintln!("portcullis: warning: {}: what callers ask is not recorded: {why}", self.path.display());
+            aside!("portcullis: warning: {}: what callers ask is not recorded: {why}", self.path.display());
         }
     }
 

@@ -34,6 +34,7 @@ use super::falls::{Fall, Falls};
 use super::frames::{Blocks, Body, Broken, Frame, Kind, MAX_INPUT, MAX_WORDS, Patience, Reader, Wire, blocking, head, most_with};
 use super::parcel::Parcel;
 use super::{Bounds, Error, Isolation, Refused, Signature, Walls, unfit};
+use crate::say::aside;
 use crate::wire::tensor::{Datatype, Port, Tensor};
 
 pub use inside::run;
@@ -207,7 +208,7 @@ impl Worker {
     }
 
     fn tell(&self, what: &str) {
-        eprintln!("portcullis: model {}: {what}", self.launch.name);
+        aside!("portcullis: model {}: {what}", self.launch.name);
     }
 }
 

@@ -23,6 +23,7 @@ use super::probe::Prober;
 use super::{
     FAILED_CONTRACT, FAILED_INPUTS, FAILED_MODEL, FAILED_TOO_MUCH, Inmate, REFUSED_ENGINE, REFUSED_OTHERWISE_READ, REFUSED_WORKER,
 };
+use crate::say::aside;
 use crate::wire::tensor::Tensor;
 
 /// The life of a worker. It is the first thing that the program does when it is started as one: nothing was opened yet, and there is one
@@ -36,7 +37,7 @@ pub fn run() -> ExitCode {
     let _ = rustix::thread::set_name(c"model worker");
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 0);
     let Some(mut wire) = socket.ok().filter(is_socket).map(|socket| Wire::new(UnixStream::from(socket))) else {
-        eprintln!("portcullis: workers are started by the gateway, one for each model, and not by hand");
+        aside!("portcullis: workers are started by the gateway, one for each model, and not by hand");
         return ExitCode::from(2);
     };
     let done = live(&mut wire, closed);
