@@ -129,7 +129,8 @@ async fn an_end_that_begins_the_next_entry_is_what_a_kill_leaves_and_the_log_hol
     let good = fs::read(&file).unwrap();
     let record = |seq: u64| {
         let mut record = Vec::new();
-        frame(&mut record, seq, b"what was to be the next entry");
+        // A string of bytes in CBOR.
+        frame(&mut record, seq, b"\x58\x1dwhat was to be the next entry");
         record
     };
     let next = record(6);
@@ -143,7 +144,10 @@ async fn an_end_that_begins_the_next_entry_is_what_a_kill_leaves_and_the_log_hol
     // Bytes of another number, or that are no beginning, are nobody's.
     let mut damaged = next.clone();
     damaged[20] ^= 1;
-    for end in [&record(7)[..20], &record(5)[..20], &damaged, &[0; 40], &[7; 40]] {
+    // A length that is wrong, of an entry that is there.
+    let mut longer = next.clone();
+    longer[0] ^= 64;
+    for end in [&record(7)[..20], &record(5)[..20], &damaged, &longer, &[0; 40], &[7; 40]] {
         fs::write(&file, [&good[..], end].concat()).unwrap();
         let report = verify_dir(&path, Some(&keys)).unwrap();
         assert!(!report.ok && report.notes.is_empty(), "{report:?}");

@@ -217,7 +217,10 @@ impl Check {
 
     fn torn(&mut self, name: &str, at: usize, bytes: &[u8]) {
         self.report.torn_bytes += bytes.len() as u64;
-        let told = format!("{name} byte {at}: a torn end, {} bytes that were never acknowledged; the next start cuts them", bytes.len());
+        let told = format!(
+            "{name} byte {at}: a torn end, {} bytes of an entry that is not whole and under no checkpoint; the next start cuts them",
+            bytes.len()
+        );
         if is_begun(bytes, self.next) { self.report.notes.push(told) } else { self.report.problem(told) }
     }
 

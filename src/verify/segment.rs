@@ -131,7 +131,12 @@ pub(crate) fn is_begun(bytes: &[u8], next: u64) -> bool {
     let Some((length, rest)) = bytes.split_first_chunk::<4>() else { return false };
     let length = u32::from_le_bytes(*length) as usize;
     let number = rest.get(4..12) == Some(&next.to_le_bytes()[..]);
-    number && (1..=MAX_ENTRY).contains(&length) && bytes.len() < FRAME + length
+    // What is there whole was not cut off: its length is wrong.
+    let whole = || {
+        let mut entry = bytes.get(FRAME..).unwrap_or_default();
+        ciborium::from_reader::<ciborium::Value, _>(&mut entry).is_ok() && entry.is_empty()
+    };
+    number && (1..=MAX_ENTRY).contains(&length) && bytes.len() < FRAME + length && !whole()
 }
 
 /// Whether a sound record that could follow lies anywhere in `bytes`.
