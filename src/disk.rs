@@ -83,9 +83,11 @@ impl Sought {
         self.1.extend(more.1);
     }
 
+    /// What a link leads to is looked at, and not what lies in it: that may be anything.
     fn walk(path: PathBuf, depth: u8, seen: &mut BTreeMap<PathBuf, Option<Stamp>>) {
         let found = std::fs::metadata(&path).ok();
-        if found.as_ref().is_some_and(Metadata::is_dir) && depth < Self::DEPTH {
+        let is_link = || std::fs::symlink_metadata(&path).is_ok_and(|found| found.is_symlink());
+        if found.as_ref().is_some_and(Metadata::is_dir) && depth < Self::DEPTH && !is_link() {
             for entry in std::fs::read_dir(&path).into_iter().flatten().flatten() {
                 if seen.len() < Self::FILES {
                     Self::walk(entry.path(), depth + 1, seen);

@@ -26,6 +26,9 @@ const EVERY: Duration = Duration::from_millis(500);
 /// How long the folder must have been still before it is read: a file that is being written is not read half.
 const STILL: Duration = Duration::from_millis(100);
 
+/// How often that is waited for.
+const MOST_WAITS: usize = 20;
+
 /// What is looked at, beside the files that policies name: text that policies consist of. Logs and models are not; a
 /// model is named by its digest, so that a changed one shows in its policy file; [`crate::disk`] looks at the files under those that run, and
 /// those that were refused are sought.
@@ -44,6 +47,7 @@ pub async fn watch(
 ) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     seen.goes_on_with(made.named());
+    let mut sought = Seeking::default();
     loop {
         let forced = tokio::select! {
             () = tokio::time::sleep(EVERY) => false,
@@ -52,13 +56,14 @@ pub async fn watch(
         if forced {
             house.recorder.reopen();
         }
-        let mut look = seen.again(&dir, made.named());
-        if look == seen && !forced {
+        let mut look = Look::at(&dir, made.named());
+        if look == seen && !forced && !sought.has_come() {
             continue;
         }
-        loop {
+        // Whoever writes there all the time does not keep what is taken back in force.
+        for _ in 0..MOST_WAITS {
             tokio::time::sleep(STILL).await;
-            let again = seen.again(&dir, made.named());
+            let again = Look::at(&dir, made.named());
             if again == look {
                 break;
             }
@@ -77,12 +82,12 @@ pub async fn watch(
         match accepted {
             Ok(accepted) => {
                 (made, _keeping) = accepted;
-                seen.sought = Sought::default();
+                sought = Seeking::default();
                 // Files that are named only now were not looked at before they were read.
                 seen.goes_on_with(made.named());
             }
             Err(mistakes) => {
-                seen.sought = made.take_sought();
+                sought = Seeking::of(made.take_sought());
                 refuse(&house, &mistakes);
             }
         }
@@ -143,16 +148,30 @@ type Files = Vec<(PathBuf, Option<SystemTime>, u64, u64)>;
 pub struct Look {
     policies: Files,
     named: Files,
-    /// What policies that were refused name besides, as it was before they were read.
-    sought: Sought,
+}
+
+/// What policies that were refused name, as it was before they were read, and as it was when it was looked at last.
+#[derive(Default)]
+struct Seeking {
+    refused: Sought,
+    last: Sought,
+}
+
+impl Seeking {
+    fn of(refused: Sought) -> Self {
+        Self { last: refused.clone(), refused }
+    }
+
+    /// Whether it is otherwise than it was, and has been since the last look: a file that is on its way is not read again and again.
+    fn has_come(&mut self) -> bool {
+        let now = self.refused.again();
+        let still = now == self.last;
+        self.last = now;
+        still && self.last != self.refused
+    }
 }
 
 impl Look {
-    /// Looks once more, and at what is sought too.
-    fn again(&self, dir: &Path, named: &[PathBuf]) -> Self {
-        Self { sought: self.sought.again(), ..Self::at(dir, named) }
-    }
-
     /// Looks at `dir`, and at the files `named`.
     #[must_use]
     pub fn at(dir: &Path, named: &[PathBuf]) -> Self {
@@ -160,7 +179,7 @@ impl Look {
         Self::walk(dir, 0, &mut policies);
         policies.sort();
         let named = named.iter().map(|path| Self::file(path.clone(), std::fs::metadata(path).ok().as_ref())).collect();
-        Self { policies, named, sought: Sought::default() }
+        Self { policies, named }
     }
 
     /// Looks at these files as well from now on; what was seen of them before stays seen.
@@ -195,6 +214,21 @@ impl Look {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_sought_has_come_once_it_is_still_and_not_while_it_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("m.onnx");
+        let mut seeking = Seeking::of(Sought::at([file.clone()]));
+        assert!(!seeking.has_come() && !Seeking::default().has_come());
+        for length in 1..4 {
+            std::fs::write(&file, "x".repeat(length)).unwrap();
+            assert!(!seeking.has_come(), "{length}");
+        }
+        assert!(seeking.has_come());
+        std::fs::remove_file(&file).unwrap();
+        assert!(!seeking.has_come() && !seeking.has_come(), "it is as it was");
+    }
 
     #[test]
     fn a_named_file_is_looked_at_wherever_it_lies_and_whatever_it_is_called() {
