@@ -122,6 +122,23 @@ fn what_the_models_server_keeps_is_for_callers_only_where_the_policy_says_so() {
         (Route::Responses, &response, json!({"prompt": {"id": "pmpt_1"}})),
         (Route::Messages, &message, json!({"container": {"skills": []}})),
         (Route::Responses, &response, json!({"tools": [{"type": "code_interpreter", "container": {"type": "auto", "file_ids": []}}]})),
+        (
+            Route::Responses,
+            &response,
+            json!({"tools": [{"type": "function", "name": "f", "parameters": {"properties": {"container_id": {"type": "string"}}}}]}),
+        ),
+        (Route::Responses, &response, json!({"tools": [{"type": "mcp", "examples": [{"container": "web"}]}]})),
+        (
+            Route::Responses,
+            &response,
+            json!({"input": [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "x",
+            "annotations": [{"type": "container_file_citation", "container_id": "cntr_1"}]}]}]}),
+        ),
+        (
+            Route::ChatCompletions,
+            &hello(),
+            json!({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"container_id": "x"}}}]}),
+        ),
         (Route::Responses, &response, json!({"input": [{"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA"}]})),
         (
             Route::Responses,

@@ -133,17 +133,11 @@ fn is_reference(item: &Value) -> bool {
     }
 }
 
-/// Whether a tool, or an item, is to work in a container that has a name; one that is made for it has none.
+/// Whether a tool is to work in a container that has a name, or an item has done so; one that is made for it has none. What schemas and citations say of containers is not asked of the server.
 fn names_container(part: &Value) -> bool {
-    match part {
-        Value::Object(members) => members.iter().any(|(name, member)| match name.as_str() {
-            "container" if member.is_string() => true,
-            "container_id" => !member.is_null(),
-            _ => names_container(member),
-        }),
-        Value::Array(parts) => parts.iter().any(names_container),
-        _ => false,
-    }
+    let is_tool = part.get("type").and_then(Value::as_str).is_some_and(|kind| kind != "function" && kind != "message");
+    let named = |at: &str| part.pointer(at).is_some_and(|id| !id.is_null());
+    is_tool && (part.get("container").is_some_and(Value::is_string) || named("/container_id") || named("/environment/container_id"))
 }
 
 /// One string or list of tokens is one prompt; a list of either is as many.

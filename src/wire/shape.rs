@@ -32,7 +32,11 @@ impl Shape {
     /// What is named there is kept by the model's server, for whoever knows its name.
     #[must_use]
     pub fn kept(pointer: impl Into<String>) -> Self {
-        Self::new(pointer, "stored", "what the model's server keeps between requests is not for this gateway's callers")
+        Self::new(
+            pointer,
+            "stored",
+            "what the model's server keeps between requests is not for this gateway's callers: send what it says, reasoning with its `encrypted_content`",
+        )
     }
 
     /// A rule broken at a member of the document, whose key is escaped here.
