@@ -55,6 +55,7 @@ pub(super) fn answer(call: Box<Call>, asked: &Asked, incoming: Incoming, shape: 
         listener: call.listener,
         response: None,
         cut: None,
+        closing: None,
         usage: None,
         said_it_is_done: false,
         last: None,
@@ -97,8 +98,9 @@ struct Metered {
     listener: Option<Listener>,
     /// What the responses API has told of its answer, for the event that ends it early.
     response: Option<Value>,
-    /// The event at which the answer must end.
+    /// The event at which the answer must end, and the gateway's own in its place, which is the last.
     cut: Option<Value>,
+    closing: Option<Bytes>,
     usage: Option<Usage>,
     said_it_is_done: bool,
     /// The event that says so, which leaves when the upstream has ended, or has had its grace to end.
@@ -224,8 +226,8 @@ impl Metered {
         }
         let (events, last) = said::cut(&event, response.as_ref(), budget::estimate(self.hold.so_far()));
         self.ready.extend(events);
-        self.end(true);
-        self.ready.push_back(last);
+        // What it was is told when nothing but the last event is left.
+        (self.upstream, self.closing) = (None, Some(last));
         true
     }
 
@@ -301,6 +303,10 @@ impl http_body::Body for Metered {
             if let Some(bytes) = this.ready.pop_front() {
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
+            if let Some(last) = this.closing.take() {
+                this.end(true);
+                return Poll::Ready(Some(Ok(Frame::data(last))));
+            }
             if let Some((_, turn)) = this.much.as_mut().filter(|_| this.upstream.is_some()) {
                 let turn = std::task::ready!(turn.as_mut().poll(cx));
                 let passed = this.much.take().map_or(Ok(()), |(block, _)| turn.work(|| this.pass(block)));
@@ -357,13 +363,13 @@ impl http_body::Body for Metered {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.upstream.is_none() && self.ready.is_empty() && self.last.is_none() && !self.cut_short
+        self.upstream.is_none() && self.ready.is_empty() && self.last.is_none() && self.closing.is_none() && !self.cut_short
     }
 }
 
 impl Drop for Metered {
     fn drop(&mut self) {
-        if self.upstream.is_some() {
+        if self.upstream.is_some() || self.closing.is_some() {
             // The last event has not left, or the upstream would be gone: the caller does not have the whole answer.
             self.end(false);
         }

@@ -27,6 +27,7 @@ fn metered(route: Route, events: &[&'static str], then_waits: bool) -> (Metered,
         listener: None,
         response: None,
         cut: None,
+        closing: None,
         usage: None,
         said_it_is_done: false,
         last: None,
@@ -152,6 +153,30 @@ async fn an_event_that_cannot_be_read_does_not_pass_what_it_must_not_tell() {
     assert_eq!(told(&[INFINITE, DONE], None).await, (String::new(), false, false));
     assert_eq!(told(&[FINE, DONE], Some(2)).await, (String::new(), false, false));
     assert_eq!(told(&["data: ping\n\n", DONE], Some(2)).await, (format!("data: ping\n\n{DONE}"), true, true));
+}
+
+#[tokio::test]
+async fn a_stream_that_is_cut_has_ended_with_its_last_event_and_not_before() {
+    let chat = |text: &str| format!("data: {}\n\n", serde_json::json!({"choices": [{"index": 0, "delta": {"content": text}}]}));
+    let block =
+        |text: &str| format!("data: {}\n\n", serde_json::json!({"type": "content_block_delta", "index": 0, "delta": {"text": text}}));
+    let cases: [(Route, &dyn Fn(&str) -> String, usize, &str); 2] = [
+        (Route::ChatCompletions, &chat, 2, DONE),
+        (Route::Messages, &block, 3, "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n"),
+    ];
+    for (route, event, own, last) in cases {
+        // All of it comes at once.
+        let text: String = INSTRUCTIONS.split_inclusive(' ').map(event).collect();
+        let (mut stream, late) = metered(route, &[&*text.leak()], true);
+        stream.guard = Some(Guard::over(INSTRUCTIONS, &crate::event::channel(4).0));
+        let mut frames = Vec::new();
+        while let Some(frame) = stream.frame().await {
+            assert!(late.end().is_none() || frames.last() != Some(&last.to_owned()));
+            frames.push(String::from_utf8(frame.unwrap().into_data().unwrap().to_vec()).unwrap());
+            assert_eq!(late.end().is_some(), frames.last().unwrap() == last, "{frames:?}");
+        }
+        assert!(frames.len() > own + 20 && late.end().unwrap().complete, "{frames:?}");
+    }
 }
 
 #[tokio::test]
