@@ -105,13 +105,17 @@ pub struct Place {
 /// instructions that are an echo (`echoes`) of the caller's own.
 pub fn answered(document: &Value, echoes: &impl Fn(&str) -> bool, mut each: impl FnMut(Place, &str)) {
     let kind = document.get("type").and_then(Value::as_str).unwrap_or_default();
-    let time = if kind.starts_with("response.") && !kind.ends_with(".delta") { hashed(1, kind) } else { 0 };
+    // An item of which no delta tells is told once, when it is done.
+    let once = kind == "response.output_item.done"
+        && !document.pointer("/item/type").and_then(Value::as_str).is_some_and(|item| IN_DELTAS.contains(&item));
+    let time = if kind.starts_with("response.") && !kind.ends_with(".delta") && !once { hashed(1, kind) } else { 0 };
     // Sound, not words.
     if kind.starts_with("response.") && kind.contains("audio.delta") {
         return;
     }
     let mut walk = Walk { place: Place { choice: 0, time, member: 0 }, echoes, each: &mut each };
     let Some(members) = document.as_object() else { return };
+    let is_response = document.get("object").is_some_and(|object| object == "response");
     for (name, member) in members {
         match (name.as_str(), member) {
             ("choices", Value::Array(choices)) => {
@@ -121,8 +125,9 @@ pub fn answered(document: &Value, echoes: &impl Fn(&str) -> bool, mut each: impl
                 }
                 walk.place.choice = 0;
             }
-            ("response", Value::Object(response)) => walk.whole(response),
-            _ => walk.top(name, member),
+            ("response", Value::Object(response)) => response.iter().for_each(|(name, member)| walk.of_response(name, member)),
+            _ if is_response => walk.of_response(name, member),
+            _ => walk.member(name, member),
         }
     }
 }
@@ -147,7 +152,10 @@ const WORDLESS: [&str; 16] = [
     "type",
 ];
 
-/// Members at the top of an answer that repeat what was asked.
+/// Items of the responses API of which deltas tell.
+const IN_DELTAS: [&str; 6] = ["code_interpreter_call", "custom_tool_call", "function_call", "mcp_call", "message", "reasoning"];
+
+/// Members at the top of an answer of the responses API that repeat what was asked.
 const ASKED: [&str; 6] = ["metadata", "prompt", "prompt_cache_key", "safety_identifier", "tool_choice", "user"];
 
 struct Walk<'a, E, F> {
@@ -157,12 +165,8 @@ struct Walk<'a, E, F> {
 }
 
 impl<E: Fn(&str) -> bool, F: FnMut(Place, &str)> Walk<'_, E, F> {
-    fn whole(&mut self, response: &Map<String, Value>) {
-        response.iter().for_each(|(name, member)| self.top(name, member));
-    }
-
-    /// A member at the top of an answer.
-    fn top(&mut self, name: &str, member: &Value) {
+    /// A member at the top of an answer of the responses API, which repeats what was asked.
+    fn of_response(&mut self, name: &str, member: &Value) {
         let repeats = match (name, member) {
             ("instructions", Value::String(text)) => (self.echoes)(text),
             // The form of the answer, where it is no text.
@@ -182,8 +186,8 @@ impl<E: Fn(&str) -> bool, F: FnMut(Place, &str)> Walk<'_, E, F> {
         let before = self.place.member;
         self.place.member = hashed(before, name);
         match member {
-            // An image or a sound that stands in its own address.
-            Value::String(text) if text.starts_with("data:") => {}
+            // An image or a sound that stands in its own address (RFC 2397).
+            Value::String(text) if matches!(name, "url" | "image_url" | "audio_url") && text.starts_with("data:") => {}
             Value::String(text) => (self.each)(self.place, text),
             Value::Array(parts) => {
                 for part in parts {
@@ -206,7 +210,6 @@ impl<E: Fn(&str) -> bool, F: FnMut(Place, &str)> Walk<'_, E, F> {
 
     fn value(&mut self, value: &Value) {
         match value {
-            Value::String(text) if text.starts_with("data:") => {}
             Value::String(text) => (self.each)(self.place, text),
             Value::Array(parts) => parts.iter().for_each(|part| self.value(part)),
             Value::Object(members) => {
@@ -236,18 +239,19 @@ fn hashed(before: u64, name: &str) -> u64 {
 const UNREAD: [&str; 8] =
     ["_debug_info", "input_messages", "output_token_ids", "prompt_logprobs", "prompt_text", "prompt_token_ids", "raw_output", "token_ids"];
 
-/// Takes out of an answer, or a chunk of one, what would give a prompt out in a form that nobody reads; says whether there was anything.
+/// Takes out of an answer, or a chunk of one, what would give a prompt out in a form that nobody reads; says whether there was anything. What a tool is given has whatever members it has.
 pub fn take_out_unread(document: &mut Value) -> bool {
-    match document {
-        Value::Array(list) => list.iter_mut().fold(false, |changed, item| take_out_unread(item) | changed),
-        Value::Object(members) => {
-            let before = members.len();
-            members.retain(|name, member| member.is_null() || !UNREAD.contains(&name.as_str()));
-            let changed = members.len() < before;
-            members.values_mut().fold(changed, |changed, member| take_out_unread(member) | changed)
-        }
-        _ => false,
+    let take = |part: Option<&mut Value>| {
+        let Some(Value::Object(members)) = part else { return false };
+        let before = members.len();
+        members.retain(|name, member| member.is_null() || !UNREAD.contains(&name.as_str()));
+        members.len() < before
+    };
+    let mut changed = take(Some(document)) | take(document.get_mut("response"));
+    for choice in document.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
+        changed |= take(Some(choice)) | take(choice.get_mut("message")) | take(choice.get_mut("delta"));
     }
+    changed
 }
 
 /// Takes the words out of a whole answer, or a chunk of a stream, which then says that a filter did: `content_filter`, or `refusal` in the messages API, which clients know. What stays is what

@@ -113,8 +113,8 @@ pub struct Leak {
 /// One answer as it passes: one choice of a stream, or a whole one.
 ///
 /// It may be said in several places that pass side by side, such as a text, its thoughts and what tools are given: each is read by itself, and what came out
-/// of all of them is counted together. It takes some hundred bytes a place, and for each of the guarded texts that come out at most 16 bytes a gram and form: 256 KiB for
-/// instructions of [`MOST_GRAMS`] in all forms at once, 12 KiB for instructions of a thousand characters in plain.
+/// of all of them is counted together. It takes some hundred bytes a place, and for each of the guarded texts that come out at most 18 bytes a gram and form: 290 KiB for
+/// instructions of [`MOST_GRAMS`] in all forms at once, 14 KiB for instructions of a thousand characters in plain.
 #[derive(Debug)]
 pub struct Stream {
     guarded: Arc<Guarded>,
@@ -225,7 +225,7 @@ struct Run {
 struct Tally {
     /// As far as the longest place has come.
     position: u64,
-    counted: VecDeque<(u64, u16)>,
+    counted: VecDeque<(u32, u16)>,
     times: Vec<u16>,
     distinct: usize,
 }
@@ -261,14 +261,16 @@ impl Tally {
         if self.times.is_empty() {
             self.times = vec![0; text.len()];
         }
-        let (oldest, most) = (self.position.saturating_sub((SPAN * text.characters()) as u64), 2 * text.len());
+        // No answer has so many characters; past them, all that counted is as old as can be.
+        let position = u32::try_from(self.position).unwrap_or(u32::MAX);
+        let (oldest, most) = (position.saturating_sub((SPAN * text.characters()) as u32), 2 * text.len());
         while self.counted.front().is_some_and(|(position, _)| *position < oldest) || self.counted.len() >= most {
             let Some((_, gone)) = self.counted.pop_front() else { break };
             let times = &mut self.times[usize::from(gone)];
             *times -= 1;
             self.distinct -= usize::from(*times == 0);
         }
-        self.counted.push_back((self.position, gram));
+        self.counted.push_back((position, gram));
         let times = &mut self.times[usize::from(gram)];
         self.distinct += usize::from(*times == 0);
         *times += 1;

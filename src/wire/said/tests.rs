@@ -119,6 +119,9 @@ fn whatever_an_answer_says_it_in_is_heard() {
         &[(0, "secret")],
     );
     heard_is(json!({"choices": [], "search_results": [{"snippet": "secret"}]}), &[(0, "secret")]);
+    heard_is(json!({"choices": [], "prompt": [{"text": "secret"}]}), &[(0, "secret")]);
+    // The address of a picture, and not whatever begins like one.
+    heard_is(message(json!({"content": "data: secret"})), &[(0, "data: secret")]);
     for item in [
         json!({"type": "message", "id": "m", "role": "assistant", "content": [{"type": "refusal", "refusal": "secret"}]}),
         json!({"type": "function_call", "call_id": "c", "arguments": "secret"}),
@@ -174,6 +177,8 @@ fn what_passes_side_by_side_stands_in_places_of_its_own_and_what_follows_in_one(
     assert_eq!(first, second);
     let time = |kind: &str| places(json!({"type": kind, "delta": "a", "text": "a"}))[0].time;
     assert_eq!((time("response.output_text.delta"), time("response.reasoning_text.delta")), (0, 0));
+    let item = |kind: &str| places(json!({"type": "response.output_item.done", "item": {"type": kind, "query": "a"}}))[0].time;
+    assert!(item("web_search_call") == 0 && item("message") != 0);
     assert!(time("response.output_text.done") != time("response.completed") && time("response.output_text.done") != 0);
 }
 
@@ -186,6 +191,10 @@ fn what_nobody_reads_is_taken_out_wherever_it_stands() {
     assert!(take_out_unread(&mut answer));
     assert_eq!(answer, json!({"prompt_text": null, "model": "m", "choices": [{"index": 0, "message": {"content": "a"}}]}));
     assert!(!take_out_unread(&mut answer));
+    let given = json!({"content": [{"type": "tool_use", "input": {"prompt_text": "a cat", "token_ids": [1]}}], "choices": [{"message": {"tool_calls": [
+        {"function": {"arguments": {"raw_output": true}}}]}}], "response": {"tools": [{"parameters": {"token_ids": {}}}]}});
+    let mut answer = given.clone();
+    assert!(!take_out_unread(&mut answer) && answer == given);
 }
 
 #[test]

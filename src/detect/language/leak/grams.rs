@@ -1,6 +1,6 @@
 //! The set of four characters in a row that instructions consist of.
 
-use super::decode::{Letters, rot13};
+use super::decode::{Escapes, Letters, rot13};
 use super::{FEWEST_GRAMS, MOST_GRAMS};
 
 /// Four characters in a row, 16 bits of each: those beyond the basic plane that are alike in them are taken for one another.
@@ -35,6 +35,8 @@ const FREE: u16 = u16::MAX;
 impl Grams {
     /// The grams of a text, unless it has too few.
     pub(super) fn of(text: &str) -> Option<Self> {
+        // Answers are read so too.
+        let text = &unescaped(text);
         let mut letters = Letters::default();
         let mut grams = Vec::new();
         let mut characters = 0;
@@ -100,6 +102,13 @@ impl Grams {
         }
         place
     }
+}
+
+/// The text with escapes undone that it does not have, unless it is of backslashes: what matters is that both sides are read alike.
+fn unescaped(text: &str) -> String {
+    let (mut escapes, mut out) = (Escapes::default(), String::with_capacity(text.len()));
+    text.chars().for_each(|c| escapes.push(c, |c| out.push(c)));
+    out
 }
 
 /// Two grams of one hash are taken for one, which one in four thousand millions is; whoever looks for such finds a false alarm about themselves.

@@ -119,6 +119,13 @@ fn a_canary_is_found_across_pieces_and_only_whole() {
 }
 
 #[test]
+fn instructions_full_of_backslashes_are_found_as_they_are_written() {
+    let text = r"Write \nabla \times E for the curl and \beta for v over c. Paths are C:\new\tables\users and never C:\forum. Say \begin{align} first, then \frac{a}{b}.";
+    let mut stream = Stream::new(Arc::new(Guarded::new([text], [])));
+    assert!(stream.pass(0, text).containment > CUT);
+}
+
+#[test]
 fn a_stream_holds_no_more_however_long_it_is() {
     let guarded = Arc::new(Guarded::new([PROMPT], []));
     let mut stream = Stream::new(guarded.clone());
