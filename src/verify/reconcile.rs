@@ -9,7 +9,7 @@
 //! 3. **Requests against entries**, within bounds. What was accepted is never less than the requests that entries are about, and more by
 //!    what was in flight at that moment, what has no entry (gaps, refusals past the allowance, both told by heartbeats), and what was
 //!    abandoned. A request has one entry, or two: an answer that did not come as far as the policy demands is refused by a second one,
-//!    which tells by its trail that a model had answered ([`Statement::refuses_an_answer`]).
+//!    which tells by its trail that a model had answered.
 //!
 //! Gaps and refusals past the allowance are told by heartbeats within a second: in a process that goes on, those of the last second may
 //! be in the metrics and not in the log yet. Nothing here looks at a signature or a proof: see [`super::log`].

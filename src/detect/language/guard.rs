@@ -126,7 +126,7 @@ impl Guard {
         let mut stage = None;
         let own = std::mem::take(&mut self.own);
         // Of a long text what is known is its beginning.
-        let echoes = |text: &str| own.contains(&Digest::of(text[..text.floor_char_boundary(MOST_BYTES)].as_bytes()));
+        let echoes = |text: &str| own.contains(&Digest::of(&text.as_bytes()[..text.floor_char_boundary(MOST_BYTES)]));
         answered(document, &echoes, |place, text| stage = stage.max(self.pass(place, text, now)));
         self.own = own;
         self.enforced && stage == Some(Stage::Cut)

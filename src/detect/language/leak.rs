@@ -189,7 +189,7 @@ impl Reader {
         for c in text.chars() {
             escapes.push(c, |c| {
                 for (canary, [_, meant]) in guarded.canaries.iter().zip(&mut *matched) {
-                    leak.canary |= c.encode_utf8(&mut [0; 4]).bytes().fold(false, |ends, byte| canary.step(meant, byte) || ends);
+                    leak.canary |= c.encode_utf8(&mut [0; 4]).bytes().any(|byte| canary.step(meant, byte));
                 }
                 let all = || guarded.texts.iter().enumerate();
                 plain.push(c, |gram| {

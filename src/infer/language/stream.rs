@@ -76,6 +76,9 @@ pub(super) fn answer(call: Box<Call>, asked: &Asked, incoming: Incoming, shape: 
     }
 }
 
+/// A turn that is waited for.
+type Turns = Pin<Box<dyn Future<Output = Turn> + Send>>;
+
 /// A stream of server-sent events that meters itself, and settles what the budget holds when it ends, however it ends.
 struct Metered {
     /// Gone once the stream has ended, which cancels the upstream call where it had not.
@@ -85,7 +88,7 @@ struct Metered {
     /// Of the memory for answers, as much as an event takes that is longer than each may be, until it has left.
     share: Share,
     /// A long event that waits for its turn to be read.
-    much: Option<(Block, Pin<Box<dyn Future<Output = Turn> + Send>>)>,
+    much: Option<(Block, Turns)>,
     ready: VecDeque<Bytes>,
     takes_out_usage: bool,
     /// What callers call the model, and how a chunk that says so writes it.

@@ -160,10 +160,9 @@ async fn a_stream_that_is_cut_has_ended_with_its_last_event_and_not_before() {
     let chat = |text: &str| format!("data: {}\n\n", serde_json::json!({"choices": [{"index": 0, "delta": {"content": text}}]}));
     let block =
         |text: &str| format!("data: {}\n\n", serde_json::json!({"type": "content_block_delta", "index": 0, "delta": {"text": text}}));
-    let cases: [(Route, &dyn Fn(&str) -> String, usize, &str); 2] = [
-        (Route::ChatCompletions, &chat, 2, DONE),
-        (Route::Messages, &block, 3, "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n"),
-    ];
+    type Event<'a> = &'a dyn Fn(&str) -> String;
+    const STOP: &str = "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
+    let cases: [(Route, Event<'_>, usize, &str); 2] = [(Route::ChatCompletions, &chat, 2, DONE), (Route::Messages, &block, 3, STOP)];
     for (route, event, own, last) in cases {
         // All of it comes at once.
         let text: String = INSTRUCTIONS.split_inclusive(' ').map(event).collect();
