@@ -19,10 +19,17 @@ pub struct Ready {
 /// The file itself, where `file` is a link.
 ///
 /// # Errors
-/// When it is a link to nothing.
+/// When it is a link to nothing, or one that leads whoever runs the command where he who made it could not write: it is neither his who
+/// runs it, nor his who has the file, nor root's.
 pub fn target(file: &Path) -> io::Result<PathBuf> {
-    let link = fs::symlink_metadata(file).is_ok_and(|meta| meta.is_symlink());
-    if link { fs::canonicalize(file) } else { Ok(file.to_owned()) }
+    let Some(link) = fs::symlink_metadata(file).ok().filter(fs::Metadata::is_symlink) else { return Ok(file.to_owned()) };
+    let target = fs::canonicalize(file)?;
+    let trusted = [0, rustix::process::geteuid().as_raw(), fs::metadata(&target)?.uid()];
+    if trusted.contains(&link.uid()) {
+        return Ok(target);
+    }
+    let why = format!("it is a link of user {} to a file of another, {}: nothing is changed", link.uid(), target.display());
+    Err(io::Error::new(ErrorKind::PermissionDenied, why))
 }
 
 /// The folder that a file lies in.
@@ -87,7 +94,7 @@ impl Drop for Ready {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
     use std::os::unix::process::CommandExt;
     use std::process::Command;
 
@@ -138,6 +145,25 @@ mod tests {
         assert_eq!(fs::read_to_string(&file).unwrap(), "a = 2\n");
         fs::remove_file(&file).unwrap();
         assert!(changed(&link).is_err(), "a link to nothing is not replaced either");
+    }
+
+    /// Root alone can be led so.
+    #[test]
+    fn a_link_of_somebody_elses_leads_to_his_own_files_alone() {
+        if !is_root() {
+            eprintln!("not root: there is no link of somebody else to be had");
+            return;
+        }
+        let (folder, file) = file();
+        let link = folder.path().join("link.toml");
+        symlink("callers.toml", &link).unwrap();
+        lchown(&link, Some(NOBODY), Some(NOBODY)).unwrap();
+        let refused = changed(&link).unwrap_err().to_string();
+        assert!(refused.contains("a link of user 65534 to a file of another"), "{refused}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "a = 1\n");
+        chown(&file, Some(NOBODY), Some(NOBODY)).unwrap();
+        changed(&link).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "a = 2\n");
     }
 
     #[test]
