@@ -132,6 +132,13 @@ impl Guard {
         self.enforced && stage == Some(Stage::Cut)
     }
 
+    /// Hears what is no document; says whether it must not go on.
+    #[must_use]
+    pub fn hear_text(&mut self, text: &str, now: SystemTime) -> bool {
+        let stage = self.pass(Place { choice: 0, time: 0, member: 0 }, text, now);
+        self.enforced && stage == Some(Stage::Cut)
+    }
+
     /// Whether an answer must not leave that was not heard, or has something in it that cannot be.
     #[must_use]
     pub fn is_enforced(&self) -> bool {

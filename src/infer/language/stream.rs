@@ -158,7 +158,10 @@ impl Metered {
                 return Ok(None);
             }
             // What cannot be read passes as it came, and is not counted; but not where something in it must not pass.
-            let guarded = self.guard.as_ref().is_some_and(|guard| guard.is_enforced());
+            // What is to be JSON and is not may say anything to who reads it more loosely; what is none is a text, mostly to keep the connection open.
+            let is_json = data.trim_ascii_start().first().is_some_and(|first| b"{[".contains(first));
+            let guard = self.guard.as_mut().filter(|guard| guard.is_enforced());
+            let guarded = guard.is_some_and(|guard| is_json || guard.hear_text(&String::from_utf8_lossy(&data), SystemTime::now()));
             return match self.decimals.is_some() && has("logprob") || misnamed || guarded {
                 true => Err("the upstream sent an event that cannot be read".into()),
                 false => Ok(Some(block.into_raw())),

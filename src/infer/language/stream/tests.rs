@@ -198,6 +198,12 @@ async fn an_enforcing_guard_lets_nothing_pass_that_it_cannot_hear() {
         stream.collect().await.map(|whole| String::from_utf8(whole.to_bytes().to_vec()).unwrap()).map_err(|error| error.to_string())
     };
     assert_eq!(told(UNREADABLE).await.unwrap_err(), "the upstream sent an event that cannot be read");
+    // What keeps a connection open is no document.
+    for alive in ["data: \n\n", "data: ping\n\n", ": ping\n\n"] {
+        assert_eq!(told(alive).await.unwrap(), format!("{alive}{DONE}"));
+    }
+    let recited: &'static str = format!("data: {INSTRUCTIONS}\n\n").leak();
+    assert!(told(recited).await.is_err());
     assert_eq!(told(TOKENS).await.unwrap(), format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"a\"}}}}]}}\n\n{DONE}"));
 }
 
