@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio::task::JoinSet;
 
 use crate::clock::Moment;
@@ -36,16 +36,16 @@ const ENDINGS: [&str; 9] = ["toml", "cedar", "json", "pem", "crt", "crl", "key",
 
 /// Reloads until the house is gone.
 ///
-/// `seen` is what the folder looked like before it was read for `made`, and `at_start` what stands in force until the end; `_keeping` are the tasks that keep the issuers' keys fresh; `tls` makes new handshakes use what the files hold now.
+/// `hangup` asks for one at once; `seen` is what the folder looked like before it was read for `made`, and `at_start` what stands in force until the end; `_keeping` are the tasks that keep the issuers' keys fresh; `tls` makes new handshakes use what the files hold now.
 pub async fn watch(
     house: Arc<House>,
+    mut hangup: Signal,
     dir: PathBuf,
     (mut made, at_start): (Made, AtStart),
     mut _keeping: JoinSet<()>,
     mut seen: Look,
     tls: impl Fn(&config::Gateway) -> Result<(), Vec<String>>,
 ) {
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     seen.goes_on_with(made.named());
     let mut sought = Seeking::default();
     loop {

@@ -74,6 +74,8 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     // A file that may not grow any more is to be a failed write, which is waited out as a full disk is, and not the end. What is caught once
     // stays so.
     drop(signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())).map_err(No::because)?);
+    // Caught from here on: whoever asks for a reload as soon as it is ready, or before, must not end it.
+    let hangup = signal(SignalKind::hangup()).map_err(No::because)?;
     let seen = reload::Look::at(&policies, &[]);
     let nothing = Made::default();
     let loaded = config::load(&policies, Moment::now(), &nothing, Engines::All).map_err(|mistakes| {
@@ -198,7 +200,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
             Ok(())
         }
     };
-    let reloading = tokio::spawn(reload::watch(house.clone(), policies.clone(), (made, at_start), keeping, seen, changed_tls));
+    let reloading = tokio::spawn(reload::watch(house.clone(), hangup, policies.clone(), (made, at_start), keeping, seen, changed_tls));
     let watching = tokio::spawn(disk::watch(house.clone(), watched));
     let tending = tokio::spawn(life::watch(house.clone()));
     let rolling = tokio::spawn(roll_over(house.shards.clone()));
