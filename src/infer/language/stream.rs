@@ -353,8 +353,16 @@ impl http_body::Body for Metered {
                     return Poll::Ready(Some(Err(error)));
                 }
                 None => {
-                    let splitter = std::mem::take(&mut this.splitter);
-                    let rest = splitter.finish().map_or(Ok(()), |block| this.pass(block));
+                    let rest = std::mem::take(&mut this.splitter).finish();
+                    let rest = match rest {
+                        Some(block) if heavy::is_much(block.raw().len()) => {
+                            // It has its turn as others have, and the stream ends after it.
+                            this.much = Some((block, Box::pin(heavy::turn())));
+                            this.upstream = Some(Body::Empty);
+                            continue;
+                        }
+                        rest => rest.map_or(Ok(()), |block| this.pass(block)),
+                    };
                     if rest.is_ok() && this.end_here() {
                         continue;
                     }

@@ -230,6 +230,23 @@ async fn a_long_event_is_read_beside_the_others_in_its_order_and_its_memory_come
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_long_last_event_that_nothing_ends_waits_for_its_turn_too() {
+    let cut_short: &'static str = format!("data: {{\"model\":\"theirs\",\"x\":\"{}\"}}", "a".repeat(heavy::MANY)).leak();
+    let (stream, late) = metered(Route::ChatCompletions, &[cut_short], false);
+    let mut turns = Vec::new();
+    for _ in 0..std::thread::available_parallelism().unwrap().get() {
+        turns.push(heavy::turn().await);
+    }
+    let reading = tokio::spawn(stream.collect());
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    assert!(!reading.is_finished());
+    assert!(late.end().is_none());
+    drop(turns);
+    assert_eq!(reading.await.unwrap().unwrap_err().to_string(), "the upstream's stream broke off");
+    assert!(!late.end().unwrap().complete);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_long_event_of_more_values_than_a_whole_answer_may_have_is_not_understood() {
     let many: &'static str = format!("data: {{\"model\":\"theirs\",\"x\":[{}1]}}\n\n", "1,".repeat(EVENT)).leak();
     let (mut stream, _) = metered(Route::ChatCompletions, &[many, DONE], false);
