@@ -8,6 +8,8 @@ use crate::authorize::Model;
 use crate::config::{Snapshot, Terms};
 use crate::detect;
 use crate::detect::recording::{Tally, Why};
+use crate::infer::Backend;
+use crate::infer::shape::may_be_unshaped_scores;
 use crate::pipeline::House;
 use crate::record::metrics::{Kind, Observe};
 
@@ -37,9 +39,24 @@ pub(crate) fn told(snapshot: &Snapshot, before: Option<&Snapshot>, policies: &Pa
         let path = |detect: &detect::Terms| detect.recording().map(|recording| recording.path().to_owned());
         let recorded = path(detect).filter(|recorded| known.and_then(path).as_ref() != Some(recorded));
         let recorded = recorded.map(|path| format!("model {name}: what its callers ask is recorded in {}, in the clear", path.display()));
-        uncalibrated.into_iter().chain(recorded)
+        uncalibrated.into_iter().chain(recorded).chain(known.is_none().then(|| unshaped(model)).into_iter().flatten())
     });
     lines.collect()
+}
+
+/// Outputs of a model that may be scores, and that nothing is withheld of.
+fn unshaped(model: &Model<Terms>) -> Vec<String> {
+    let Backend::Model(runs_here) = &model.terms.infer.backend else { return Vec::new() };
+    let scores = runs_here.signature().outputs.iter().filter(|port| may_be_unshaped_scores(port));
+    let told = scores.map(|port| {
+        format!(
+            "warning: model {}: its output {} of {}s is taken for labels, which are told in full and not metered; if it is scores, the graph is to give them as floats",
+            model.which.name,
+            port.name.escape_debug(),
+            port.datatype
+        )
+    });
+    told.collect()
 }
 
 /// What is told of them for as long as the gateway runs.

@@ -14,7 +14,7 @@ use crate::detect::{Care, MOST_DECIMALS};
 use crate::mistake::Mistake;
 use crate::unit::Size;
 use crate::wire::openai::embeddings::VECTORS;
-use crate::wire::tensor::{Datatype, Tensor};
+use crate::wire::tensor::{Datatype, Port, Tensor};
 
 pub mod adversarial;
 pub mod noise;
@@ -99,6 +99,12 @@ impl Config {
             }
         }
     }
+}
+
+/// Whether a tensor that is left as it is, as labels are, may hold scores: rows of numbers of eight bits, which quantised models give.
+#[must_use]
+pub fn may_be_unshaped_scores(port: &Port) -> bool {
+    matches!(port.datatype, Datatype::Uint8 | Datatype::Int8) && matches!(*port.shape, [_, width] if width != Some(1))
 }
 
 /// What is done to the rows of one tensor.

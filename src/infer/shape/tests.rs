@@ -235,3 +235,18 @@ fn a_number_for_each_row_is_shaped_by_itself_and_noise_is_no_way_around_labels()
     let embedding = Tensor { name: VECTORS.into(), ..fp32(&[1, 3], &[0.5, -2.0, 1.0]) };
     assert_eq!(values(&shaped(&Config::default(), both, embedding)), [0.0, 0.0, 1.0]);
 }
+
+#[test]
+fn rows_of_small_integers_may_be_scores_that_nothing_is_withheld_of() {
+    let port = |datatype, shape: &[Option<u64>]| Port { name: "scores".into(), datatype, shape: shape.to_vec() };
+    for quantised in [Datatype::Uint8, Datatype::Int8] {
+        assert!(may_be_unshaped_scores(&port(quantised, &[None, Some(10)])) && may_be_unshaped_scores(&port(quantised, &[None, None])));
+        // One label a row, and a picture.
+        assert!(!may_be_unshaped_scores(&port(quantised, &[None, Some(28), Some(28)])));
+        assert!(!may_be_unshaped_scores(&port(quantised, &[None])) && !may_be_unshaped_scores(&port(quantised, &[None, Some(1)])));
+    }
+    assert!(
+        !may_be_unshaped_scores(&port(Datatype::Int64, &[None, Some(10)]))
+            && !may_be_unshaped_scores(&port(Datatype::Fp32, &[None, Some(10)]))
+    );
+}
