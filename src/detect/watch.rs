@@ -3,18 +3,13 @@
 //! [`Watch`] is what a model's policy says of it, [`Pupil`] what is known of one caller of one model, and [`Lesson`] what a request leaves to be
 //! learned once its answer is known.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use serde_json::{Value, json};
 use toml::Spanned;
 
 use super::Care;
-use super::exposure::bits::Told as Tells;
-use super::exposure::meter::Answer;
-use super::meaning;
 use super::response::{Level, Response, Seed, Shaping};
 use super::text::Key;
 use super::text::substitution::Tokens;
@@ -36,6 +31,7 @@ mod crowd;
 mod due;
 mod families;
 mod ladder;
+mod lesson;
 mod loss;
 mod near;
 pub(super) mod noise;
@@ -50,6 +46,7 @@ mod wealth;
 
 pub(super) use cohort::KINDS;
 pub use ladder::Step;
+pub use lesson::Lesson;
 pub use loss::{Config as Exposing, Exposure};
 pub(super) use room::{MOST as MOST_WATCHED, Room};
 pub(super) use study::Studies;
@@ -59,14 +56,14 @@ use bounds::{Calibration, Of, text_key};
 use calibrate::Asked;
 use cohort::{Company, Part};
 use crowd::{Counted, Crowd};
-use families::{Family, Reach};
+use families::Reach;
 use ladder::{Ladder, Rungs, Taken};
 use loss::{Budgets, Loss};
 use noise::Noise;
-use rows::{Rows, Scores, Told};
-use state::{Alarm, State};
-use together::{Heard, Members, Said};
-use wealth::{CEILING, Wealth};
+use rows::{Rows, Told};
+use state::State;
+use together::Members;
+use wealth::CEILING;
 
 /// Rows after which a step comes, at least and at most: so many that nobody can tell which row it came for.
 const DELAY: [u64; 2] = [5, 60];
@@ -464,200 +461,6 @@ impl Watch {
 
     fn step_of(&self, ladder: &Ladder) -> Step {
         if self.enforced { ladder.step() } else { Step::Observe }
-    }
-}
-
-/// What a request leaves to be learned once its answer is known.
-#[derive(Debug)]
-pub struct Lesson {
-    pub(super) watch: Arc<Watch>,
-    pub(super) pupil: Arc<super::Known>,
-    pub(super) room: Arc<Room>,
-    /// Counts rows of callers for whom there is no place.
-    pub(super) unwatched: Arc<AtomicU64>,
-    /// Where copies are tried that take long.
-    pub(super) studies: Arc<Studies>,
-    /// There was no place for one of its rows.
-    pub(super) full: AtomicBool,
-    /// What else learns from it.
-    pub(super) cohorts: Vec<Cohort>,
-    /// A keyed hash of the caller's name.
-    pub(super) caller: u64,
-    pub(super) inputs: Vec<Tensor>,
-    /// The number of its first row.
-    pub(super) first: u64,
-    /// What its model is asked beside each of them, to explain it.
-    pub(super) more: u32,
-    pub(super) who: Arc<Who>,
-    pub(super) model: Option<Arc<str>>,
-    pub(super) receipt: uuid::Uuid,
-    pub(super) events: Events,
-    pub(super) at: Moment,
-}
-
-impl Lesson {
-    /// Learns from what the model said, before anything is withheld of it, and from what of it the caller was told. Tells how much of the
-    /// model the caller may have by now.
-    pub fn learn(self, said: &[Tensor], told_of_it: &[Tensor]) -> Option<Exposure> {
-        let calibration = &self.watch.calibration;
-        let rows = match &calibration.key {
-            Some(key) => Rows::with_texts(&self.inputs, key).0,
-            None => Rows::of(&self.inputs),
-        };
-        let rows = rows.fitted(calibration.space.mean());
-        if rows.width != calibration.width() {
-            return None;
-        }
-        let told = Told::of(said, rows.iter().len());
-        let mut alarms: Vec<(u64, Alarm, Step)> = Vec::new();
-        let scores = Scores::of(told_of_it, told.len());
-        let (mut spent, mut heard) = (None, Vec::new());
-        let company = self.company();
-        let exposure = {
-            self.pupil.asked.store(true, Ordering::Relaxed);
-            let mut pupil = locked(&self.pupil.pupil);
-            let Pupil { ladder, learned, parts, .. } = &mut *pupil;
-            let known = Learned::of(learned, &self.watch);
-            for ((row, told), number) in rows.iter().zip(&told).zip(self.first..) {
-                let mut point = calibration.space.point(row);
-                let at = usize::try_from(number - self.first).unwrap_or(usize::MAX);
-                point.digest ^= rows.exact.get(at).copied().unwrap_or_default();
-                point.tokens = rows.tokens.get(at).cloned().map(Box::new);
-                let repeats = known.state.repeats;
-                self.look_closely(known, &self.pupil);
-                for alarm in known.state.learn(calibration, &point, told, |_, _| {}) {
-                    self.climb(ladder, known, &alarm, number);
-                    alarms.push((number, alarm, self.watch.step_of(ladder)));
-                }
-                if known.state.repeats == repeats {
-                    self.lose(known, &point, told, scores.as_ref(), number);
-                    self.learn_together(&company, (ladder, known, parts), (&point, told, scores.as_ref()), number, &mut heard);
-                }
-                if known.state.insists {
-                    ladder.hear(self.at.mono);
-                }
-                if known.loss.is_past(&self.watch.budgets) {
-                    if self.watch.enforced {
-                        ladder.spend(self.watch.spent(), number, self.wait(number), &self.watch.rungs, self.at.mono);
-                    }
-                    if known.loss.is_told() {
-                        spent = Some((number, self.watch.step_of(ladder)));
-                    }
-                }
-            }
-            // Honest callers are of the crowd as well.
-            self.watch.crowd.discovers(&mut known.counted, Wealth::default());
-            known.loss.exposure()
-        };
-        if let Some((row, step)) = spent {
-            self.tell_spent(row, exposure, step, None);
-        }
-        alarms.into_iter().for_each(|(row, alarm, step)| self.tell(row, &alarm, step, None));
-        for heard in &heard {
-            match heard.said {
-                Said::Word(alarm) => self.tell(heard.row, &alarm, heard.step, Some(heard)),
-                Said::Spent(exposure) => self.tell_spent(heard.row, exposure, heard.step, Some(heard)),
-            }
-        }
-        Some(exposure)
-    }
-
-    /// Has a caller or a cohort watched closely from its fourth row on, if there is a place.
-    fn look_closely(&self, known: &mut Learned, who: &Arc<super::Known>) {
-        if !known.state.should_be_close() {
-            return;
-        }
-        // Where there was no place for one row of a request there is none for the next.
-        let full = self.full.load(Ordering::Relaxed);
-        if !full && self.room.take(who, self.watch.digest) {
-            known.state.come_close();
-        } else {
-            self.full.store(true, Ordering::Relaxed);
-            self.unwatched.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Counts what a row told of the model. Bits are counted whether or not the owner's rows are there to try a copy on.
-    fn lose(&self, known: &mut Learned, point: &space::Point, told: &Told, scores: Option<&Scores>, number: u64) {
-        let Learned { loss, state, .. } = known;
-        let row = scores.and_then(|scores| Some((scores, scores.iter().nth(usize::try_from(number - self.first).ok()?)?)));
-        let (tells, values) = match row {
-            Some((scores, row)) => (loss::tells(scores, row), row),
-            None => (Tells::Label { classes: told.classes.max(2) }, &[][..]),
-        };
-        loss.charge(tells, self.more);
-        let Some(owned) = self.watch.calibration.owned.as_ref().filter(|_| state.is_close()) else { return };
-        let probabilities: Vec<f64> = values.iter().map(|value| f64::from(*value)).collect();
-        let answer = match (tells, told.label) {
-            (Tells::Probabilities { .. }, _) => Answer::Probabilities(&probabilities),
-            (_, Some(label)) => Answer::Label(label),
-            (_, None) => return,
-        };
-        loss.learn(owned, &self.studies, point, answer);
-    }
-
-    /// Rows to wait before a step holds, from what only the gateway knows.
-    fn wait(&self, row: u64) -> u64 {
-        let Rungs { delay: [least, most], .. } = self.watch.rungs;
-        let parts = [&self.watch.calibration.bounds.space.seed[..], self.receipt.as_bytes(), &row.to_le_bytes()];
-        least + Noise::new(&Digest::of(&parts.concat()).0, "delay").next() % (most - least + 1)
-    }
-
-    fn tell_spent(&self, row: u64, exposure: Exposure, step: Step, cohort: Option<&Heard<'_>>) {
-        let mut event = meaning::of("exposure", Event::new(Name::DetectAlarm, self.at.wall))
-            .with("query", row)
-            .with("evidence", json!({ "fidelity": exposure.fidelity, "bits": exposure.bits, "rows": exposure.rows }))
-            .with("step", step.as_str());
-        event.rule = Some("exposure".into());
-        self.events.tell(self.about(event, cohort));
-    }
-
-    fn about(&self, mut event: Event, cohort: Option<&Heard<'_>>) -> Event {
-        if let Some(heard) = cohort {
-            event = event.with("cohort", json!({ "name": heard.cohort.name, "callers": heard.callers }));
-        }
-        event.caller = Some(self.who.caller.clone());
-        event.tenant = Some(self.who.tenant.clone());
-        event.model.clone_from(&self.model);
-        event.receipt = Some(self.receipt);
-        event
-    }
-
-    fn climb(&self, ladder: &mut Ladder, known: &mut Learned, alarm: &Alarm, row: u64) {
-        if !self.watch.enforced {
-            return;
-        }
-        let wait = self.wait(row);
-        // Past a lower limit goes only what holds among all callers of the model.
-        let discovered = self.watch.crowd.discovers(&mut known.counted, known.state.acting());
-        let rungs =
-            Rungs { most: if discovered { self.watch.rungs.most } else { self.watch.rungs.most.min(Step::Throttle) }, ..self.watch.rungs };
-        let may_act = families::ALL[alarm.family].reach == Reach::Act;
-        if let Taken::Moves(_) = ladder.take(alarm.family as u8, may_act, row, wait, &rungs, self.at.mono) {
-            // Its word is spent, and those that waited for another's may speak again.
-            for family in 0..families::COUNT {
-                if family == alarm.family || known.state.alarmed[family] {
-                    known.state.listen(family);
-                }
-            }
-        }
-    }
-
-    fn tell(&self, row: u64, alarm: &Alarm, step: Step, cohort: Option<&Heard<'_>>) {
-        let Family { name, atlas, owasp, advice, .. } = families::ALL[alarm.family];
-        let (key, number) = alarm.signal.evidence;
-        let rate = self.watch.calibration.bounds.rate;
-        let evidence = json!({ key: number, "wealth": alarm.wealth.0.exp(), "rate": rate, "rows": row });
-        let mut event = Event::new(Name::DetectAlarm, self.at.wall)
-            .with("family", *name)
-            .with("query", row)
-            .with("evidence", evidence)
-            .with("step", step.as_str())
-            .with("atlas", Value::from_iter(atlas.iter().copied()))
-            .with("owasp", Value::from_iter(owasp.iter().copied()))
-            .with("advice", *advice);
-        event.rule = Some((*name).into());
-        self.events.tell(self.about(event, cohort));
     }
 }
 

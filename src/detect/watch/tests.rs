@@ -1,4 +1,7 @@
+use std::sync::atomic::AtomicBool;
+
 use super::super::{Known, price};
+use super::wealth::Wealth;
 use super::*;
 use crate::event::channel;
 use crate::wire::tensor::Datatype;
