@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Beside, Fault, message, shown};
+use super::protobuf::message;
+use super::{Beside, Fault, shown};
 use crate::infer::model::signing::manifest::is_name;
 
 /// The files in which a model's tensors lie, by their names, with the bytes that each must have at least.

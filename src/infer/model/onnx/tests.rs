@@ -1,3 +1,4 @@
+use super::protobuf::{OTHER_KIND, TRUNCATED};
 use super::*;
 
 /// A protobuf message, written by hand: the tests must be able to write what no library would.
