@@ -2,9 +2,8 @@
 //!
 //! A schema is the operator's, the body is a stranger's. So patterns run on the engine whose time is linear in the body
 //! (no look-around, no back-references), references reach no further than the folder of the schema, and only the first
-//! broken rule is looked for.
+//! broken rule is looked for, for as long as that is worth it (see [`place`]).
 
-use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -24,10 +23,16 @@ const MOST_PATTERN: usize = 1 << 20;
 /// The scheme under which the files of the folder refer to each other; it leads nowhere else.
 const SCHEME: &str = "schemas";
 
+mod place;
+
+pub use place::Place;
+
 /// A compiled schema.
 #[derive(Debug)]
 pub struct Schema {
     validator: Validator,
+    /// The same once more, for who looks for the place of what it refused.
+    metered: Option<Validator>,
 }
 
 impl Schema {
@@ -41,19 +46,21 @@ impl Schema {
         let (Some(root), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
             return Err(mistake("the schema's name is not UTF-8".into()));
         };
-        let folder = Folder { root: root.to_owned(), left: AtomicUsize::new(MOST_SCHEMA) };
-        let schema = folder.read(&path).map_err(|what| mistake(what.to_string()))?;
-        let base = format!("{SCHEME}:///{name}");
-        let options = jsonschema::options()
-            .with_base_uri(base)
-            .with_retriever(folder)
-            .with_pattern_options(PatternOptions::regex().size_limit(MOST_PATTERN).dfa_size_limit(MOST_PATTERN));
-        let validator = options.build(&schema).map_err(|error| {
-            let at = error.instance_path().as_str();
-            let what: String = error.to_string().chars().take(300).collect();
-            mistake(format!("the schema does not compile{}{at}: {what}", if at.is_empty() { "" } else { " at " }))
-        })?;
-        Ok(Self { validator })
+        let build = |metered: bool| {
+            let folder = Folder { root: root.to_owned(), left: AtomicUsize::new(MOST_SCHEMA), metered };
+            let schema = folder.read(&path).map_err(|what| mistake(what.to_string()))?;
+            let options = jsonschema::options()
+                .with_base_uri(format!("{SCHEME}:///{name}"))
+                .with_retriever(folder)
+                .with_pattern_options(PatternOptions::regex().size_limit(MOST_PATTERN).dfa_size_limit(MOST_PATTERN));
+            let options = if metered { place::with_meter(options) } else { options };
+            options.build(&schema).map_err(|error| {
+                let at = error.instance_path().as_str();
+                let what: String = error.to_string().chars().take(300).collect();
+                mistake(format!("the schema does not compile{}{at}: {what}", if at.is_empty() { "" } else { " at " }))
+            })
+        };
+        Ok(Self { validator: build(false)?, metered: build(true).ok() })
     }
 
     /// Holds `value` against the schema.
@@ -65,42 +72,7 @@ impl Schema {
         if self.validator.is_valid(value) {
             return Ok(());
         }
-        self.validator.validate(value).map_err(|error| Place::new(error.instance_path().as_str(), error.kind().keyword()))
-    }
-}
-
-/// Where a document breaks a schema, and which of its keywords. Never a value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    pointer: String,
-    rule: String,
-}
-
-/// The longest pointer that is told, in bytes: keys are the caller's own words.
-const MOST_POINTER: usize = 200;
-
-impl Place {
-    fn new(pointer: &str, rule: &str) -> Self {
-        let pointer = &pointer[..pointer.floor_char_boundary(MOST_POINTER)];
-        Self { pointer: pointer.to_owned(), rule: rule.to_owned() }
-    }
-
-    /// The place in the document, as a JSON Pointer (RFC 6901) of at most 200 bytes; empty for the whole of it.
-    #[must_use]
-    pub fn pointer(&self) -> &str {
-        &self.pointer
-    }
-
-    /// The keyword of the schema.
-    #[must_use]
-    pub fn rule(&self) -> &str {
-        &self.rule
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.pointer, self.rule)
+        Err(self.metered.as_ref().map_or_else(Place::unknown, |metered| place::find(metered, value)))
     }
 }
 
@@ -109,6 +81,8 @@ struct Folder {
     root: PathBuf,
     /// How many more bytes may be read.
     left: AtomicUsize,
+    /// Whether what is read gets the marks of a meter.
+    metered: bool,
 }
 
 impl Folder {
@@ -118,7 +92,11 @@ impl Folder {
         File::open(path)?.take(left as u64 + 1).read_to_end(&mut bytes)?;
         let left = left.checked_sub(bytes.len()).ok_or("the schema and what it refers to are longer than 1 MiB")?;
         self.left.store(left, Ordering::Relaxed);
-        Ok(serde_json::from_slice(&bytes)?)
+        let mut schema = serde_json::from_slice(&bytes)?;
+        if self.metered {
+            place::mark(&mut schema);
+        }
+        Ok(schema)
     }
 }
 
@@ -221,6 +199,53 @@ mod tests {
                 let _ = schema.validate(&json!({"a": 1}));
             }
         }
+    }
+
+    #[test]
+    fn where_a_tree_breaks_its_schema_is_looked_for_within_bounds() {
+        let tree = |keyword: &str, draft: &str, at: &str| {
+            let either = |needs: &str| json!({"properties": {"c": {"$ref": format!("#/{at}/tree")}}, "required": [needs]});
+            let schema = json!({"$schema": draft, "$ref": format!("#/{at}/tree"), at: {"tree": {"type": "object", keyword: [either("x"), either("y")]}}});
+            compiled(schema).unwrap()
+        };
+        let deep = |depth: usize| (0..depth).fold(json!({}), |below, _| json!({"c": below}));
+        let (new, old) = ("https://json-schema.org/draft/2020-12/schema", "http://json-schema.org/draft-07/schema#");
+        for schema in [tree("anyOf", new, "$defs"), tree("oneOf", new, "$defs"), tree("anyOf", old, "definitions")] {
+            let place = schema.validate(&deep(3)).unwrap_err();
+            assert!(place.pointer().is_empty() && ["anyOf", "oneOf"].contains(&place.rule()), "{place}");
+            for depth in [20, 60] {
+                let started = std::time::Instant::now();
+                let place = schema.validate(&deep(depth)).unwrap_err();
+                assert_eq!((place.pointer(), place.rule()), ("", "schema"));
+                assert!(started.elapsed() < std::time::Duration::from_secs(5));
+            }
+        }
+    }
+
+    #[test]
+    fn where_a_long_document_breaks_its_schema_is_found_at_its_end_too() {
+        let item = json!({"type": "object", "properties": {"a": {"anyOf": [{"type": "integer"}, {"type": "string"}]}}, "required": ["a"]});
+        let schema = compiled(json!({"items": item})).unwrap();
+        let mut items = vec![json!({"a": 1, "b": 2}); 20_000];
+        items.push(json!({"a": 1.5}));
+        let place = schema.validate(&Value::from(items)).unwrap_err();
+        assert_eq!((place.pointer(), place.rule()), ("/20000/a", "anyOf"));
+    }
+
+    #[test]
+    fn marks_change_nothing_of_what_is_data_in_a_schema() {
+        let schema = json!({"properties": {"a": {"enum": [{"items": 1}]}}, "dependentRequired": {"items": ["a"]}, "maxProperties": 2});
+        let schema = compiled(schema).unwrap();
+        assert!(schema.metered.is_some());
+        for (document, pointer, rule) in [
+            (json!({"a": {"items": 2}}), "/a", "enum"),
+            (json!({"items": 1}), "", "required"),
+            (json!({"a": {"items": 1}, "x": 1, "y": 1}), "", "maxProperties"),
+        ] {
+            let place = schema.validate(&document).unwrap_err();
+            assert_eq!((place.pointer(), place.rule()), (pointer, rule));
+        }
+        assert!(schema.validate(&json!({"a": {"items": 1}})).is_ok());
     }
 
     #[test]
