@@ -196,6 +196,8 @@ fn budget(error: &budget::Error) -> Told {
         budget::Error::TooManyCallers(refused) => ("budget.room", refused),
     };
     let message = match code {
+        "budget.tokens" if refused.in_vain() => "More tokens are asked for at once than there is ever room for: ask for fewer.",
+        "budget.requests" if refused.in_vain() => "More is asked for at once than there is ever room for: ask for less.",
         "budget.tokens" => "Too many tokens for now.",
         "budget.in_flight" => "Too many requests at the same time.",
         _ => "Too many requests for now.",

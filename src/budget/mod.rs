@@ -39,7 +39,7 @@ pub const BYTES_A_TOKEN: u64 = 4;
 const MOST_ANSWERS: u64 = 1 << 16;
 
 /// Tokens that one request is settled with at most, so that a broken upstream's count does not shut a caller out for good.
-const MOST_TOKENS: u64 = u32::MAX as u64;
+const MOST_TOKENS: u64 = 1 << 24;
 
 /// How soon a caller may ask again who was refused for what is in flight, or for whom there was no room in memory.
 const SOON: Duration = Duration::from_secs(1);
@@ -51,20 +51,30 @@ pub struct Ask {
     pub prompt: u64,
     /// Tokens of all answers that it may come to.
     pub answer: u64,
+    /// Whether its caller said how many those may be. What nobody said is no more than there is ever room for.
+    pub said: bool,
 }
 
 impl Ask {
-    /// What a request to a language model may come to: its bytes / 4, and for each answer the tokens it asks for, else the model's cap, else 1024.
+    /// What a request to a language model may come to: its bytes / 4, and for each answer the tokens it asks for, up to the model's cap, else that
+    /// cap, else 1024.
     #[must_use]
     pub fn language(body: usize, asked: &Asked, cap: Option<u64>) -> Self {
-        let each = asked.max_tokens.or(cap).unwrap_or(DEFAULT_ANSWER_TOKENS).min(u64::from(u32::MAX));
-        Self { prompt: estimate(body as u64), answer: each * asked.answers.clamp(1, MOST_ANSWERS) }
+        // What asks for more than the cap is refused for that, and not for want of tokens.
+        let each = [asked.max_tokens, cap].into_iter().flatten().min().unwrap_or(DEFAULT_ANSWER_TOKENS).min(u64::from(u32::MAX));
+        let answer = each * asked.answers.clamp(1, MOST_ANSWERS);
+        Self { prompt: estimate(body as u64), answer, said: asked.max_tokens.is_some() }
     }
 
     /// What a request may come to that is answered with no tokens, such as one for embeddings.
     #[must_use]
     pub fn prompt(body: usize) -> Self {
-        Self { prompt: estimate(body as u64), answer: 0 }
+        Self { prompt: estimate(body as u64), ..Self::default() }
+    }
+
+    /// The same where there is room for at most so many tokens at once.
+    fn within(self, most: u64) -> Self {
+        if self.said { self } else { Self { answer: self.answer.min(most.saturating_sub(self.prompt)), ..self } }
     }
 
     fn tokens(self) -> u64 {
@@ -114,7 +124,7 @@ impl Permit {
         for left in &mut standing.left[..2] {
             *left = left.map(|_| (0, whole_seconds(SOON)));
         }
-        Error::CallerSpentRequests(Refused { retry_after: SOON, rule: "ladder", standing })
+        Error::CallerSpentRequests(Refused { retry_after: SOON, in_vain: false, rule: "ladder", standing })
     }
 
     /// The grant, and what is held. The hold travels inside the answer's body until its last byte.
@@ -150,9 +160,8 @@ impl Hold {
             shared.roll(now);
         }
         let mine = own.wait_for_requests(more, now);
-        let wait = if mine.is_zero() { shared.as_ref().map_or(Duration::ZERO, |shared| shared.wait_for_requests(more, now)) } else { mine };
-        if !wait.is_zero() {
-            return Err(Short::Requests(wait).refusal(!mine.is_zero(), own.standing(&self.standing.limits, now)));
+        if let Some(wait) = mine.or_else(|| shared.as_ref()?.wait_for_requests(more, now)) {
+            return Err(Short::Requests(wait).refusal(mine.is_some(), own.standing(&self.standing.limits, now)));
         }
         own.take_requests(more);
         if let Some(shared) = &mut shared {
@@ -271,6 +280,7 @@ impl Error {
 #[derive(Debug)]
 pub struct Refused {
     retry_after: Duration,
+    in_vain: bool,
     rule: &'static str,
     /// Boxed, because an error is returned through many hands and seldom.
     standing: Box<Standing>,
@@ -281,6 +291,12 @@ impl Refused {
     #[must_use]
     pub fn retry_after(&self) -> u64 {
         whole_seconds(self.retry_after).max(1)
+    }
+
+    /// Whether it asked for more than there ever is room for, so that asking again is in vain.
+    #[must_use]
+    pub const fn in_vain(&self) -> bool {
+        self.in_vain
     }
 
     /// The limit that refused, for the log and never for the caller: `caller.…` or `model.…`.
@@ -365,10 +381,12 @@ impl Budget {
         let shared = terms.model.as_ref().map(|limits| (limits, self.models.entry(name, now, || Meter::new(now))));
         let (Some(own), false) = (own, matches!(shared, Some((_, None)))) else {
             let standing = Box::new(Standing { limits: limits.clone(), left: [None; NAMES.len()] });
-            return Err(Error::TooManyCallers(Refused { retry_after: SOON, rule: "room", standing }));
+            return Err(Error::TooManyCallers(Refused { retry_after: SOON, in_vain: false, rule: "room", standing }));
         };
         let shared = shared.and_then(|(limits, meter)| Some((limits, meter?)));
 
+        let most = [Some(limits), terms.model.as_ref()].into_iter().flatten().filter_map(|limits| limits.most_tokens()).min();
+        let ask = ask.map(|ask| most.map_or(ask, |most| ask.within(most)));
         let tokens = ask.map_or(0, Ask::tokens);
         let mut own_meter = own.lock();
         own_meter.look(limits, now);
@@ -465,14 +483,12 @@ impl Readings {
 
     /// The first limit that has no room for one request of `tokens`, and when it may have.
     fn short_of(&self, limits: &Limits, tokens: u64, now: Instant) -> Option<Short> {
-        let requests = self.wait_for_requests(1, now);
-        if !requests.is_zero() {
-            return Some(Short::Requests(requests));
+        if let Some(wait) = self.wait_for_requests(1, now) {
+            return Some(Short::Requests(wait));
         }
         // What reserves no tokens owes none, and a debt of tokens does not hold it up.
-        let tokens = if tokens == 0 { Duration::ZERO } else { wait(&self.tokens, &self.token_quota, tokens, now) };
-        if !tokens.is_zero() {
-            return Some(Short::Tokens(tokens));
+        if let Some(wait) = wait(&self.tokens, &self.token_quota, tokens, now).filter(|_| tokens > 0) {
+            return Some(Short::Tokens(wait));
         }
         limits.in_flight.filter(|most| self.in_flight >= *most).map(|_| Short::InFlight)
     }
@@ -483,7 +499,7 @@ impl Readings {
         take(&mut self.tokens, &mut self.token_quota, tokens);
     }
 
-    fn wait_for_requests(&self, units: u64, now: Instant) -> Duration {
+    fn wait_for_requests(&self, units: u64, now: Instant) -> Option<Wait> {
         wait(&self.requests, &self.request_quota, units, now)
     }
 
@@ -515,9 +531,23 @@ impl Readings {
     }
 }
 
-fn wait(bucket: &Option<Bucket>, window: &Option<Window>, units: u64, now: Instant) -> Duration {
-    let bucket = bucket.as_ref().map_or(Duration::ZERO, |bucket| bucket.wait(units));
-    bucket.max(window.as_ref().map_or(Duration::ZERO, |window| window.wait(units, now)))
+/// How long until a bucket and a window have room for `units`, where they have not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Wait {
+    time: Duration,
+    /// The window is the one that is waited for.
+    for_window: bool,
+    /// They never have room for so many.
+    in_vain: bool,
+}
+
+fn wait(bucket: &Option<Bucket>, window: &Option<Window>, units: u64, now: Instant) -> Option<Wait> {
+    let of_bucket = bucket.as_ref().map_or(Duration::ZERO, |bucket| bucket.wait(units));
+    let of_window = window.as_ref().map_or(Duration::ZERO, |window| window.wait(units, now));
+    let in_vain =
+        bucket.as_ref().is_some_and(|bucket| units > bucket.most()) || window.as_ref().is_some_and(|window| units > window.most());
+    let time = of_bucket.max(of_window);
+    (!time.is_zero()).then_some(Wait { time, for_window: of_window > of_bucket, in_vain })
 }
 
 fn take(bucket: &mut Option<Bucket>, window: &mut Option<Window>, units: u64) {
@@ -541,20 +571,23 @@ fn tune<M>(meter: &mut Option<M>, measure: Option<Measure>, make: impl FnOnce(Me
 /// A limit without room, and how long until it may have some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Short {
-    Requests(Duration),
-    Tokens(Duration),
+    Requests(Wait),
+    Tokens(Wait),
     InFlight,
 }
 
 impl Short {
-    /// The refusal. For the limit that refused the caller reads that nothing is left, whether it was his own or the model's.
+    /// The refusal. For the limit that refused the caller reads that nothing is left, whether it was his own or the model's; but where he asked for more
+    /// than there ever is, what there is.
     fn refusal(self, own: bool, mut standing: Standing) -> Error {
-        let mut spent = |limits: [usize; 2], wait: Duration| {
-            for at in limits {
-                standing.left[at] = standing.left[at].map(|_| (0, whole_seconds(wait).max(1)));
+        let mut spent = |[rate, quota]: [usize; 2], wait: Wait| {
+            let at = if wait.for_window && standing.left[quota].is_some() || standing.left[rate].is_none() { quota } else { rate };
+            if !wait.in_vain {
+                standing.left[at] = standing.left[at].map(|_| (0, whole_seconds(wait.time).max(1)));
             }
         };
-        let refused = |retry_after, rule, standing| Refused { retry_after, rule, standing: Box::new(standing) };
+        let refused =
+            |Wait { time: retry_after, in_vain, .. }, rule, standing| Refused { retry_after, in_vain, rule, standing: Box::new(standing) };
         match self {
             Self::Requests(wait) => {
                 spent([0, 1], wait);
@@ -568,7 +601,7 @@ impl Short {
             }
             Self::InFlight => {
                 let rule = if own { "caller.in_flight" } else { "model.in_flight" };
-                Error::CallerHasTooManyInFlight(refused(SOON, rule, standing))
+                Error::CallerHasTooManyInFlight(Refused { retry_after: SOON, in_vain: false, rule, standing: Box::new(standing) })
             }
         }
     }

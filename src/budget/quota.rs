@@ -47,6 +47,11 @@ impl Window {
         }
     }
 
+    /// As many units as are ever there at once.
+    pub(crate) fn most(&self) -> u64 {
+        self.measure.count.into()
+    }
+
     /// Takes `units`, there or not; what is not there is owed.
     pub(crate) fn take(&mut self, units: u64) {
         self.used = self.used.saturating_add(units);

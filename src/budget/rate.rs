@@ -22,6 +22,12 @@ impl Measure {
         nanos((u128::from(self.burst) * self.cost()).div_ceil(u128::from(self.count)))
     }
 
+    /// As many as pass in so many seconds, evenly; no less than at once.
+    pub(crate) fn within(&self, seconds: u64) -> u64 {
+        let evenly = u128::from(self.count) * Duration::from_secs(seconds).as_nanos() / self.per.as_nanos();
+        u64::try_from(evenly).unwrap_or(u64::MAX).max(self.burst.into())
+    }
+
     /// What one unit costs. A bucket counts in units times nanoseconds, so that no rate is ever rounded.
     fn cost(&self) -> u128 {
         self.per.as_nanos()
@@ -65,6 +71,11 @@ impl Bucket {
     pub(crate) fn wait(&self, units: u64) -> Duration {
         let Some(room) = self.holds().checked_sub(self.price(units)) else { return self.measure.window() };
         nanos(self.used.saturating_sub(room).div_ceil(u128::from(self.measure.count)))
+    }
+
+    /// As many units as are ever there at once.
+    pub(crate) fn most(&self) -> u64 {
+        self.measure.burst.into()
     }
 
     /// Takes `units`, there or not; what is not there is owed.

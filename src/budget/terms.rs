@@ -113,6 +113,12 @@ impl Limits {
     pub(super) fn measures(&self) -> [Option<Measure>; 4] {
         [self.requests, self.request_quota, self.tokens, self.token_quota]
     }
+
+    /// As many tokens as there is ever room for at once.
+    pub(super) fn most_tokens(&self) -> Option<u64> {
+        let most = [self.tokens.map(|measure| measure.burst), self.token_quota.map(|measure| measure.count)];
+        most.into_iter().flatten().min().map(u64::from)
+    }
 }
 
 impl Config {
@@ -187,7 +193,8 @@ fn policy(limits: &Limits) -> Option<HeaderValue> {
     let items: Vec<String> = (NAMES.iter().zip(limits.measures()))
         .filter_map(|(name, measure)| {
             let measure = measure?;
-            Some(format!("\"{name}\";q={};w={}", measure.burst, whole_seconds(measure.window())))
+            let window = whole_seconds(measure.window());
+            Some(format!("\"{name}\";q={};w={window}", measure.within(window)))
         })
         .collect();
     if items.is_empty() { None } else { HeaderValue::try_from(items.join(", ")).ok() }
@@ -239,6 +246,9 @@ mod tests {
         assert_eq!(gold.in_flight, Some(8));
         assert_eq!(gold.policy.as_ref().unwrap(), "\"default\";q=200;w=1, \"quota\";q=1000;w=86400");
         assert_eq!(terms.of_tier("silver").policy.as_ref().unwrap(), "\"default\";q=40;w=2");
+        // A window has whole seconds, and as much passes in it as the rate gives.
+        let (terms, _) = compiled("[default]\nrequests = { rate = \"1000/s\", burst = 100 }\ntokens = { rate = \"3/s\", burst = 10 }");
+        assert_eq!(terms.of_tier("").policy.as_ref().unwrap(), "\"default\";q=1000;w=1, \"tokens\";q=12;w=4");
     }
 
     #[test]

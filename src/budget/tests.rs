@@ -28,7 +28,7 @@ impl Case {
     }
 
     fn ask(&self, caller: &str, tokens: Option<u64>, after: Duration) -> Result<Hold, Error> {
-        let ask = tokens.map(|answer| Ask { prompt: 0, answer });
+        let ask = tokens.map(|answer| Ask { prompt: 0, answer, said: true });
         self.budget.hold(&who(caller, ""), Some(&"m".into()), &self.terms, ask, self.start + after)
     }
 
@@ -127,7 +127,7 @@ fn a_dropped_hold_keeps_what_was_delivered_and_gives_all_back_when_no_model_was_
     drop(case.ask("a", Some(900), ZERO).unwrap());
     assert_eq!(case.tokens_left("a"), 1_000);
 
-    let ask = Ask { prompt: 100, answer: 500 };
+    let ask = Ask { prompt: 100, answer: 500, said: true };
     let mut hold = case.budget.hold(&who("a", ""), Some(&"m".into()), &case.terms, Some(ask), case.start).unwrap();
     hold.began();
     hold.delivered(399);
@@ -183,9 +183,11 @@ fn many_names_neither_reset_a_bucket_nor_push_out_a_busy_one() {
 #[test]
 fn a_reservation_is_bytes_by_four_and_the_asked_or_capped_answer_times_answers() {
     let asked = |max_tokens, answers| Asked { max_tokens, answers, ..Asked::default() };
-    assert_eq!(Ask::language(401, &asked(None, 0), None), Ask { prompt: 101, answer: 1_024 });
-    assert_eq!(Ask::language(400, &asked(None, 2), Some(4_096)), Ask { prompt: 100, answer: 8_192 });
-    assert_eq!(Ask::language(0, &asked(Some(5), 3), Some(4_096)), Ask { prompt: 0, answer: 15 });
+    assert_eq!(Ask::language(401, &asked(None, 0), None), Ask { prompt: 101, answer: 1_024, said: false });
+    assert_eq!(Ask::language(400, &asked(None, 2), Some(4_096)), Ask { prompt: 100, answer: 8_192, said: false });
+    assert_eq!(Ask::language(0, &asked(Some(5), 3), Some(4_096)), Ask { prompt: 0, answer: 15, said: true });
+    // What is past the cap is refused for that, by the next stop.
+    assert_eq!(Ask::language(0, &asked(Some(100_000), 1), Some(4_096)), Ask { prompt: 0, answer: 4_096, said: true });
     assert!(Ask::language(usize::MAX, &asked(Some(u64::MAX), u64::MAX), None).tokens() > u64::from(u32::MAX));
 }
 
@@ -318,7 +320,7 @@ proptest! {
         let mut used = 0;
         let mut held = Vec::new();
         for (prompt, answer, end) in calls {
-            let ask = Ask { prompt: prompt.into(), answer: answer.into() };
+            let ask = Ask { prompt: prompt.into(), answer: answer.into(), said: true };
             held.push((budget.hold(&who("a", ""), Some(&model), &terms, Some(ask), now).unwrap(), end));
         }
         for (mut hold, end) in held {
@@ -377,4 +379,45 @@ fn queries_that_all_callers_of_the_model_have_no_room_for_cost_nobody_anything()
     assert_eq!(case.ask("b", None, ZERO).unwrap_err().refused().rule(), "model.requests");
     drop(hold);
     assert!(case.ask("b", None, ZERO).is_ok());
+}
+
+#[test]
+fn who_says_nothing_of_the_length_reserves_no_more_than_there_ever_is() {
+    for limits in ["tokens = { rate = \"100/min\" }", "tokens = { rate = \"500/s\" }\nquota = { tokens = \"100/day\" }"] {
+        let case = Case::new(&format!("[default]\n{limits}"));
+        let ask = |answer, said| case.budget.hold(&who("a", ""), None, &case.terms, Some(Ask { prompt: 10, answer, said }), case.start);
+        // All that there is, at once; a second one waits.
+        let held = ask(1_024, false).unwrap();
+        assert!(ask(1_024, false).is_err());
+        drop(held);
+        assert!(ask(90, true).is_ok());
+    }
+}
+
+#[test]
+fn who_asks_for_more_than_there_ever_is_reads_that_and_what_there_is() {
+    for (limits, left) in [
+        ("tokens = { rate = \"100/min\" }", "\"tokens\";r=100;t=0"),
+        ("tokens = { rate = \"500/s\", burst = 1000 }\nquota = { tokens = \"100/day\" }", "\"tokens\";r=1000;t=0, \"token-quota\";r=100;t=0"),
+    ] {
+        let case = Case::new(&format!("[default]\nrequests = {{ rate = \"10/s\" }}\n{limits}"));
+        let error = case.ask("a", Some(101), Duration::ZERO).unwrap_err();
+        assert!(error.code() == "budget.tokens" && error.refused().in_vain());
+        let headers: Vec<_> = error.refused().headers().collect();
+        let limit = headers.iter().find(|(name, _)| name == "ratelimit").unwrap();
+        assert_eq!(limit.1.to_str().unwrap(), format!("\"default\";r=10;t=0, {left}"));
+        drop(case.ask("a", Some(100), Duration::ZERO).unwrap());
+    }
+}
+
+#[test]
+fn of_rate_and_quota_only_the_one_that_is_spent_reads_zero() {
+    let case = Case::new("[default]\nrequests = { rate = \"10/s\", burst = 20 }\nquota = { requests = \"2/day\" }");
+    for _ in 0..2 {
+        drop(case.ask("a", None, Duration::ZERO).unwrap());
+    }
+    let error = case.ask("a", None, Duration::ZERO).unwrap_err();
+    assert!(!error.refused().in_vain());
+    let limit = error.refused().headers().find(|(name, _)| name == "ratelimit").unwrap().1;
+    assert_eq!(limit, "\"default\";r=18;t=1, \"quota\";r=0;t=86400");
 }
