@@ -398,7 +398,10 @@ fn who_says_nothing_of_the_length_reserves_no_more_than_there_ever_is() {
 fn who_asks_for_more_than_there_ever_is_reads_that_and_what_there_is() {
     for (limits, left) in [
         ("tokens = { rate = \"100/min\" }", "\"tokens\";r=100;t=0"),
-        ("tokens = { rate = \"500/s\", burst = 1000 }\nquota = { tokens = \"100/day\" }", "\"tokens\";r=1000;t=0, \"token-quota\";r=100;t=0"),
+        (
+            "tokens = { rate = \"500/s\", burst = 1000 }\nquota = { tokens = \"100/day\" }",
+            "\"tokens\";r=1000;t=0, \"token-quota\";r=100;t=0",
+        ),
     ] {
         let case = Case::new(&format!("[default]\nrequests = {{ rate = \"10/s\" }}\n{limits}"));
         let error = case.ask("a", Some(101), Duration::ZERO).unwrap_err();

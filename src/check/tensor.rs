@@ -27,6 +27,8 @@ pub struct Contract {
     pub outputs: Vec<Port>,
     /// The most tokens of a text, where texts are what it takes.
     pub longest: Option<usize>,
+    /// Whether the first dimensions of its inputs need not be of one length.
+    pub apart: bool,
 }
 
 impl Contract {
@@ -158,13 +160,15 @@ impl Rules {
         if tensor.shape.len() != port.shape.len() || !tensor.shape.iter().zip(&port.shape).all(fits) {
             return Err(Broken::Shape);
         }
-        let mut free = tensor.shape.iter().zip(&port.shape).filter(|(_, wanted)| wanted.is_none()).map(|(length, _)| *length);
-        if let Some(length) = free.next()
-            && (*batch.get_or_insert(length) != length || self.max_batch.is_some_and(|most| length > most))
-        {
-            return Err(Broken::Batch);
+        let free = |(length, wanted): (&u64, &Option<u64>)| wanted.is_none().then_some(*length);
+        let mut lengths = tensor.shape.iter().zip(&port.shape).map(free);
+        if let Some(length) = lengths.next().flatten() {
+            let agrees = contract.apart || *batch.get_or_insert(length) == length;
+            if !agrees || self.max_batch.is_some_and(|most| length > most) {
+                return Err(Broken::Batch);
+            }
         }
-        if self.max_length.is_some_and(|most| free.any(|length| length > most)) {
+        if self.max_length.is_some_and(|most| lengths.flatten().any(|length| length > most)) {
             return Err(Broken::Shape);
         }
         Ok(())

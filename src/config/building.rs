@@ -289,8 +289,8 @@ impl Building<'_> {
         let built = |which, backend, signature: model::Signature| {
             let embeds = signature.outputs.iter().any(|port| port.name == VECTORS) && source.kind.is_encoder();
             let serves = if embeds { Serves::Embeddings } else { Serves::Oip };
-            let model::Signature { inputs, instead, outputs, longest } = signature;
-            Built { which, backend, serves, contract: Some(check::Contract { inputs, instead, outputs, longest }) }
+            let model::Signature { inputs, instead, outputs, longest, apart } = signature;
+            Built { which, backend, serves, contract: Some(check::Contract { inputs, instead, outputs, longest, apart }) }
         };
         if let Engines::None = self.engines {
             let (digest, signature) = model::Model::contract(source)?;

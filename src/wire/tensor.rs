@@ -154,7 +154,7 @@ pub struct Port {
     pub name: String,
     /// The type of its elements.
     pub datatype: Datatype,
-    /// Its dimensions; `None` where any length is taken. The first free one is the batch.
+    /// Its dimensions; `None` where any length is taken. The first is the batch, where it is free.
     pub shape: Vec<Option<u64>>,
 }
 

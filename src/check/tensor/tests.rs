@@ -89,6 +89,27 @@ fn the_batch_is_the_same_everywhere_and_at_most_the_cap() {
 }
 
 #[test]
+fn only_the_first_dimension_is_a_batch_and_only_where_the_model_calls_it_so() {
+    let rules = |inputs: &[(&str, &[Option<u64>])], apart| {
+        let inputs = inputs.iter().map(|(name, shape)| port(name, Datatype::Uint8, shape)).collect();
+        Rules { contract: Some(Contract { inputs, apart, ..Contract::default() }), max_batch: Some(64), ..Rules::default() }
+    };
+    let bytes = |name, shape: &[u64]| tensor(name, Datatype::Uint8, shape, vec![0; shape.iter().product::<u64>() as usize]);
+    // A picture of any height.
+    let picture = rules(&[("x", &[Some(1), Some(3), None, None])], false);
+    assert_eq!(broken(&picture, vec![bytes("x", &[1, 3, 65, 2])]), None);
+    // Two sequences of their own lengths.
+    let sequences = rules(&[("src", &[Some(1), None]), ("tgt", &[Some(1), None])], false);
+    assert_eq!(broken(&sequences, vec![bytes("src", &[1, 5]), bytes("tgt", &[1, 3])]), None);
+    // What the file tells apart may be of other lengths, each within the cap; what it does not may not.
+    let two: [(&str, &[Option<u64>]); 2] = [("queries", &[None, Some(2)]), ("keys", &[None, Some(2)])];
+    let asked = |keys| vec![bytes("queries", &[2, 2]), bytes("keys", &[keys, 2])];
+    assert_eq!(broken(&rules(&two, true), asked(64)), None);
+    assert_eq!(broken(&rules(&two, true), asked(65)), Some((Broken::Batch, Some(1))));
+    assert_eq!(broken(&rules(&two, false), asked(3)), Some((Broken::Batch, Some(1))));
+}
+
+#[test]
 fn free_dimensions_after_the_batch_are_at_most_the_cap() {
     let contract = Contract { inputs: vec![port("tokens", Datatype::Uint8, &[None, None])], ..Contract::default() };
     let rules = Rules { contract: Some(contract), max_length: Some(3), ..Rules::default() };

@@ -57,6 +57,8 @@ pub struct Signature {
     pub outputs: Vec<Port>,
     /// The most tokens of a text, where texts are what it takes.
     pub longest: Option<usize>,
+    /// Whether the file calls the first dimensions of its inputs by several names: they are then no one batch, and need not be of one length.
+    pub apart: bool,
 }
 
 /// Whether `tensor` is one that `port` takes.

@@ -434,7 +434,7 @@ impl Body {
                 self = port.shape.iter().fold(self, |body, length| body.number(length.unwrap_or(u64::MAX)));
             }
         }
-        self.number(signature.longest.map_or(u64::MAX, |longest| longest as u64))
+        self.number(signature.longest.map_or(u64::MAX, |longest| longest as u64)).number(u64::from(signature.apart))
     }
 
     /// Whatever bytes, as the other side may send them.
@@ -547,7 +547,12 @@ impl Reader {
         let (inputs, instead, outputs) = (ports()?, ports()?, ports()?);
         let longest = Some(self.number()?).filter(|longest| *longest != u64::MAX);
         let longest = longest.map(usize::try_from).transpose().map_err(|_| CUT)?;
-        Ok(Signature { inputs, instead, outputs, longest })
+        let apart = match self.number()? {
+            0 => false,
+            1 => true,
+            _ => return Err(Broken::Malformed("a flag is neither 0 nor 1")),
+        };
+        Ok(Signature { inputs, instead, outputs, longest, apart })
     }
 
     /// Nothing may be left over.

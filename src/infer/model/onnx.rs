@@ -241,10 +241,12 @@ impl Walk<'_> {
         })?;
         // Before IR version 4 initializers had to be listed as inputs too.
         inputs.retain(|(name, _)| !initializers.contains(name));
-        Ok(Signature { inputs: self.ports(inputs)?, instead: Vec::new(), outputs: self.ports(outputs)?, longest: None })
+        let mut leads = inputs.iter().filter_map(|(_, kind)| if let Type::Tensor { lead, .. } = kind { *lead } else { None });
+        let apart = leads.next().is_some_and(|first| leads.any(|other| other != first));
+        Ok(Signature { inputs: self.ports(inputs)?, instead: Vec::new(), outputs: self.ports(outputs)?, longest: None, apart })
     }
 
-    fn ports(&self, found: Vec<(&[u8], Type)>) -> Result<Vec<Port>, Fault> {
+    fn ports(&self, found: Vec<(&[u8], Type<'_>)>) -> Result<Vec<Port>, Fault> {
         if found.len() > self.limits.ports {
             return Err(Fault::Past { what: "inputs or outputs", limit: self.limits.ports as u64 });
         }
@@ -258,7 +260,7 @@ impl Walk<'_> {
                 if !names.insert(text) {
                     return Err(refuse("is named twice"));
                 }
-                let Type::Tensor { element, shape } = kind else {
+                let Type::Tensor { element, shape, .. } = kind else {
                     return Err(refuse("is not a tensor. For scikit-learn's classifiers, export with options={'zipmap': False}"));
                 };
                 let datatype = datatype(element).ok_or_else(|| refuse("has elements that the Open Inference Protocol does not know"))?;
@@ -392,7 +394,7 @@ impl Walk<'_> {
         Ok(name)
     }
 
-    fn value_info<'a>(&self, bytes: &'a [u8]) -> Result<(&'a [u8], Type), Fault> {
+    fn value_info<'a>(&self, bytes: &'a [u8]) -> Result<(&'a [u8], Type<'a>), Fault> {
         let (mut name, mut kind): (&[u8], _) = (b"", Type::Other);
         message("ValueInfoProto", bytes, &[4], |number, value| {
             match number {
@@ -408,7 +410,7 @@ impl Walk<'_> {
     }
 
     /// A `TypeProto`. Tensors are told apart; of sequences, maps, optional, sparse and opaque types only the bounds are held.
-    fn kind(&self, bytes: &[u8], depth: usize) -> Result<Type, Fault> {
+    fn kind<'a>(&self, bytes: &'a [u8], depth: usize) -> Result<Type<'a>, Fault> {
         if depth > self.limits.nesting {
             return Err(Fault::Past { what: "types nested in types", limit: self.limits.nesting as u64 });
         }
@@ -438,32 +440,37 @@ impl Walk<'_> {
         Ok(kind)
     }
 
-    fn tensor_type(&self, name: &'static str, bytes: &[u8]) -> Result<Type, Fault> {
-        let (mut element, mut shape) = (0, None);
+    fn tensor_type<'a>(&self, name: &'static str, bytes: &'a [u8]) -> Result<Type<'a>, Fault> {
+        let (mut element, mut shape, mut lead) = (0, None, None);
         message(name, bytes, &[], |number, value| {
             match number {
                 1 => element = value.varint()?,
-                2 => shape = Some(self.shape(value.bytes()?)?),
+                2 => {
+                    let (dimensions, named) = self.shape(value.bytes()?)?;
+                    (shape, lead) = (Some(dimensions), named);
+                }
                 _ => return Ok(false),
             }
             Ok(true)
         })?;
-        Ok(Type::Tensor { element, shape })
+        Ok(Type::Tensor { element, shape, lead })
     }
 
-    fn shape(&self, bytes: &[u8]) -> Result<Vec<Option<u64>>, Fault> {
+    /// The dimensions, and what the first is called where it is free and has a name.
+    fn shape<'a>(&self, bytes: &'a [u8]) -> Result<(Vec<Option<u64>>, Option<&'a [u8]>), Fault> {
         let mut known = Shape::new(self.limits);
-        let mut dimensions = Vec::new();
+        let (mut dimensions, mut lead) = (Vec::new(), None);
         message("TensorShapeProto", bytes, &[1], |number, value| {
             if number != 1 {
                 return Ok(false);
             }
-            let mut length = None;
+            let (mut length, mut name) = (None, None);
             let mut alternatives = 0;
             message("TensorShapeProto.Dimension", value.bytes()?, &[], |number, value| {
                 match number {
                     1 => length = Some(value.varint()?),
-                    2 | 3 => drop(value.bytes()?),
+                    2 => name = Some(value.bytes()?).filter(|name| !name.is_empty()),
+                    3 => drop(value.bytes()?),
                     _ => return Ok(false),
                 }
                 alternatives += usize::from(number != 3);
@@ -473,10 +480,13 @@ impl Walk<'_> {
                 return Err(Fault::NotOnnx("a dimension is fixed and free at once"));
             }
             known.add(length.unwrap_or(1))?;
+            if dimensions.is_empty() {
+                lead = name;
+            }
             dimensions.push(length);
             Ok(true)
         })?;
-        Ok(dimensions)
+        Ok((dimensions, lead))
     }
 
     fn annotation(&self, bytes: &[u8]) -> Result<(), Fault> {
@@ -500,8 +510,13 @@ impl Walk<'_> {
     }
 }
 
-enum Type {
-    Tensor { element: u64, shape: Option<Vec<Option<u64>>> },
+enum Type<'a> {
+    /// `lead` is what the first dimension is called, where it is free and has a name.
+    Tensor {
+        element: u64,
+        shape: Option<Vec<Option<u64>>>,
+        lead: Option<&'a [u8]>,
+    },
     Other,
 }
 

@@ -246,7 +246,8 @@ fn a_calibration_says_that_it_is_of_texts_and_one_of_numbers_is_what_it_was() {
     assert!(!calibration().contains("\"of\""), "files that were made before are read as they are");
     let text = serde_json::to_string(&watch.calibration.bounds).unwrap();
     let compiled = |inputs: Vec<Port>, calibration: &str| {
-        let (mut mistakes, contract) = (Vec::new(), Contract { inputs, instead: Vec::new(), outputs: Vec::new(), longest: None });
+        let (mut mistakes, contract) =
+            (Vec::new(), Contract { inputs, instead: Vec::new(), outputs: Vec::new(), longest: None, apart: false });
         Config::default().compile(&Exposing::default(), Some(calibration), Some(&contract), true, &mut mistakes);
         mistakes.len()
     };

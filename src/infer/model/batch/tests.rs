@@ -13,6 +13,7 @@ fn encoder() -> Signature {
         instead: vec![],
         outputs: vec![port("tokens", Datatype::Fp32, &[None, None, Some(2)]), port("text", Datatype::Fp32, &[None, Some(2)])],
         longest: None,
+        apart: false,
     }
 }
 
@@ -73,6 +74,7 @@ fn strings_are_joined_and_parted_by_their_own_lengths() {
         instead: vec![],
         outputs: vec![port("y", Datatype::Bytes, &[None])],
         longest: None,
+        apart: false,
     };
     let batching = Batching::new(Some(&plan(8, &[])), &signature).unwrap();
     let of = |texts: &[&str]| {
@@ -158,7 +160,13 @@ fn an_empty_answer_to_texts_is_the_models_fault_and_ends_nothing() {
 
 #[test]
 fn a_plan_that_the_model_cannot_keep_is_told() {
-    let fixed = Signature { inputs: vec![port("x", Datatype::Fp32, &[Some(1), Some(4)])], instead: vec![], outputs: vec![], longest: None };
+    let fixed = Signature {
+        inputs: vec![port("x", Datatype::Fp32, &[Some(1), Some(4)])],
+        instead: vec![],
+        outputs: vec![],
+        longest: None,
+        apart: false,
+    };
     let told = |plan: &Plan, signature: &Signature| Batching::new(Some(plan), signature).unwrap_err();
     assert!(told(&plan(2, &[]), &fixed).contains("first dimension of `x`"));
     assert!(told(&plan(2, &[("other", 0)]), &encoder()).contains("no input"));
@@ -167,6 +175,7 @@ fn a_plan_that_the_model_cannot_keep_is_told() {
         instead: encoder().inputs,
         outputs: encoder().outputs,
         longest: None,
+        apart: false,
     };
     assert!(told(&plan(2, &[]), &text).contains("as long as the longest text"));
     let vectors = Signature { outputs: encoder().outputs[1..].to_vec(), ..text };
@@ -192,7 +201,7 @@ proptest! {
     /// Whatever is joined comes apart again as it was, where the model answers with its input.
     #[test]
     fn what_is_joined_comes_apart_as_it_was(calls in proptest::collection::vec((1_usize..4, 1_usize..6), 1..6)) {
-        let signature = Signature { inputs: encoder().inputs, instead: vec![], outputs: encoder().inputs, longest: None };
+        let signature = Signature { inputs: encoder().inputs, instead: vec![], outputs: encoder().inputs, longest: None, apart: false };
         let batching = Batching::new(Some(&plan(64, &[("ids", 0), ("mask", 0)])), &signature).unwrap();
         let mut number = 0;
         let calls: Vec<Vec<Tensor>> = calls.into_iter().map(|(rows, length)| {
@@ -212,6 +221,7 @@ fn texts_and_tokens_share_no_run() {
         instead: encoder().inputs,
         outputs: vec![port("embedding", Datatype::Fp32, &[None, Some(2)])],
         longest: None,
+        apart: false,
     };
     let batching = Batching::new(Some(&plan(8, &[("ids", 0), ("mask", 0)])), &signature).unwrap();
     let words = vec![Tensor { name: "text".into(), datatype: Datatype::Bytes, shape: vec![1], data: vec![0; 4].into() }];

@@ -561,7 +561,7 @@ fn ports(config: &Config, longest: usize) -> Signature {
     }
     outputs.push(port("tokens", Datatype::Int64, &[None]));
     let instead = ["input_ids", "attention_mask"].map(|name| port(name, Datatype::Int64, &[None, None])).to_vec();
-    Signature { inputs: vec![port("text", Datatype::Bytes, &[None])], instead, outputs, longest: Some(longest) }
+    Signature { inputs: vec![port("text", Datatype::Bytes, &[None])], instead, outputs, longest: Some(longest), apart: false }
 }
 
 #[cfg(test)]

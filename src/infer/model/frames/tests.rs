@@ -128,7 +128,8 @@ fn a_byte_now_and_then_holds_nobody_on() {
 
 #[test]
 fn a_signature_arrives_as_it_was_sent() {
-    let sent = Signature { inputs: ports(), instead: ports()[1..].to_vec(), outputs: ports()[..1].to_vec(), longest: Some(512) };
+    let sent =
+        Signature { inputs: ports(), instead: ports()[1..].to_vec(), outputs: ports()[..1].to_vec(), longest: Some(512), apart: false };
     let mut reader = Reader::new(Body::default().signature(&sent).bytes());
     assert_eq!(reader.signature().unwrap(), sent);
     reader.end().unwrap();

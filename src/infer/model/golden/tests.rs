@@ -12,6 +12,7 @@ fn signature() -> Signature {
         instead: Vec::new(),
         outputs: vec![port("sum", Datatype::Fp32, &[None]), port("label", Datatype::Int64, &[None])],
         longest: None,
+        apart: false,
     }
 }
 

@@ -102,6 +102,26 @@ fn port(name: &str, element: u64, shape: &[Option<u64>]) -> Build {
     new().bytes(1, name).message(2, new().message(1, tensor))
 }
 
+/// A port whose only dimension is free, and called `lead`.
+fn led(name: &str, lead: &str) -> Build {
+    let tensor = new().varint(1, 1).message(2, new().message(1, new().bytes(2, lead)));
+    new().bytes(1, name).message(2, new().message(1, tensor))
+}
+
+#[test]
+fn inputs_are_no_batch_together_where_their_first_dimensions_have_names_of_their_own() {
+    for (inputs, apart) in [
+        ([led("x", "queries"), led("z", "keys")], true),
+        ([led("x", "N"), led("z", "N")], false),
+        ([led("x", "N"), led("z", "")], false),
+        ([led("x", "N"), port("z", 1, &[Some(3)])], false),
+    ] {
+        let node = new().bytes(1, "x").bytes(2, "y").bytes(4, "Identity");
+        let file = model(graph().message(1, node).each(inputs, 11).message(12, port("y", 1, &[None])));
+        assert_eq!(read(&file, &Limits::DEFAULT).unwrap().apart, apart);
+    }
+}
+
 fn tensor(element: u64, dimensions: &[u64]) -> Build {
     dimensions.iter().fold(new(), |built, length| built.varint(1, *length)).varint(2, element)
 }

@@ -17,7 +17,7 @@ impl<F: FnMut(&Stop) -> Result<Vec<Tensor>, Error> + Send> Engine for Scripted<F
 
 fn start<F: FnMut(&Stop) -> Result<Vec<Tensor>, Error> + Send + 'static>(answers: F) -> Queue {
     let output = Port { name: "y".into(), datatype: Datatype::Fp32, shape: vec![] };
-    let signature = Signature { inputs: vec![], instead: vec![], outputs: vec![output], longest: None };
+    let signature = Signature { inputs: vec![], instead: vec![], outputs: vec![output], longest: None, apart: false };
     Queue::start("scripted", &Bounds::default(), |_| Ok(Box::new(Scripted(signature, answers, false)))).unwrap()
 }
 
@@ -70,7 +70,7 @@ fn doubler(max: usize) -> (Arc<Queue>, mpsc::Sender<()>, mpsc::Receiver<Vec<f32>
     let (open, gate) = mpsc::channel();
     let (tell, told) = mpsc::channel();
     let port = Port { name: "x".into(), datatype: Datatype::Fp32, shape: vec![None] };
-    let signature = Signature { inputs: vec![port.clone()], instead: vec![], outputs: vec![port], longest: None };
+    let signature = Signature { inputs: vec![port.clone()], instead: vec![], outputs: vec![port], longest: None, apart: false };
     let batch = Some(Plan { max, delay: Duration::ZERO, across_tenants: false, pad: BTreeMap::new() });
     let bounds = Bounds { batch, ..Bounds::default() };
     let queue = Queue::start("doubler", &bounds, move |_| Ok(Box::new(Doubler(signature, gate, tell, false)))).unwrap();
@@ -121,7 +121,7 @@ impl Engine for Tended {
 #[tokio::test]
 async fn an_engine_is_tended_after_each_run_and_when_it_wanted_to_be() {
     let (tell, told) = mpsc::channel();
-    let signature = Signature { inputs: vec![], instead: vec![], outputs: vec![], longest: None };
+    let signature = Signature { inputs: vec![], instead: vec![], outputs: vec![], longest: None, apart: false };
     let queue = Queue::start("tended", &Bounds::default(), |_| Ok(Box::new(Tended(signature, 3, tell)))).unwrap();
     assert!(told.try_recv().is_err());
     queue.run(vec![], &[], &anyone(), soon()).await.unwrap();
@@ -189,7 +189,7 @@ impl Engine for Falls {
 async fn who_shared_a_run_with_what_brought_the_engine_down_is_answered_all_the_same() {
     let (open, gate) = mpsc::channel();
     let port = Port { name: "x".into(), datatype: Datatype::Fp32, shape: vec![None] };
-    let signature = Signature { inputs: vec![port.clone()], instead: vec![], outputs: vec![port], longest: None };
+    let signature = Signature { inputs: vec![port.clone()], instead: vec![], outputs: vec![port], longest: None, apart: false };
     let batch = Some(Plan { max: 8, delay: Duration::ZERO, across_tenants: false, pad: BTreeMap::new() });
     let bounds = Bounds { batch, ..Bounds::default() };
     let queue = Arc::new(Queue::start("falls", &bounds, move |_| Ok(Box::new(Falls(signature, None, gate, false)))).unwrap());

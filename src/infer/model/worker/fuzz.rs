@@ -136,7 +136,7 @@ pub fn frame(kind: u16, call: u64, body: &[u8]) -> Vec<u8> {
 /// Bodies that are in order: of [`starts`] (walls, then a signature), of [`answers`], and of [`calls`].
 #[must_use]
 pub fn bodies() -> [Vec<u8>; 4] {
-    let signature = Signature { inputs: outputs(), instead: vec![], outputs: outputs(), longest: Some(512) };
+    let signature = Signature { inputs: outputs(), instead: vec![], outputs: outputs(), longest: Some(512), apart: false };
     let tensor = |name: &str, datatype, shape: &[u64], data: &'static [u8]| Tensor {
         name: name.into(),
         datatype,

@@ -230,6 +230,7 @@ fn signature() -> Signature {
         inputs: vec![],
         instead: vec![],
         longest: None,
+        apart: false,
         outputs: vec![Port { name: "result".into(), datatype: Datatype::Int64, shape: vec![Some(1)] }],
     }
 }

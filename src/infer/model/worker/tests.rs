@@ -22,7 +22,8 @@ fn outputs() -> Vec<Port> {
 }
 
 fn launch() -> Launch {
-    let signature = Signature { inputs: vec![port("x", Datatype::Fp32, &[None])], instead: vec![], longest: None, outputs: outputs() };
+    let signature =
+        Signature { inputs: vec![port("x", Datatype::Fp32, &[None])], instead: vec![], longest: None, apart: false, outputs: outputs() };
     Launch {
         name: "test".into(),
         inmate: Inmate::OnnxRuntime,

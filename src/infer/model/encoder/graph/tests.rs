@@ -15,7 +15,7 @@ fn config(class: &str) -> Config {
 
 fn plan(class: &str, outputs: &[Port]) -> Result<(usize, bool, usize), String> {
     let inputs = ["input_ids", "attention_mask"].map(|name| port(name, Datatype::Int64, &[None, None])).to_vec();
-    let graph = Signature { inputs, instead: Vec::new(), outputs: outputs.to_vec(), longest: None };
+    let graph = Signature { inputs, instead: Vec::new(), outputs: outputs.to_vec(), longest: None, apart: false };
     let plan = Plan::of(&graph, &config(class)).map_err(|fault| fault.to_string())?;
     Ok((plan.output, plan.of_tokens, plan.width))
 }
@@ -58,6 +58,7 @@ fn an_input_of_another_shape_or_kind_is_refused() {
             instead: Vec::new(),
             outputs,
             longest: None,
+            apart: false,
         };
         Plan::of(&graph, &config("BertModel")).unwrap_err().to_string()
     };

@@ -20,7 +20,7 @@ impl Engine for Echo {
 
 pub(super) fn echo() -> Box<dyn Engine> {
     let ports = vec![Port { name: "x".into(), datatype: Datatype::Uint8, shape: vec![None] }];
-    Box::new(Echo(Signature { inputs: ports.clone(), instead: vec![], outputs: ports, longest: None }))
+    Box::new(Echo(Signature { inputs: ports.clone(), instead: vec![], outputs: ports, longest: None, apart: false }))
 }
 
 /// A greeting from whatever the socket gives: how many files it brings with their names.

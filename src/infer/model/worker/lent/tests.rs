@@ -19,7 +19,7 @@ const ROOM: usize = 8 << 20;
 
 fn signature() -> Arc<Signature> {
     let port = Port { name: "y".into(), datatype: Datatype::Fp32, shape: vec![None] };
-    Arc::new(Signature { inputs: vec![port.clone()], instead: vec![], outputs: vec![port], longest: None })
+    Arc::new(Signature { inputs: vec![port.clone()], instead: vec![], outputs: vec![port], longest: None, apart: false })
 }
 
 fn lent() -> (Lent, Wire, net::UnixStream) {
