@@ -301,8 +301,9 @@ pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines) -> Result<Lo
     let (failures, refused, sought) = (made.failures.clone(), made.refused.clone(), made.sought.clone());
     let next = Made { failures, refused, sought, ..Made::default() };
     let witnesses = gateway.as_ref().is_none_or(|gateway| gateway.prove.has_witnesses());
-    let mut building = Building { global_cap, witnesses, made, engines, library, next, paths: BTreeMap::new() };
+    let mut building = Building { global_cap, witnesses, made, engines, library, next, paths: BTreeMap::new(), applied: BTreeMap::new() };
     let mut models = building.models(&mut reading);
+    reading.digest.append(&mut building.applied);
     let shadows = building.shadows(&mut models);
 
     let digest = reading.finish();
@@ -362,6 +363,11 @@ mod tests {
     }
 
     fn told_with(accept: &str, model: &str) -> Told {
+        let home = home_with(accept, model);
+        load(&home.path().join("policies"), Moment::now(), &Made::default(), Engines::None).err().unwrap_or_default()
+    }
+
+    fn home_with(accept: &str, model: &str) -> tempfile::TempDir {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path().join("policies");
         std::fs::create_dir_all(dir.join("models")).unwrap();
@@ -378,7 +384,23 @@ mod tests {
         let sha256 = Digest::of(b"a secret that is long enough to be none of the known ones");
         write("callers.toml", &format!("[[api_key]]\nid = \"a\"\nsha256 = \"{sha256}\"\ntenant = \"t\"\nroles = []\n"));
         write("models/chat.toml", model);
-        load(&dir, Moment::now(), &Made::default(), Engines::None).err().unwrap_or_default()
+        home
+    }
+
+    #[test]
+    fn the_digest_of_the_policy_covers_the_temperatures_that_answers_depend_on() {
+        let onnx = include_bytes!("../policies/models/digits.onnx");
+        let block = format!("[backend.onnx]\npath = \"d.onnx\"\nsha256 = \"{}\"\ncalibration = \"t.json\"", Digest::of(onnx));
+        let home = home_with("", &format!("name = \"digits\"\n{block}\n"));
+        let dir = home.path().join("policies");
+        std::fs::write(dir.join("models/d.onnx"), onnx).unwrap();
+        let digest = |temperature: &str| {
+            let text = format!(r#"{{"probabilities":{{"temperature":{temperature},"of":"probabilities","activation":"softmax"}}}}"#);
+            std::fs::write(dir.join("models/t.json"), text).unwrap();
+            load(&dir, Moment::now(), &Made::default(), Engines::None).unwrap().snapshot.digest
+        };
+        let [two, five, again] = ["2.0", "5.0", "2.0"].map(digest);
+        assert!(two != five && two == again);
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub(super) struct Building<'a> {
     pub(super) next: Made,
     /// Declared paths, each with the model that declared it.
     pub(super) paths: BTreeMap<String, String>,
+    /// The digests of files of the folder that no policy file names by digest, and that answers depend on.
+    pub(super) applied: BTreeMap<String, Digest>,
 }
 
 /// A model's name: what callers write, what logs and labels show.
@@ -271,6 +273,11 @@ impl Building<'_> {
     ) -> Result<Built, Vec<Mistake>> {
         let source = config.resolve(kind, file.name.get_ref(), &file.version, base, root)?;
         self.next.named.extend(source.files().cloned());
+        if let Some((path, bytes)) = &source.calibration {
+            let root = root.canonicalize();
+            let name = root.ok().and_then(|root| path.strip_prefix(root).ok()).unwrap_or(path);
+            self.applied.insert(name.to_string_lossy().into_owned(), Digest::of(bytes));
+        }
         self.loaded(path, base.join(config.path.get_ref()), &source).map_err(|refused| {
             let at = if let Refused::Unreadable(..) = refused { config.path.span() } else { file.backend.span() };
             vec![Mistake::at(at, refused.to_string())]
