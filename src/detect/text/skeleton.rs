@@ -39,7 +39,7 @@ impl Skeleton {
     pub fn of(key: &Key, prompt: &str) -> Self {
         let mut blanked = String::with_capacity(prompt.len().min(super::MOST_BYTES) + 8);
         for part in looked_at(prompt) {
-            blank(part, &mut blanked);
+            blank(part, &mut Searched::default(), &mut blanked);
         }
         let mut votes = Votes::default();
         let mut before = 0;
@@ -161,7 +161,10 @@ const CODE: &str = " 2 ";
 const QUOTES: [(char, char); 8] =
     [('"', '"'), ('\u{201c}', '\u{201d}'), ('\u{201e}', '\u{201c}'), ('«', '»'), ('‹', '›'), ('「', '」'), ('『', '』'), ('《', '》')];
 
-fn blank(text: &str, blanked: &mut String) {
+/// The longest run of backticks that opens code: nobody writes as many, and each length costs a look of its own.
+const FENCE_MAX: usize = 16;
+
+fn blank(text: &str, searched: &mut Searched, blanked: &mut String) {
     let bytes = text.as_bytes();
     // What is copied begins at `plain`; what is looked at is at `at`, which lies between characters.
     let (mut plain, mut at) = (0, 0);
@@ -169,28 +172,28 @@ fn blank(text: &str, blanked: &mut String) {
         at += more;
         let rest = &text[at..];
         let Some(c) = rest.chars().next() else { break };
+        let mut opened = c.len_utf8();
         let hidden = match c {
-            '0'..='9' => Some((rest.bytes().take_while(|byte| matches!(byte, b'0'..=b'9' | b'.' | b',' | b'_')).count(), NUMBER)),
+            '0'..='9' => Some((at + rest.bytes().take_while(|byte| matches!(byte, b'0'..=b'9' | b'.' | b',' | b'_')).count(), NUMBER)),
             '`' => {
-                let fence = rest.bytes().take_while(|byte| *byte == b'`').count();
-                between(rest, &rest[..fence], &rest[..fence]).map(|length| (length, CODE))
+                opened = rest.bytes().take_while(|byte| *byte == b'`').count();
+                searched.fence(text, at, opened).map(|end| (end, CODE))
             }
-            '\'' if !text[plain..at].ends_with(char::is_alphanumeric) => single(rest).map(|length| (length, QUOTED)),
+            '\'' if !text[plain..at].ends_with(char::is_alphanumeric) => searched.single(text, at).map(|end| (end, QUOTED)),
             '\'' => None,
-            c => QUOTES
-                .iter()
-                .filter(|(open, _)| *open == c)
-                .find_map(|(open, close)| between(rest, open.encode_utf8(&mut [0; 4]), close.encode_utf8(&mut [0; 4])))
-                .map(|length| (length, QUOTED)),
+            c => {
+                let kind = QUOTES.iter().position(|(open, _)| *open == c);
+                kind.and_then(|kind| searched.quotation(text, at, kind)).map(|end| (end, QUOTED))
+            }
         };
         match hidden {
-            Some((length, mark)) => {
+            Some((end, mark)) => {
                 blanked.push_str(&text[plain..at]);
                 blanked.push_str(mark);
-                at += length;
+                at = end;
                 plain = at;
             }
-            None => at += c.len_utf8(),
+            None => at += opened,
         }
     }
     blanked.push_str(&text[plain..]);
@@ -214,17 +217,70 @@ static OPENS: [bool; 256] = {
     opens
 };
 
-/// The length of what opens here, up to and with what closes it, if it does within [`QUOTED_MAX`].
-fn between(text: &str, open: &str, close: &str) -> Option<usize> {
-    let within = &text[open.len()..text.floor_char_boundary(QUOTED_MAX.min(text.len()))];
-    within.find(close).map(|at| open.len() + at + close.len())
+/// Where a text was searched in vain, by the mark that would close something: no part of it is searched for one mark twice, so that marks which nothing
+/// closes cost no more than others.
+#[derive(Default)]
+struct Searched {
+    /// For each of [`QUOTES`], up to where there is none that closes it.
+    quotes: [usize; QUOTES.len()],
+    /// The same for fences, by their length.
+    fences: [usize; FENCE_MAX + 1],
+    /// Bytes that were searched.
+    #[cfg(test)]
+    steps: usize,
 }
 
-/// The length of a quotation in single marks, which must not be followed by a letter: that is an apostrophe.
-fn single(text: &str) -> Option<usize> {
-    let within = &text[..text.floor_char_boundary(QUOTED_MAX.min(text.len()))];
-    let ends = within.match_indices('\'').skip(1).map(|(at, _)| at + 1);
-    ends.take(16).find(|end| !text[*end..].starts_with(char::is_alphanumeric))
+impl Searched {
+    /// Where the quotation of a kind ends that opens at `at`.
+    fn quotation(&mut self, text: &str, at: usize, kind: usize) -> Option<usize> {
+        let (open, close) = QUOTES[kind];
+        let from = self.quotes[kind].max(at + open.len_utf8());
+        let end = self.find(text, at, from, close.encode_utf8(&mut [0; 4]));
+        if end.is_none() {
+            self.quotes[kind] = window(text, at);
+        }
+        end
+    }
+
+    /// Where the code ends that a fence of so many backticks at `at` opens.
+    fn fence(&mut self, text: &str, at: usize, length: usize) -> Option<usize> {
+        let from = *self.fences.get(length)?;
+        let end = self.find(text, at, from.max(at + length), &text[at..at + length]);
+        if end.is_none() {
+            // One may begin before the end of the window, and end after it.
+            self.fences[length] = text.floor_char_boundary(window(text, at) + 1 - length);
+        }
+        end
+    }
+
+    /// Where the quotation in single marks ends that opens at `at`. What closes it is not followed by a letter: that is an apostrophe. No more than sixteen
+    /// marks are looked at, so that no part of a text is searched more often than that.
+    fn single(&mut self, text: &str, at: usize) -> Option<usize> {
+        let mut end = at + 1;
+        for _ in 0..16 {
+            end = self.find(text, at, end, "'")?;
+            if !text[end..].starts_with(char::is_alphanumeric) {
+                return Some(end);
+            }
+        }
+        None
+    }
+
+    /// The end of the first mark that begins at `from` or after, and ends within what may be quoted by what opens at `at`.
+    fn find(&mut self, text: &str, at: usize, from: usize, mark: &str) -> Option<usize> {
+        let within = text.get(from..window(text, at))?;
+        let end = within.find(mark).map(|found| from + found + mark.len());
+        #[cfg(test)]
+        {
+            self.steps += end.map_or(within.len(), |end| end - from);
+        }
+        end
+    }
+}
+
+/// The end of what may be quoted by what opens at `at`.
+fn window(text: &str, at: usize) -> usize {
+    text.floor_char_boundary((at + QUOTED_MAX).min(text.len()))
 }
 
 #[cfg(test)]

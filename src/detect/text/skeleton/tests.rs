@@ -9,7 +9,7 @@ fn key() -> Key {
 
 fn blanked(text: &str) -> Vec<String> {
     let mut into = String::new();
-    blank(text, &mut into);
+    blank(text, &mut Searched::default(), &mut into);
     words::words(&into).map(str::to_owned).collect()
 }
 
@@ -80,7 +80,94 @@ fn texts_that_share_no_template_share_no_band() {
     }
 }
 
+/// What opens and closes something, and what stands between.
+const MARKS: [&str; 24] = [
+    "`", "``", "```", "x", " ", "'", "'a", "a'", "1", "1.5", "\"", "\u{201c}", "\u{201d}", "\u{201e}", "«", "»", "‹", "›", "「", "」",
+    "『", "』", "《", "》",
+];
+
+/// The same with no memory of what was searched in vain.
+fn blanked_one_by_one(text: &str) -> String {
+    let (mut out, mut plain, mut at) = (String::new(), 0, 0);
+    while let Some(c) = text[at..].chars().next() {
+        let window = &text[at..text.floor_char_boundary((at + QUOTED_MAX).min(text.len()))];
+        let close =
+            |skip: usize, mark: &str| window.get(skip..).and_then(|within| within.find(mark)).map(|found| skip + found + mark.len());
+        let mut opened = c.len_utf8();
+        let (length, mark) = match c {
+            '0'..='9' => (text[at..].find(|c: char| !c.is_ascii_digit() && !"._,".contains(c)).or(Some(text.len() - at)), NUMBER),
+            '`' => {
+                opened = text[at..].find(|c| c != '`').unwrap_or(text.len() - at);
+                ((opened <= FENCE_MAX).then(|| close(opened, &"`".repeat(opened))).flatten(), CODE)
+            }
+            '\'' if text[plain..at].ends_with(char::is_alphanumeric) => (None, QUOTED),
+            '\'' => {
+                let mut ends = window.match_indices('\'').skip(1).take(16).map(|(mark, _)| mark + 1);
+                (ends.find(|end| !text[at + end..].starts_with(char::is_alphanumeric)), QUOTED)
+            }
+            c => (QUOTES.iter().find(|(open, _)| *open == c).and_then(|(_, mark)| close(opened, &mark.to_string())), QUOTED),
+        };
+        if let Some(length) = length {
+            out = out + &text[plain..at] + mark;
+            plain = at + length;
+        }
+        at += length.unwrap_or(opened);
+    }
+    out + &text[plain..]
+}
+
+#[test]
+fn a_fence_longer_than_a_quotation_may_be_opens_nothing() {
+    for length in [FENCE_MAX + 1, QUOTED_MAX - 1, QUOTED_MAX, QUOTED_MAX + 1, 40_000] {
+        assert_eq!(blanked(&format!("{} 12 a", "`".repeat(length))), ["0", "a"], "{length}");
+        assert_eq!(blanked(&format!("`a{} b", "`".repeat(length))), ["2", "b"], "{length}");
+    }
+    let fence = "`".repeat(FENCE_MAX);
+    assert_eq!(blanked(&format!("run {fence}a `b` c{fence} now")), ["run", "2", "now"]);
+}
+
+/// Each kind of mark is searched for once in any part, and sixteen of the single ones.
+fn searched_at_most(text: &str) {
+    let mut searched = Searched::default();
+    blank(text, &mut searched, &mut String::new());
+    let most = (QUOTES.len() + FENCE_MAX + 16 + 1) * text.len();
+    assert!(searched.steps <= most, "{} steps in {} bytes of {:.40}", searched.steps, text.len(), text);
+}
+
+#[test]
+fn marks_that_nothing_closes_take_time_by_the_length_of_the_text() {
+    for open in ["`", "`a", "```\n", "'a ", " 'a", "\"\u{201c}", "\u{201c}", "\u{201e}", "«", "«‹「『《", "1\"", "a' 'b"] {
+        searched_at_most(&open.repeat(super::super::MOST_BYTES / open.len()));
+    }
+    // Fences of all lengths, each longer than all that follow.
+    let fences: String = (1..=360).rev().map(|length| "`".repeat(length) + "x").collect();
+    searched_at_most(&fences);
+    let far: String = (1..=FENCE_MAX).rev().map(|length| "`".repeat(length) + &"x ".repeat(2_000)).collect();
+    searched_at_most(&far);
+}
+
 proptest! {
+    #[test]
+    fn what_was_searched_in_vain_changes_nothing(marks in prop::collection::vec(prop::sample::select(MARKS.to_vec()), 0..60), far in 0..60_usize) {
+        let mut marks = marks;
+        // Some marks come so late that they close what opened later alone.
+        let filler = "ж ".repeat(QUOTED_MAX / 4);
+        marks.insert(far.min(marks.len()), &filler);
+        marks.insert((far / 2).min(marks.len()), &filler);
+        let text = marks.concat();
+        let mut into = String::new();
+        blank(&text, &mut Searched::default(), &mut into);
+        prop_assert_eq!(into, blanked_one_by_one(&text));
+        searched_at_most(&text);
+    }
+
+    #[test]
+    fn no_text_of_marks_panics_and_none_takes_longer_than_its_length(marks in prop::collection::vec((prop::sample::select(MARKS.to_vec()), 1..4_000_usize), 0..12)) {
+        let text: String = marks.iter().map(|(mark, times)| mark.repeat(*times)).collect();
+        searched_at_most(&text);
+        let _ = Skeleton::of(&key(), &text);
+    }
+
     #[test]
     fn the_majority_of_votes_is_that_of_counting_one_by_one(hashes in prop::collection::vec(any::<[u64; 2]>(), 0..400)) {
         let mut votes = Votes::default();
