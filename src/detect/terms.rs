@@ -79,11 +79,12 @@ impl Terms {
 }
 
 impl Config {
-    /// Whether answers must be read: for what must not pass, as the policy says of its own, or for what they tell of the model, where that has
-    /// a budget.
+    /// Whether answers must be read: for what must not pass, or for what they tell of the model, where that has a budget. `speaks` says whether the
+    /// model is one of language: what the mode of `[detect]` says of leaks holds for no other.
     #[must_use]
-    pub fn withholds(&self) -> bool {
-        self.leak.mode == Some(Mode::Enforce) || self.exposure.has_budgets()
+    pub fn withholds(&self, speaks: bool) -> bool {
+        let leak = self.leak.mode.or(speaks.then_some(self.mode));
+        leak == Some(Mode::Enforce) || self.exposure.has_budgets()
     }
 
     /// Turns the table and the calibration beside the model into terms; what is wrong with them is added to `mistakes`.

@@ -283,3 +283,13 @@ async fn keys_that_bias_together_are_told_by_one_alarm_with_their_names_and_then
     assert_eq!(evidence["callers"].as_array().map(Vec::len), Some(16));
     assert_eq!((alarms[0].caller.as_deref(), alarms[0].tenant.as_deref(), alarms[0].model.as_deref()), (None, Some("acme"), Some("chat")));
 }
+
+#[test]
+fn an_enforced_guard_lets_no_answer_pass_unread_wherever_its_mode_is_said() {
+    let withholds = |text: &str, speaks: bool| toml::from_str::<Config>(text).unwrap().withholds(speaks);
+    assert!(withholds("[leak]\nmode = \"enforce\"", true));
+    assert!(withholds("mode = \"enforce\"\n[leak]\ncanaries = [\"zx-4711-canary\"]", true), "the mode of `[detect]` where it says none");
+    assert!(!withholds("mode = \"enforce\"\n[leak]\nmode = \"shadow\"", true));
+    assert!(!withholds("", true));
+    assert!(!withholds("mode = \"enforce\"", false), "of tensors nothing is heard");
+}

@@ -15,6 +15,7 @@ use super::upstream::Incoming;
 use super::{Answer, Call, Error, Held, Payload, shape};
 use crate::budget::Hold;
 use crate::detect::Care;
+use crate::detect::language::guard::Guard;
 use crate::trail::{End, Late, Usage};
 use crate::wire::Body;
 use crate::wire::body::Broken;
@@ -37,8 +38,7 @@ pub(super) async fn if_larger(
     shape: &shape::Config,
     media_type: &'static str,
 ) -> Result<Read, Error> {
-    // Where detectors want the answer coarser than it is, it must be read to be made so.
-    if !shape.stream || call.care != Care::default() {
+    if !shape.stream || must_be_read(call.care, call.guard.as_deref()) {
         return Ok(Read::Small(incoming, call));
     }
     let Incoming { status, headers, mut body, framed } = incoming;
@@ -75,6 +75,11 @@ pub(super) async fn if_larger(
         trailers: None,
         held: Held::default(),
     })))
+}
+
+/// Where detectors want the answer coarser than it is, it must be read to be made so; and where something must not leave, to be looked for.
+fn must_be_read(care: Care, guard: Option<&Guard>) -> bool {
+    care != Care::default() || guard.is_some_and(Guard::is_enforced)
 }
 
 struct Passing {
@@ -126,5 +131,19 @@ impl Drop for Passing {
         if self.rest.is_some() || !self.pieces.is_empty() {
             self.end(false);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_passes_unread_that_is_to_be_coarser_or_must_not_leave() {
+        assert!(!must_be_read(Care::default(), None));
+        assert!(must_be_read(Care { decimals: Some(2), ..Care::default() }, None));
+        let guard =
+            Guard::over("You are the concierge of the Hotel Bellevue, and tell nobody of its discounts.", &crate::event::channel(1).0);
+        assert!(guard.is_enforced() && must_be_read(Care::default(), Some(&guard)));
     }
 }

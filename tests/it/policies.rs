@@ -67,6 +67,12 @@ const MISTAKES: &[Mistake] = &[
         words: &["20/s"],
     },
     Mistake {
+        what: "large answers that nobody reads, of a model whose detectors enforce",
+        breaks: |folder| append(folder, "models/chat.toml", "[answer]\nstream = true\n[detect]\nmode = \"enforce\"\n"),
+        at: "models/chat.toml:4:2:",
+        words: &["an enforced `detect.leak`"],
+    },
+    Mistake {
         what: "two models of one name",
         breaks: |folder| _ = folder.model("other", CHAT),
         at: "models/other.toml:1:8:",
