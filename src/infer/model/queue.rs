@@ -381,8 +381,8 @@ struct Calls {
     capacity: usize,
 }
 
-/// Each caller's calls in their order, and the callers in the order of their turns: whoever is served goes to the end of the line, so that
-/// one with many calls does not keep out one with few.
+/// Each caller's calls in their order, and the callers in the order of their turns: whoever is served goes to the end of the line, and where there is no
+/// room, [one with many calls makes some](Self::make_room) for one with few.
 #[derive(Default)]
 struct Waiting {
     calls: HashMap<Arc<str>, VecDeque<Call>>,
@@ -401,6 +401,20 @@ impl Waiting {
         }
         of_caller.push_back(call);
         self.count += 1;
+    }
+
+    /// Takes out the last call of the caller with the most of them, for one of `caller`, who has fewer even with it. Where nobody has so many, the queue is
+    /// full for everyone alike, and who came first stays.
+    fn make_room(&mut self, caller: &str) -> Option<Call> {
+        let has = |caller: &str| self.calls.get(caller).map_or(0, VecDeque::len);
+        // Of several, the one whose turn is the last.
+        let greediest = self.turns.iter().max_by_key(|caller| has(caller))?;
+        if has(caller) + 1 >= has(greediest) {
+            return None;
+        }
+        let last = self.calls.get_mut(greediest)?.pop_back()?;
+        self.count -= 1;
+        Some(last)
     }
 
     /// The first call of the caller whose turn comes after `skipped` others, if `wanted` says so; the caller's next turn is the last.
@@ -470,12 +484,16 @@ impl Calls {
         if waiting.count >= self.capacity {
             // Those whose callers have gone must not keep the living out.
             waiting.forget_stopped();
-            if waiting.count >= self.capacity {
-                return Err(Error::QueueIsFull);
-            }
+        }
+        let mut gone = None;
+        if waiting.count >= self.capacity {
+            gone = Some(waiting.make_room(&call.who.caller).ok_or(Error::QueueIsFull)?);
         }
         waiting.push(call);
         self.wake(waiting);
+        if let Some(gone) = gone {
+            let _ = gone.reply.send(Err(Error::QueueIsFull));
+        }
         Ok(())
     }
 

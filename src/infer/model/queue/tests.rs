@@ -286,3 +286,53 @@ fn an_engine_that_is_not_loaded_in_time_is_told_to_stop() {
     assert!(matches!(refused, Err(Refused::TookTooLong(_))), "{refused:?}");
     assert!(told.recv_timeout(STOP).is_ok());
 }
+
+/// Lets a call in where the queue is full, and waits until somebody was sent away for it.
+async fn push_in(queue: &Arc<Queue>, caller: &str, numbers: &[f32]) -> tokio::task::JoinHandle<Result<Vec<Tensor>, Error>> {
+    let (queue, caller, numbers) = (queue.clone(), who(caller), rows(numbers));
+    let call = tokio::spawn(async move { queue.run(vec![numbers], &[], &caller, soon()).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    call
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_caller_with_many_calls_does_not_keep_out_one_with_few() {
+    let (queue, open, told) = doubler(2);
+    let first = busy(&queue).await;
+    let mut many = Vec::new();
+    for number in 0..super::super::DEFAULT_QUEUE {
+        many.push(ask(&queue, "greedy", &[1_000.0 + number as f32]).await);
+    }
+    assert_eq!(ask(&queue, "greedy", &[1.0]).await.await.unwrap(), Err(Error::QueueIsFull), "who has the most gets no more");
+    let few = [push_in(&queue, "modest", &[2.0]).await, push_in(&queue, "modest", &[3.0]).await];
+    assert_eq!(queue.waiting(), super::super::DEFAULT_QUEUE);
+    (0..200).for_each(|_| open.send(()).unwrap());
+    first.await.unwrap().unwrap();
+    for call in few {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(told.try_iter().nth(1).unwrap(), [1_000.0, 2.0], "they take turns");
+    let mut answers = Vec::new();
+    for call in many {
+        answers.push(call.await.unwrap());
+    }
+    let (answered, sent_away) = answers.split_at(answers.len() - 2);
+    assert!(answered.iter().all(Result::is_ok), "the calls that came last make room");
+    assert_eq!(sent_away, [Err(Error::QueueIsFull), Err(Error::QueueIsFull)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nobody_has_many_calls_the_queue_is_full_for_everyone_alike() {
+    let (queue, open, _told) = doubler(2);
+    let first = busy(&queue).await;
+    let mut calls = Vec::new();
+    for caller in 0..super::super::DEFAULT_QUEUE {
+        calls.push(ask(&queue, &caller.to_string(), &[1.0]).await);
+    }
+    assert_eq!(ask(&queue, "late", &[2.0]).await.await.unwrap(), Err(Error::QueueIsFull));
+    (0..200).for_each(|_| open.send(()).unwrap());
+    first.await.unwrap().unwrap();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+}
