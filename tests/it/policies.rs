@@ -73,6 +73,12 @@ const MISTAKES: &[Mistake] = &[
         words: &["an enforced `detect.leak`"],
     },
     Mistake {
+        what: "a system prompt more than are guarded",
+        breaks: |folder| append(folder, "models/chat.toml", "[detect.leak]\nsystem_prompts = [\"1\", \"2\", \"3\", \"4\", \"5\"]\n"),
+        at: "models/chat.toml:8:39:",
+        words: &["at most 4 system prompts"],
+    },
+    Mistake {
         what: "two models of one name",
         breaks: |folder| _ = folder.model("other", CHAT),
         at: "models/other.toml:1:8:",

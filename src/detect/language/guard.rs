@@ -34,8 +34,8 @@ pub struct Config {
     pub flag: Option<Spanned<f64>>,
     /// The part at which an answer ends, where it is enforced, from 0 to 1; 0.85 where it is left out.
     pub cut: Option<Spanned<f64>>,
-    /// Instructions that stand in no request: those the model's server adds. The instructions of a request are guarded in any case.
-    pub system_prompts: Vec<String>,
+    /// Instructions that stand in no request: those the model's server adds, four at most. The instructions of a request are guarded in any case.
+    pub system_prompts: Vec<Spanned<String>>,
     /// Strings that stand in instructions or documents to be found in no answer, of 8 to 256 bytes. An answer with one ends, where it is enforced.
     pub canaries: Vec<Spanned<String>>,
 }
@@ -66,6 +66,9 @@ impl Config {
             *part.get_ref()
         };
         let (flag, cut) = (part(&self.flag, leak::FLAG), part(&self.cut, leak::CUT));
+        if let Some(prompt) = self.system_prompts.get(leak::MOST_TEXTS) {
+            mistakes.push(Mistake::at(prompt.span(), format!("there are at most {} system prompts", leak::MOST_TEXTS)));
+        }
         if let Some(canary) = self.canaries.get(leak::MOST_CANARIES) {
             mistakes.push(Mistake::at(canary.span(), format!("there are at most {} canaries", leak::MOST_CANARIES)));
         }
@@ -74,9 +77,10 @@ impl Config {
                 mistakes.push(Mistake::at(canary.span(), format!("a canary has {} to {} bytes", leak::CANARY_MIN, leak::CANARY_MAX)));
             }
         }
-        let canaries = self.canaries.iter().map(|canary| canary.get_ref().clone()).collect();
+        let texts = |texts: &[Spanned<String>]| texts.iter().map(|text| text.get_ref().clone()).collect();
+        let (system_prompts, canaries) = (texts(&self.system_prompts), texts(&self.canaries));
         let mode = self.mode.unwrap_or(mode);
-        let guards = Guards { enforced: mode == Mode::Enforce, flag, cut, system_prompts: self.system_prompts.clone(), canaries };
+        let guards = Guards { enforced: mode == Mode::Enforce, flag, cut, system_prompts, canaries };
         (mode != Mode::Off).then_some(guards)
     }
 }
@@ -84,8 +88,9 @@ impl Config {
 impl Guards {
     /// The guard of one answer, which tells of what it finds by `alarm`, filled in; nothing where there is nothing to look for.
     pub(in crate::detect) fn guard(&self, said: &Said, alarm: impl FnOnce() -> Event, events: &Events) -> Option<Box<Guard>> {
-        let texts = self.system_prompts.iter().chain(&said.instructions).map(String::as_str);
-        let guarded = Guarded::new(texts, self.canaries.iter().map(String::as_str));
+        let [policy, request, canaries] =
+            [&self.system_prompts, &said.instructions, &self.canaries].map(|texts| texts.iter().map(String::as_str));
+        let guarded = Guarded::new(policy, request, canaries);
         if guarded.is_empty() {
             return None;
         }
@@ -282,8 +287,28 @@ mod tests {
         assert_eq!(mistakes("flag = 0.0\ncut = 1.0"), 0);
         assert_eq!(mistakes("flag = -0.1\ncut = 1.1"), 2);
         assert_eq!(mistakes("canaries = [\"1234567\", \"12345678\"]"), 1);
-        let many = |count: usize| format!("canaries = {:?}", vec!["12345678"; count]);
-        assert_eq!((mistakes(&many(leak::MOST_CANARIES)), mistakes(&many(leak::MOST_CANARIES + 1))), (0, 1));
+        let many = |what: &str, count: usize| mistakes(&format!("{what} = {:?}", vec!["12345678"; count]));
+        assert_eq!([many("canaries", leak::MOST_CANARIES), many("canaries", leak::MOST_CANARIES + 1)], [0, 1]);
+        assert_eq!([many("system_prompts", leak::MOST_TEXTS), many("system_prompts", leak::MOST_TEXTS + 1)], [0, 1]);
+    }
+
+    #[test]
+    fn as_many_system_prompts_as_a_policy_may_have_are_guarded_and_push_no_instructions_of_a_request_out() {
+        let prompt = |of: &str| {
+            format!(
+                "In matters of {of} you speak for the {of} office alone, and what the {of} desk has decided on {of} stays within the {of} house."
+            )
+        };
+        let prompts = ["tickets", "luggage", "breakfast", "garages"].map(prompt);
+        assert_eq!(prompts.len(), leak::MOST_TEXTS);
+        let config: Config = toml::from_str(&format!("mode = \"enforce\"\nsystem_prompts = {prompts:?}")).unwrap();
+        let guards = config.compile(Mode::Shadow, &mut Vec::new()).unwrap();
+        let said = Said { instructions: vec![PROMPT.to_owned()], ..Said::default() };
+        for prompt in prompts.iter().map(String::as_str).chain([PROMPT]) {
+            let alarm = || Event::new(Name::DetectAlarm, SystemTime::UNIX_EPOCH);
+            let mut guard = guards.guard(&said, alarm, &channel(8).0).unwrap();
+            assert!(guard.hear(&json!({"choices": [{"index": 0, "message": {"content": prompt}}]}), SystemTime::UNIX_EPOCH), "{prompt}");
+        }
     }
 
     /// Whether an answer that recites its instructions by so many characters is ended, where each chunk is made of such a piece.

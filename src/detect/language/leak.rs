@@ -32,7 +32,7 @@ pub const MOST_GRAMS: usize = 4_096;
 /// Instructions with fewer different grams are not looked for: a sentence of the trade, as "you are a helpful assistant", stands in many an answer.
 pub const FEWEST_GRAMS: usize = 48;
 
-/// The most texts of one request that are looked for, the first ones.
+/// The most texts of a policy that are looked for, and of one request: the first ones. Neither takes the place of the other's.
 pub const MOST_TEXTS: usize = 4;
 
 /// The containment that is told.
@@ -70,10 +70,15 @@ pub const CANARY_MIN: usize = 8;
 pub const MOST_CANARIES: usize = 16;
 
 impl Guarded {
-    /// Guards instructions, each by itself, and canaries. What passes a bound above is left out.
+    /// Guards instructions of a policy and of a request, each by itself, and canaries. What passes a bound above is left out.
     #[must_use]
-    pub fn new<'a>(texts: impl IntoIterator<Item = &'a str>, canaries: impl IntoIterator<Item = &'a str>) -> Self {
-        let texts = texts.into_iter().filter_map(Grams::of).take(MOST_TEXTS).collect();
+    pub fn new<'a>(
+        policy: impl IntoIterator<Item = &'a str>,
+        request: impl IntoIterator<Item = &'a str>,
+        canaries: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        let request = request.into_iter().filter_map(Grams::of).take(MOST_TEXTS);
+        let texts = policy.into_iter().filter_map(Grams::of).take(MOST_TEXTS).chain(request).collect();
         let fits = |canary: &&str| (CANARY_MIN..=CANARY_MAX).contains(&canary.len());
         let canaries = canaries.into_iter().filter(fits).take(MOST_CANARIES).map(Canary::new).collect();
         Self { texts, canaries }

@@ -13,7 +13,7 @@ fn pass(text: &str) -> Leak {
 }
 
 fn pass_in(text: &str, size: usize) -> Leak {
-    let mut stream = Stream::new(Arc::new(Guarded::new([PROMPT], [])));
+    let mut stream = Stream::new(Arc::new(Guarded::new([], [PROMPT], [])));
     let mut rest = text;
     let mut leak = stream.leak;
     while !rest.is_empty() {
@@ -91,19 +91,20 @@ fn what_comes_out_bit_by_bit_with_remarks_in_between_adds_up_and_what_is_long_pa
 
 #[test]
 fn short_instructions_are_not_looked_for_and_of_long_ones_the_beginning() {
-    assert!(Guarded::new(["You are a helpful assistant."], []).is_empty());
+    assert!(Guarded::new([], ["You are a helpful assistant."], []).is_empty());
     let text = |grams: usize| (0..).map(|n: u32| char::from_u32(0x4e00 + n).unwrap()).take(grams + GRAM - 1).collect::<String>();
-    assert!(Guarded::new([text(FEWEST_GRAMS - 1).as_str()], []).is_empty());
-    assert_eq!(Guarded::new([text(FEWEST_GRAMS).as_str()], []).texts[0].len(), FEWEST_GRAMS);
-    assert_eq!(Guarded::new([text(MOST_GRAMS).as_str()], []).texts[0].len(), MOST_GRAMS);
-    assert_eq!(Guarded::new([text(MOST_GRAMS + 1).as_str()], []).texts[0].len(), MOST_GRAMS);
-    let many = vec![PROMPT; MOST_TEXTS + 1];
-    assert_eq!(Guarded::new(many, []).texts.len(), MOST_TEXTS);
+    assert!(Guarded::new([], [text(FEWEST_GRAMS - 1).as_str()], []).is_empty());
+    assert_eq!(Guarded::new([], [text(FEWEST_GRAMS).as_str()], []).texts[0].len(), FEWEST_GRAMS);
+    assert_eq!(Guarded::new([], [text(MOST_GRAMS).as_str()], []).texts[0].len(), MOST_GRAMS);
+    assert_eq!(Guarded::new([], [text(MOST_GRAMS + 1).as_str()], []).texts[0].len(), MOST_GRAMS);
+    let many = || vec![PROMPT; MOST_TEXTS + 1];
+    assert_eq!(Guarded::new([], many(), []).texts.len(), MOST_TEXTS);
+    assert_eq!(Guarded::new(many(), [PROMPT], []).texts.len(), MOST_TEXTS + 1);
 }
 
 #[test]
 fn a_canary_is_found_across_pieces_and_only_whole() {
-    let guarded = Arc::new(Guarded::new([], ["canary-canary-7f3a", "short"]));
+    let guarded = Arc::new(Guarded::new([], [], ["canary-canary-7f3a", "short"]));
     assert_eq!(guarded.canaries.len(), 1);
     for (text, found) in [("a canary-canary-canary-7f3a b", true), ("canary-canary-7f3", false), ("CANARY-canary-7f3a", false)] {
         for size in 1..6 {
@@ -112,22 +113,22 @@ fn a_canary_is_found_across_pieces_and_only_whole() {
             assert_eq!(leak.canary, found, "{text} by {size}");
         }
     }
-    let sized = |length: usize| Guarded::new([], [&*"x".repeat(length)]).canaries.len();
+    let sized = |length: usize| Guarded::new([], [], [&*"x".repeat(length)]).canaries.len();
     assert_eq!([CANARY_MIN - 1, CANARY_MIN, CANARY_MAX, CANARY_MAX + 1].map(sized), [0, 1, 1, 0]);
     let names: Vec<_> = (0..=MOST_CANARIES).map(|n| format!("canary number {n}")).collect();
-    assert_eq!(Guarded::new([], names.iter().map(String::as_str)).canaries.len(), MOST_CANARIES);
+    assert_eq!(Guarded::new([], [], names.iter().map(String::as_str)).canaries.len(), MOST_CANARIES);
 }
 
 #[test]
 fn instructions_full_of_backslashes_are_found_as_they_are_written() {
     let text = r"Write \nabla \times E for the curl and \beta for v over c. Paths are C:\new\tables\users and never C:\forum. Say \begin{align} first, then \frac{a}{b}.";
-    let mut stream = Stream::new(Arc::new(Guarded::new([text], [])));
+    let mut stream = Stream::new(Arc::new(Guarded::new([], [text], [])));
     assert!(stream.pass(0, text).containment > CUT);
 }
 
 #[test]
 fn a_stream_holds_no_more_however_long_it_is() {
-    let guarded = Arc::new(Guarded::new([PROMPT], []));
+    let guarded = Arc::new(Guarded::new([], [PROMPT], []));
     let mut stream = Stream::new(guarded.clone());
     for _ in 0..200 {
         stream.pass(0, PROMPT);
