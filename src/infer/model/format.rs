@@ -5,6 +5,9 @@
 //! loaded format to judge, and that refuses everything which is not wholly its own.
 
 use std::fmt;
+use std::sync::LazyLock;
+
+use aho_corasick::AhoCorasick;
 
 mod pickle;
 
@@ -243,13 +246,23 @@ fn archive(bytes: &[u8]) -> Format {
 
 /// Whether a header of a numpy array among `bytes` names the type of Python objects: a dtype of kind `O`, alone or in a record.
 fn has_objects(bytes: &[u8]) -> bool {
+    static OBJECTS: LazyLock<AhoCorasick> = LazyLock::new(|| {
+        #[expect(clippy::expect_used, reason = "the words are constants, and a test builds it")]
+        AhoCorasick::new(["'|O", "'O'", "\"|O", "'O8'", "'<O", "'>O", "'=O", "object"]).expect("eight words can be built")
+    });
+    array_headers(bytes).any(|header| OBJECTS.is_match(header))
+}
+
+/// The headers of numpy arrays among `bytes`, of which no byte is in two: where another one begins, what is left of the one before it is read as that one's.
+fn array_headers(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     /// Longer than any header that numpy reads without being told to trust it.
     const HEADER: usize = 10_000;
-    memchr::memmem::find_iter(bytes, b"\x93NUMPY").any(|at| {
-        let header = &bytes[at..bytes.len().min(at + HEADER)];
+    let mut magics = memchr::memmem::find_iter(bytes, b"\x93NUMPY").peekable();
+    std::iter::from_fn(move || {
+        let (at, next) = (magics.next()?, magics.peek());
+        let header = &bytes[at..next.map_or(bytes.len(), |next| *next).min(at + HEADER)];
         let end = memchr::memchr(b'\n', &header[8.min(header.len())..]).map_or(header.len(), |end| end + 8);
-        let header = &header[..end.min(header.len())];
-        [&b"'|O"[..], b"'O'", b"\"|O", b"'O8'", b"'<O", b"'>O", b"'=O", b"object"].iter().any(|word| holds(header, word))
+        Some(&header[..end.min(header.len())])
     })
 }
 

@@ -117,3 +117,16 @@ fn opcodes_without_end_are_a_pickle_and_a_truncated_one_is_not() {
 fn the_bundled_model_is_none_of_them() {
     assert_eq!(recognise(include_bytes!("../../../../policies/models/digits.onnx")), None);
 }
+
+#[test]
+fn no_byte_is_in_the_headers_of_two_arrays_and_none_hides_what_another_names() {
+    let many = b"\x93NUMPY".repeat(20_000);
+    assert_eq!(array_headers(&many).map(<[u8]>::len).sum::<usize>(), many.len());
+    assert_eq!(recognise(&many), Some(Format::Numpy));
+    for named in ["[('\u{93}NUMPY', 'O')]", "[('a', 'O'), ('\u{93}NUMPY', '<f4')]"] {
+        // As Latin-1, which headers are written in.
+        let written: Vec<u8> = npy(named).iter().copied().filter(|byte| *byte != 0xc2).collect();
+        assert_eq!(array_headers(&written).count(), 2);
+        assert_eq!(recognise(&written), Some(Format::NumpyObjects), "{named}");
+    }
+}
