@@ -12,6 +12,7 @@ use super::schema::Schema;
 use super::tensor::{Contract, Rules};
 use crate::mistake::Mistake;
 use crate::unit::Size;
+use crate::wire::json;
 use crate::wire::tensor::{Datatype, Port};
 
 /// The longest batch for a model in this machine of which the policy says nothing: it is what bounds the memory of one answer.
@@ -20,8 +21,8 @@ pub const DEFAULT_MAX_BATCH: u64 = 64;
 /// How deep JSON may nest where the policy says nothing. Tensors and chats need less than 10.
 pub const DEFAULT_MAX_DEPTH: usize = 64;
 
-/// How deep the policy may let it nest: parsing and validation recurse.
-pub const MOST_DEPTH: usize = 128;
+/// How deep the policy may let it nest: parsing and validation recurse, and no deeper is read.
+pub const MOST_DEPTH: usize = json::DEPTH_MAX;
 
 /// The `[check]` table.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -45,7 +46,7 @@ pub struct Config {
     pub nan: Vec<Spanned<String>>,
     /// The most tokens that an answer may be asked to have, at least 1; unbounded where it is left out.
     pub max_tokens: Option<Spanned<u64>>,
-    /// How deep JSON may nest, at most 128; 64 where it is left out.
+    /// How deep JSON may nest, at most 120; 64 where it is left out.
     pub max_depth: Option<Spanned<usize>>,
 }
 
@@ -235,11 +236,11 @@ mod tests {
 
     #[test]
     fn all_mistakes_are_told_at_once_and_each_with_its_place() {
-        let text = "max_batch = 0\nmax_tokens = 0\nmax_body = \"0B\"\nmax_depth = 129\nnan = [\"word\"]\nschema = \"/etc/hostname\"\n\
+        let text = "max_batch = 0\nmax_tokens = 0\nmax_body = \"0B\"\nmax_depth = 121\nnan = [\"word\"]\nschema = \"/etc/hostname\"\n\
                     range = { inptu = [0.0, 1.0], words = [0.0, 1.0], input = [2.0, 1.0] }";
         let (_, mistakes) = compiled(text, Some(&contract()));
         let told: Vec<_> = mistakes.iter().map(|mistake| &text[mistake.span.clone().unwrap()]).collect();
-        assert_eq!(told, ["\"/etc/hostname\"", "0", "0", "\"0B\"", "129", "[0.0, 1.0]", "[2.0, 1.0]", "[0.0, 1.0]", "\"word\""]);
+        assert_eq!(told, ["\"/etc/hostname\"", "0", "0", "\"0B\"", "121", "[0.0, 1.0]", "[2.0, 1.0]", "[0.0, 1.0]", "\"word\""]);
         assert!(mistakes.iter().any(|mistake| mistake.what.contains("nearest it has is \"input\"")));
         assert!(mistakes.iter().any(|mistake| mistake.what.contains("nearest it has is \"words\"")));
     }

@@ -79,6 +79,12 @@ const MISTAKES: &[Mistake] = &[
         words: &["at most 4 system prompts"],
     },
     Mistake {
+        what: "JSON deeper than it can be read",
+        breaks: |folder| append(folder, "models/chat.toml", "[check]\nmax_depth = 121\n"),
+        at: "models/chat.toml:8:13:",
+        words: &["from 1 to 120"],
+    },
+    Mistake {
         what: "two models of one name",
         breaks: |folder| _ = folder.model("other", CHAT),
         at: "models/other.toml:1:8:",
