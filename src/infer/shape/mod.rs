@@ -1,6 +1,6 @@
 //! The shape of an answer: how much of what the model said is told.
 //!
-//! Names, shapes and types of tensors stay; what is withheld is zero, what is rounded is rounded. Integer and string
+//! Names, shapes and types of tensors stay; what is withheld is zero, or below what is told where zero is not; what is rounded is rounded. Integer and string
 //! tensors (labels) are left as they are. Each shape is a file, and works on one row of numbers; no row knows of its neighbours, so that an
 //! input is answered alike alone and in a batch. All of them keep the best class of a row of probabilities, in the type that is written.
 //!
@@ -31,7 +31,8 @@ use row::Kind;
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Keep the best so many classes, zero the rest.
+    /// Keep the best so many classes. The others are zero; where that is not below what is kept, as among logits, they are
+    /// [as unlikely as anything that is told](row::below).
     pub top: Option<u32>,
     /// Round probabilities to so many decimals, at most 15.
     pub decimals: Option<u8>,
@@ -83,9 +84,10 @@ impl Config {
         let decimals = [self.decimals, care.decimals].into_iter().flatten().min();
         for tensor in tensors {
             let logits = self.logits.iter().any(|name| **name == *tensor.name);
-            let noise = tensor.name == VECTORS && care.response.covered != Coverage::default();
             let classes = classes(&tensor.shape, rows);
-            let how = How { classes, top: self.top.map(|top| top as usize), decimals, logits, noise, response: care.response };
+            let (top, embeds) = (self.top.map(|top| top as usize), tensor.name == VECTORS);
+            let noise = embeds && care.response.covered != Coverage::default();
+            let how = How { classes, top, decimals, logits, embeds, noise, response: care.response };
             match tensor.datatype {
                 Datatype::Fp32 => floats::<4>(tensor, &how, |b| f64::from(f32::from_le_bytes(b)), |x| (x as f32).to_le_bytes()),
                 Datatype::Fp64 => floats::<8>(tensor, &how, f64::from_le_bytes, f64::to_le_bytes),
@@ -114,7 +116,9 @@ struct How {
     top: Option<usize>,
     decimals: Option<u8>,
     logits: bool,
-    /// Whether rows are embeddings, and are to be noisy.
+    /// Whether rows are embeddings.
+    embeds: bool,
+    /// Whether they are to be noisy.
     noise: bool,
     response: Response,
 }
@@ -125,7 +129,7 @@ impl How {
         match Kind::of(row, self.logits) {
             Kind::Numbers | Kind::Probabilities if self.noise && self.response.shaping != Shaping::LabelOnly => {
                 noise::shape(row, self.response.covered, &self.response.seed);
-                self.coarsened(row, None);
+                self.coarsened(row, None, narrowed);
             }
             // What stands beside a number that is none is not told in the place of what was to be withheld.
             Kind::Broken if self.response.shaping != Shaping::AsIs => one_hot::broken(row),
@@ -135,24 +139,26 @@ impl How {
                 // What a narrow type cannot hold any more stays.
                 row.iter_mut().zip(before).filter(|(value, _)| !narrowed(**value).is_finite()).for_each(|(value, before)| *value = before);
             }
-            Kind::Broken | Kind::Numbers => self.coarsened(row, None),
+            Kind::Broken | Kind::Numbers => self.coarsened(row, None, narrowed),
             Kind::Probabilities => {
                 let best = row::best(row);
                 respond(row, best, &self.response);
-                self.coarsened(row, Some(best));
+                self.coarsened(row, Some(best), &narrowed);
                 row.iter_mut().for_each(|value| *value = narrowed(*value));
                 if row::best(row) != best {
                     row::crown(row, best);
                 }
             }
-            // Without a response they are numbers like others: rounded, and left alone.
-            Kind::Logits if self.response.shaping == Shaping::AsIs => self.coarsened(row, None),
+            // Without a response they are numbers like others: those that are kept are rounded, and left alone.
+            Kind::Logits if self.response.shaping == Shaping::AsIs => self.coarsened(row, None, narrowed),
             Kind::Logits => {
                 let best = row::best(row);
                 row::softmax(row);
                 respond(row, best, &self.response);
+                if let Some(top) = self.top {
+                    rounding::keep_best(row, top, |_| 0.0);
+                }
                 row::logarithms(row);
-                // Zero is the greatest logarithm that a probability has: to keep the best few is to shape them, not to zero them.
                 if let Some(decimals) = self.decimals {
                     row.iter_mut().for_each(|value| *value = rounded(*value, decimals));
                 }
@@ -163,9 +169,12 @@ impl How {
         }
     }
 
-    fn coarsened(&self, row: &mut [f64], best: Option<usize>) {
+    /// Keeps few of a row, and rounds them. Of probabilities it is told which is the `best`.
+    fn coarsened(&self, row: &mut [f64], best: Option<usize>, narrowed: impl Fn(f64) -> f64) {
         if let Some(top) = self.top {
-            rounding::keep_best(row, top);
+            // Scores are positive, and of one that is withheld zero says nothing; a logit of zero is a good one, which would say more than it is.
+            let zero = best.is_some() || self.embeds;
+            rounding::keep_best(row, top, |least| if zero || least > 0.0 && !self.logits { 0.0 } else { row::below(least, narrowed) });
         }
         match (self.decimals, best) {
             (Some(decimals), Some(best)) => rounding::shape(row, best, decimals),

@@ -24,14 +24,16 @@ pub fn shape(row: &mut [f64], best: usize, decimals: u8) {
     }
 }
 
-/// Zeroes all but the best `top`; of equals the first stays.
-pub fn keep_best(row: &mut [f64], top: usize) {
+/// Keeps the best `top`, of equals the first, and makes all others what `others` says beside the least that is kept.
+pub fn keep_best(row: &mut [f64], top: usize, others: impl FnOnce(f64) -> f64) {
     if top >= row.len() {
         return;
     }
     let mut order: Vec<usize> = (0..row.len()).collect();
     order.sort_by(|a, b| row[*b].total_cmp(&row[*a]).then(a.cmp(b)));
-    order[top..].iter().for_each(|index| row[*index] = 0.0);
+    let (kept, withheld) = order.split_at(top);
+    let told = others(kept.last().map_or(0.0, |least| row[*least]));
+    withheld.iter().for_each(|index| row[*index] = told);
 }
 
 #[cfg(test)]

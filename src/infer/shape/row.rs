@@ -1,5 +1,8 @@
 //! One row of an answer: what it is, and its best class, which no shape may move.
 
+/// A million to one against: what is not told is not impossible.
+const LEAST: f64 = 1e-6;
+
 /// How far from 1 a row may sum and still be probabilities: what rounding to two decimals does to ten of them.
 const TOLERANCE: f64 = 0.02;
 
@@ -48,10 +51,11 @@ pub(super) fn normalize(row: &mut [f64], best: usize) {
     }
 }
 
-/// Gives `best` the greatest of the numbers back, where a shape took it from it. The numbers keep their sum.
+/// A part of a number that is more than any floating type rounds away.
+pub(super) const OVER: f64 = 1.0 / 64.0;
+
+/// Gives `best` the greatest of the numbers back, where a shape took it from it: of one that ties with it a part goes over. The numbers keep their sum.
 pub(super) fn crown(row: &mut [f64], best: usize) {
-    /// Of a number that ties with the best, so much goes over to it: more than any floating type rounds away.
-    const OVER: f64 = 1.0 / 64.0;
     let greatest = self::best(row);
     if row[greatest] > row[best] {
         row.swap(greatest, best);
@@ -73,9 +77,19 @@ pub(super) fn softmax(row: &mut [f64]) {
     row.iter_mut().for_each(|value| *value /= sum);
 }
 
-/// Logarithms of probabilities, none of them below what a million to one against says: what is not told is not impossible.
+/// Logarithms of probabilities, none of them below what a million to one against says.
 pub(super) fn logarithms(row: &mut [f64]) {
-    row.iter_mut().for_each(|value| *value = value.max(1e-6).ln());
+    row.iter_mut().for_each(|value| *value = value.max(LEAST).ln());
+}
+
+/// What lies below a number whatever that means: as a logit a million to one against it, and by more than any floating type rounds away. Where there is nothing
+/// below it, as it is `narrowed`, it is the number itself; beside one that is none, or has no end, it is zero.
+pub(super) fn below(least: f64, narrowed: impl Fn(f64) -> f64) -> f64 {
+    if least.is_nan() || least == f64::INFINITY {
+        return 0.0;
+    }
+    let below = least - (-LEAST.ln()).max(least.abs() * OVER);
+    if narrowed(below).is_finite() { below } else { least }
 }
 
 #[cfg(test)]

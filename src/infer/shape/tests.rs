@@ -30,6 +30,55 @@ fn top_keeps_the_best_of_each_row_and_the_shape() {
 }
 
 #[test]
+fn of_what_is_no_probability_top_keeps_the_best_and_tells_the_others_as_unlikely() {
+    let told = |logits: &[&str], top: u32, row: &[f32]| {
+        let config = Config { top: Some(top), logits: logits.iter().map(|name| (*name).to_owned()).collect(), ..Config::default() };
+        values(&shaped(&config, Care::default(), fp32(&[1, row.len() as u64], row)))
+    };
+    let softmax = |row: &[f32]| {
+        let mut row: Vec<f64> = row.iter().map(|value| f64::from(*value)).collect();
+        row::softmax(&mut row);
+        row
+    };
+    for logits in [&[][..], &["p"]] {
+        for row in [[-0.1, -2.5, -4.0], [-4.0, -2.5, -0.1], [-300.0, -200.0, -250.0], [0.0, -1.0, -2.0]] {
+            let one = told(logits, 1, &row);
+            let best = row::best(&row.map(f64::from));
+            assert_eq!(one[best], row[best], "what is kept is told as it is");
+            assert!(softmax(&one)[best] > 0.999, "{row:?} {one:?}");
+            let two = told(logits, 2, &row);
+            assert_eq!(row.iter().zip(&two).filter(|(before, after)| before == after).count(), 2, "{row:?} {two:?}");
+            assert!(softmax(&two).iter().any(|p| *p < 1e-5), "{row:?} {two:?}");
+        }
+        // What is withheld is told alike, whatever it is.
+        assert_eq!(told(logits, 1, &[-0.1, -2.5, -4.0]), told(logits, 1, &[-0.1, -0.2, -90.0]));
+        // Masked classes, and numbers that are none.
+        assert_eq!(row::best(&softmax(&told(logits, 1, &[f32::NEG_INFINITY, -7.0, -9.0]))), 1);
+        assert_eq!(told(logits, 1, &[f32::NEG_INFINITY; 3]), [f32::NEG_INFINITY; 3]);
+        assert_eq!(told(logits, 2, &[-1.0, f32::MIN, f32::MIN]), [-1.0, f32::MIN, f32::MIN]);
+        assert_eq!(told(logits, 1, &[3.0, f32::INFINITY, -9.0]), [0.0, f32::INFINITY, 0.0]);
+        assert!(told(logits, 1, &[f32::NAN, 1.0])[0].is_nan());
+    }
+    assert_eq!(told(&[], 1, &[0.9, 0.8, 0.1]), [0.9, 0.0, 0.0], "scores of labels that exclude none");
+    assert!(told(&["p"], 1, &[0.9, 0.8, 0.1])[1..].iter().all(|logit| *logit < -12.0));
+    let coarse = half::bf16::from_f64(-1e6);
+    let tensor = Tensor { name: "p".into(), datatype: Datatype::Bf16, shape: vec![1, 2], data: [coarse.to_le_bytes(); 2].concat().into() };
+    let one = shaped(&Config { top: Some(1), ..Config::default() }, Care::default(), tensor);
+    let [first, second] = [0, 2].map(|at| half::bf16::from_le_bytes([one.data[at], one.data[at + 1]]));
+    assert!(first == coarse && second < first, "{first} {second}");
+}
+
+#[test]
+fn top_holds_for_logits_that_are_told_less_as_well() {
+    let config = Config { top: Some(1), logits: vec!["p".into()], ..Config::default() };
+    for shaping in shapings().into_iter().filter(|shaping| *shaping != Shaping::AsIs) {
+        let care = Care { response: seeded(shaping), ..Care::default() };
+        let told = values(&shaped(&config, care, fp32(&[1, 3], &[-0.1, -0.3, -0.5])));
+        assert!(told[0] > told[1] && told[1] == told[2] && told[1] < -12.0, "{shaping:?} {told:?}");
+    }
+}
+
+#[test]
 fn the_coarser_rounding_wins() {
     let config = Config { decimals: Some(3), ..Config::default() };
     let care = Care { decimals: Some(1), ..Care::default() };
