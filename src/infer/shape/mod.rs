@@ -127,7 +127,7 @@ impl How {
     /// Shapes one row. `narrowed` is what a number is once it is written.
     fn row(&self, row: &mut [f64], narrowed: impl Fn(f64) -> f64) {
         match Kind::of(row, self.logits) {
-            Kind::Numbers | Kind::Probabilities if self.noise && self.response.shaping != Shaping::LabelOnly => {
+            Kind::Numbers | Kind::Probability | Kind::Probabilities if self.noise && self.response.shaping != Shaping::LabelOnly => {
                 noise::shape(row, self.response.covered, &self.response.seed);
                 self.coarsened(row, None, narrowed);
             }
@@ -140,6 +140,7 @@ impl How {
                 row.iter_mut().zip(before).filter(|(value, _)| !narrowed(**value).is_finite()).for_each(|(value, before)| *value = before);
             }
             Kind::Broken | Kind::Numbers => self.coarsened(row, None, narrowed),
+            Kind::Probability => row.iter_mut().for_each(|p| *p = self.single(*p, &narrowed)),
             Kind::Probabilities => {
                 let best = row::best(row);
                 respond(row, best, &self.response);
@@ -167,6 +168,20 @@ impl How {
                 }
             }
         }
+    }
+
+    /// Shapes the probability of the second of two classes as that of both. The class stays, which is the second from a half on.
+    fn single(&self, p: f64, narrowed: impl Fn(f64) -> f64) -> f64 {
+        let second = p >= 0.5;
+        let mut both = [1.0 - p, p];
+        respond(&mut both, usize::from(second), &self.response);
+        let coarse = |p| self.decimals.map_or(p, |decimals| rounded(p, decimals));
+        let told = narrowed(coarse(both[1]));
+        if (told >= 0.5) == second {
+            return told;
+        }
+        let step = self.decimals.map_or(0.0, |decimals| 0.1_f64.powi(decimals.into())).max(row::OVER);
+        coarse(if second { 0.5 } else { (0.5 - step).max(0.0) })
     }
 
     /// Keeps few of a row, and rounds them. Of probabilities it is told which is the `best`.

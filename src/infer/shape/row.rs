@@ -11,6 +11,8 @@ const TOLERANCE: f64 = 0.02;
 pub enum Kind {
     /// Probabilities of at least two classes: none is negative, and they sum to 1.
     Probabilities,
+    /// One number between 0 and 1: the probability of the second of two classes, as the detectors take it.
+    Probability,
     /// What the operator says are logits, or logarithms of probabilities.
     Logits,
     /// Numbers of which nothing is known: a regression, an embedding, logits nobody told of. They are rounded, and left alone otherwise.
@@ -29,8 +31,11 @@ impl Kind {
         if logits && row.len() > 1 {
             return Self::Logits;
         }
+        if let [number] = row {
+            return if !logits && (0.0..=1.0).contains(number) { Self::Probability } else { Self::Numbers };
+        }
         let sum: f64 = row.iter().sum();
-        let probable = row.len() > 1 && row.iter().all(|value| *value >= 0.0) && (sum - 1.0).abs() <= TOLERANCE;
+        let probable = !row.is_empty() && row.iter().all(|value| *value >= 0.0) && (sum - 1.0).abs() <= TOLERANCE;
         if probable { Self::Probabilities } else { Self::Numbers }
     }
 }
@@ -104,7 +109,8 @@ mod tests {
         assert_eq!(kind(&[0.2, 0.819]), Kind::Probabilities);
         assert_eq!(kind(&[0.2, 0.821]), Kind::Numbers);
         assert_eq!(kind(&[-0.1, 1.1]), Kind::Numbers);
-        assert_eq!(kind(&[1.0]), Kind::Numbers, "of one class there is nothing to tell");
+        assert_eq!([kind(&[0.0]), kind(&[0.5]), kind(&[1.0])], [Kind::Probability; 3]);
+        assert_eq!([kind(&[1.001]), kind(&[-0.001]), Kind::of(&[0.5], true)], [Kind::Numbers; 3]);
         assert_eq!(kind(&[]), Kind::Numbers);
         assert_eq!(kind(&[f64::NAN, 1.0]), Kind::Broken);
         assert_eq!(Kind::of(&[3.0, -2.0], true), Kind::Logits);

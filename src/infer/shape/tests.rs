@@ -160,6 +160,32 @@ proptest! {
     }
 
     #[test]
+    fn one_probability_is_shaped_as_that_of_both_classes_and_keeps_its_own(p in 0.0..=1.0_f32, decimals in 0..16_u8, rounds in any::<bool>()) {
+        let config = Config { decimals: rounds.then_some(decimals), top: Some(1), ..Config::default() };
+        for shaping in shapings() {
+            let care = Care { response: seeded(shaping), ..Care::default() };
+            for p in [p, 0.5, 0.499_999_97, 0.499, 0.5 + p / 1e5, 0.5 - p / 1e5] {
+                let told = values(&shaped(&config, care, fp32(&[3, 1], &[p; 3])));
+                prop_assert!(told.iter().all(|told| (*told >= 0.5) == (p >= 0.5) && (0.0..=1.0).contains(told)), "{:?} {} {:?}", shaping, p, told);
+                prop_assert!(!rounds || told[0] == rounded(f64::from(told[0]), decimals) as f32, "{:?} {} {:?}", shaping, p, told);
+                if !rounds {
+                    let p = f64::from(p);
+                    let mut both = [1.0 - p, p];
+                    respond(&mut both, usize::from(p >= 0.5), &care.response);
+                    let class = |p: f32| p >= 0.5;
+                    prop_assert!(told[0] == both[1] as f32 || class(both[1] as f32) != class(p as f32), "{:?} {} {:?}", shaping, p, told);
+                }
+            }
+            // Half a number has fewer digits to keep the class by.
+            for p in [p, 0.5, 0.499_9].map(half::f16::from_f32) {
+                let tensor = Tensor { name: "p".into(), datatype: Datatype::Fp16, shape: vec![1, 1], data: p.to_le_bytes().to_vec().into() };
+                let told = shaped(&config, care, tensor).data;
+                prop_assert_eq!(half::f16::from_le_bytes([told[0], told[1]]).to_f32() >= 0.5, p.to_f32() >= 0.5, "{:?} {}", shaping, p);
+            }
+        }
+    }
+
+    #[test]
     fn the_quantiser_stays_within_its_distance(row in simplex(), level in 1..9_u8) {
         let best = row::best(&row);
         let mut told = row.clone();
@@ -256,6 +282,21 @@ fn an_input_is_answered_alike_alone_and_in_a_batch() {
 }
 
 #[test]
+fn a_graded_response_holds_for_a_single_probability() {
+    let exact = [0.731_058_6, 0.268_941_43, 0.119_202_92];
+    for shaping in [Shaping::Quantised(Level::MOST), Shaping::ReverseSigmoid(Level::MOST), Shaping::Adversarial] {
+        let care = Care { response: seeded(shaping), ..Care::default() };
+        let told = values(&shaped(&Config::default(), care, fp32(&[3, 1], &exact)));
+        assert!(told.iter().zip(exact).all(|(told, exact)| *told != exact), "{shaping:?} {told:?}");
+    }
+    assert_eq!(values(&shaped(&Config::default(), Care::default(), fp32(&[3, 1], &exact))), exact);
+    // What the operator says is a logit is none.
+    let config = Config { logits: vec!["p".into()], ..Config::default() };
+    let care = Care { response: seeded(Shaping::Quantised(Level::MOST)), ..Care::default() };
+    assert_eq!(values(&shaped(&config, care, fp32(&[3, 1], &exact))), exact);
+}
+
+#[test]
 fn noise_goes_to_embeddings_alone() {
     let response = Response { covered: Coverage::of(0.8), ..seeded(Shaping::AsIs) };
     let care = Care { response, ..Care::default() };
@@ -274,8 +315,9 @@ fn a_number_for_each_row_is_shaped_by_itself_and_noise_is_no_way_around_labels()
     assert_eq!(values(&shaped(&Config::default(), labels, fp32(&[3], &[0.2, 0.9, 0.7]))), [0.0, 1.0, 1.0]);
     assert_eq!(values(&shaped(&Config::default(), labels, fp32(&[], &[0.7]))), [1.0]);
     let graded = Care { response: seeded(Shaping::Quantised(Level::MOST)), ..Care::default() };
-    let chance = fp32(&[2], &[0.3, 0.7]);
-    assert_eq!(shaped(&Config::default(), graded, chance.clone()), chance, "two rows that happen to sum to 1");
+    let alone = |p: f32| values(&shaped(&Config::default(), graded, fp32(&[], &[p])))[0];
+    let chance = values(&shaped(&Config::default(), graded, fp32(&[2], &[0.3, 0.9])));
+    assert_eq!(chance, [alone(0.3), alone(0.9)], "two rows, and not one");
     // One row without a dimension for it.
     let mut one = [fp32(&[3], &[0.2, 0.5, 0.3])];
     Config::default().tensors(&mut one, labels, 1);
