@@ -1,5 +1,8 @@
 //! The set of four characters in a row that instructions consist of.
 
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
+
 use super::decode::{Escapes, Letters, rot13};
 use super::{FEWEST_GRAMS, MOST_GRAMS};
 
@@ -22,9 +25,17 @@ impl Gram {
     }
 }
 
+/// By which grams are hashed: fresh for each process, so that nobody can write instructions whose grams all have one place, and make every look
+/// for one a walk over thousands.
+static KEYS: LazyLock<[u64; 2]> = LazyLock::new(|| {
+    let keys = RandomState::new();
+    [keys.hash_one(0), keys.hash_one(1) | 1 | 1 << 63]
+});
+
 /// Different grams, numbered from 0. Open addressing over a table at most half full: 8 bytes a place.
 #[derive(Debug)]
 pub(super) struct Grams {
+    keys: [u64; 2],
     places: Box<[(u32, u16)]>,
     count: u16,
     characters: usize,
@@ -37,6 +48,7 @@ impl Grams {
     pub(super) fn of(text: &str) -> Option<Self> {
         // Answers are read so too.
         let text = &unescaped(text);
+        let keys = *KEYS;
         let mut letters = Letters::default();
         let mut grams = Vec::new();
         let mut characters = 0;
@@ -44,7 +56,7 @@ impl Grams {
         for c in text.chars().take(4 * MOST_GRAMS) {
             letters.push(c, |gram| {
                 characters += 1;
-                grams.push(hash(gram.plain));
+                grams.push(hash(&keys, gram.plain));
             });
         }
         grams.sort_unstable();
@@ -54,13 +66,13 @@ impl Grams {
         }
         // The order of the hashes is as good as any to leave some out, but runs would break: the table takes them from the beginning.
         let most = grams.len().min(MOST_GRAMS);
-        let mut set = Self { places: vec![(0, FREE); (2 * most).next_power_of_two()].into(), count: 0, characters: 0 };
+        let mut set = Self { keys, places: vec![(0, FREE); (2 * most).next_power_of_two()].into(), count: 0, characters: 0 };
         let mut letters = Letters::default();
         for c in text.chars() {
             letters.push(c, |gram| {
                 if usize::from(set.count) < most {
                     set.characters += 1;
-                    set.insert(hash(gram.plain));
+                    set.insert(hash(&keys, gram.plain));
                 }
             });
             if usize::from(set.count) == most {
@@ -82,7 +94,7 @@ impl Grams {
 
     /// The number of a gram.
     pub(super) fn find(&self, gram: u64) -> Option<u16> {
-        let (_, number) = self.places[self.place(hash(gram))];
+        let (_, number) = self.places[self.place(hash(&self.keys, gram))];
         (number != FREE).then_some(number)
     }
 
@@ -111,8 +123,27 @@ fn unescaped(text: &str) -> String {
     out
 }
 
-/// Two grams of one hash are taken for one, which one in four thousand millions is; whoever looks for such finds a false alarm about themselves.
-fn hash(gram: u64) -> u32 {
-    let product = u128::from(gram ^ 0x2545_f491_4f6c_dd1d) * 0x9e37_79b9_7f4a_7c15;
+/// Two grams of one hash are taken for one, which one in four thousand millions is.
+fn hash(keys: &[u64; 2], gram: u64) -> u32 {
+    let product = u128::from(gram ^ keys[0]) * u128::from(keys[1]);
     ((product >> 64) as u64 ^ product as u64) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn grams_of_one_place_under_one_key_lie_apart_under_another() {
+        let place = |keys: &[u64; 2], gram| hash(keys, gram) % (2 * MOST_GRAMS as u32);
+        let (one, other) = ([0x2545_f491_4f6c_dd1d, 0x9e37_79b9_7f4a_7c15], [0x1b87_3593_cc9e_2d51, 0xd6e8_feb8_6659_fd93]);
+        let letters = |n: u64| 0x0061_0061_0000_0000 | (0x4e00 + (n >> 14)) << 16 | (0x4e00 + (n & 0x3fff));
+        let chosen: Vec<u64> = (0..1 << 20).map(letters).filter(|gram| place(&one, *gram) == 7).take(64).collect();
+        assert_eq!(chosen.len(), 64);
+        let places: HashSet<u32> = chosen.iter().map(|gram| place(&other, *gram)).collect();
+        assert!(places.len() > 56, "{}", places.len());
+        assert_ne!(KEYS[0], 0);
+    }
 }
