@@ -457,7 +457,7 @@ impl Walk<'_> {
     }
 
     /// The dimensions, and what the first is called where it is free and has a name.
-    fn shape<'a>(&self, bytes: &'a [u8]) -> Result<(Vec<Option<u64>>, Option<&'a [u8]>), Fault> {
+    fn shape<'a>(&self, bytes: &'a [u8]) -> Result<(Dimensions, Option<&'a [u8]>), Fault> {
         let mut known = Shape::new(self.limits);
         let (mut dimensions, mut lead) = (Vec::new(), None);
         message("TensorShapeProto", bytes, &[1], |number, value| {
@@ -509,6 +509,9 @@ impl Walk<'_> {
         })
     }
 }
+
+/// None where any length is taken.
+type Dimensions = Vec<Option<u64>>;
 
 enum Type<'a> {
     /// `lead` is what the first dimension is called, where it is free and has a name.
