@@ -7,15 +7,18 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
+use crate::accept::http::METHODS;
 use crate::detect::price::CHALLENGE_HEADER;
 use crate::trail::Stop;
 use crate::wire::grpc::{Code, Malformed};
 use crate::wire::{json, read};
-use crate::{authenticate, authorize, budget, check, detect, infer, prove};
+use crate::{accept, authenticate, authorize, budget, check, detect, infer, prove};
 
 /// Why a request was refused, and by which stop.
 #[derive(Debug)]
 pub enum Refusal {
+    /// By `accept`: its head may not go on.
+    Accept(accept::Error),
     /// By `authenticate`.
     Authenticate(authenticate::Refused),
     /// By `authorize`.
@@ -90,6 +93,7 @@ impl Refusal {
     #[must_use]
     pub const fn stop(&self) -> Stop {
         match self {
+            Self::Accept(_) => Stop::Accept,
             Self::Authenticate(_) => Stop::Authenticate,
             Self::Authorize(_) => Stop::Authorize,
             Self::Budget(_) => Stop::Budget,
@@ -105,6 +109,7 @@ impl Refusal {
     #[must_use]
     pub fn told(self) -> Told {
         match self {
+            Self::Accept(error) => accept(error),
             Self::Authenticate(refused) => authenticate(refused),
             Self::Authorize(error) => authorize(error),
             Self::Budget(error) => budget(&error),
@@ -127,8 +132,30 @@ fn deadline() -> Told {
     Told::new("infer.deadline", StatusCode::GATEWAY_TIMEOUT, Code::DeadlineExceeded, "There was no answer in time.")
 }
 
+fn accept(error: accept::Error) -> Told {
+    let told = |grpc| Told::new(error.code(), error.status(), grpc, error.public());
+    match error {
+        accept::Error::CallersCertificateEnded => told(Code::Unauthenticated).with([(header::WWW_AUTHENTICATE, HINT)]),
+        accept::Error::CallerUsedRefusedMethod => told(Code::Unimplemented).with([(header::ALLOW, METHODS)]),
+        accept::Error::CallerAbandonedTooMany => told(Code::ResourceExhausted).retry_after(SOON),
+        accept::Error::CallerSentBadHost
+        | accept::Error::CallerSentAmbiguousFraming
+        | accept::Error::CallerSentBadTarget
+        | accept::Error::CallerSentLongTarget
+        | accept::Error::CallerAskedForTunnel
+        | accept::Error::CallerSentBadHeader
+        | accept::Error::CallerSentTooManyHeaders
+        | accept::Error::CallerSentCodedBody
+        | accept::Error::CallerExpectedUnknown
+        | accept::Error::CallerSentBodyTooSlowly
+        | accept::Error::CallerBrokeBody => told(Code::InvalidArgument),
+    }
+}
+
+/// How a caller may say who it is (RFC 9110, 11.6.1: no 401 without).
+const HINT: HeaderValue = HeaderValue::from_static("Bearer");
+
 fn authenticate(refused: authenticate::Refused) -> Told {
-    const HINT: HeaderValue = HeaderValue::from_static("Bearer");
     // One text for every way to fail, so that none tells which part of a credential was right.
     let (code, text) = (refused.public_code(), authenticate::Refused::TEXT);
     match refused.retry_after {

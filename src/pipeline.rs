@@ -1,6 +1,7 @@
 //! The way of a request, whole: `House::walk` reads aloud. What surrounds it gives every end, good or bad, a receipt
 //! and a record.
 
+use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -12,7 +13,7 @@ use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use uuid::Uuid;
 
-use crate::accept::{self, Handler, Peer};
+use crate::accept::{Handler, Peer, TurnedAway};
 use crate::authorize::{Action, ReceiptForm};
 use crate::budget::{Ask, Budget};
 use crate::check;
@@ -23,7 +24,7 @@ use crate::error::Refusal;
 use crate::event::{Event, Events, Name};
 use crate::infer::{Answer, Backend, Found, Inference, Receipts};
 use crate::prove::{Ledger, Receipt, Shards, Slot, Want};
-use crate::record::{Answered, Recorder};
+use crate::record::{Active, Answered, Recorder};
 use crate::trail::{Stop, Trail, Verdict, Who};
 use crate::wire::dialect::{self, Dialect};
 use crate::wire::{Body, grpc};
@@ -138,7 +139,7 @@ impl House {
         let (arrived, deadline) = (peer.arrived(), peer.deadline());
         let (trace, active) = self.recorder.begin(peer.headers(), false);
         let trail = Trail::new(arrived, peer.connection().address.ip(), peer.method().clone(), peer.http_version(), policy.digest, trace);
-        let mut walk = Walk { trail, at: Stop::Authenticate, since: arrived.mono };
+        let mut walk = Walk { trail, at: Stop::Accept, since: arrived.mono };
         walk.past(Stop::Accept, Ok::<(), Refusal>(()), |refusal| refusal).unwrap_or(());
 
         // The way is a large future: in its box it is moved once, and not with each of those around it, down to the connection's.
@@ -149,7 +150,7 @@ impl House {
             Ok(Err(_)) => Err(Refusal::Deadline(walk.at)),
             Err(_) => Err(Refusal::Fault(walk.at)),
         };
-        let receipt = match walked {
+        let ended = match walked {
             Ok((answer, slot)) => match ledger.prove(slot, answer, walk.trail).await {
                 Ok(receipt) => (receipt, None),
                 Err(not_proved) => self.refuse(&ledger, Refusal::Prove(not_proved.error), not_proved.trail, dialect).await,
@@ -157,9 +158,29 @@ impl House {
             Err(refusal) => self.refuse(&ledger, refusal, walk.trail, dialect).await,
         };
         accepted.over();
-        let (status, headers, body, trail, late) = receipt.0.into_parts();
-        let answered = Answered { status, headers, body, trail, late, code: receipt.1 };
-        self.recorder.record(active, answered, Instant::now()).into_response()
+        self.leave(active, ended)
+    }
+
+    /// What the first stop turns away before there is a [`Peer`]: it ends as every refusal does.
+    async fn turn_away(&self, turned_away: TurnedAway<'_>) -> Response<Body> {
+        let ledger = self.shards.current();
+        let accepted = ledger.accept();
+        let policy = self.policy.load_full();
+        let TurnedAway { connection, arrived, head, error } = turned_away;
+        let dialect = Dialect::of(head.uri.path(), head.headers.get(header::CONTENT_TYPE));
+        let (trace, active) = self.recorder.begin(&head.headers, false);
+        let trail = Trail::new(arrived, connection.address.ip(), head.method.clone(), turned_away.http_version(), policy.digest, trace);
+        let mut walk = Walk { trail, at: Stop::Accept, since: arrived.mono };
+        let Err(refusal) = walk.past(Stop::Accept, Err::<Infallible, _>(error), Refusal::Accept);
+        let ended = self.refuse(&ledger, refusal, walk.trail, dialect).await;
+        accepted.over();
+        self.leave(active, ended)
+    }
+
+    /// The last stop.
+    fn leave(&self, active: Active, (receipt, code): (Receipt, Option<&'static str>)) -> Response<Body> {
+        let (status, headers, body, trail, late) = receipt.into_parts();
+        self.recorder.record(active, Answered { status, headers, body, trail, late, code }, Instant::now()).into_response()
     }
 
     /// A refusal in the caller's dialect, with its receipt.
@@ -204,17 +225,8 @@ impl Handler for Gate {
         self.0.request(peer).await
     }
 
-    fn refuse(&self, head: &http::request::Parts, error: accept::Error) -> Response<Body> {
-        let dialect = Dialect::of(head.uri.path(), head.headers.get(header::CONTENT_TYPE));
-        if dialect == Dialect::Grpc {
-            return accept::http::problem(error);
-        }
-        let (media_type, body) = dialect::error_body(dialect, error.status(), error.code(), error.public(), None);
-        let mut response = Response::new(Body::from(body));
-        *response.status_mut() = error.status();
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-        response.headers_mut().insert("portcullis-reason", HeaderValue::from_static(error.code()));
-        response
+    async fn refuse(&self, turned_away: TurnedAway<'_>) -> Response<Body> {
+        self.0.turn_away(turned_away).await
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -54,12 +55,40 @@ pub trait Handler: Clone + Send + Sync + 'static {
     /// Answers one request. It is dropped [`GRACE`] past the request's deadline, and when the caller gives up.
     fn handle(&self, peer: Peer) -> impl Future<Output = Response<Body>> + Send;
 
-    /// Words the refusal of a head that may not go on, in the caller's dialect where `head` tells it.
-    fn refuse(&self, head: &http::request::Parts, error: Error) -> Response<Body> {
-        let _ = head;
-        problem(error)
+    /// Answers a head that may not go on, in the caller's dialect where it tells one.
+    fn refuse(&self, turned_away: TurnedAway<'_>) -> impl Future<Output = Response<Body>> + Send {
+        std::future::ready(problem(turned_away.error))
     }
 }
+
+/// A head that may not go on, where it came from, and why it may not.
+#[derive(Clone, Copy, Debug)]
+pub struct TurnedAway<'a> {
+    /// The connection it came on.
+    pub connection: &'a Connection,
+    /// When it had arrived.
+    pub arrived: Moment,
+    /// What was read of it. Nothing in it is known to be sound.
+    pub head: &'a Parts,
+    /// Why it may not go on.
+    pub error: Error,
+}
+
+impl TurnedAway<'_> {
+    /// `1.1` or `2`: what spans call the protocol's version.
+    #[must_use]
+    pub fn http_version(&self) -> &'static str {
+        version_of(self.head)
+    }
+}
+
+/// What spans call the version of a head's protocol.
+pub(super) fn version_of(head: &Parts) -> &'static str {
+    if head.version == Version::HTTP_2 { "2" } else { "1.1" }
+}
+
+/// The methods that are served anywhere, which is all that `Allow` says where no path was looked at.
+pub const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST");
 
 /// A refusal in the words of RFC 9457.
 #[must_use]
@@ -74,6 +103,9 @@ pub fn problem(error: Error) -> Response<Body> {
     *response.status_mut() = error.status();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     response.headers_mut().insert("portcullis-reason", HeaderValue::from_static(error.code()));
+    if error == Error::CallerUsedRefusedMethod {
+        response.headers_mut().insert(header::ALLOW, METHODS);
+    }
     response
 }
 
@@ -416,7 +448,7 @@ async fn answer<H: Handler>(seat: Arc<Seat<H>>, request: Request<Incoming>) -> R
                 // Others may share the connection, as behind a proxy, who gave nothing up.
                 return Err(Unanswered::Refused(h2::Reason::REFUSED_STREAM.into()));
             }
-            let mut response = seat.handler.refuse(&head, error);
+            let mut response = seat.handler.refuse(TurnedAway { connection: &seat.connection, arrived, head: &head, error }).await;
             if version < Version::HTTP_2 {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }

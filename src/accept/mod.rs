@@ -28,7 +28,7 @@ pub mod tls;
 pub use body::{LEAST_UNREAD, why_broken};
 pub use config::{AuthFailures, Config, Deadlines};
 pub use head::admissible;
-pub use http::Handler;
+pub use http::{Handler, TurnedAway};
 pub use listen::{Accept, Bound, Drained};
 pub use tls::Tls;
 
@@ -98,7 +98,7 @@ impl Peer {
     /// `1.1` or `2`: what spans call the protocol's version.
     #[must_use]
     pub fn http_version(&self) -> &'static str {
-        if self.head.version == ::http::Version::HTTP_2 { "2" } else { "1.1" }
+        http::version_of(&self.head)
     }
 
     /// Its target.

@@ -24,4 +24,5 @@ mod routes;
 mod schemas;
 mod shards;
 mod support;
+mod turned_away;
 mod walls;

@@ -1,0 +1,104 @@
+//! What the first stop turns away ends as every refusal does: with a receipt, counted, and told in the security log.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use portcullis::wire::grpc as message;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::ask::{ask, framed, post_chat};
+use crate::support::client::Http;
+use crate::support::{Folder, Gateway, PATIENCE, Upstream};
+
+/// A request whose body says that it is compressed.
+fn coded(mut request: Request<Bytes>) -> Request<Bytes> {
+    request.headers_mut().insert("content-encoding", "gzip".parse().unwrap());
+    request
+}
+
+async fn serving() -> (Upstream, Folder, Gateway) {
+    let upstream = Upstream::language().await;
+    let folder = Folder::new();
+    folder.digits("");
+    folder.upstream("chat", "openai", &upstream, "", "");
+    let gateway = folder.serve().await;
+    (upstream, folder, gateway)
+}
+
+#[tokio::test]
+async fn what_is_turned_away_is_counted_told_and_has_a_receipt() {
+    let (upstream, folder, gateway) = serving().await;
+    let (mut h2, mut h1) = (gateway.h2().await, gateway.h1().await);
+    let mut named = Vec::new();
+    for (request, status, code) in [
+        (coded(post_chat()), 415, "accept.coded"),
+        (ask("GET", "/v2/../../etc/passwd", ""), 400, "accept.target"),
+        (ask("TRACE", "/v2", ""), 405, "accept.method"),
+    ] {
+        let replies = [h2.send(request.clone()).await, h1.send(request).await];
+        h1 = gateway.h1().await;
+        for reply in replies {
+            assert_eq!((reply.status.as_u16(), reply.reason()), (status, code), "{reply:?}");
+            for header in ["provenance-statement", "content-digest", "traceparent"] {
+                assert!(reply.headers.contains_key(header), "{header}: {reply:?}");
+            }
+            // No 405 says less than what would be taken (RFC 9110, 15.5.6).
+            assert_eq!(reply.header("allow"), if status == 405 { "GET, HEAD, POST" } else { "" });
+            named.push((reply.receipt().unwrap(), code));
+        }
+    }
+    let mut stream = gateway.dial().http(Http::One).raw().await.unwrap();
+    stream.write_all(b"GET /v2 HTTP/1.1\r\nhost: evil.example:x\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 400"));
+
+    for (labels, count) in [("code=\"accept.coded\"", 2.0), ("code=\"accept.target\"", 2.0), ("code=\"accept.method\"", 2.0)] {
+        assert!((gateway.metric(&format!("portcullis_refused_total{{{labels}}}")).await - count).abs() < f64::EPSILON, "{labels}");
+    }
+    let metrics = gateway.admin("/metrics").await.1;
+    for labels in ["stop=\"accept\",verdict=\"refused\",code=\"accept.coded\"", "method=\"POST\",route=\"\",status=\"415\""] {
+        assert!(metrics.contains(labels), "{labels}: {metrics}");
+    }
+    assert_eq!(upstream.count(), 0);
+    gateway.stop().await;
+    let (entries, events) = (folder.entries(), folder.security_log());
+    for (id, code) in named {
+        let entry = entries.iter().find(|entry| entry["id"] == id.as_str()).unwrap();
+        assert_eq!((&entry["kind"], &entry["resp"]["code"]), (&Value::from("deny"), &Value::from(code)));
+        let event = events.iter().find(|event| event["receipt"] == id.as_str()).unwrap();
+        assert_eq!((&event["event"], &event["code"]), (&Value::from("request.refused"), &Value::from(code)));
+        assert_eq!(event["address"], "127.0.0.1");
+    }
+}
+
+#[tokio::test]
+async fn who_speaks_grpc_is_turned_away_in_grpc() {
+    let (_upstream, _folder, gateway) = serving().await;
+    let body = framed(&message::ModelReadyRequest { name: "digits".to_owned(), ..Default::default() });
+    let reply = gateway.h2().await.send(coded(ask("POST", "/inference.GRPCInferenceService/ModelReady", body))).await.is(200);
+    assert_eq!((reply.header("grpc-status"), reply.reason(), reply.body.len()), ("3", "accept.coded", 0), "{reply:?}");
+    assert!(reply.receipt().is_some() && reply.headers.contains_key("provenance-statement-bin"), "{reply:?}");
+}
+
+#[tokio::test]
+async fn what_is_turned_away_cannot_fill_the_log() {
+    let (_upstream, folder, gateway) = serving().await;
+    let mut client = gateway.h2().await;
+    let mut with = 0;
+    for _ in 0..60 {
+        with += usize::from(client.send(coded(post_chat())).await.is(415).receipt().is_some());
+    }
+    assert!((20..60).contains(&with), "{with}");
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    gateway.stop().await;
+    let entries = folder.entries();
+    assert_eq!(entries.iter().filter(|entry| entry["resp"]["code"] == "accept.coded").count(), with);
+    let summed: u64 = entries.iter().filter_map(|entry| entry["counts"]["suppressed"]["accept.coded"].as_u64()).sum();
+    assert_eq!(summed, 60 - with as u64);
+    let events = folder.security_log();
+    let events: Vec<&Value> = events.iter().filter(|event| event["code"] == "accept.coded").collect();
+    assert_eq!(events.len(), 60);
+}
