@@ -2,8 +2,8 @@
 //!
 //! The channel never blocks a request and never grows. What does not fit is counted, and the reader tells the count.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::mpsc;
@@ -87,7 +87,7 @@ pub struct Event {
     pub code: Option<&'static str>,
     /// The rule that decided.
     pub rule: Option<Arc<str>>,
-    /// The receipt's id.
+    /// The receipt's id, where the provenance log has an entry of it: see [`Undecided`].
     pub receipt: Option<uuid::Uuid>,
     /// What else an investigator needs; names are static, values are short.
     pub more: Vec<(&'static str, serde_json::Value)>,
@@ -106,6 +106,11 @@ impl Event {
         self.more.push((key, value.into()));
         self
     }
+
+    /// The same event, which names the request by its trace alone.
+    fn without_receipt(self, trace: [u8; 16]) -> Self {
+        Self { receipt: None, ..self }.with("trace", format!("{:032x}", u128::from_be_bytes(trace)))
+    }
 }
 
 /// Where stops tell of events.
@@ -113,6 +118,8 @@ impl Event {
 pub struct Events {
     to: mpsc::Sender<Event>,
     lost: Arc<AtomicU64>,
+    /// Of one request alone: what waits.
+    hold: Option<Arc<Hold>>,
 }
 
 /// Where the house reads them.
@@ -127,15 +134,97 @@ pub struct Reader {
 pub fn channel(capacity: usize) -> (Events, Reader) {
     let (to, from) = mpsc::channel(capacity);
     let lost = Arc::new(AtomicU64::new(0));
-    (Events { to, lost: lost.clone() }, Reader { from, lost })
+    (Events { to, lost: lost.clone(), hold: None }, Reader { from, lost })
 }
 
 impl Events {
     /// Tells of `event`; when the channel is full the event is counted as lost.
     pub fn tell(&self, event: Event) {
+        match &self.hold {
+            Some(hold) if event.receipt.is_some() => hold.pass(event).into_iter().for_each(|event| self.send(event)),
+            _ => self.send(event),
+        }
+    }
+
+    fn send(&self, event: Event) {
         if self.to.try_send(event).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Where one request's stops tell of it, from its beginning on.
+    #[must_use]
+    pub fn of_request(&self, trace: [u8; 16]) -> Undecided {
+        let hold = Hold { trace, until: Mutex::new(Until::Decided(Vec::new())) };
+        Undecided(Self { hold: Some(Arc::new(hold)), ..self.clone() })
+    }
+}
+
+/// A request of which it is not known yet whether the provenance log has an entry.
+///
+/// Till then events that name its receipt wait: a name that leads nowhere would read as an entry that was taken away. Where there
+/// is none, they name the trace in its stead. Dropped undecided, as when the caller is gone, there is none.
+#[derive(Debug)]
+pub struct Undecided(Events);
+
+/// How many events of one request wait; those past it name the trace alone.
+const MOST_WAITING: usize = 64;
+
+#[derive(Debug)]
+struct Hold {
+    trace: [u8; 16],
+    until: Mutex<Until>,
+}
+
+/// What becomes of an event that names a receipt.
+#[derive(Debug)]
+enum Until {
+    /// It waits with these.
+    Decided(Vec<Event>),
+    /// It is told as it is, or without that name.
+    Told { kept: bool },
+}
+
+impl Hold {
+    /// The event, unless it is to wait.
+    fn pass(&self, event: Event) -> Option<Event> {
+        match &mut *self.until.lock().unwrap_or_else(PoisonError::into_inner) {
+            Until::Decided(waiting) if waiting.len() < MOST_WAITING => {
+                waiting.push(event);
+                None
+            }
+            Until::Told { kept: true } => Some(event),
+            Until::Decided(_) | Until::Told { kept: false } => Some(event.without_receipt(self.trace)),
+        }
+    }
+
+    /// Says whether there is an entry; the first word stands.
+    fn decide(&self, kept: bool) -> Vec<Event> {
+        let mut until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        let Until::Decided(waiting) = &mut *until else { return Vec::new() };
+        let waiting = std::mem::take(waiting);
+        *until = Until::Told { kept };
+        if kept { waiting } else { waiting.into_iter().map(|event| event.without_receipt(self.trace)).collect() }
+    }
+}
+
+impl Undecided {
+    /// Where its stops tell of it.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.0
+    }
+
+    /// Tells what waits, now that it is known whether the log has an entry of it, or will have one when a stream ends.
+    pub fn decided(&self, kept: bool) {
+        let waiting = self.0.hold.iter().flat_map(|hold| hold.decide(kept));
+        waiting.for_each(|event| self.0.send(event));
+    }
+}
+
+impl Drop for Undecided {
+    fn drop(&mut self) {
+        self.decided(false);
     }
 }
 
@@ -166,5 +255,39 @@ mod tests {
         assert!(reader.next().await.is_some());
         assert!(reader.next().await.is_some());
         assert!(reader.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_receipt_is_named_once_it_is_known_that_there_is_one() {
+        let (events, mut reader) = channel(512);
+        let about = || Event { receipt: Some(uuid::Uuid::now_v7()), ..Event::new(Name::DetectAlarm, SystemTime::UNIX_EPOCH) };
+        let (kept, refused, abandoned) = (events.of_request([1; 16]), events.of_request([2; 16]), events.of_request([3; 16]));
+        // Some are told after the answer has left, when a stream ends.
+        let late: Vec<Events> = [&kept, &refused, &abandoned].iter().map(|request| request.events().clone()).collect();
+        late.iter().for_each(|events| events.tell(about()));
+        events.tell(Event::new(Name::ModelLoaded, SystemTime::UNIX_EPOCH));
+        assert_eq!(reader.next().await.unwrap().name, Name::ModelLoaded, "what is about no request waits for none");
+        kept.decided(true);
+        refused.decided(false);
+        drop((kept, refused, abandoned));
+        late.iter().for_each(|events| events.tell(about()));
+        let mut told = Vec::new();
+        for _ in 0..6 {
+            let event = reader.next().await.unwrap();
+            told.push((event.receipt.is_some(), event.more.first().map(|(key, value)| format!("{key} {value}"))));
+        }
+        let [of, or] = [2, 3].map(|byte| (false, Some(format!("trace \"{}\"", format!("{byte:02x}").repeat(16)))));
+        assert_eq!(told, [(true, None), of.clone(), or.clone(), (true, None), of, or]);
+    }
+
+    #[tokio::test]
+    async fn no_request_keeps_more_waiting_than_its_share() {
+        let (events, mut reader) = channel(512);
+        let request = events.of_request([1; 16]);
+        let about = || Event { receipt: Some(uuid::Uuid::nil()), ..Event::new(Name::DetectAlarm, SystemTime::UNIX_EPOCH) };
+        (0..=MOST_WAITING).for_each(|_| request.events().tell(about()));
+        assert_eq!(reader.next().await.unwrap().receipt, None);
+        request.decided(true);
+        assert!(reader.next().await.unwrap().receipt.is_some());
     }
 }

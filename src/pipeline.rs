@@ -84,7 +84,14 @@ impl Walk {
 
 impl House {
     /// The nine stops. Each takes what the one before it made, so that none can be left out.
-    async fn walk(&self, ledger: &Ledger, policy: &Snapshot, peer: Peer, walk: &mut Walk) -> Result<(Answer, Slot), Refusal> {
+    async fn walk(
+        &self,
+        ledger: &Ledger,
+        policy: &Snapshot,
+        events: &Events,
+        peer: Peer,
+        walk: &mut Walk,
+    ) -> Result<(Answer, Slot), Refusal> {
         let arrived = peer.arrived();
         // Read before the head is stripped of it; whether it is any good is told to those alone who may ask for an answer.
         let want = Want::of_request(peer.headers(), peer.deadline());
@@ -95,7 +102,7 @@ impl House {
         walk.trail.who = Some(caller.identity().who.clone());
 
         let grant = policy.authorizer.authorize(caller, &mut walk.trail).await;
-        self.tell_shadowed(&walk.trail);
+        tell_shadowed(&walk.trail, events);
         let grant = walk.past(Stop::Authorize, grant, Refusal::Authorize)?;
         let terms = grant.terms().clone();
 
@@ -114,7 +121,7 @@ impl House {
         let standing = input.permit().headers();
 
         let spent = input.permit().spent();
-        let cleared = self.detector.weigh(input, &terms.detect, &work, &mut walk.trail, &self.events, arrived).await;
+        let cleared = self.detector.weigh(input, &terms.detect, &work, &mut walk.trail, events, arrived).await;
         let cleared = walk.past(Stop::Detect, cleared, |error| match error {
             detect::Error::CallerAsksTooOften => Refusal::Budget(spent),
             error => Refusal::Detect(error),
@@ -142,8 +149,9 @@ impl House {
         let mut walk = Walk { trail, at: Stop::Accept, since: arrived.mono };
         walk.past(Stop::Accept, Ok::<(), Refusal>(()), |refusal| refusal).unwrap_or(());
 
+        let undecided = self.events.of_request(trace.trace_id);
         // The way is a large future: in its box it is moved once, and not with each of those around it, down to the connection's.
-        let way = Box::pin(self.walk(&ledger, &policy, peer, &mut walk));
+        let way = Box::pin(self.walk(&ledger, &policy, undecided.events(), peer, &mut walk));
         let walking = AssertUnwindSafe(tokio::time::timeout_at(deadline.into(), way)).catch_unwind();
         let walked = match walking.await {
             Ok(Ok(walked)) => walked,
@@ -162,6 +170,7 @@ impl House {
     }
 
     /// What the first stop turns away before there is a [`Peer`]: it ends as every refusal does.
+        undecided.decided(ended.0.id().is_some());
     async fn turn_away(&self, turned_away: TurnedAway<'_>) -> Response<Body> {
         let ledger = self.shards.current();
         let accepted = ledger.accept();
@@ -180,13 +189,15 @@ impl House {
     /// The last stop.
     fn leave(&self, active: Active, (receipt, code): (Receipt, Option<&'static str>)) -> Response<Body> {
         let (status, headers, body, trail, late) = receipt.into_parts();
-        self.recorder.record(active, Answered { status, headers, body, trail, late, code }, Instant::now()).into_response()
+        let answered = Answered { status, headers, body, trail, receipt: receipt_id, late, code };
+        self.recorder.record(active, answered, Instant::now()).into_response()
     }
 
     /// A refusal in the caller's dialect, with its receipt.
     async fn refuse(&self, ledger: &Ledger, refusal: Refusal, mut trail: Trail, dialect: Dialect) -> (Receipt, Option<&'static str>) {
         let told = refusal.told();
         // Where the clock or the log refused, the last stop is one that passed, and its own rule stays.
+        let receipt_id = receipt.id();
         if let Some(step) = trail.steps.last_mut().filter(|step| step.verdict == Verdict::Refused) {
             step.rule = told.rule;
         }
@@ -207,17 +218,17 @@ impl House {
         let status = if dialect == Dialect::Grpc { StatusCode::OK } else { told.status };
         (ledger.refuse(trail, told.code, status, headers, body).await, Some(told.code))
     }
+}
 
-    /// Tells that rules in shadow would have decided otherwise.
-    fn tell_shadowed(&self, trail: &Trail) {
-        let Some(rules) = &trail.shadowed else { return };
-        let mut event = Event::new(Name::AuthorizeShadowed, trail.arrived.wall);
-        event.caller = trail.who.as_ref().map(|who| who.caller.clone());
-        event.tenant = trail.who.as_ref().map(|who| who.tenant.clone());
-        event.model = trail.which.as_ref().map(|which| which.name.clone());
-        (event.rule, event.receipt) = (Some(rules.clone()), Some(trail.id));
-        self.events.tell(event);
-    }
+/// Tells that rules in shadow would have decided otherwise.
+fn tell_shadowed(trail: &Trail, events: &Events) {
+    let Some(rules) = &trail.shadowed else { return };
+    let mut event = Event::new(Name::AuthorizeShadowed, trail.arrived.wall);
+    event.caller = trail.who.as_ref().map(|who| who.caller.clone());
+    event.tenant = trail.who.as_ref().map(|who| who.tenant.clone());
+    event.model = trail.which.as_ref().map(|which| which.name.clone());
+    (event.rule, event.receipt) = (Some(rules.clone()), Some(trail.id));
+    events.tell(event);
 }
 
 impl Handler for Gate {

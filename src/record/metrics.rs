@@ -174,7 +174,7 @@ impl Metrics {
         let trail = &ended.trail;
         let took = ended.at.saturating_duration_since(trail.arrived.mono).as_secs_f64();
         let labels = HttpLabels { method: names::method(&trail.method), route: trail.route.clone(), status: ended.status.as_u16() };
-        let exemplar = exemplar.then_some(Exemplar { trace: trail.trace.trace_id, receipt: trail.id });
+        let exemplar = exemplar.then_some(Exemplar { trace: trail.trace.trace_id, receipt: ended.receipt });
         self.http.with(labels, |histogram| histogram.observe(took, exemplar, None));
         for step in &trail.steps {
             match step.verdict {
@@ -300,13 +300,14 @@ labels! {
 #[derive(Clone, Debug)]
 struct Exemplar {
     trace: [u8; 16],
-    receipt: Uuid,
+    receipt: Option<Uuid>,
 }
 
 impl EncodeLabelSet for Exemplar {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
         let trace = u128::from_be_bytes(self.trace);
-        [("trace_id", format!("{trace:032x}")), ("receipt", self.receipt.to_string())].encode(encoder)
+        let receipt = self.receipt.map(|receipt| ("receipt", receipt.to_string()));
+        [("trace_id", format!("{trace:032x}"))].into_iter().chain(receipt).collect::<Vec<_>>().encode(encoder)
     }
 }
 

@@ -19,6 +19,7 @@ use serde::Deserialize;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use toml::Spanned;
+use uuid::Uuid;
 
 use crate::event::{self, Event, Events, Name};
 use crate::mistake::Mistake;
@@ -237,12 +238,12 @@ impl Recorder {
 
     /// The last stop. A refusal is told and a whole answer counted now; a stream is counted once, when it is over.
     pub fn record(&self, active: Active, answer: Answered, now: Instant) -> Outcome {
-        let Answered { status, mut headers, body, trail, late, code } = answer;
+        let Answered { status, mut headers, body, trail, receipt, late, code } = answer;
         headers.insert(TRACEPARENT, trail.trace.parent());
         if let Some(code) = code {
-            self.shared.events.tell(refusal(&trail, code, status, now));
+            self.shared.events.tell(refusal(&trail, receipt, code, status, now));
         }
-        let pending = Pending { active, trail, status, code };
+        let pending = Pending { active, trail, receipt, status, code };
         let body = match late {
             None => {
                 let usage = pending.trail.usage;
@@ -302,6 +303,8 @@ pub struct Answered {
     /// What is known of the request.
     pub trail: Arc<Trail>,
     /// Where a stream tells how it ended; none for a whole answer.
+    /// The receipt's id, where there is one: past an allowance, and where the log cannot take it, a refusal has none.
+    pub receipt: Option<Uuid>,
     pub late: Option<Late>,
     /// The static code, where this is a refusal.
     pub code: Option<&'static str>,
@@ -342,6 +345,7 @@ impl Drop for Active {
 struct Ended {
     trail: Arc<Trail>,
     status: StatusCode,
+    receipt: Option<Uuid>,
     code: Option<&'static str>,
     bytes: u64,
     usage: Option<Usage>,
@@ -372,6 +376,7 @@ struct Pending {
     active: Active,
     trail: Arc<Trail>,
     status: StatusCode,
+    receipt: Option<Uuid>,
     code: Option<&'static str>,
 }
 
@@ -392,8 +397,8 @@ impl Pending {
         let Ending { bytes, usage, complete, first_chunk, streamed, at } = how;
         let called = self.trail.steps.iter().find(|step| step.stop == Stop::Infer).map_or(self.trail.arrived.mono, |step| step.from);
         let first_chunk = first_chunk.map(|at| at.saturating_duration_since(called));
-        let (status, code) = (self.status, self.code);
-        let ended = Ended { trail: self.trail.clone(), status, code, bytes, usage, complete, streamed, first_chunk, at };
+        let (receipt, status, code) = (self.receipt, self.status, self.code);
+        let ended = Ended { trail: self.trail.clone(), receipt, status, code, bytes, usage, complete, streamed, first_chunk, at };
         // The tail decision: whatever went wrong is always sent.
         let wanted = ended.trail.trace.sampled || code.is_some() || status.is_server_error() || !complete;
         let served = shared.served.get().copied().unwrap_or_default();
@@ -405,7 +410,7 @@ impl Pending {
 }
 
 /// The event of a refusal. The caller's address is in it, the caller's words are not.
-fn refusal(trail: &Trail, code: &'static str, status: StatusCode, now: Instant) -> Event {
+fn refusal(trail: &Trail, receipt: Option<Uuid>, code: &'static str, status: StatusCode, now: Instant) -> Event {
     let name = if code.starts_with("authenticate.") { Name::AuthenticateFailed } else { Name::RequestRefused };
     let time = trail.arrived.wall + now.saturating_duration_since(trail.arrived.mono);
     let refused = trail.steps.iter().rev().find(|step| step.verdict == Verdict::Refused);
@@ -421,7 +426,7 @@ fn refusal(trail: &Trail, code: &'static str, status: StatusCode, now: Instant) 
     event.model = trail.which.as_ref().map(|which| which.name.clone());
     event.code = Some(code);
     event.rule = refused.and_then(|step| step.rule.clone());
-    event.receipt = Some(trail.id);
+    event.receipt = receipt;
     event
 }
 

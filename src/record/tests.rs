@@ -55,6 +55,7 @@ pub(super) fn ended() -> Ended {
         streamed: false,
         first_chunk: None,
         at: trail.arrived.mono + Duration::from_millis(2),
+        receipt: Some(trail.id),
         trail,
     }
 }
@@ -64,7 +65,8 @@ pub(super) fn refused(code: &'static str, status: StatusCode) -> Ended {
 }
 
 fn answered(trail: Trail, body: Body, late: Option<Late>) -> Answered {
-    Answered { status: StatusCode::OK, headers: HeaderMap::new(), body, trail: Arc::new(trail), late, code: None }
+    let receipt = Some(trail.id);
+    Answered { status: StatusCode::OK, headers: HeaderMap::new(), body, trail: Arc::new(trail), receipt, late, code: None }
 }
 
 fn recorder(folder: &Path) -> Recorder {
@@ -185,16 +187,21 @@ async fn a_refusal_is_an_event_and_an_answer_is_none() {
         let answer = Answered { code, status, ..answered(trail, Body::Empty, None) };
         let _ = recorder.record(active, answer, Instant::now());
     }
+    // Past its allowance a refusal has no receipt, and its event names none.
+    let (trace, active) = recorder.begin(&HeaderMap::new(), false);
+    let answer = answered(trail(trace, Some(Stop::Authorize)), Body::Empty, None);
+    let _ = recorder.record(active, Answered { code: Some("authorize.denied"), receipt: None, ..answer }, Instant::now());
     recorder.finish(A_WHILE).await;
     let log = std::fs::read_to_string(folder.path().join("security.log")).unwrap();
     let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines.len(), 2);
+    assert_eq!(lines.len(), 3);
+    assert!(lines[2].get("receipt").is_none() && lines[2]["trace"].is_string(), "{}", lines[2]);
     assert_eq!((&lines[0]["event"], &lines[0]["code"]), (&"authenticate.failed".into(), &"authenticate.expired".into()));
     assert_eq!((&lines[1]["event"], &lines[1]["rule"]), (&"request.refused".into(), &"rule-7".into()));
     for field in ["time", "caller", "tenant", "model", "receipt", "address", "route", "trace"] {
         assert!(lines[1][field].is_string(), "{field}");
     }
-    has(&recorder, "portcullis_events_total{event=\"request.refused\"} 1");
+    has(&recorder, "portcullis_events_total{event=\"request.refused\"} 2");
     has(&recorder, "portcullis_refused_total{code=\"check.schema\"} 1");
 }
 

@@ -207,10 +207,10 @@ fn of_request(ended: &Ended, served: Served) -> Vec<KeyValue> {
         KeyValue::new(attribute::PROTOCOL_VERSION, trail.http_version),
         count(attribute::HTTP_REQUEST_SIZE, trail.request.length),
         count(attribute::HTTP_RESPONSE_SIZE, ended.bytes),
-        KeyValue::new(attribute::RECEIPT, trail.id.to_string()),
         KeyValue::new(attribute::POLICY, trail.policy.to_string()),
         KeyValue::new(attribute::COMPLETE, ended.complete),
     ];
+    all.extend(ended.receipt.map(|receipt| KeyValue::new(attribute::RECEIPT, receipt.to_string())));
     if !trail.route.is_empty() {
         all.push(KeyValue::new(attribute::HTTP_ROUTE, Value::String(trail.route.clone().into())));
     }

@@ -101,4 +101,8 @@ async fn what_is_turned_away_cannot_fill_the_log() {
     let events = folder.security_log();
     let events: Vec<&Value> = events.iter().filter(|event| event["code"] == "accept.coded").collect();
     assert_eq!(events.len(), 60);
+    // Each names its entry, or where there is none its trace alone.
+    let named: Vec<&Value> = events.iter().filter_map(|event| event.get("receipt")).collect();
+    assert!(named.len() == with && named.iter().all(|id| entries.iter().any(|entry| entry["id"] == **id)));
+    assert!(events.iter().all(|event| event["trace"].is_string()));
 }
