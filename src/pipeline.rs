@@ -13,7 +13,7 @@ use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use uuid::Uuid;
 
-use crate::accept::{Handler, Peer, TurnedAway};
+use crate::accept::{self, Handler, Peer, TurnedAway};
 use crate::authorize::{Action, ReceiptForm};
 use crate::budget::{Ask, Budget};
 use crate::check;
@@ -98,6 +98,7 @@ impl House {
         let work = Brought::of_request(peer.headers());
 
         let caller = policy.authenticator.authenticate(peer, arrived);
+        walk.trail.aside.whose = caller.as_ref().err().and_then(|refused| refused.whose.clone());
         let caller = walk.past(Stop::Authenticate, caller, Refusal::Authenticate)?;
         walk.trail.who = Some(caller.identity().who.clone());
 
@@ -183,6 +184,10 @@ impl House {
         let Err(refusal) = walk.past(Stop::Accept, Err::<Infallible, _>(error), Refusal::Accept);
         let ended = self.refuse(&ledger, refusal, walk.trail, dialect).await;
         accepted.over();
+        if error == accept::Error::CallersCertificateEnded {
+            let certificate = connection.certificate.as_deref();
+            walk.trail.aside.whose = certificate.and_then(|certificate| policy.authenticator.holder(certificate));
+        }
         self.leave(active, ended)
     }
 
@@ -226,7 +231,7 @@ fn tell_shadowed(trail: &Trail, events: &Events) {
     let mut event = Event::new(Name::AuthorizeShadowed, trail.arrived.wall);
     event.caller = trail.who.as_ref().map(|who| who.caller.clone());
     event.tenant = trail.who.as_ref().map(|who| who.tenant.clone());
-    event.model = trail.which.as_ref().map(|which| which.name.clone());
+    event.model = trail.model();
     (event.rule, event.receipt) = (Some(rules.clone()), Some(trail.id));
     events.tell(event);
 }

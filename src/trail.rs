@@ -224,6 +224,17 @@ pub struct Content {
     pub digest: Option<Digest>,
 }
 
+/// What the security log alone may know of a request that is refused: no answer, receipt, span or label of a metric tells it.
+#[derive(Clone, Debug, Default)]
+pub struct Aside {
+    /// Whose the credential is that does not hold any more.
+    pub whose: Option<Arc<Who>>,
+    /// The model of that name, where there is one, whether or not the caller may use it. What a caller made up is never in it.
+    pub model: Option<Arc<str>>,
+    /// The path that an operator declared, whether or not it is there for the caller.
+    pub route: Option<Arc<str>>,
+}
+
 /// What is known of one request so far.
 #[derive(Debug)]
 pub struct Trail {
@@ -261,6 +272,8 @@ pub struct Trail {
     pub rules: Option<Arc<str>>,
     /// The rules in shadow mode that would have denied it, or permitted what was denied.
     pub shadowed: Option<Arc<str>>,
+    /// What is for the security log alone.
+    pub aside: Aside,
     /// The stops so far.
     pub steps: Vec<Step>,
 }
@@ -289,8 +302,15 @@ impl Trail {
             trace,
             rules: None,
             shadowed: None,
+            aside: Aside::default(),
             steps: Vec::with_capacity(Stop::ALL.len()),
         }
+    }
+
+    /// The model's name for the security log, also where the caller may not use it.
+    #[must_use]
+    pub fn model(&self) -> Option<Arc<str>> {
+        self.which.as_ref().map(|which| &which.name).or(self.aside.model.as_ref()).cloned()
     }
 
     /// Writes down that `stop`, begun at `from`, ended with `verdict` at `now`.

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::config::{self, ApiKey};
-use super::{Error, Identity};
+use super::{Error, Failed, Identity};
 use crate::clock::{self, Moment};
 use crate::digest::Digest;
 use crate::mistake::Mistake;
@@ -171,12 +171,12 @@ impl Keys {
     }
 
     /// Who holds the secret with this digest.
-    pub(super) fn verify(&self, digest: &Digest, now: Moment) -> Result<Arc<Identity>, Error> {
+    pub(super) fn verify(&self, digest: &Digest, now: Moment) -> Result<Arc<Identity>, Failed> {
         let key = self.0.get(digest).ok_or(Error::UnknownKey)?;
         // The map compares as it likes; what lets somebody in is compared in constant time.
         constant_time::verify_slices_are_equal(key.digest.as_bytes(), digest.as_bytes()).map_err(|_| Error::UnknownKey)?;
         match key.expires {
-            Some(expires) if now.wall >= expires => Err(Error::Expired),
+            Some(expires) if now.wall >= expires => Err(Failed::of(&key.identity, Error::Expired)),
             _ => Ok(key.identity.clone()),
         }
     }
@@ -235,7 +235,7 @@ mod tests {
         let identity = keys.verify(&Digest::of(one.expose()), at(1)).unwrap();
         assert_eq!(&*identity.who.caller, "api_key:job");
         assert_eq!((&*identity.who.tenant, &*identity.who.tier, identity.who.method), ("acme", "gold", "api_key"));
-        assert_eq!(keys.verify(&Digest::of(two.expose()), at(1)).unwrap_err(), Error::UnknownKey);
+        assert_eq!(keys.verify(&Digest::of(two.expose()), at(1)).unwrap_err(), Error::UnknownKey.into());
     }
 
     #[test]
@@ -245,7 +245,8 @@ mod tests {
         assert_eq!(warnings.len(), 1);
         let digest = Digest::of(secret.expose());
         assert!(keys.verify(&digest, at(1_798_761_599)).is_ok());
-        assert_eq!(keys.verify(&digest, at(1_798_761_600)).unwrap_err(), Error::Expired);
+        let expired = keys.verify(&digest, at(1_798_761_600)).unwrap_err();
+        assert_eq!((expired.error, expired.whose.unwrap().caller.as_ref()), (Error::Expired, "api_key:job"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use toml::Spanned;
 use super::config::{self, Claims};
 use super::jwks::{NoKey, Origin, Plan, Source};
 use super::verified::{Cache, Verified, Window};
-use super::{Error, Identity, object};
+use super::{Error, Failed, Identity, object};
 use crate::clock::Moment;
 use crate::digest::Digest;
 use crate::mistake::Mistake;
@@ -96,11 +96,11 @@ impl Issuers {
     }
 
     /// Who holds this token; `digest` is that of all its bytes.
-    pub(super) fn verify(&self, token: &str, digest: &Digest, now: Moment) -> Result<Arc<Identity>, Error> {
+    pub(super) fn verify(&self, token: &str, digest: &Digest, now: Moment) -> Result<Arc<Identity>, Failed> {
         if let Some(known) = self.cache.find(digest)
             && self.issuers[known.issuer].source.generation(now) == Some(known.generation)
         {
-            known.window.holds(now)?;
+            known.window.holds(now).map_err(|error| Failed::of(&known.identity, error))?;
             return Ok(known.identity);
         }
         let token = Token::read(token)?;
@@ -110,7 +110,7 @@ impl Issuers {
         let issuer = &self.issuers[place];
         let generation = issuer.signed(&token, now)?;
         let (identity, window) = issuer.believed(&token.payload)?;
-        window.holds(now)?;
+        window.holds(now).map_err(|error| Failed::of(&identity, error))?;
         let identity = Arc::new(identity);
         self.cache.insert(*digest, Verified { identity: identity.clone(), issuer: place, generation, window });
         Ok(identity)

@@ -162,10 +162,12 @@ impl Error {
 }
 
 /// A request that nobody could be named for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     /// Why, for the log.
     pub error: Error,
+    /// Whose the credential is, where it held once and is sure; for the security log alone.
+    pub whose: Option<Arc<Who>>,
     /// Past the limit of failures: 429 instead of 401, and when a failure is answered as one again.
     pub retry_after: Option<Duration>,
 }
@@ -179,7 +181,7 @@ impl Refused {
     /// The code that the caller may read. It tells apart only what follows from the request's bytes alone, or what the
     /// holder of a credential that once held may know; which check failed is for the log ([`Error::code`]).
     #[must_use]
-    pub const fn public_code(self) -> &'static str {
+    pub const fn public_code(&self) -> &'static str {
         match self.error {
             _ if self.retry_after.is_some() => Self::THROTTLED,
             error @ (Error::Missing | Error::TwoCredentials | Error::Malformed | Error::Expired) => error.code(),
@@ -189,7 +191,7 @@ impl Refused {
 
     /// 401, or 429 past the limit of failures.
     #[must_use]
-    pub const fn status(self) -> http::StatusCode {
+    pub const fn status(&self) -> http::StatusCode {
         if self.retry_after.is_some() { http::StatusCode::TOO_MANY_REQUESTS } else { http::StatusCode::UNAUTHORIZED }
     }
 }
@@ -201,6 +203,26 @@ impl fmt::Display for Refused {
 }
 
 impl std::error::Error for Refused {}
+
+/// Why a credential did not hold, and whose it is where that is sure all the same.
+#[derive(Debug, PartialEq, Eq)]
+struct Failed {
+    error: Error,
+    whose: Option<Arc<Who>>,
+}
+
+impl Failed {
+    /// One that names its holder, and does not hold now.
+    fn of(identity: &Identity, error: Error) -> Self {
+        Self { error, whose: Some(identity.who.clone()) }
+    }
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { error, whose: None }
+    }
+}
 
 /// Everyone who may call, as one `callers.toml` says. Does not change; a reload makes a new one.
 pub struct Authenticator {
@@ -273,28 +295,34 @@ impl Authenticator {
         })
     }
 
+    /// Who a client certificate names, whether or not it holds any longer.
+    #[must_use]
+    pub fn holder(&self, certificate: &ClientCertificate) -> Option<Arc<Who>> {
+        self.names.verify(certificate).map(|identity| identity.who.clone())
+    }
+
     fn admit(&self, connection: &Connection, headers: &mut HeaderMap, now: Moment) -> Result<Named, Refused> {
         let named = self.name(connection.certificate.as_deref(), headers, now);
         strip(headers);
-        named.map_err(|error| {
+        named.map_err(|Failed { error, whose }| {
             let charged = if error.is_charged() { self.failures.charge(connection.address.ip(), now.mono) } else { Ok(()) };
-            Refused { error, retry_after: charged.err() }
+            Refused { error, whose, retry_after: charged.err() }
         })
     }
 
-    fn name(&self, certificate: Option<&ClientCertificate>, headers: &HeaderMap, now: Moment) -> Result<Named, Error> {
+    fn name(&self, certificate: Option<&ClientCertificate>, headers: &HeaderMap, now: Moment) -> Result<Named, Failed> {
         let (bearer, key) = (one(headers, &AUTHORIZATION)?, one(headers, &X_API_KEY)?);
         let (credential, may_be_token) = match (bearer, key) {
-            (Some(_), Some(_)) => return Err(Error::TwoCredentials),
+            (Some(_), Some(_)) => return Err(Error::TwoCredentials.into()),
             (Some(bearer), None) => (bearer_of(bearer)?, true),
             (None, Some(key)) => (visible(key)?, false),
             (None, None) => {
                 let certificate = certificate.ok_or(Error::Missing)?;
-                return self.names.verify(certificate).map(Named::Certificate).ok_or(Error::CertificateUnknown);
+                return self.names.verify(certificate).map(Named::Certificate).ok_or(Error::CertificateUnknown.into());
             }
         };
         if credential.is_empty() || credential.len() > MAX_CREDENTIAL {
-            return Err(Error::Malformed);
+            return Err(Error::Malformed.into());
         }
         let digest = Digest::of(credential.as_bytes());
         if may_be_token && jwt::is_token(credential) {

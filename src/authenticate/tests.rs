@@ -166,7 +166,7 @@ fn past_the_limit_failures_are_429_and_good_credentials_still_hold() {
 
 #[test]
 fn callers_cannot_tell_which_check_failed() {
-    let told = |error| Refused { error, retry_after: None }.public_code();
+    let told = |error| Refused { error, whose: None, retry_after: None }.public_code();
     for error in [
         Error::UnknownKey,
         Error::NotYet,
@@ -214,7 +214,7 @@ async fn fetched_keys_go_on_through_a_reload_that_does_not_change_them() {
     let first = compile("\"EdDSA\"");
     assert!(!ready(&first));
     let token = signer.token("k", &json!({"iss": "a", "sub": "s", "aud": "x", "exp": NOW + 9}));
-    assert_eq!(first.issuers.verify(&token, &Digest::of(token.as_bytes()), now), Err(Error::IssuerGaveNoKeys));
+    assert_eq!(first.issuers.verify(&token, &Digest::of(token.as_bytes()), now), Err(Error::IssuerGaveNoKeys.into()));
     for source in first.sources() {
         source.refresh(&fetch, now).await.unwrap();
     }

@@ -344,7 +344,9 @@ impl<T> Authorizer<T> {
         let (route, template) = self.routes.find(caller.peer().method(), caller.peer().uri().path())?;
         let declared = matches!(route, Route::Raw { .. });
         // A receipt tells the route: of a declared path it tells those alone who may use it.
-        if !declared {
+        if declared {
+            trail.aside.route = Some(template.clone());
+        } else {
             trail.route = template.clone();
         }
         trail.action = Some(route.action().as_str());
@@ -361,16 +363,18 @@ impl<T> Authorizer<T> {
             let audits = matches!(route, Route::Receipt { .. }) && self.audits(&caller);
             return Ok(Grant { caller, route, which: None, visible, content, asked, audits, terms: self.serverwide.clone() });
         };
-        let denied = || Error::Denied("no such model".into());
-        let versions = self.models.get(name.as_str()).ok_or_else(denied)?;
+        // All of these, and what the policy denies, are one answer: which it was is for the security log.
+        let denied = |why: &'static str| move || Error::Denied(why.into());
+        let (known, versions) = self.models.get_key_value(name.as_str()).ok_or_else(denied("no such model"))?;
+        trail.aside.model = Some(known.clone());
         let model = match &version {
-            Some(version) => versions.named(version).ok_or_else(denied)?,
+            Some(version) => versions.named(version).ok_or_else(denied("no such version"))?,
             // What is only told of a model is told of the same version each time.
             None if route.action() == Action::Metadata => versions.foremost(),
             None => versions.drawn(trail.id, &caller.identity().who.caller),
         };
         if !model.serves.takes(&route) {
-            return Err(denied());
+            return Err(denied("the model does not serve this route")());
         }
         let judgement = self.judge(&caller, route.action(), model)?;
         trail.shadowed = judgement.shadowed.clone();

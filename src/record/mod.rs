@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use toml::Spanned;
 use uuid::Uuid;
 
+use crate::accept;
 use crate::event::{self, Event, Events, Name};
 use crate::mistake::Mistake;
 use crate::trail::{Late, Stop, TRACEPARENT, Trace, Trail, Usage, Verdict, Which};
@@ -302,9 +303,9 @@ pub struct Answered {
     pub body: Body,
     /// What is known of the request.
     pub trail: Arc<Trail>,
-    /// Where a stream tells how it ended; none for a whole answer.
     /// The receipt's id, where there is one: past an allowance, and where the log cannot take it, a refusal has none.
     pub receipt: Option<Uuid>,
+    /// Where a stream tells how it ended; none for a whole answer.
     pub late: Option<Late>,
     /// The static code, where this is a refusal.
     pub code: Option<&'static str>,
@@ -344,8 +345,8 @@ impl Drop for Active {
 #[derive(Clone, Debug)]
 struct Ended {
     trail: Arc<Trail>,
-    status: StatusCode,
     receipt: Option<Uuid>,
+    status: StatusCode,
     code: Option<&'static str>,
     bytes: u64,
     usage: Option<Usage>,
@@ -375,8 +376,8 @@ impl Ended {
 struct Pending {
     active: Active,
     trail: Arc<Trail>,
-    status: StatusCode,
     receipt: Option<Uuid>,
+    status: StatusCode,
     code: Option<&'static str>,
 }
 
@@ -411,19 +412,22 @@ impl Pending {
 
 /// The event of a refusal. The caller's address is in it, the caller's words are not.
 fn refusal(trail: &Trail, receipt: Option<Uuid>, code: &'static str, status: StatusCode, now: Instant) -> Event {
-    let name = if code.starts_with("authenticate.") { Name::AuthenticateFailed } else { Name::RequestRefused };
+    // A certificate is a credential that the first stop knows of.
+    let failed = code.starts_with("authenticate.") || code == accept::Error::CallersCertificateEnded.code();
+    let name = if failed { Name::AuthenticateFailed } else { Name::RequestRefused };
     let time = trail.arrived.wall + now.saturating_duration_since(trail.arrived.mono);
     let refused = trail.steps.iter().rev().find(|step| step.verdict == Verdict::Refused);
     let mut event = Event::new(name, time)
         .with("address", trail.address.to_string())
         .with("status", status.as_u16())
         .with("trace", format!("{:032x}", u128::from_be_bytes(trail.trace.trace_id)));
-    if !trail.route.is_empty() {
-        event = event.with("route", &*trail.route);
+    if let Some(route) = trail.aside.route.as_ref().or(Some(&trail.route)).filter(|route| !route.is_empty()) {
+        event = event.with("route", &**route);
     }
-    event.caller = trail.who.as_ref().map(|who| who.caller.clone());
-    event.tenant = trail.who.as_ref().map(|who| who.tenant.clone());
-    event.model = trail.which.as_ref().map(|which| which.name.clone());
+    let who = trail.who.as_ref().or(trail.aside.whose.as_ref());
+    event.caller = who.map(|who| who.caller.clone());
+    event.tenant = who.map(|who| who.tenant.clone());
+    event.model = trail.model();
     event.code = Some(code);
     event.rule = refused.and_then(|step| step.rule.clone());
     event.receipt = receipt;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::ask::{ask, bare, chat, digit, post_chat};
 use crate::support::tokens::claims;
-use crate::support::{Folder, Issuer, Reply, Upstream};
+use crate::support::{Folder, Issuer, KEY, Reply, Upstream};
 
 /// An answer without what differs between any two: ids, times, digests of them.
 fn bare_of_ids(reply: &Reply) -> (u16, Vec<u8>, BTreeSet<String>, Vec<String>) {
@@ -157,4 +157,60 @@ async fn a_rule_that_errs_denies_and_one_in_shadow_is_only_told() {
     let told = folder.security_log();
     let refused: Vec<&Value> = told.iter().filter(|event| event["event"] == "request.refused").collect();
     assert!(refused.iter().any(|event| event["rule"].as_str().is_some_and(|rule| rule.contains("overflows"))), "{refused:#?}");
+}
+
+#[tokio::test]
+async fn the_security_log_says_which_model_was_denied_and_whose_key_has_ended() {
+    let (_upstream, folder, _issuer) = two_tenants().await;
+    let ended = format!("{KEY}-that-has-ended");
+    let sha256 = portcullis::digest::Digest::of(ended.as_bytes());
+    let expires = "expires = 2020-01-01T00:00:00Z";
+    folder.callers(&format!("[[api_key]]\nid = \"old\"\nsha256 = \"{sha256}\"\ntenant = \"acme\"\nroles = [\"app\"]\n{expires}\n"));
+    let shadow = "@id(\"soon\")\n@mode(\"shadow\")\npermit (principal, action == Action::\"chat\", resource == Model::\"hers\");\n";
+    folder.write("access.cedar", folder.read("access.cedar") + shadow);
+    let gateway = folder.serve().await;
+    let mut client = gateway.h2().await;
+    let named = |model: &str| {
+        let mut chat = chat();
+        chat["model"] = json!(model);
+        ask("POST", "/v1/chat/completions", chat.to_string())
+    };
+    let (no_rule, no_model) = ("no rule permits", "no such model");
+    let cases = [
+        (named("hers"), Some("hers"), "/v1/chat/completions", no_rule),
+        (named("tensors"), Some("tensors"), "/v1/chat/completions", "the model does not serve this route"),
+        (named("made-up"), None, "/v1/chat/completions", no_model),
+        (ask("POST", "/hers", "{}"), Some("theirs"), "/hers", no_rule),
+        (
+            ask("POST", "/v2/models/digits/versions/9/infer", digit()),
+            Some("digits"),
+            "/v2/models/{model}/versions/{version}/infer",
+            "no such version",
+        ),
+    ];
+    let mut expected = Vec::new();
+    for (request, model, route, rule) in cases {
+        let id = client.send(request).await.is(404).receipt().unwrap();
+        expected.push((id, json!([model, route, rule])));
+    }
+    let late = client.send(bare("GET", "/v1/models", "", Some(&ended))).await.is(401);
+    gateway.stop().await;
+    let (told, entries) = (folder.security_log(), folder.entries());
+    for (id, expected) in &expected {
+        let event = told.iter().find(|event| event["event"] == "request.refused" && event["receipt"] == id.as_str()).unwrap();
+        assert_eq!(&json!([event.get("model"), event["route"], event["rule"]]), expected, "{event}");
+        // Its caller reads the entry.
+        let entry = entries.iter().find(|entry| entry["id"] == id.as_str()).unwrap();
+        assert_eq!(entry.get("model"), None, "{entry}");
+        assert_ne!(entry["req"]["route"], "/hers", "{entry}");
+    }
+    let shadowed: Vec<&Value> = told.iter().filter(|event| event["event"] == "authorize.shadowed").collect();
+    assert_eq!((shadowed.len(), &shadowed[0]["model"], &shadowed[0]["receipt"]), (1, &json!("hers"), &json!(expected[0].0)));
+    let failed = told.iter().find(|event| event["event"] == "authenticate.failed").unwrap();
+    assert_eq!(
+        (&failed["caller"], &failed["tenant"], &failed["rule"]),
+        (&json!("api_key:old"), &json!("acme"), &json!("authenticate.expired"))
+    );
+    let entry = entries.iter().find(|entry| entry["id"] == late.receipt().unwrap().as_str()).unwrap();
+    assert_eq!(entry.get("principal"), None, "{entry}");
 }

@@ -8,7 +8,7 @@ use portcullis::wire::grpc as message;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::ask::{ask, framed, post_chat};
+use crate::support::ask::{ask, bare, chat, framed, post_chat};
 use crate::support::client::Http;
 use crate::support::{Folder, Gateway, PATIENCE, Upstream};
 
@@ -105,4 +105,30 @@ async fn what_is_turned_away_cannot_fill_the_log() {
     let named: Vec<&Value> = events.iter().filter_map(|event| event.get("receipt")).collect();
     assert!(named.len() == with && named.iter().all(|id| entries.iter().any(|entry| entry["id"] == **id)));
     assert!(events.iter().all(|event| event["trace"].is_string()));
+}
+
+#[tokio::test]
+async fn a_certificate_that_holds_no_longer_is_told_with_its_holder() {
+    let upstream = Upstream::language().await;
+    let folder = Folder::new();
+    folder.upstream("chat", "openai", &upstream, "", "");
+    folder.gateway("", "client_ca = \"tls/ca.pem\"\nclient_auth = \"optional\"\nclient_crl = \"tls/clients.crl\"");
+    folder.write("tls/clients.crl", folder.revocation_list(2099));
+    folder.callers("[[certificate]]\nsan = \"spiffe://acme.example/*\"\ntenant = \"acme\"\nroles = [\"app\"]\n");
+    let gateway = folder.serve().await;
+    let mut client = gateway.with_certificate(folder.client_certificate("spiffe://acme.example/batch")).await;
+    let request = || bare("POST", "/v1/chat/completions", chat().to_string(), None);
+    client.send(request()).await.is(200);
+    // Past its end nobody with a certificate gets in, and whoever is in goes.
+    folder.write("tls/clients.crl", folder.revocation_list(2024));
+    gateway.admin_until("/readyz", |_, body| body.contains("2024-01-01")).await;
+    let reply = client.send(request()).await.is(401);
+    assert_eq!(reply.reason(), "accept.certificate");
+    assert_eq!(reply.header("www-authenticate"), "Bearer");
+    gateway.stop().await;
+    let events = folder.security_log();
+    let event = events.iter().find(|event| event["code"] == "accept.certificate").unwrap();
+    assert_eq!(event["event"], "authenticate.failed");
+    assert_eq!((&event["caller"], &event["tenant"]), (&"cert:spiffe://acme.example/batch".into(), &"acme".into()));
+    assert_eq!(event["receipt"], reply.receipt().unwrap().as_str());
 }

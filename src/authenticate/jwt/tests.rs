@@ -29,7 +29,7 @@ impl House {
     }
 
     fn ask_at(&self, token: &str, second: u64) -> Result<Arc<Identity>, Error> {
-        self.issuers.verify(token, &Digest::of(token.as_bytes()), at(second))
+        self.issuers.verify(token, &Digest::of(token.as_bytes()), at(second)).map_err(|failed| failed.error)
     }
 
     fn ask(&self, token: &str) -> Result<Arc<Identity>, Error> {
@@ -203,6 +203,11 @@ fn a_token_holds_from_nbf_to_exp_with_leeway_both_ways() {
     for (second, holds) in [(NOW - 31, Err(Error::NotYet)), (NOW - 30, Ok(())), (NOW + 629, Ok(())), (NOW + 630, Err(Error::Expired))] {
         assert_eq!(house.ask_at(&token, second).map(drop), holds, "{second}");
     }
+    // Its signature held: whose it was is known, for the security log.
+    for house in [&house, &House::new(&[signer.jwk("k1")], "leeway = \"30s\"")] {
+        let failed = house.issuers.verify(&token, &Digest::of(token.as_bytes()), at(NOW + 630)).unwrap_err();
+        assert!(failed.whose.is_some_and(|who| who.caller.ends_with("#ada")));
+    }
     let future = signer.token("k1", &with("iat", NOW + 31));
     assert_eq!(house.ask(&future), Err(Error::NotYet));
 }
@@ -309,8 +314,8 @@ fn another_issuers_key_does_not_speak_for_this_one() {
     let issuers = Issuers::compile(&config.issuer, folder.path(), at(NOW), &mut Vec::new());
     let ask =
         |token: String| issuers.verify(&token, &Digest::of(token.as_bytes()), at(NOW)).map(|identity| identity.who.caller.to_string());
-    assert_eq!(ask(other.token("b", &with("iss", "a"))), Err(Error::KeyUnknown));
-    assert_eq!(ask(other.token("a", &with("iss", "a"))), Err(Error::Signature));
+    assert_eq!(ask(other.token("b", &with("iss", "a"))), Err(Error::KeyUnknown.into()));
+    assert_eq!(ask(other.token("a", &with("iss", "a"))), Err(Error::Signature.into()));
     assert_eq!(ask(other.token("b", &with("iss", "b"))), Ok("jwt:b#ada".into()));
 }
 
