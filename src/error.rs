@@ -256,6 +256,10 @@ fn infer(error: infer::Error) -> Told {
         infer::Error::CallerSentUnfit(why) => bad("infer.input", why),
         infer::Error::NoCard => Told::new("infer.card", StatusCode::NOT_FOUND, Code::NotFound, "The model has no card."),
         infer::Error::NoSuchReceipt => denied().rule("no such receipt"),
+        infer::Error::ReceiptStillOpen => {
+            let text = "The stream has not ended: its statement is signed when it does.";
+            Told::new("infer.open", StatusCode::CONFLICT, Code::FailedPrecondition, text).retry_after(SOON)
+        }
     }
 }
 

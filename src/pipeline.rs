@@ -22,7 +22,7 @@ use crate::detect::price::Brought;
 use crate::detect::{self, Detector};
 use crate::error::Refusal;
 use crate::event::{Event, Events, Name};
-use crate::infer::{Answer, Backend, Found, Inference, Receipts};
+use crate::infer::{self, Answer, Backend, Found, Inference, Receipts};
 use crate::prove::{Ledger, Receipt, Shards, Slot, Want};
 use crate::record::{Active, Answered, Recorder};
 use crate::trail::{Stop, Trail, Verdict, Who};
@@ -249,14 +249,22 @@ impl Handler for Gate {
 impl Receipts for House {
     fn find<'a>(&'a self, id: Uuid, form: ReceiptForm, who: &'a Arc<Who>, audits: bool) -> Found<'a> {
         Box::pin(async move {
-            match form {
-                ReceiptForm::Json => Some(self.shards.find(id, who, audits).await?.json().to_string().into()),
-                ReceiptForm::Statement => Some(self.shards.find(id, who, audits).await?.statement().clone()),
-                ReceiptForm::Cose => self.shards.find_included(id, who, audits).await?.receipt().map(Bytes::from),
-                ReceiptForm::Scitt => self.shards.find_included(id, who, audits).await?.transparent().map(Bytes::from),
-                ReceiptForm::TlogProof => self.shards.find_included(id, who, audits).await?.tlog_proof().map(Bytes::from),
-                ReceiptForm::Disclosure => Some(self.shards.disclose(id, who, audits).await?.to_string().into()),
+            if let Some(stream) = self.shards.underway(id, who, audits) {
+                return if form == ReceiptForm::Json { Ok(stream.json().to_string().into()) } else { Err(infer::Error::ReceiptStillOpen) };
             }
+            let found = match form {
+                ReceiptForm::Json => self.shards.find(id, who, audits).await.map(|found| found.json().to_string().into()),
+                ReceiptForm::Statement => self.shards.find(id, who, audits).await.map(|found| found.statement().clone()),
+                ReceiptForm::Cose => self.shards.find_included(id, who, audits).await.and_then(|found| found.receipt()).map(Bytes::from),
+                ReceiptForm::Scitt => {
+                    self.shards.find_included(id, who, audits).await.and_then(|found| found.transparent()).map(Bytes::from)
+                }
+                ReceiptForm::TlogProof => {
+                    self.shards.find_included(id, who, audits).await.and_then(|found| found.tlog_proof()).map(Bytes::from)
+                }
+                ReceiptForm::Disclosure => self.shards.disclose(id, who, audits).await.map(|salts| salts.to_string().into()),
+            };
+            found.ok_or(infer::Error::NoSuchReceipt)
         })
     }
 }

@@ -56,7 +56,7 @@ pub(super) fn card(model: &Model) -> Result<Answer, Error> {
 
 /// A receipt, for the caller it was made for, or an auditor.
 pub(super) async fn receipt(call: &Call, id: Uuid, form: ReceiptForm, receipts: &dyn Receipts) -> Result<Answer, Error> {
-    let bytes = receipts.find(id, form, &call.who, call.audits).await.ok_or(Error::NoSuchReceipt)?;
+    let bytes = receipts.find(id, form, &call.who, call.audits).await?;
     let mut answer = whole(StatusCode::OK, form.media_type(), bytes, Held::default());
     if form == ReceiptForm::Disclosure {
         // What is erased here must not live on in a cache on the way.

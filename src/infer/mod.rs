@@ -136,6 +136,8 @@ impl From<upstream::Error> for Error {
         match error {
             upstream::Error::UpstreamUnreachable(_) => Self::Unavailable("no replica can be reached"),
             upstream::Error::UpstreamEjected(_) => Self::Unavailable("every replica failed too often of late"),
+    /// The caller's own receipt, of a stream that has not ended, in a form that needs its statement: `infer.open`, 409.
+    ReceiptStillOpen,
             upstream::Error::Full => Self::Unavailable("every replica has as many requests as it may have"),
             upstream::Error::UpstreamSilent | upstream::Error::UpstreamStalled | upstream::Error::DeadlinePassed => Self::Deadline,
             upstream::Error::UpstreamClosed => Self::UpstreamBroke("it closed the connection"),
@@ -149,8 +151,9 @@ impl From<upstream::Error> for Error {
     }
 }
 
-/// A receipt that is being looked up.
-pub type Found<'a> = Pin<Box<dyn Future<Output = Option<Bytes>> + Send + 'a>>;
+/// A receipt that is being looked up: [`Error::NoSuchReceipt`] where there is none for this caller, [`Error::ReceiptStillOpen`] where it has
+/// no such form yet.
+pub type Found<'a> = Pin<Box<dyn Future<Output = Result<Bytes, Error>> + Send + 'a>>;
 
 /// Where receipts are looked up: the ledger, which stands behind this stop.
 pub trait Receipts: Send + Sync {

@@ -23,6 +23,7 @@ use super::publisher::{Published, retried};
 use super::receipt::State;
 use super::rotation::Vkeys;
 use super::salts::{self, MAX_SUBJECTS, Salts, Sealing};
+use super::underway::Underway;
 use crate::tlog::merkle;
 use crate::tlog::{Checkpoint, Note};
 use crate::trail::Who;
@@ -37,17 +38,19 @@ const INCLUSION_PATIENCE: Duration = Duration::from_secs(2);
 /// Look-ups at once.
 pub(super) const FINDERS: usize = 2;
 
-/// What look-ups and erasures in all shards of a log have in common.
+/// What look-ups, erasures and streams in all shards of a log have in common.
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) finders: Arc<Semaphore>,
     /// One erasure at a time.
     pub(super) eraser: Arc<Semaphore>,
+    /// The streams that have not ended, in whatever shard they began.
+    pub(super) underway: Arc<Underway>,
 }
 
 impl Default for Shared {
     fn default() -> Self {
-        Self { finders: Arc::new(Semaphore::new(FINDERS)), eraser: Arc::new(Semaphore::new(1)) }
+        Self { finders: Arc::new(Semaphore::new(FINDERS)), eraser: Arc::new(Semaphore::new(1)), underway: Arc::default() }
     }
 }
 

@@ -300,7 +300,8 @@ impl Ledger {
                     headers.remove(CONTENT_LENGTH);
                 }
                 let content = Content { media_type, length: 0, digest: None };
-                let body = Proving::new(body, late.clone(), trail.clone(), status.as_u16(), content.clone(), trailers, slot);
+                let place = slot.room.then(|| self.0.shared.underway.begin(&trail, &self.0.signer.origin));
+                let body = Proving::new(body, late.clone(), trail.clone(), status.as_u16(), content.clone(), trailers, slot, place);
                 return Ok(Receipt { status, headers, body: Body::stream(body), trail, late: Some(late), state, content });
             }
         };

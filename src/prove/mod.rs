@@ -37,6 +37,7 @@ mod shards;
 mod statement;
 mod stream;
 pub mod tree;
+mod underway;
 #[cfg(test)]
 mod verified;
 mod want;
@@ -51,5 +52,6 @@ pub use ledger::{Accepted, Counters, Error, Ledger, NotProved, OpenError, Opened
 pub use receipt::{Receipt, State};
 pub use shards::{NotRolled, Shards};
 pub use statement::Build;
+pub use underway::Stream;
 pub use want::{MAX_WAIT, Want};
 pub use witness::Witnesses;

@@ -29,6 +29,7 @@ use super::ledger::{Inner, Ledger, OpenError, Opened};
 use super::log::{Fatal, OnFatal};
 use super::served::{LogFile, PREFIX, WELL_KNOWN, hex};
 use super::statement::Build;
+use super::underway::Stream;
 use super::witness::{Failure, Witnesses};
 use crate::clock::month;
 use crate::event::Events;
@@ -312,6 +313,12 @@ impl Shards {
             }
         }
         Ok(())
+    }
+
+    /// The stream of this id that has not ended, for whom [`Shards::find`] will give its statement.
+    #[must_use]
+    pub fn underway(&self, id: Uuid, who: &Who, audits: bool) -> Option<Stream> {
+        self.0.shared.underway.find(id, who, audits)
     }
 
     /// See [`Ledger::find`]; in whatever shard.

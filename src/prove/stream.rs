@@ -8,7 +8,8 @@
 //! says that it is the last event, as in a stream that was cut, and in streams that are no events there is no such line.
 //!
 //! Only the bytes that end the stream wait for its entry; everything before them passes as it comes. What `wait` of `Provenance-Want` gives up
-//! on is not told in the stream, whose head has long left: the receipt's address tells how far the entry has come.
+//! on is not told in the stream, whose head has long left: the receipt's address tells how far the entry has come, and while the stream is
+//! open that it is (`underway`).
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,6 +19,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
+use tokio::runtime::Handle;
 
 use super::config::OnFailure;
 use super::events::Events;
@@ -26,6 +28,7 @@ use super::log::{Poisoned, Until};
 use super::receipt::{STATEMENT, STATEMENT_BIN, content_digest, statement_comment, statement_header};
 use super::release::{Appended, Unkept};
 use super::statement::Sent;
+use super::underway::Place;
 use crate::digest::{Digest, Hasher};
 use crate::trail::{Content, Late, Trail};
 use crate::verify::statement::Kind;
@@ -54,6 +57,8 @@ pub(super) struct Proving {
     trailers: HeaderMap,
     /// Gone once the entry was appended.
     slot: Option<Slot>,
+    /// Gone once the entry is written, from when on it is found in the log.
+    place: Option<Place>,
     wait: Option<Waiting>,
     /// The last bytes of a stream that said that it is done.
     last: Option<Bytes>,
@@ -64,6 +69,7 @@ pub(super) struct Proving {
 }
 
 impl Proving {
+    #[expect(clippy::too_many_arguments, reason = "they are the parts of the answer, and what it holds of the log")]
     pub(super) fn new(
         inner: Body,
         late: Late,
@@ -72,6 +78,7 @@ impl Proving {
         content: Content,
         trailers: Option<HeaderMap>,
         slot: Slot,
+        place: Option<Place>,
     ) -> Self {
         let events = content.media_type.as_deref().is_some_and(|media_type| media_type.eq_ignore_ascii_case("text/event-stream"));
         Self {
@@ -86,6 +93,7 @@ impl Proving {
             grpc: trailers.is_some(),
             trailers: trailers.unwrap_or_default(),
             slot: Some(slot),
+            place,
             wait: None,
             last: None,
             plain: None,
@@ -97,7 +105,7 @@ impl Proving {
     fn finish(&mut self, ended: bool) -> Result<(), Broken> {
         // First: the adaptor inside tells how the stream ended when it is dropped, if not before.
         drop(self.inner.take());
-        let Some(slot) = self.slot.take() else { return Ok(()) };
+        let (Some(slot), place) = (self.slot.take(), self.place.take()) else { return Ok(()) };
         let end = self.late.end();
         // Where the meter knows, its word counts: who hangs up right after the last event has been handed all of it.
         let complete = end.map_or(ended, |end| end.complete);
@@ -119,11 +127,16 @@ impl Proving {
                 if complete {
                     self.deliver(&slot, &entry, &digest);
                 }
-                let over = !ended || wait.is_over() && slot.takes_what_is_written();
+                let over = wait.is_over() && slot.takes_what_is_written();
+                if !ended {
+                    leave_once_written(place, slot, seq);
+                    return Ok(());
+                }
                 // The slot stays taken while the entry is waited for.
                 self.wait = (!over).then(|| {
                     let trail = self.trail.clone();
                     Box::pin(async move {
+                        let _place = place;
                         let outcome = slot.kept(seq, wait).await.map(|_| true);
                         if outcome == Err(Unkept::Unwritten) {
                             slot.gap(&trail);
@@ -169,6 +182,19 @@ impl Proving {
         if let Some(plain) = self.plain.take() {
             self.last = Some(plain);
         }
+    }
+}
+
+/// Keeps the place of a stream that broke off until its entry `seq` is written, for which nobody waits.
+fn leave_once_written(place: Option<Place>, slot: Slot, seq: u64) {
+    let wait = slot.inner.wal.wait(seq, Until::Written);
+    drop(slot);
+    // Without a runtime the process ends, and nobody asks any more.
+    if let (Some(place), Ok(wait), Ok(runtime)) = (place, wait, Handle::try_current()) {
+        runtime.spawn(async move {
+            let _ = wait.done().await;
+            drop(place);
+        });
     }
 }
 

@@ -1,16 +1,18 @@
 //! Requests that are answered: who sends them, what the upstream receives, and what comes back.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
-use crate::support::ask::{ask, bare, chat, digit, post_chat, post_stream};
-use crate::support::client::Http;
+use crate::support::ask::{NO_RECEIPT, ask, bare, chat, digit, post_chat, post_stream};
+use crate::support::client::{Http, receipt};
 use crate::support::tokens::claims;
-use crate::support::upstream::Seen;
-use crate::support::{Folder, Issuer, KEY, Reply, Upstream};
+use crate::support::upstream::{Seen, Streams, events};
+use crate::support::{Folder, Issuer, KEY, PATIENCE, Reply, Upstream};
 
 /// The credential that the gateway has for its upstream.
 const THEIRS: &str = "sk-upstream-0f1e2d3c4b5a";
@@ -253,4 +255,52 @@ async fn a_receipt_is_for_the_caller_it_was_made_for() {
     let none = client.send(ask("GET", "/v1/receipts/0192aaaa-bbbb-7ccc-8ddd-eeeeffff0000", "")).await.is(404);
     assert_eq!(theirs.body, none.body);
     assert_eq!((theirs.reason(), none.reason()), ("authorize.denied", "authorize.denied"));
+}
+
+#[tokio::test]
+async fn the_receipt_of_a_stream_says_that_it_is_open_until_it_has_ended() {
+    let mut streams = Streams::new().await;
+    let folder = folder(&streams.upstream, "");
+    let issuer = Issuer::es256();
+    issuer.trusted_by(&folder, &[]);
+    let gateway = folder.serve().await;
+    let mut client = gateway.h2().await;
+    let held = client.open(post_stream()).await.unwrap();
+    let (id, writer) = (receipt(held.headers()).unwrap(), streams.next().await);
+    let path = format!("/v1/receipts/{id}");
+    let open = client.send(ask("GET", &path, "")).await.is(200).json();
+    assert_eq!((&open["id"], &open["state"], &open["view"]["model"]["name"]), (&json!(id), &json!("open"), &json!("chat")));
+    assert!(open["log"].is_string() && open["view"]["t0"].is_u64() && open.get("statement").is_none(), "{open}");
+    for form in [".statement", ".cose", ".scitt", ".tlog-proof", ".disclosure"] {
+        let reply = client.send(ask("GET", &format!("{path}{form}"), "")).await.is(409);
+        assert_eq!((reply.reason(), reply.header("retry-after")), ("infer.open", "1"), "{form}");
+        // To everybody else it is what a receipt is that is not there.
+        let theirs = client.send(bare("GET", &format!("{path}{form}"), "", Some(&issuer.good()))).await.is(404);
+        let none = client.send(ask("GET", &format!("/v1/receipts/{NO_RECEIPT}{form}"), "")).await.is(404);
+        assert_eq!((&theirs.body, theirs.reason()), (&none.body, "authorize.denied"), "{form}");
+    }
+    client.send(bare("GET", &path, "", Some(&issuer.good()))).await.is(404);
+    for event in events("chat", true) {
+        writer.send(event.into()).await.unwrap();
+    }
+    drop(writer);
+    held.into_body().collect().await.unwrap();
+    let ended = client.send(ask("GET", &path, "")).await.is(200).json();
+    assert!(ended["state"] != "open" && ended["statement"].is_string(), "{ended}");
+    assert_eq!((&ended["view"]["kind"], &ended["view"]["t0"]), (&json!("inference"), &open["view"]["t0"]));
+    assert_eq!(ended["view"]["model"], open["view"]["model"]);
+    // One that its caller gives up.
+    let held = client.open(post_stream()).await.unwrap();
+    let (id, _writer) = (receipt(held.headers()).unwrap(), streams.next().await);
+    drop(held);
+    let gone = async {
+        loop {
+            let told = client.send(ask("GET", &format!("/v1/receipts/{id}"), "")).await.is(200).json();
+            if told["state"] != "open" {
+                break told;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert_eq!(tokio::time::timeout(PATIENCE, gone).await.unwrap()["view"]["kind"], "aborted");
 }

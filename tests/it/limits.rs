@@ -2,14 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
 use futures_util::future::join_all;
 use http_body_util::BodyExt;
 use serde_json::json;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 use crate::support::ask::{ask, chat, post_chat, post_stream};
-use crate::support::upstream::{events, stream, whole};
+use crate::support::upstream::{Streams, events, whole};
 use crate::support::{Folder, Gateway, PATIENCE, Upstream};
 
 async fn serving(upstream: &Upstream, budget: &str) -> (Folder, Gateway) {
@@ -98,30 +97,6 @@ async fn tokens_are_settled_from_usage_of_whole_answers_and_of_streams() {
     assert_eq!(client.send(ask("POST", "/v1/chat/completions", large.to_string())).await.is(429).reason(), "budget.tokens");
     assert_eq!(left(&client.send(post_chat()).await.is(200), "tokens"), 5_000 - 45 - reserved(length));
     assert_eq!(upstream.count(), 4);
-}
-
-/// Streams that a test writes itself.
-struct Streams {
-    upstream: Upstream,
-    begun: mpsc::UnboundedReceiver<mpsc::Sender<Bytes>>,
-}
-
-impl Streams {
-    async fn new() -> Self {
-        let (tell, begun) = mpsc::unbounded_channel();
-        let upstream = Upstream::start(move |_| {
-            let (sender, response) = stream("text/event-stream");
-            let _ = tell.send(sender);
-            async move { response }
-        })
-        .await;
-        Self { upstream, begun }
-    }
-
-    /// The next one that is asked for.
-    async fn next(&mut self) -> mpsc::Sender<Bytes> {
-        tokio::time::timeout(PATIENCE, self.begun.recv()).await.unwrap().unwrap()
-    }
 }
 
 #[tokio::test]

@@ -401,6 +401,28 @@ async fn the_last_bytes_of_a_stream_leave_once_its_entry_is_kept() {
 }
 
 #[tokio::test]
+async fn a_stream_is_found_while_it_is_open_and_after_that_in_the_log() {
+    let house = house();
+    let (who, underway) = (now().who.unwrap(), house.ledger.0.shared.underway.clone());
+    let (whole, broken) = ([Ok("one"), Ok("two")], [Ok("one"), Err("it broke off")]);
+    for (pieces, complete, is_read) in [(whole, true, true), (broken, false, true), (whole, false, false)] {
+        let receipt = stream(&house, &Terms::default(), &pieces, complete).await;
+        let id = receipt.id().unwrap();
+        assert!(underway.find(id, &who, false).is_some() && house.ledger.find(id, &who, true).await.is_none());
+        let body = receipt.into_parts().2;
+        if is_read {
+            let _ = body.collect().await;
+        } else {
+            drop(body);
+        }
+        while underway.find(id, &who, false).is_some() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(house.ledger.find(id, &who, false).await.is_some(), "it is found in one place or the other");
+    }
+}
+
+#[tokio::test]
 async fn who_is_over_budget_cannot_fill_the_log_with_that() {
     let house = house();
     let mut made = 0;

@@ -133,6 +133,31 @@ pub fn stream(kind: &str) -> (mpsc::Sender<Bytes>, Response<Body>) {
     (sender, Response::builder().header("content-type", kind).body(body).unwrap())
 }
 
+/// Streams that a test writes itself.
+pub struct Streams {
+    pub upstream: Upstream,
+    begun: mpsc::UnboundedReceiver<mpsc::Sender<Bytes>>,
+}
+
+impl Streams {
+    /// Behind an upstream that begins one for each request.
+    pub async fn new() -> Self {
+        let (tell, begun) = mpsc::unbounded_channel();
+        let upstream = Upstream::start(move |_| {
+            let (sender, response) = stream("text/event-stream");
+            let _ = tell.send(sender);
+            async move { response }
+        })
+        .await;
+        Self { upstream, begun }
+    }
+
+    /// The next one that is asked for.
+    pub async fn next(&mut self) -> mpsc::Sender<Bytes> {
+        tokio::time::timeout(PATIENCE, self.begun.recv()).await.unwrap().unwrap()
+    }
+}
+
 /// The events of a chat, told with usage at the end where it is asked for.
 pub fn events(model: &str, usage: bool) -> Vec<String> {
     let piece = |choices: Value, usage: Value| {
