@@ -10,7 +10,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use uuid::Uuid;
 
 use crate::accept::{self, Handler, Peer, TurnedAway};
@@ -135,6 +135,9 @@ impl House {
         let answer = self.inference.answer(cleared, &terms.infer, self, &mut walk.trail).await;
         let mut answer = walk.past(Stop::Infer, answer, Refusal::Infer)?;
         answer.extend_headers(standing);
+        if walk.trail.method == Method::HEAD {
+            answer.take_bytes();
+        }
         Ok((answer, slot))
     }
 
@@ -146,11 +149,11 @@ impl House {
         let dialect = Dialect::of(peer.uri().path(), peer.headers().get(header::CONTENT_TYPE));
         let (arrived, deadline) = (peer.arrived(), peer.deadline());
         let (trace, active) = self.recorder.begin(peer.headers(), false);
+        let undecided = self.events.of_request(trace.trace_id);
         let trail = Trail::new(arrived, peer.connection().address.ip(), peer.method().clone(), peer.http_version(), policy.digest, trace);
         let mut walk = Walk { trail, at: Stop::Accept, since: arrived.mono };
         walk.past(Stop::Accept, Ok::<(), Refusal>(()), |refusal| refusal).unwrap_or(());
 
-        let undecided = self.events.of_request(trace.trace_id);
         // The way is a large future: in its box it is moved once, and not with each of those around it, down to the connection's.
         let way = Box::pin(self.walk(&ledger, &policy, undecided.events(), peer, &mut walk));
         let walking = AssertUnwindSafe(tokio::time::timeout_at(deadline.into(), way)).catch_unwind();
@@ -167,11 +170,11 @@ impl House {
             Err(refusal) => self.refuse(&ledger, refusal, walk.trail, dialect).await,
         };
         accepted.over();
+        undecided.decided(ended.0.id().is_some());
         self.leave(active, ended)
     }
 
     /// What the first stop turns away before there is a [`Peer`]: it ends as every refusal does.
-        undecided.decided(ended.0.id().is_some());
     async fn turn_away(&self, turned_away: TurnedAway<'_>) -> Response<Body> {
         let ledger = self.shards.current();
         let accepted = ledger.accept();
@@ -181,18 +184,19 @@ impl House {
         let (trace, active) = self.recorder.begin(&head.headers, false);
         let trail = Trail::new(arrived, connection.address.ip(), head.method.clone(), turned_away.http_version(), policy.digest, trace);
         let mut walk = Walk { trail, at: Stop::Accept, since: arrived.mono };
-        let Err(refusal) = walk.past(Stop::Accept, Err::<Infallible, _>(error), Refusal::Accept);
-        let ended = self.refuse(&ledger, refusal, walk.trail, dialect).await;
-        accepted.over();
         if error == accept::Error::CallersCertificateEnded {
             let certificate = connection.certificate.as_deref();
             walk.trail.aside.whose = certificate.and_then(|certificate| policy.authenticator.holder(certificate));
         }
+        let Err(refusal) = walk.past(Stop::Accept, Err::<Infallible, _>(error), Refusal::Accept);
+        let ended = self.refuse(&ledger, refusal, walk.trail, dialect).await;
+        accepted.over();
         self.leave(active, ended)
     }
 
     /// The last stop.
     fn leave(&self, active: Active, (receipt, code): (Receipt, Option<&'static str>)) -> Response<Body> {
+        let receipt_id = receipt.id();
         let (status, headers, body, trail, late) = receipt.into_parts();
         let answered = Answered { status, headers, body, trail, receipt: receipt_id, late, code };
         self.recorder.record(active, answered, Instant::now()).into_response()
@@ -202,7 +206,6 @@ impl House {
     async fn refuse(&self, ledger: &Ledger, refusal: Refusal, mut trail: Trail, dialect: Dialect) -> (Receipt, Option<&'static str>) {
         let told = refusal.told();
         // Where the clock or the log refused, the last stop is one that passed, and its own rule stays.
-        let receipt_id = receipt.id();
         if let Some(step) = trail.steps.last_mut().filter(|step| step.verdict == Verdict::Refused) {
             step.rule = told.rule;
         }
@@ -213,7 +216,11 @@ impl House {
             }
             _ => {
                 let (media_type, body) = dialect::error_body(dialect, told.status, told.code, &told.message, told.param.as_deref());
-                (media_type, body, HeaderMap::new())
+                let (mut headers, mut body) = (HeaderMap::new(), body);
+                if trail.method == Method::HEAD {
+                    headers.insert(header::CONTENT_LENGTH, std::mem::take(&mut body).len().into());
+                }
+                (media_type, body, headers)
             }
         };
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));

@@ -179,7 +179,7 @@ pub enum Unmatched {
     Path,
     /// No method of the gRPC service has that name. The service is not the operator's, so that nothing is told of what is.
     GrpcMethod,
-    /// Something is, with the other method.
+    /// Something is, with these methods, as `Allow` lists them.
     Method(&'static str),
 }
 
@@ -244,8 +244,10 @@ impl Routes {
         let unmatched = || if path.starts_with(SERVICE) { Unmatched::GrpcMethod } else { Unmatched::Path };
         let (route, template) = fixed(path).ok_or_else(unmatched)?;
         let expected = FIXED.iter().find(|(_, known)| *known == template).map_or("POST", |(method, _)| method);
-        if method.as_str() != expected {
-            return Err(Unmatched::Method(expected));
+        // What can be got can be asked for without its bytes (RFC 9110, 9.1).
+        let allowed = if expected == "GET" { "GET, HEAD" } else { expected };
+        if !allowed.split(", ").any(|allowed| allowed == method.as_str()) {
+            return Err(Unmatched::Method(allowed));
         }
         let template =
             self.fixed.iter().find(|(known, _)| *known == template).map_or_else(|| template.into(), |(_, shared)| shared.clone());
@@ -342,8 +344,9 @@ mod tests {
                 template.replace("{model}", "digits").replace("{version}", "1").replace("{id}", "0192aaaa-bbbb-7ccc-8ddd-eeeeffff0000");
             let (_, found) = routes.find(&method.parse().unwrap(), &path).unwrap();
             assert_eq!(&*found, template);
-            let other = if method == "GET" { Method::POST } else { Method::GET };
-            assert_eq!(routes.find(&other, &path), Err(Unmatched::Method(method)));
+            let (other, allowed) = if method == "GET" { (Method::POST, "GET, HEAD") } else { (Method::GET, "POST") };
+            assert_eq!(routes.find(&other, &path), Err(Unmatched::Method(allowed)));
+            assert_eq!(routes.find(&Method::HEAD, &path).is_ok(), method == "GET", "{template}");
         }
     }
 

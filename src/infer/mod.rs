@@ -101,6 +101,13 @@ impl Answer {
         self.headers.extend(more);
     }
 
+    /// Takes the bytes out, for a request that asks for the head alone; how many they are stands in it (RFC 9110, 9.3.2).
+    pub fn take_bytes(&mut self) {
+        if let Payload::Whole(bytes) = &mut self.payload {
+            self.headers.insert(http::header::CONTENT_LENGTH, std::mem::take(bytes).len().into());
+        }
+    }
+
     /// Its parts: status, headers, bytes, trailers where the protocol has them (gRPC), and what it holds.
     #[must_use]
     pub fn into_parts(self) -> (StatusCode, HeaderMap, Payload, Option<HeaderMap>, Held) {
@@ -129,6 +136,8 @@ pub enum Error {
     NoCard,
     /// No such receipt, or not this caller's: `authorize.denied`, 404.
     NoSuchReceipt,
+    /// The caller's own receipt, of a stream that has not ended, in a form that needs its statement: `infer.open`, 409.
+    ReceiptStillOpen,
 }
 
 impl From<upstream::Error> for Error {
@@ -136,8 +145,6 @@ impl From<upstream::Error> for Error {
         match error {
             upstream::Error::UpstreamUnreachable(_) => Self::Unavailable("no replica can be reached"),
             upstream::Error::UpstreamEjected(_) => Self::Unavailable("every replica failed too often of late"),
-    /// The caller's own receipt, of a stream that has not ended, in a form that needs its statement: `infer.open`, 409.
-    ReceiptStillOpen,
             upstream::Error::Full => Self::Unavailable("every replica has as many requests as it may have"),
             upstream::Error::UpstreamSilent | upstream::Error::UpstreamStalled | upstream::Error::DeadlinePassed => Self::Deadline,
             upstream::Error::UpstreamClosed => Self::UpstreamBroke("it closed the connection"),

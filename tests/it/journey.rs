@@ -304,3 +304,34 @@ async fn the_receipt_of_a_stream_says_that_it_is_open_until_it_has_ended() {
     };
     assert_eq!(tokio::time::timeout(PATIENCE, gone).await.unwrap()["view"]["kind"], "aborted");
 }
+
+#[tokio::test]
+async fn what_can_be_got_can_be_asked_for_without_its_bytes() {
+    let upstream = Upstream::language().await;
+    let folder = folder(&upstream, "");
+    let gateway = folder.serve().await;
+    let mut receipts = Vec::new();
+    for mut client in [gateway.h1().await, gateway.h2().await] {
+        for path in
+            ["/v1/models", "/v1/models/chat", "/v2", "/v2/health/live", "/v2/models/digits", "/v2/models/digits/ready", "/v2/models/none"]
+        {
+            let got = client.send(ask("GET", path, "")).await;
+            let head = client.send(ask("HEAD", path, "")).await;
+            assert_eq!((head.status, head.body.len()), (got.status, 0), "{path}");
+            assert_eq!(head.header("content-length"), got.body.len().to_string(), "{path}");
+            assert_eq!(head.header("content-type"), got.header("content-type"), "{path}");
+            // Of what is sent, which is nothing (RFC 9530, B.3).
+            assert_eq!(head.header("content-digest"), "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:", "{path}");
+            receipts.push(head.receipt().unwrap());
+        }
+        let wrong = client.send(ask("POST", "/v1/models", "{}")).await.is(405);
+        assert_eq!(wrong.header("allow"), "GET, HEAD");
+        client.send(bare("HEAD", "/v1/models", "", None)).await.is(401);
+        let wrong = client.send(ask("HEAD", "/v1/chat/completions", "")).await.is(405);
+        assert_eq!(wrong.header("allow"), "POST");
+    }
+    gateway.stop().await;
+    for entry in folder.entries().iter().filter(|entry| receipts.iter().any(|id| entry["id"] == id.as_str())) {
+        assert_eq!((&entry["req"]["method"], &entry["resp"]["bytes_sent"]), (&json!("HEAD"), &json!(0)), "{entry}");
+    }
+}
