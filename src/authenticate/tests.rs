@@ -99,6 +99,7 @@ fn two_credentials_are_refused_and_a_bearer_wins_over_a_certificate() {
         assert_eq!(house.error(None, &two), Error::TwoCredentials);
     }
     assert_eq!(house.ask(Some(OURS), &[("authorization", &key)]).unwrap(), "api_key:job");
+    assert_eq!(house.error(Some(OURS), &[("x-api-key", &house.key)]), Error::TwoCredentials);
     // A bearer that fails is not saved by the certificate.
     assert_eq!(house.error(Some(OURS), &[("authorization", "Bearer wrong")]), Error::UnknownKey);
     assert_eq!(house.error(Some(OURS), &[("authorization", "Basic dTpw")]), Error::Malformed);
