@@ -148,11 +148,11 @@ impl Recorded {
     pub fn add(&mut self, caller: usize, inputs: &[Tensor], said: &[Tensor]) {
         let (rows, of) = Rows::with_texts(inputs, &self.key);
         self.requests[of as usize] += 1;
-        let told = Told::of(said, rows.iter().len());
+        let told = Told::of(said, rows.all());
         if self.callers.len() <= caller {
             self.callers.resize_with(caller + 1, Vec::new);
         }
-        self.numbers += rows.width * told.len() + rows.tokens.len() * size_of::<Tokens>() / size_of::<f32>();
+        self.numbers += rows.numbers.len() + rows.tokens.len() * size_of::<Tokens>() / size_of::<f32>();
         let exact = rows.exact.iter().copied().chain(std::iter::repeat(0));
         let tokens = rows.tokens.iter().map(|tokens| Some(Box::new(tokens.clone()))).chain(std::iter::repeat_with(|| None));
         let all = rows.iter().zip(told).zip(exact.zip(tokens));

@@ -12,10 +12,11 @@ use super::families::{self, Family, Reach};
 use super::ladder::{Ladder, Rungs, Taken};
 use super::noise::Noise;
 use super::rows::{Rows, Scores, Told};
+use super::space::Point;
 use super::state::Alarm;
 use super::together::{Cohort, Heard, Said};
 use super::wealth::Wealth;
-use super::{Exposure, Learned, Pupil, Room, Step, Studies, Watch, loss, space};
+use super::{Exposure, Learned, Pupil, Room, Step, Studies, Watch, loss};
 use crate::budget::gate::locked;
 use crate::clock::Moment;
 use crate::digest::Digest;
@@ -51,6 +52,9 @@ pub struct Lesson {
     pub(in crate::detect) at: Moment,
 }
 
+/// Rows after which the lock of a caller is let go: whoever asks beside a long batch under the same name does not wait for all of it.
+const PIECE: usize = 64;
+
 impl Lesson {
     /// Learns from what the model said, before anything is withheld of it, and from what of it the caller was told. Tells how much of the
     /// model the caller may have by now.
@@ -64,33 +68,38 @@ impl Lesson {
         if rows.width != calibration.width() {
             return None;
         }
-        let told = Told::of(said, rows.iter().len());
+        let told = Told::of(said, rows.all());
         let mut alarms: Vec<(u64, Alarm, Step)> = Vec::new();
         let scores = Scores::of(told_of_it, told.len());
         let (mut spent, mut heard) = (None, Vec::new());
         let company = self.company();
-        let exposure = {
-            self.pupil.asked.store(true, Ordering::Relaxed);
+        self.pupil.asked.store(true, Ordering::Relaxed);
+        self.unwatched.fetch_add(rows.left as u64, Ordering::Relaxed);
+        for first in (0..told.len()).step_by(PIECE) {
+            // Nobody waits for what is the same for every caller.
+            let points: Vec<Point> = rows.iter().enumerate().skip(first).take(PIECE).map(|(at, row)| self.point(&rows, at, row)).collect();
             let mut pupil = locked(&self.pupil.pupil);
             let Pupil { ladder, learned, parts, .. } = &mut *pupil;
             let known = Learned::of(learned, &self.watch);
-            for ((row, told), number) in rows.iter().zip(&told).zip(self.first..) {
-                let mut point = calibration.space.point(row);
-                let at = usize::try_from(number - self.first).unwrap_or(usize::MAX);
-                point.digest ^= rows.exact.get(at).copied().unwrap_or_default();
-                point.tokens = rows.tokens.get(at).cloned().map(Box::new);
-                let repeats = known.state.repeats;
-                self.look_closely(known, &self.pupil);
-                for alarm in known.state.learn(calibration, &point, told, |_, _| {}) {
-                    self.climb(ladder, known, &alarm, number);
-                    alarms.push((number, alarm, self.watch.step_of(ladder)));
-                }
-                if known.state.repeats == repeats {
-                    self.lose(known, &point, told, scores.as_ref(), number);
-                    self.learn_together(&company, (ladder, known, parts), (&point, told, scores.as_ref()), number, &mut heard);
-                }
-                if known.state.insists {
-                    ladder.hear(self.at.mono);
+            for (at, told) in told.iter().enumerate().skip(first).take(PIECE) {
+                let number = self.first.saturating_add(at as u64);
+                if let Some(point) = points.get(at - first) {
+                    let repeats = known.state.repeats;
+                    self.look_closely(known, &self.pupil);
+                    for alarm in known.state.learn(calibration, point, told, |_, _| {}) {
+                        self.climb(ladder, known, &alarm, number);
+                        alarms.push((number, alarm, self.watch.step_of(ladder)));
+                    }
+                    if known.state.repeats == repeats {
+                        self.lose(known, point, told, scores.as_ref(), number);
+                        self.learn_together(&company, (ladder, known, parts), (point, told, scores.as_ref()), number, &mut heard);
+                    }
+                    if known.state.insists {
+                        ladder.hear(self.at.mono);
+                    }
+                } else {
+                    // It is not looked at, and was answered: it may be a repeat, and costs what a new one does.
+                    self.charge(known, told, scores.as_ref(), number);
                 }
                 if known.loss.is_past(&self.watch.budgets) {
                     if self.watch.enforced {
@@ -101,6 +110,10 @@ impl Lesson {
                     }
                 }
             }
+        }
+        let exposure = {
+            let mut pupil = locked(&self.pupil.pupil);
+            let known = Learned::of(&mut pupil.learned, &self.watch);
             // Honest callers are of the crowd as well.
             self.watch.crowd.discovers(&mut known.counted, Wealth::default());
             known.loss.exposure()
@@ -116,6 +129,13 @@ impl Lesson {
             }
         }
         Some(exposure)
+    }
+
+    fn point(&self, rows: &Rows, at: usize, row: &[f32]) -> Point {
+        let mut point = self.watch.calibration.space.point(row);
+        point.digest ^= rows.exact.get(at).copied().unwrap_or_default();
+        point.tokens = rows.tokens.get(at).cloned().map(Box::new);
+        point
     }
 
     /// Has a caller or a cohort watched closely from its fourth row on, if there is a place.
@@ -134,14 +154,9 @@ impl Lesson {
     }
 
     /// Counts what a row told of the model. Bits are counted whether or not the owner's rows are there to try a copy on.
-    pub(super) fn lose(&self, known: &mut Learned, point: &space::Point, told: &Told, scores: Option<&Scores>, number: u64) {
+    pub(super) fn lose(&self, known: &mut Learned, point: &Point, told: &Told, scores: Option<&Scores>, number: u64) {
+        let (tells, values) = self.charge(known, told, scores, number);
         let Learned { loss, state, .. } = known;
-        let row = scores.and_then(|scores| Some((scores, scores.iter().nth(usize::try_from(number - self.first).ok()?)?)));
-        let (tells, values) = match row {
-            Some((scores, row)) => (loss::tells(scores, row), row),
-            None => (Tells::Label { classes: told.classes.max(2) }, &[][..]),
-        };
-        loss.charge(tells, self.more);
         let Some(owned) = self.watch.calibration.owned.as_ref().filter(|_| state.is_close()) else { return };
         let probabilities: Vec<f64> = values.iter().map(|value| f64::from(*value)).collect();
         let answer = match (tells, told.label) {
@@ -150,6 +165,17 @@ impl Lesson {
             (_, None) => return,
         };
         loss.learn(owned, &self.studies, point, answer);
+    }
+
+    /// Counts the bits that a row told, and tells what it was told by which numbers.
+    fn charge<'a>(&self, known: &mut Learned, told: &Told, scores: Option<&'a Scores>, number: u64) -> (Tells, &'a [f32]) {
+        let row = scores.and_then(|scores| Some((scores, scores.iter().nth(usize::try_from(number - self.first).ok()?)?)));
+        let (tells, values) = match row {
+            Some((scores, row)) => (loss::tells(scores, row), row),
+            None => (Tells::Label { classes: told.classes.max(2) }, &[][..]),
+        };
+        known.loss.charge(tells, self.more);
+        (tells, values)
     }
 
     /// Rows to wait before a step holds, from what only the gateway knows.

@@ -14,6 +14,13 @@ use crate::wire::tensor::{Datatype, Tensor};
 /// Numbers of a row that are looked at. A longer row is thinned to every n-th number, so that its cost stays bounded.
 pub(crate) const MOST_NUMBERS: usize = 1 << 16;
 
+/// What a batch may become for each number that it holds. A tensor of one row beside longer ones is of every row, and narrow rows are filled up, so that
+/// few bytes can say a great deal.
+const TIMES: usize = 8;
+
+/// Numbers that any batch may become: 1 MiB, as 1,024 rows of 256 numbers are.
+const ANY: usize = 1 << 18;
+
 /// Rows of one batch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Rows {
@@ -26,70 +33,125 @@ pub(crate) struct Rows {
     pub(super) exact: Vec<u64>,
     /// The words of each row's text, where texts are looked at.
     pub(super) tokens: Vec<Tokens>,
+    /// Rows of the batch behind them, that are not among them: [so many](most_rows) are looked at.
+    pub(super) left: usize,
 }
 
 /// What digests are keyed with: they are compared in this process alone.
 pub(super) static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+/// Rows of so many numbers that are made of a batch which holds `held`: one in any case.
+pub(super) fn most_rows(held: usize, width: usize) -> usize {
+    (held.saturating_mul(TIMES).max(ANY) / width.max(1)).max(1)
+}
+
+/// How rows lie in the tensors of a batch.
+struct Layout<'a> {
+    /// By their names and not in the order in which a caller sends them.
+    numeric: Vec<&'a Tensor>,
+    texts: Vec<&'a Tensor>,
+    rows: usize,
+    /// Of so many rows each of them holds the numbers: all of them, or the one that is of every row.
+    held: Vec<usize>,
+}
+
+impl<'a> Layout<'a> {
+    /// None where there are no numbers.
+    fn of(tensors: &'a [Tensor]) -> Option<Self> {
+        let (mut numeric, texts): (Vec<&Tensor>, Vec<&Tensor>) =
+            tensors.iter().filter(|tensor| !tensor.data.is_empty()).partition(|tensor| tensor.datatype != Datatype::Bytes);
+        numeric.sort_by(|a, b| a.name.cmp(&b.name));
+        let of = |tensor: &Tensor| tensor.shape.first().copied().unwrap_or(1);
+        let dimension = numeric.iter().map(|tensor| of(tensor)).max()?;
+        let columned = numeric[0].shape.len() > 1 || numeric.len() > 1;
+        let shared = columned && numeric.iter().all(|tensor| [1, dimension].contains(&of(tensor)));
+        let rows = if shared { usize::try_from(dimension).unwrap_or(1).max(1) } else { 1 };
+        let held = numeric.iter().map(|tensor| if shared && of(tensor) == 1 { 1 } else { rows }).collect();
+        Some(Self { numeric, texts, rows, held })
+    }
+
+    /// The digests of the first rows.
+    fn digests(&self, rows: usize) -> Vec<u64> {
+        let part = |tensor: &Tensor, held: usize, row: usize| {
+            let bytes = tensor.data.len() / held;
+            KEY.hash_one(&tensor.data[row * bytes..(row + 1) * bytes])
+        };
+        // What is of every row is read once for all of them. Where one's text ends and another's begins is not looked at.
+        let all = self.numeric.iter().zip(&self.held);
+        let common: Vec<Option<u64>> = all.map(|(tensor, held)| (*held == 1).then(|| part(tensor, 1, 0))).collect();
+        let texts: Vec<u64> = self.texts.iter().map(|text| KEY.hash_one(&text.data[..])).collect();
+        let digest = |row: usize| {
+            let mut hasher = KEY.build_hasher();
+            for ((tensor, held), common) in self.numeric.iter().zip(&self.held).zip(&common) {
+                hasher.write_u64(common.unwrap_or_else(|| part(tensor, *held, row)));
+            }
+            texts.iter().for_each(|text| hasher.write_u64(*text));
+            hasher.finish()
+        };
+        (0..rows).map(digest).collect()
+    }
+}
 
 impl Rows {
     /// The rows of a batch: along the first dimension, where all tensors have the same or one that is 1, which then is of every row; else all
     /// of it as one row. A single tensor without a second dimension is one row, several are its columns, by their names and not in
     /// the order in which a caller sends them. Texts have no numbers, and only tell repeats apart; where there is nothing else, there are no rows.
     pub(crate) fn of(tensors: &[Tensor]) -> Self {
-        let (mut ordered, texts): (Vec<&Tensor>, Vec<&Tensor>) =
-            tensors.iter().filter(|tensor| !tensor.data.is_empty()).partition(|tensor| tensor.datatype != Datatype::Bytes);
-        ordered.sort_by(|a, b| a.name.cmp(&b.name));
-        let numeric = || ordered.iter().copied();
-        let Some(first) = numeric().next() else { return Self::default() };
-        let of = |tensor: &Tensor| tensor.shape.first().copied().unwrap_or(1);
-        let dimension = numeric().map(of).max().unwrap_or(1);
-        let columned = first.shape.len() > 1 || numeric().nth(1).is_some();
-        let shared = columned && numeric().all(|tensor| [1, dimension].contains(&of(tensor)));
-        let rows = if shared { usize::try_from(dimension).unwrap_or(1).max(1) } else { 1 };
-        // Of so many rows a tensor holds the numbers: all of them, or the one that is of every row.
-        let held: Vec<usize> = numeric().map(|tensor| if shared && of(tensor) == 1 { 1 } else { rows }).collect();
-        let columns: Vec<Vec<f32>> = numeric().map(numbers).collect();
-        let widths: Vec<usize> = columns.iter().zip(&held).map(|(column, held)| column.len() / held).collect();
+        let Some(layout) = Layout::of(tensors) else { return Self::default() };
+        let Layout { numeric, texts, rows, held } = &layout;
+        let columns: Vec<Vec<f32>> = numeric.iter().map(|tensor| numbers(tensor)).collect();
+        let widths: Vec<usize> = columns.iter().zip(held).map(|(column, held)| column.len() / held).collect();
         let whole: usize = widths.iter().sum();
         let step = whole.div_ceil(MOST_NUMBERS).max(1);
-        let exact = if step > 1 || !texts.is_empty() || numeric().any(|tensor| is_finer(tensor.datatype)) {
-            let digest = |row: usize| {
-                let mut hasher = KEY.build_hasher();
-                for (tensor, held) in numeric().zip(&held) {
-                    let bytes = tensor.data.len() / held;
-                    let at = row.min(held - 1);
-                    hasher.write(&tensor.data[at * bytes..(at + 1) * bytes]);
-                }
-                // Where one's text ends and another's begins is not looked at: all of them are of every row.
-                texts.iter().for_each(|text| hasher.write(&text.data));
-                hasher.finish()
-            };
-            (0..rows).map(digest).collect()
-        } else {
-            Vec::new()
-        };
+        let width = whole.div_ceil(step);
+        let kept = most_rows(columns.iter().map(Vec::len).sum(), width).min(*rows);
+        let left = rows - kept;
+        let told_by_all = step == 1 && texts.is_empty() && !numeric.iter().any(|tensor| is_finer(tensor.datatype));
+        let exact = if told_by_all { Vec::new() } else { layout.digests(kept) };
         if columns.len() == 1 && step == 1 {
             let [numbers] = <[_; 1]>::try_from(columns).unwrap_or_default();
-            return Self { width: whole, numbers, exact, ..Self::default() };
+            return Self { width, numbers, exact, left, ..Self::default() };
         }
-        let mut all = Vec::with_capacity(rows * whole.div_ceil(step));
-        for row in 0..rows {
-            let of_row = columns.iter().zip(&widths).zip(&held).flat_map(|((column, width), held)| {
+        let mut all = Vec::with_capacity(kept * width);
+        for row in 0..kept {
+            let of_row = columns.iter().zip(&widths).zip(held).flat_map(|((column, width), held)| {
                 let at = row.min(held - 1);
                 &column[at * width..(at + 1) * width]
             });
             all.extend(of_row.step_by(step));
         }
-        Self { width: whole.div_ceil(step), numbers: all, exact, ..Self::default() }
+        Self { width, numbers: all, exact, left, ..Self::default() }
+    }
+
+    /// How many rows there are in a batch that has numbers.
+    pub(super) fn count(tensors: &[Tensor]) -> usize {
+        Layout::of(tensors).map_or(0, |layout| layout.rows)
     }
 
     /// The same, each row cut to the length of `like`, or filled up with its numbers: rows of another width are to be seen like others.
-    pub(crate) fn fitted(self, like: &[f32]) -> Self {
+    pub(crate) fn fitted(mut self, like: &[f32]) -> Self {
         if self.width == like.len() || self.width == 0 {
             return self;
         }
+        self.keep(most_rows(self.numbers.len(), like.len()));
         let fill = |row: &[f32]| row.iter().copied().chain(like.iter().skip(row.len()).copied()).take(like.len()).collect::<Vec<f32>>();
         Self { width: like.len(), numbers: self.iter().flat_map(fill).collect(), ..self }
+    }
+
+    /// Leaves out the rows behind the first `most`.
+    pub(super) fn keep(&mut self, most: usize) {
+        let rows = self.iter().len();
+        if most < rows {
+            self.numbers.truncate(most * self.width);
+            self.exact.truncate(most);
+            self.tokens.truncate(most);
+            self.left += rows - most;
+        }
+    }
+
+    /// Rows of the batch, those that were left out too.
+    pub(super) fn all(&self) -> usize {
+        self.iter().len() + self.left
     }
 
     pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = &[f32]> {
@@ -332,5 +394,34 @@ mod tests {
             let order: Vec<Tensor> = order.into_iter().cloned().collect();
             assert_eq!(Scores::of(&order, 1).unwrap().values, [0.1, 0.2, 0.7]);
         }
+    }
+
+    #[test]
+    fn rows_take_no_more_than_some_times_what_was_sent_and_the_others_are_counted() {
+        let sent = |name: &str, shape: &[u64]| {
+            let count = shape.iter().product::<u64>() as usize;
+            Tensor { name: name.into(), datatype: Datatype::Uint8, shape: shape.to_vec(), data: vec![1; count].into() }
+        };
+        // Six kilobytes, which say nine million numbers.
+        let rows = Rows::of(&[sent("a", &[3_000, 1]), sent("b", &[1, 3_000])]);
+        assert!(rows.numbers.len() <= ANY, "{}", rows.numbers.len());
+        assert_eq!((rows.width, rows.all(), rows.iter().len()), (3_001, 3_000, ANY / 3_001));
+        // And with the numbers of a model of pictures in the place of those that are missing.
+        let fitted = Rows::of(&[sent("x", &[10_000, 1])]).fitted(&vec![0.0; 784]);
+        assert!(fitted.numbers.len() <= ANY, "{}", fitted.numbers.len());
+        assert_eq!((fitted.all(), fitted.iter().len()), (10_000, ANY / 784));
+        // What was sent is looked at as it is, however much.
+        assert_eq!(Rows::of(&[sent("x", &[300_000, 2])]).left, 0);
+        assert_eq!(Rows::of(&[sent("x", &[1_000, 200]), sent("y", &[1_000, 200])]).left, 0);
+    }
+
+    #[test]
+    fn a_row_is_the_same_alone_and_in_a_batch() {
+        let fine = |rows: u64| {
+            let data: Vec<u8> = (0..rows).flat_map(|_| 7_i64.to_le_bytes()).collect();
+            Tensor { name: "x".into(), datatype: Datatype::Int64, shape: vec![rows, 1], data: data.into() }
+        };
+        let [alone, many] = [1, 3].map(|rows| Rows::of(&[fine(rows), bytes(&[1, 2], &[7, 8])]).exact);
+        assert_eq!(many, [alone[0]; 3]);
     }
 }

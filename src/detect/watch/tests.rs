@@ -383,3 +383,34 @@ fn rows_of_another_width_are_left_out_and_told_and_callers_of_no_others_with_the
     assert_eq!((made.left, made.callers, made.rows), (2, 20, 240));
     assert_eq!(calibrated(honest(20, 12)).unwrap().left, 0);
 }
+
+fn sent(name: &str, shape: &[u64]) -> Tensor {
+    let count = shape.iter().product::<u64>();
+    let data: Vec<u8> = (0..count).map(|at| at as u8).collect();
+    Tensor { name: name.into(), datatype: Datatype::Uint8, shape: shape.to_vec(), data: data.into() }
+}
+
+#[test]
+fn rows_of_a_batch_that_says_more_than_it_holds_cost_what_new_ones_do_and_are_counted() {
+    let (watch, mut caller) = (watch(&calibration(), ""), Caller::new());
+    let lesson = caller.lesson(&watch, vec![sent("a", &[20, 1]), sent("b", &[1, 60_000])], Moment::now());
+    let unwatched = lesson.unwatched.clone();
+    let said = [fp32(&[20, 2], &[0.75, 0.25].repeat(20))];
+    assert_eq!(lesson.learn(&said, &said).unwrap().rows, 20);
+    assert_eq!(unwatched.load(std::sync::atomic::Ordering::Relaxed), 20 - 8, "eight of them are looked at");
+}
+
+#[test]
+fn who_asks_beside_a_long_batch_of_the_same_caller_does_not_wait_for_all_of_it() {
+    let (watch, mut caller) = (watch(&calibration(), ""), Caller::new());
+    let lesson = caller.lesson(&watch, vec![sent("x", &[4_000, WIDTH as u64])], Moment::now());
+    let learns = std::thread::spawn(move || lesson.learn(&[], &[]));
+    let mut between = 0;
+    while !learns.is_finished() {
+        let rows = locked(&caller.known.pupil).learned.first().map_or(0, |learned| learned.state.rows);
+        between += u64::from((1..4_000).contains(&rows));
+        std::thread::yield_now();
+    }
+    learns.join().unwrap();
+    assert!(between > 0);
+}

@@ -10,10 +10,10 @@
 use std::hash::BuildHasher;
 
 use super::bounds::Of;
-use super::rows::{KEY, Rows, numbers};
-use crate::detect::text::sketch::sketch;
+use super::rows::{KEY, Rows, most_rows, numbers};
+use crate::detect::text::sketch::{NUMBERS, sketch};
 use crate::detect::text::substitution::Tokens;
-use crate::detect::text::{Key, looked_at};
+use crate::detect::text::{Key, MOST_BYTES, looked_at};
 use crate::wire::tensor::{Datatype, Tensor};
 
 /// The tensor of tokens, and which of them are of the text. Exporters of encoders of every kind name them so.
@@ -23,11 +23,46 @@ const MASK: &str = "attention_mask";
 /// What encoders take beside them, and what says nothing of a text.
 const KINDS: &str = "token_type_ids";
 
+/// What the texts of a batch may come to for each byte of them: one that is of every row is read with each.
+const TIMES: usize = 8;
+
+/// Bytes of texts that any batch may come to: as many as 64 rows of the longest text have.
+const ANY: usize = 64 * MOST_BYTES;
+
+/// What is kept of a text, in numbers.
+const KEPT: usize = NUMBERS + size_of::<Tokens>() / size_of::<f32>();
+
 /// The texts of a request.
 struct Texts {
-    rows: Vec<String>,
+    rows: usize,
+    /// Those that rows have of their own, by tensor: of each as many a row.
+    own: Vec<Vec<String>>,
+    /// What stands behind them in every row.
+    common: Option<String>,
     /// They are all that there is.
     alone: bool,
+}
+
+impl Texts {
+    fn row(&self, row: usize) -> String {
+        let own = self.own.iter().flat_map(|strings| {
+            let width = strings.len() / self.rows;
+            strings[row * width..(row + 1) * width].iter().map(String::as_str)
+        });
+        own.chain(self.common.as_deref()).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Those that are looked at, one at a time.
+    fn looked_at(&self) -> impl Iterator<Item = String> {
+        let held: usize = self.own.iter().flatten().chain(&self.common).map(|text| text.len() + 1).sum();
+        let mut bytes = held.saturating_mul(TIMES).max(ANY);
+        let texts = (0..self.rows.min(most_rows(held, KEPT))).map(|row| self.row(row));
+        texts.take_while(move |text| {
+            let fits = text.len() <= bytes;
+            bytes = bytes.saturating_sub(text.len());
+            fits
+        })
+    }
 }
 
 /// Whether an input by this name and type is one of texts.
@@ -39,17 +74,27 @@ impl Rows {
     /// The rows of a batch where texts are looked at, and all else as [`Self::of`] has it; and of what they are.
     pub(crate) fn with_texts(tensors: &[Tensor], key: &Key) -> (Self, Of) {
         let Some(texts) = tokens(tensors).or_else(|| strings(tensors)) else { return (Self::of(tensors), Of::Numbers) };
-        let (mut rows, of) = if texts.alone { (Self::sketched(&texts.rows, key), Of::Texts) } else { (Self::of(tensors), Of::Both) };
-        rows.tokens = texts.rows.iter().map(|text| Tokens::of(key, text)).collect();
+        let (mut rows, of) = match texts.alone {
+            true => (Self { width: NUMBERS, ..Self::default() }, Of::Texts),
+            false => (Self::of(tensors), Of::Both),
+        };
+        let (mut numbers, mut exact) = (Vec::new(), Vec::new());
+        let most = if texts.alone { texts.rows } else { rows.iter().len() };
+        for text in texts.looked_at().take(most) {
+            if texts.alone {
+                numbers.extend(sketch(key, &text));
+            }
+            rows.tokens.push(Tokens::of(key, &text));
+            exact.push(KEY.hash_one(&text));
+        }
+        if texts.alone {
+            (rows.numbers, rows.left) = (numbers, texts.rows - exact.len());
+        }
+        rows.keep(exact.len());
         // Texts of one sketch, or of equal numbers, are not the same.
-        rows.exact.resize(rows.tokens.len(), 0);
-        rows.exact.iter_mut().zip(&texts.rows).for_each(|(exact, text)| *exact ^= KEY.hash_one(text));
+        rows.exact.resize(exact.len(), 0);
+        rows.exact.iter_mut().zip(exact).for_each(|(exact, text)| *exact ^= text);
         (rows, of)
-    }
-
-    fn sketched(texts: &[String], key: &Key) -> Self {
-        let numbers = texts.iter().flat_map(|text| sketch(key, text)).collect();
-        Self { width: crate::detect::text::sketch::NUMBERS, numbers, ..Self::default() }
     }
 }
 
@@ -67,7 +112,7 @@ fn strings(tensors: &[Tensor]) -> Option<Texts> {
         texts.iter().map(|tensor| tensor.strings().map(|text| String::from_utf8_lossy(&text).into_owned()).collect()).collect();
     let most = texts.iter().map(|tensor| of(tensor)).max().unwrap_or(1);
     let alone = others.is_empty();
-    let rows = if alone { most } else { Rows::of(tensors).iter().len() };
+    let rows = if alone { most } else { Rows::count(tensors) };
     // A dimension beside a zero is the caller's word for nothing.
     let shared = texts.iter().zip(&strings).all(|(tensor, strings)| {
         let held = of(tensor);
@@ -75,21 +120,14 @@ fn strings(tensors: &[Tensor]) -> Option<Texts> {
     });
     let rows = if shared || !alone { rows } else { 1 };
     let of_rows = |tensor: &Tensor| shared && of(tensor) == rows;
-    let all = texts.iter().zip(&strings);
-    let common: Vec<&str> =
-        all.clone().filter(|(tensor, _)| !of_rows(tensor)).flat_map(|(_, strings)| strings).map(String::as_str).collect();
+    let (own, common): (Vec<_>, Vec<_>) = texts.iter().zip(strings).partition(|(tensor, _)| of_rows(tensor));
+    let own = own.into_iter().map(|(_, strings)| strings).collect();
+    let common: Vec<String> = common.into_iter().flat_map(|(_, strings)| strings).collect();
     let common = (!common.is_empty()).then(|| common.join("\n")).map(|common| if rows > 1 { shortened(common) } else { common });
-    let row = |row: usize| {
-        let own = all.clone().filter(|(tensor, _)| of_rows(tensor)).flat_map(|(_, strings)| {
-            let width = strings.len() / rows;
-            strings[row * width..(row + 1) * width].iter().map(String::as_str)
-        });
-        own.chain(common.as_deref()).collect::<Vec<_>>().join("\n")
-    };
-    Some(Texts { rows: (0..rows).map(row).collect(), alone })
+    Some(Texts { rows, own, common, alone })
 }
 
-/// A text that stands in every row: of a long one both ends, and what tells it from others, so that a batch does not hold all of it once a row.
+/// A text that stands in every row: of a long one both ends, and what tells it from others, so that not all of it is read once a row.
 fn shortened(text: String) -> String {
     let [head, tail] = looked_at(&text);
     if tail.is_empty() { text } else { format!("{head} {:016x} {tail}", KEY.hash_one(&text)) }
@@ -114,7 +152,7 @@ fn tokens(tensors: &[Tensor]) -> Option<Texts> {
         let meant = |place: &usize| mask.as_ref().is_none_or(|mask| mask[*place] != 0.0);
         at.filter(meant).map(|place| all[place].to_string()).collect::<Vec<_>>().join(" ")
     };
-    Some(Texts { rows: (0..rows).map(row).collect(), alone: true })
+    Some(Texts { rows, own: vec![(0..rows).map(row).collect()], common: None, alone: true })
 }
 
 #[cfg(test)]
@@ -142,7 +180,7 @@ mod tests {
     }
 
     fn texts(tensors: &[Tensor]) -> Vec<String> {
-        tokens(tensors).or_else(|| strings(tensors)).unwrap().rows
+        tokens(tensors).or_else(|| strings(tensors)).unwrap().looked_at().collect()
     }
 
     #[test]
@@ -190,6 +228,19 @@ mod tests {
         let (one, other) = (read(&past), read(&"a".repeat(longest)));
         assert!(one.iter().chain(&other).all(|text| text.len() <= most + 18));
         assert_ne!(one[0], other[0]);
+    }
+
+    #[test]
+    fn what_is_of_every_row_is_read_with_so_many_of_them_and_tiny_texts_become_no_heap_of_sketches() {
+        let (most, rows) = (crate::detect::text::MOST_BYTES, 1_000_u64);
+        let numbers = ints("n", &[rows, 1], &[5; 1_000]);
+        let long = read(&[numbers.clone(), text("t", &[1], &[&"a".repeat(most)])], &key());
+        assert_eq!((long.iter().len(), long.tokens.len(), long.exact.len(), long.all()), (64, 64, 64, 1_000));
+        let short = read(&[numbers, text("t", &[1], &["of every row"])], &key());
+        assert_eq!((short.iter().len(), short.left), (1_000, 0));
+        let tiny = read(&[text("t", &[20_000], &[""; 20_000])], &key());
+        assert_eq!((tiny.iter().len(), tiny.all()), (most_rows(20_000, KEPT), 20_000));
+        assert_eq!(read(&[text("t", &[1, 300_000], &[""; 300_000])], &key()).iter().len(), 1, "one is looked at in any case");
     }
 
     #[test]
