@@ -32,7 +32,7 @@ pub(super) async fn from_model(
         sight.learn(&tensors);
     }
     if let Some(lesson) = call.lesson.take() {
-        lesson.learn(&tensors, &tensors);
+        lesson.learn_in_turn(&tensors, &tensors).await;
     }
     let given = copied.as_ref().map(|_| tensors.clone());
     terms.shape.tensors(&mut tensors, call.care, inputs);

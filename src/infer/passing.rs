@@ -63,7 +63,7 @@ pub(super) async fn if_larger(
     }
     // Nobody reads what is said, and what was asked is seen all the same.
     if let Some(lesson) = call.lesson.take() {
-        lesson.learn(&[], &[]);
+        lesson.learn_in_turn(&[], &[]).await;
     }
     let late = Late::default();
     let body = Body::stream(Passing { pieces, rest: Some(body), hold: call.hold, late: late.clone() });

@@ -15,7 +15,6 @@ use super::upstream::{Outgoing, Upstream};
 use super::{Answer, Call, Error, Held, Payload, Terms, explain, reply, shadow, shape, whole};
 use crate::authorize::{OipAsks, Route};
 use crate::check::Request;
-use crate::detect::watch::Lesson;
 use crate::heavy;
 use crate::trail::{Assurance, TRACEPARENT, Trail, Usage};
 use crate::wire::grpc::{self as message, Code, trailers};
@@ -76,11 +75,13 @@ pub(super) async fn from_model(
     let lesson = call.lesson.take().map(|lesson| (lesson, [&tensors[..], &aside].concat()));
     terms.shape.tensors(&mut tensors, call.care, texts);
     terms.shape.tensors(&mut aside, call.care, texts);
-    let told = |lesson: Lesson, said: Vec<Tensor>| match &aside[..] {
-        [] => lesson.learn(&said, &tensors),
-        aside => lesson.learn(&said, &[&tensors[..], aside].concat()),
-    };
-    trail.exposure = lesson.and_then(|(lesson, said)| told(lesson, said)).map(|exposure| exposure.fidelity);
+    if let Some((lesson, said)) = lesson {
+        let exposure = match &aside[..] {
+            [] => lesson.learn_in_turn(&said, &tensors).await,
+            aside => lesson.learn_in_turn(&said, &[&tensors[..], aside].concat()).await,
+        };
+        trail.exposure = exposure.map(|exposure| exposure.fidelity);
+    }
     if let (Some(explanation), Some(asked)) = (&explanation, asked) {
         let told = tensors.iter().chain(&aside).find(|tensor| tensor.name == explanation.output);
         let told = told.ok_or(Error::UpstreamBroke("the output that is explained is missing"))?.clone();
@@ -270,7 +271,9 @@ pub(super) async fn from_upstream(
     let mut response = heavy::work(bytes.len(), || understood(&bytes, header_length, shape)).await?;
     let lesson = call.lesson.take().map(|lesson| (lesson, response.outputs.clone()));
     if shape.leaves_tensors_alone(call.care) && response.model_name == *call.name {
-        trail.exposure = lesson.and_then(|(lesson, said)| lesson.learn(&said, &said)).map(|exposure| exposure.fidelity);
+        if let Some((lesson, said)) = lesson {
+            trail.exposure = lesson.learn_in_turn(&said, &said).await.map(|exposure| exposure.fidelity);
+        }
         let mut answer = whole(StatusCode::OK, if header_length.is_some() { OCTETS } else { JSON }, bytes, held(call));
         if let Some(length) = header_length {
             answer.headers.insert(HEADER_LENGTH, HeaderValue::from(length));
@@ -278,7 +281,9 @@ pub(super) async fn from_upstream(
         return Ok(answer);
     }
     shape.tensors(&mut response.outputs, call.care, rows(&request.inputs));
-    trail.exposure = lesson.and_then(|(lesson, said)| lesson.learn(&said, &response.outputs)).map(|exposure| exposure.fidelity);
+    if let Some((lesson, said)) = lesson {
+        trail.exposure = lesson.learn_in_turn(&said, &response.outputs).await.map(|exposure| exposure.fidelity);
+    }
     response.model_name = call.name.to_string();
     let held = held(call);
     heavy::work(bytes.len(), || encoded(&response, &request, held)).await

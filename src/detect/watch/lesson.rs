@@ -21,6 +21,7 @@ use crate::budget::gate::locked;
 use crate::clock::Moment;
 use crate::digest::Digest;
 use crate::event::{Event, Events, Name};
+use crate::heavy;
 use crate::trail::Who;
 use crate::wire::tensor::Tensor;
 
@@ -55,10 +56,26 @@ pub struct Lesson {
 /// Rows after which the lock of a caller is let go: whoever asks beside a long batch under the same name does not wait for all of it.
 const PIECE: usize = 64;
 
+/// What a row is like as work, however few numbers it has: it takes about as long as so many bytes of JSON.
+const ROW: usize = 1 << 10;
+
 impl Lesson {
+    /// [Learns](Self::learn), and in its turn where that is much.
+    pub async fn learn_in_turn(self, said: &[Tensor], told_of_it: &[Tensor]) -> Option<Exposure> {
+        heavy::work(self.size(), || self.learn(said, told_of_it)).await
+    }
+
+    /// How much work it is, about, in bytes.
+    pub(super) fn size(&self) -> usize {
+        let bytes: usize = self.inputs.iter().map(|tensor| tensor.data.len()).sum();
+        let rows = self.inputs.iter().filter_map(|tensor| usize::try_from(*tensor.shape.first()?).ok()).max().unwrap_or(1).min(bytes);
+        let width = size_of::<f32>() * self.watch.calibration.width();
+        bytes.saturating_add(rows.saturating_mul(width.max(ROW)))
+    }
+
     /// Learns from what the model said, before anything is withheld of it, and from what of it the caller was told. Tells how much of the
     /// model the caller may have by now.
-    pub fn learn(self, said: &[Tensor], told_of_it: &[Tensor]) -> Option<Exposure> {
+    pub(in crate::detect) fn learn(self, said: &[Tensor], told_of_it: &[Tensor]) -> Option<Exposure> {
         let calibration = &self.watch.calibration;
         let rows = match &calibration.key {
             Some(key) => Rows::with_texts(&self.inputs, key).0,

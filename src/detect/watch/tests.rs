@@ -414,3 +414,13 @@ fn who_asks_beside_a_long_batch_of_the_same_caller_does_not_wait_for_all_of_it()
     learns.join().unwrap();
     assert!(between > 0);
 }
+
+#[test]
+fn much_is_learned_in_turn_and_little_where_it_is() {
+    let (watch, mut caller) = (watch(&calibration(), ""), Caller::new());
+    let mut size = |inputs: Vec<Tensor>| caller.lesson(&watch, inputs, Moment::now()).size();
+    assert!(size(vec![sent("x", &[1, 8])]) < crate::heavy::MANY);
+    assert!(size(vec![sent("x", &[32, 8])]) < crate::heavy::MANY);
+    assert!(size(vec![sent("x", &[1_000, 1])]) >= crate::heavy::MANY, "few bytes, and many rows");
+    assert!(size(vec![sent("x", &[1, 200_000])]) >= crate::heavy::MANY);
+}
