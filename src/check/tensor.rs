@@ -49,6 +49,8 @@ impl Contract {
 pub(super) struct Rules {
     pub(super) contract: Option<Contract>,
     pub(super) max_batch: Option<u64>,
+    /// The most rows of a request without a contract, where nothing else is said of its batch.
+    pub(super) most_rows: Option<u64>,
     /// The longest free dimension after the batch.
     pub(super) max_length: Option<u64>,
     /// Inclusive bounds by tensor.
@@ -134,6 +136,14 @@ impl Rules {
         for index in 1..request.inputs.len() {
             if request.inputs[..index].iter().any(|other| other.name == request.inputs[index].name) {
                 return Err(at(index)(Broken::Twice));
+            }
+        }
+        if let Some(most) = self.most_rows.filter(|_| self.contract.is_none() && self.max_batch.is_none()) {
+            // A tensor of numbers alone and in one dimension is one row.
+            let row = matches!(&request.inputs[..], [only] if only.shape.len() == 1 && only.datatype != Datatype::Bytes);
+            let longer = |tensor: &Tensor| tensor.shape.first().is_some_and(|rows| *rows > most);
+            if let Some(index) = request.inputs.iter().position(longer).filter(|_| !row) {
+                return Err(at(index)(Broken::Batch));
             }
         }
         let mut batch = None;

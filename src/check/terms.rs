@@ -18,6 +18,10 @@ use crate::wire::tensor::{Datatype, Port};
 /// The longest batch for a model in this machine of which the policy says nothing: it is what bounds the memory of one answer.
 pub const DEFAULT_MAX_BATCH: u64 = 64;
 
+/// The most rows of a request to a model behind an upstream, where detectors learn from each and the policy says nothing. It is many times what model
+/// servers take at once, and learned in some milliseconds.
+pub const DEFAULT_MOST_ROWS: u64 = 1_024;
+
 /// How deep JSON may nest where the policy says nothing. Tensors and chats need less than 10.
 pub const DEFAULT_MAX_DEPTH: usize = 64;
 
@@ -36,7 +40,7 @@ pub struct Config {
     pub stored: bool,
     /// The longest body; the house's cap where it is left out.
     pub max_body: Option<Spanned<Size>>,
-    /// The longest batch, at least 1; 64 where it is left out and the model runs in this machine.
+    /// The longest batch, at least 1; where it is left out, 64 if the model runs in this machine, and 1,024 rows if it is calibrated and does not.
     pub max_batch: Option<Spanned<u64>>,
     /// The longest of the other dimensions that the model leaves free, such as a sequence of tokens, at least 1; bounded by the body alone where it is left out.
     pub max_length: Option<Spanned<u64>>,
@@ -95,6 +99,11 @@ impl Terms {
     /// Lets the model be explained as `config` says; what is wrong with that is added to `mistakes`.
     pub fn explain(&mut self, config: &explain::Config, around: Around<'_>, mistakes: &mut Vec<Mistake>) {
         self.explain = config.compile(around.folder, around.policies, &self.rules, mistakes);
+    }
+
+    /// Bounds the rows of a request, since detectors learn from each.
+    pub fn watch_rows(&mut self) {
+        self.rules.most_rows = Some(DEFAULT_MOST_ROWS);
     }
 
     /// The longest body, in bytes.
@@ -163,6 +172,7 @@ impl Config {
             rules: Rules {
                 contract: around.contract.cloned(),
                 max_batch: given(&self.max_batch).or(around.contract.map(|_| DEFAULT_MAX_BATCH)),
+                most_rows: None,
                 max_length: given(&self.max_length),
                 range: self.range.iter().map(|(name, range)| (name.clone(), (range.get_ref()[0], range.get_ref()[1]))).collect(),
                 nan: self.nan.iter().map(|name| name.get_ref().clone()).collect(),

@@ -164,6 +164,9 @@ impl Building<'_> {
         }
         let budget = file.budget.compile(&mut mistakes);
         let mut detect = file.detect.compile(calibration, contract.as_ref(), &mut mistakes);
+        if detect.is_watched() {
+            check.watch_rows();
+        }
         let recording = file.detect.recording.as_ref();
         if let (Some(recording), Traffic::Shadows(_)) = (recording, traffic) {
             let what = "nobody asks a version with `shadow = true`: record those that answer, and calibrate this one by `--version` and `--recording`";

@@ -71,6 +71,12 @@ impl Terms {
         self.recording = Some(recording);
     }
 
+    /// Whether each row that callers ask about is learned from.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        self.watch.is_some()
+    }
+
     /// Whether what callers ask is to be acted upon and cannot be, for want of a calibration.
     #[must_use]
     pub fn is_uncalibrated(&self) -> bool {

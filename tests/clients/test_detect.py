@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import ssl
 
 import httpx
@@ -127,6 +128,21 @@ def test_batches_are_unrolled(watched):
     thief, random = Caller(watched), numpy.random.default_rng(4)
     thief.ask(numpy.clip(random.normal(8, 5, size=(20, 64)), 0, 16))
     assert thief.alarm()["query"] <= 10
+
+
+def test_a_watched_upstream_is_asked_about_so_many_rows_at_once(watched, tmp_path):
+    gate = gates.Gate(tmp_path)
+    # Nobody listens there: what is refused is refused before.
+    gate.upstream("digits", "oip", "http://127.0.0.1:1")
+    shutil.copy(watched.policies / "models/digits.calibration.json", gate.policies / "models")
+    secret = gate.key("caller")
+    gate.start()
+    with httpx.Client(base_url=gate.url, verify=ssl.create_default_context(cafile=gate.ca)) as client:
+        ask = lambda rows: client.post(
+            "/v2/models/digits/infer", json=body(numpy.zeros((rows, 1))), headers={"authorization": f"Bearer {secret}"})
+        assert ask(1_024).headers["portcullis-reason"] == "infer.unavailable"
+        assert ask(1_025).headers["portcullis-reason"] == "check.batch"
+    assert gate.stop() == 0
 
 
 def test_honest_callers_are_left_alone(watched):

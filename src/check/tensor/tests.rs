@@ -28,6 +28,7 @@ fn digits() -> Rules {
             ..Contract::default()
         }),
         max_batch: Some(2),
+        most_rows: None,
         max_length: None,
         range: [("input".to_owned(), (0.0, 16.0))].into(),
         nan: BTreeSet::new(),
@@ -107,6 +108,19 @@ fn only_the_first_dimension_is_a_batch_and_only_where_the_model_calls_it_so() {
     assert_eq!(broken(&rules(&two, true), asked(64)), None);
     assert_eq!(broken(&rules(&two, true), asked(65)), Some((Broken::Batch, Some(1))));
     assert_eq!(broken(&rules(&two, false), asked(3)), Some((Broken::Batch, Some(1))));
+}
+
+#[test]
+fn the_rows_of_a_request_without_a_contract_are_at_most_what_is_learned_from_one() {
+    let rules = Rules { most_rows: Some(2), ..Rules::default() };
+    assert_eq!(broken(&rules, vec![fp32("x", &[2, 1], &[0.0; 2])]), None);
+    assert_eq!(broken(&rules, vec![fp32("x", &[3, 1], &[0.0; 3])]), Some((Broken::Batch, Some(0))));
+    assert_eq!(broken(&rules, vec![fp32("x", &[1, 1], &[0.0]), fp32("y", &[3, 1], &[0.0; 3])]), Some((Broken::Batch, Some(1))));
+    assert_eq!(broken(&rules, vec![fp32("x", &[3], &[0.0; 3])]), None, "one row of three numbers");
+    assert_eq!(broken(&rules, vec![fp32("x", &[3], &[0.0; 3]), fp32("y", &[3], &[0.0; 3])]), Some((Broken::Batch, Some(0))));
+    assert_eq!(broken(&rules, vec![tensor("x", Datatype::Bytes, &[3], vec![0; 12])]), Some((Broken::Batch, Some(0))));
+    let said = Rules { max_batch: Some(4), ..rules };
+    assert_eq!(broken(&said, vec![fp32("x", &[3, 1], &[0.0; 3])]), None, "the policy says more");
 }
 
 #[test]
