@@ -20,6 +20,7 @@ use super::{Care, Known, Mode, meaning};
 use crate::budget::gate::locked;
 use crate::clock::Moment;
 use crate::event::{Event, Events, Name};
+use crate::heavy;
 use crate::trail::Who;
 use crate::wire::openai::embeddings::VECTORS;
 use crate::wire::tensor::Tensor;
@@ -111,8 +112,14 @@ pub struct Sight {
 }
 
 impl Sight {
+    /// [Learns](Self::learn), and in its turn where that is much.
+    pub async fn learn_in_turn(self, said: &[Tensor]) {
+        let bytes = said.iter().filter(|tensor| tensor.name == VECTORS).map(|tensor| tensor.data.len()).sum();
+        heavy::work(bytes, || self.learn(said)).await;
+    }
+
     /// Learns where the embeddings of an answer lie, before anything is added to them. Tensors that are none teach nothing.
-    pub fn learn(self, said: &[Tensor]) {
+    fn learn(self, said: &[Tensor]) {
         let Some((width, vectors)) = said.iter().find_map(embeddings) else { return };
         let planes = Planes::new(&self.secret, width);
         let parts: Vec<usize> = vectors.chunks_exact(width).map(|vector| planes.part(vector)).collect();
@@ -140,10 +147,13 @@ impl Sight {
     }
 }
 
-/// The numbers of a tensor of embeddings, and how many each has.
+/// The numbers of a tensor of embeddings, and how many each has: no more than there are.
 fn embeddings(tensor: &Tensor) -> Option<(usize, Vec<f32>)> {
-    let width = tensor.shape.last().and_then(|width| usize::try_from(*width).ok()).filter(|width| *width > 0)?;
-    (tensor.name == VECTORS && is_floating(tensor.datatype)).then(|| (width, numbers(tensor)))
+    if tensor.name != VECTORS || !is_floating(tensor.datatype) {
+        return None;
+    }
+    let (width, numbers) = (usize::try_from(*tensor.shape.last()?).ok()?, numbers(tensor));
+    (1..=numbers.len()).contains(&width).then_some((width, numbers))
 }
 
 /// Planes whose normals have numbers of 1 and −1 (Achlioptas, 2003): they cut as evenly as any, and take a bit each.
@@ -243,6 +253,17 @@ mod tests {
         sight(&known, &events).learn(&other);
         sight(&known, &events).learn(&[]);
         assert_eq!(locked(&known.seen_vectors).count, FIRST + 3);
+    }
+
+    #[test]
+    fn an_answer_of_no_rows_and_any_width_is_harmless() {
+        let (known, events) = (Arc::new(Known::new(Instant::now())), channel(1).0);
+        // What a model may answer for an output whose dimensions it leaves free.
+        for (shape, data) in [(vec![0, u64::MAX], 0), (vec![0, 1 << 33], 0), (vec![1, 1 << 33], 4), (vec![4, 0], 0), (vec![], 0)] {
+            let tensor = Tensor { name: VECTORS.into(), datatype: Datatype::Fp32, shape, data: vec![0; data].into() };
+            sight(&known, &events).learn(&[tensor]);
+        }
+        assert_eq!(locked(&known.seen_vectors).count, 0);
     }
 
     #[test]

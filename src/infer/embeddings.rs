@@ -29,7 +29,7 @@ pub(super) async fn from_model(
     let usage = settled(model, &tensors, inputs, &mut call)?;
     trail.usage = usage;
     if let Some(sight) = call.sight.take() {
-        sight.learn(&tensors);
+        sight.learn_in_turn(&tensors).await;
     }
     if let Some(lesson) = call.lesson.take() {
         lesson.learn_in_turn(&tensors, &tensors).await;

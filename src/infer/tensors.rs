@@ -63,7 +63,7 @@ pub(super) async fn from_model(
     let mut tensors = run(model, inputs, &wanted, &mut call).await?;
     trail.usage = settled(model, &tensors, texts, &mut call)?;
     if let Some(sight) = call.sight.take() {
-        sight.learn(&tensors);
+        sight.learn_in_turn(&tensors).await;
     }
     let mut aside: Vec<Tensor> = hidden.and_then(|_| tensors.pop()).into_iter().collect();
     if explanation.is_none() {
