@@ -56,7 +56,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     recording: Option<PathBuf>,
     /// False alarms a caller and day that may be, above 0 and at most 0.1.
-    #[arg(long, default_value_t = 1e-3, value_name = "RATE")]
+    #[arg(long, default_value_t = 1e-3, value_name = "RATE", value_parser = rate)]
     fpr: f32,
     /// Delete what the gateway recorded, once it was learned from.
     #[arg(long, conflicts_with = "recording")]
@@ -64,6 +64,10 @@ pub struct Arguments {
     /// One line of JSON for each version: {"calibration","version","recording","callers","rows","alarms","at_most","torn","refused","left","silent"}.
     #[arg(long)]
     json: bool,
+}
+
+fn rate(text: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|rate| *rate > 0.0 && *rate <= 0.1).ok_or_else(|| "a rate is above 0 and at most 0.1".to_owned())
 }
 
 /// Runs the command.

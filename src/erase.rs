@@ -30,7 +30,7 @@ const MAX_ANSWER: u64 = 64 << 10;
 #[command(group(ArgGroup::new("what").required(true).args(["caller", "epoch", "strangers"])))]
 pub struct Arguments {
     /// The caller whose commitments nobody is to open any more: api_key:ID, jwt:ISSUER#SUB or cert:SAN.
-    #[arg(long, value_name = "CALLER")]
+    #[arg(long, value_name = "CALLER", value_parser = caller)]
     caller: Option<String>,
     /// The caller's tenant; none without it.
     // That it needs a caller would be waived beside --epoch, which excludes one.
@@ -51,6 +51,12 @@ pub struct Arguments {
     /// One line of JSON: {"erased","keys","of","from","to","id","seq"}, or {"erased","why"}.
     #[arg(long)]
     json: bool,
+}
+
+/// A caller's name begins with how it was told who it is.
+fn caller(text: &str) -> Result<String, &'static str> {
+    let named = text.split_once(':').is_some_and(|(how, whom)| ["api_key", "jwt", "cert"].contains(&how) && !whom.is_empty());
+    if named { Ok(text.to_owned()) } else { Err("a caller is written api_key:ID, jwt:ISSUER#SUB or cert:SAN") }
 }
 
 fn month(text: &str) -> Result<u32, String> {

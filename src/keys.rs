@@ -20,6 +20,10 @@ use crate::whole::{folder_of, target};
 pub(crate) use edit::{Edit, hold_folder, told};
 use written::{is, keys, put_in, take_out};
 
+/// Examples of the commands.
+pub const EXAMPLE: &str =
+    "Examples:\n  portcullis key new batch-job --tenant acme --role app --policies policies\n  portcullis key list --policies policies";
+
 /// What to do with keys.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -27,6 +31,7 @@ pub enum Verb {
     #[command(after_help = "Example:\n  portcullis key new batch-job --tenant acme --role app --tier gold --policies policies")]
     New {
         /// The key's id: the caller's name is `api_key:ID`.
+        #[arg(value_parser = usable)]
         id: String,
         /// The tenant.
         #[arg(long, default_value = "")]
@@ -66,6 +71,11 @@ pub enum Verb {
         #[arg(long, default_value = "policies", value_name = "DIR")]
         policies: PathBuf,
     },
+}
+
+fn usable(id: &str) -> Result<String, &'static str> {
+    let plain = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    if plain && (1..=128).contains(&id.len()) { Ok(id.to_owned()) } else { Err("an id is 1 to 128 letters, digits, `-`, `_` or `.`") }
 }
 
 fn datetime(text: &str) -> Result<toml_edit::Datetime, String> {
@@ -135,9 +145,7 @@ pub struct NewKey {
 /// # Errors
 /// The id is not usable or taken, the file is not TOML, or cannot be written.
 pub fn new(file: &Path, id: &str, tenant: &str, roles: &[String], tier: &str, expires: Option<toml_edit::Datetime>) -> Result<NewKey, No> {
-    if id.is_empty() || id.len() > 128 || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
-        return Err(No::because("an id is 1 to 128 letters, digits, `-`, `_` or `.`"));
-    }
+    usable(id).map_err(No::because)?;
     let file = &target(file).map_err(told(file))?;
     let _held = hold_folder(folder_of(file))?;
     let mut edit = Edit::of(file)?;

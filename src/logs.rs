@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::cli::No;
 use crate::clock::from_rfc3339;
+use crate::prove::key::Vkey;
 use crate::say::{self, Lines, aside};
 use crate::verify::entries::Entries;
 use crate::verify::folder::folders;
@@ -35,6 +36,9 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// The longest line of a security log that is read; the gateway writes none beyond 16 KiB.
 const MAX_LINE: u64 = 64 << 10;
 
+/// Examples of the commands.
+pub const EXAMPLE: &str = "Examples:\n  portcullis log verify data/log\n  portcullis log tail data/log --follow";
+
 /// What to do with a log.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -46,7 +50,7 @@ pub enum Verb {
         dir: PathBuf,
         /// A key to trust, as a line of `keys.vkey`; without one the log's own are used, which shows integrity only.
         #[arg(long = "key", value_name = "VKEY")]
-        keys: Vec<String>,
+        keys: Vec<Vkey>,
         /// Hold the log against this file too, the text of the gateway's `/metrics`; `-` is standard input.
         #[arg(long, value_name = "METRICS")]
         reconcile: Option<PathBuf>,
@@ -60,7 +64,11 @@ pub enum Verb {
         /// The log's folder, that of its shards, or one of them.
         dir: PathBuf,
         /// A receipt's id or an entry's number, which each shard has its own of; all entries without one.
-        which: Option<String>,
+        #[arg(value_parser = entry)]
+        which: Option<Select>,
+        /// One line of JSON for each entry, as without it.
+        #[arg(long)]
+        json: bool,
     },
     /// Show that an entry is in the log: its proof under the newest checkpoint. Nothing is verified.
     #[command(after_help = "Examples:\n  portcullis log proof data/log --seq 7\n  \
@@ -78,6 +86,9 @@ pub enum Verb {
         /// Wait for more.
         #[arg(long, short)]
         follow: bool,
+        /// One line of JSON for each entry, as without it.
+        #[arg(long)]
+        json: bool,
     },
     /// Write entries as events that a SIEM reads, one line of JSON each. Nothing is verified: `log verify` does that.
     #[command(after_help = "Examples:\n  portcullis log export data/log > events.jsonl\n  \
@@ -148,6 +159,9 @@ pub struct ExportArgs {
     /// Write the alarms of this security log too, as Detection Findings after the entries.
     #[arg(long, value_name = "FILE")]
     security_log: Option<PathBuf>,
+    /// One line of JSON for each entry, as without it.
+    #[arg(long)]
+    json: bool,
 }
 
 /// What entries are written as.
@@ -157,6 +171,11 @@ pub enum Format {
     Ocsf,
     /// The statements' own fields.
     Json,
+}
+
+fn entry(text: &str) -> Result<Select, String> {
+    let id = text.parse().map(Select::Id);
+    id.or_else(|_| text.parse().map(Select::Seq)).map_err(|_| "neither a receipt's id nor an entry's number".to_owned())
 }
 
 fn moment(text: &str) -> Result<SystemTime, String> {
@@ -170,9 +189,9 @@ fn moment(text: &str) -> Result<SystemTime, String> {
 pub fn run(verb: Verb) -> Result<(), No> {
     match verb {
         Verb::Verify { dir, keys, reconcile, json } => verify(&dir, &keys, reconcile.as_deref(), json),
-        Verb::Show { dir, which } => show(&dir, which.as_deref()),
+        Verb::Show { dir, which, .. } => show(&dir, which),
         Verb::Proof(arguments) => proof(&arguments),
-        Verb::Tail { dir, lines, follow } => tail(&dir, lines, follow),
+        Verb::Tail { dir, lines, follow, .. } => tail(&dir, lines, follow),
         Verb::Export(arguments) => export(&arguments),
     }
 }
@@ -393,15 +412,8 @@ fn findings(path: &Path, file: File, arguments: &ExportArgs, out: &mut Lines) ->
     Ok(())
 }
 
-fn show(dir: &Path, which: Option<&str>) -> Result<(), No> {
-    let select = match which {
-        None => Select::All,
-        Some(text) => match (text.parse(), text.parse()) {
-            (Ok(id), _) => Select::Id(id),
-            (_, Ok(seq)) => Select::Seq(seq),
-            _ => return Err(No::because(format!("{text:?} is neither a receipt's id nor an entry's number"))),
-        },
-    };
+fn show(dir: &Path, which: Option<Select>) -> Result<(), No> {
+    let select = which.unwrap_or(Select::All);
     let mut shown = 0;
     let mut out = Lines::default();
     let shards = shards(dir)?;

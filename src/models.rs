@@ -28,6 +28,9 @@ use crate::say::{Unsaid, say};
 use crate::whole;
 use crate::wire::tensor::Port;
 
+/// Examples of the commands.
+pub const EXAMPLE: &str = "Examples:\n  portcullis model inspect policies/models/digits.onnx\n  portcullis model scan policies/models";
+
 /// What to do with models.
 #[derive(Debug, Subcommand)]
 pub enum Verb {

@@ -19,9 +19,7 @@ use crate::verify::reconcile::{MAX_METRICS, Metrics, Reconciled, reconcile};
 ///
 /// # Errors
 /// When it does not hold, without words: they were told.
-pub(super) fn verify(dir: &Path, keys: &[String], metrics: Option<&Path>, json: bool) -> Result<(), No> {
-    let keys: Result<Vec<Vkey>, No> = keys.iter().map(|key| key.parse().map_err(No::because)).collect();
-    let keys = keys?;
+pub(super) fn verify(dir: &Path, keys: &[Vkey], metrics: Option<&Path>, json: bool) -> Result<(), No> {
     // Read first: what the log has beyond it was appended since.
     let metrics = metrics.map(read_metrics).transpose()?;
     let shards = match folders(dir).map_err(at(dir))? {
@@ -35,7 +33,7 @@ pub(super) fn verify(dir: &Path, keys: &[String], metrics: Option<&Path>, json: 
     for shard in shards.iter().rev() {
         let label = label_of(shard);
         let renamed = !alone || label.is_some();
-        let keys: Vec<Vkey> = if renamed { keys.iter().map(|key| of_shard(key, label)).collect() } else { keys.clone() };
+        let keys: Vec<Vkey> = if renamed { keys.iter().map(|key| of_shard(key, label)).collect() } else { keys.to_vec() };
         reports.push(verify_dir(shard, (!keys.is_empty()).then_some(&keys)).map_err(at(shard))?);
         // The metrics are of the shard that is written.
         let metrics = metrics.as_ref().filter(|_| counts.is_empty());
