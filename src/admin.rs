@@ -65,38 +65,46 @@ pub trait Sources: Send + Sync + 'static {
     fn erase(&self, erasure: Erasure) -> impl Future<Output = Result<Erased, EraseError>> + Send;
 }
 
-/// Resolves `config` and opens the port; relative paths are relative to `folder`.
+/// Opens the port of `accept`, which was resolved from `config`.
 ///
 /// # Errors
-/// Every mistake in the block and in the files it names, and a port that cannot be opened.
-pub fn bind(config: &Config, folder: &Path) -> Result<Bound, Vec<Mistake>> {
+/// A port that cannot be opened.
+pub fn bind(config: &Config, accept: Accept) -> Result<Bound, Vec<Mistake>> {
     let told =
         |error: io::Error| vec![Mistake::at(config.listen.span(), format!("{} cannot be listened on: {error}", config.listen.get_ref()))];
-    resolve(config, folder)?.bind().map_err(told)
+    accept.bind().map_err(told)
 }
 
-/// Resolves `config` without opening anything.
+/// What is wrong with `config`, as far as its own text says.
+#[must_use]
+pub fn mistake(config: &Config) -> Option<Mistake> {
+    if config.listen.get_ref().ip().is_loopback() {
+        return None;
+    }
+    let Some(tls) = &config.tls else {
+        let what = "outside loopback the operator's listener needs [admin.tls] with client_auth = \"required\" and client_ca";
+        return Some(Mistake::at(config.listen.span(), what));
+    };
+    let auth = tls.get_ref().client_auth.as_ref();
+    let span = auth.map_or(tls.span(), Spanned::span);
+    auth.is_none_or(|auth| *auth.get_ref() != ClientAuth::Required)
+        .then(|| Mistake::at(span, "outside loopback operators show a client certificate: client_auth = \"required\""))
+}
+
+/// Resolves `config` without opening anything; relative paths are relative to `folder`.
 ///
 /// # Errors
 /// Every mistake in the block and in the files it names.
 pub fn resolve(config: &Config, folder: &Path) -> Result<Accept, Vec<Mistake>> {
-    let address = *config.listen.get_ref();
-    let tls = match &config.tls {
-        None if address.ip().is_loopback() => None,
-        None => {
-            let what = "outside loopback the operator's listener needs [admin.tls] with client_auth = \"required\" and client_ca";
-            return Err(vec![Mistake::at(config.listen.span(), what)]);
+    let mut mistakes = Vec::from_iter(mistake(config));
+    let tls = config.tls.as_ref().map(|tls| Tls::load(tls.get_ref(), folder)).transpose();
+    match tls {
+        Ok(tls) if mistakes.is_empty() => Ok(Accept::from_parts(*config.listen.get_ref(), limits(), tls)),
+        tls => {
+            mistakes.extend(tls.err().unwrap_or_default());
+            Err(mistakes)
         }
-        Some(tls) => {
-            let auth = tls.get_ref().client_auth.as_ref();
-            if auth.is_none_or(|auth| *auth.get_ref() != ClientAuth::Required) && !address.ip().is_loopback() {
-                let span = auth.map_or(tls.span(), Spanned::span);
-                return Err(vec![Mistake::at(span, "outside loopback operators show a client certificate: client_auth = \"required\"")]);
-            }
-            Some(Tls::load(tls.get_ref(), folder)?)
-        }
-    };
-    Ok(Accept::from_parts(address, limits(), tls))
+    }
 }
 
 fn limits() -> Limits {
@@ -254,7 +262,7 @@ mod tests {
     async fn an_erasure_is_asked_for_by_programs_alone_and_within_its_bound() {
         const OURS: &str = "content-type: application/json\r\nportcullis-admin: 1\r\n";
         let config: Config = toml::from_str("listen = \"127.0.0.1:0\"").unwrap();
-        let bound = bind(&config, Path::new(".")).unwrap();
+        let bound = bind(&config, resolve(&config, Path::new(".")).unwrap()).unwrap();
         let address = bound.address();
         let serving = tokio::spawn(serve_admin(bound, Arc::new(House), std::future::pending()));
         let padded = |length: usize| {
@@ -301,7 +309,7 @@ mod tests {
     #[tokio::test]
     async fn what_operators_read_and_nothing_else() {
         let config: Config = toml::from_str("listen = \"127.0.0.1:0\"").unwrap();
-        let bound = bind(&config, Path::new(".")).unwrap();
+        let bound = bind(&config, resolve(&config, Path::new(".")).unwrap()).unwrap();
         let address = bound.address();
         let serving = tokio::spawn(serve_admin(bound, Arc::new(House), std::future::pending()));
         for (line, host, status) in [

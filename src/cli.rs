@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::admin::address::Address;
 use crate::clock::Moment;
-use crate::config::{self, Engines, Made};
+use crate::config::{self, Engines, Loaded, Made};
 use crate::infer::model::worker::probe::{self, Attempt, Fate, Place};
 use crate::infer::model::{self, Isolation};
 use crate::say::{self, Unsaid, aside, say};
@@ -19,9 +19,12 @@ const HEALTH_PATIENCE: Duration = Duration::from_secs(2);
 /// How much of what it tells is read, in bytes.
 const HEALTH_MOST: u64 = 64 << 10;
 
+/// Examples of the whole.
+const EXAMPLE: &str = "Examples:\n  portcullis demo\n  portcullis check policies && portcullis serve --policies policies";
+
 /// A hardened gateway for inference.
 #[derive(Debug, Parser)]
-#[command(name = "portcullis", version, about, propagate_version = true, arg_required_else_help = true)]
+#[command(name = "portcullis", version, about, propagate_version = true, arg_required_else_help = true, after_help = EXAMPLE)]
 struct Command {
     #[command(subcommand)]
     verb: Verb,
@@ -48,15 +51,15 @@ enum Verb {
         /// Print the Cedar schema that policies are validated against.
         #[arg(long)]
         cedar_schema: bool,
-        /// One line of JSON: {"ok","policy","mistakes"}.
+        /// One line of JSON: {"ok","policy","mistakes","missing","warnings"}.
         #[arg(long)]
         json: bool,
     },
     /// API keys: the secret is shown once, the file keeps its digest.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = keys::EXAMPLE)]
     Key(keys::Verb),
     /// Models and data sets: what they are, whose they are, whether they would be loaded.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = models::EXAMPLE)]
     Model(models::Verb),
     /// The walls that stand around a model's worker on this machine, and what becomes of one that tries to get through.
     #[command(after_help = "Example:\n  portcullis walls --isolation strict")]
@@ -69,7 +72,7 @@ enum Verb {
         json: bool,
     },
     /// The provenance log, offline.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = logs::EXAMPLE)]
     Log(logs::Verb),
     /// Be a witness of other logs: cosign their checkpoints, as long as each goes on from the one before.
     #[command(after_help = witness::EXAMPLE)]
@@ -159,15 +162,19 @@ impl From<Unsaid> for No {
 fn check(dir: &Path, json: bool) -> Result<(), No> {
     let checked = config::load(dir, Moment::now(), &Made::default(), Engines::None);
     if json {
-        let (policy, mistakes) = match &checked {
-            Ok(loaded) => (Some(loaded.snapshot.digest.to_string()), &[] as &[String]),
-            Err(mistakes) => (None, mistakes.as_slice()),
+        let told = match &checked {
+            Ok(Loaded { snapshot, missing, warnings, .. }) => serde_json::json!({
+                "ok": true, "policy": snapshot.digest.to_string(), "mistakes": [], "missing": missing, "warnings": warnings,
+            }),
+            Err(mistakes) => serde_json::json!({ "ok": false, "policy": null, "mistakes": mistakes, "missing": [], "warnings": [] }),
         };
-        say!("{}", serde_json::json!({ "ok": mistakes.is_empty(), "policy": policy, "mistakes": mistakes }))?;
+        say!("{told}")?;
         return checked.map(drop).map_err(|_| No(Vec::new()));
     }
     match checked {
         Ok(loaded) => {
+            loaded.warnings.iter().for_each(|warning| aside!("warning: {warning}"));
+            loaded.missing.iter().for_each(|missing| aside!("`serve` will want it: {missing}"));
             let models = loaded.snapshot.authorizer.models().len();
             say!("{}: {models} model(s), policy sha256:{}", dir.display(), loaded.snapshot.digest)?;
             Ok(())

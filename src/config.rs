@@ -14,7 +14,7 @@ use crate::clock::Moment;
 use crate::detect::recording::Book;
 use crate::digest::Digest;
 use crate::disk::{OnDisk, Sought};
-use crate::infer::model::{self};
+use crate::infer::model::{self, runtime::Runtime};
 use crate::infer::shadow::{Shadow, Tally};
 use crate::infer::upstream::{self, Upstream};
 use crate::infer::{self, Backend};
@@ -26,10 +26,12 @@ use crate::wire::json;
 use crate::{accept, admin, authenticate, budget, check, detect, prove, record};
 
 use building::Building;
+pub use listeners::Listeners;
 use reading::Reading;
 pub use start::AtStart;
 
 mod building;
+mod listeners;
 mod reading;
 mod start;
 mod versions;
@@ -57,16 +59,16 @@ pub struct Gateway {
 
 impl Gateway {
     /// What is wrong with it, as far as its own text says.
-    fn mistakes(&self, dir: &Path) -> Vec<Mistake> {
-        let mut mistakes = self.accept.limits().err().unwrap_or_default();
-        mistakes.extend(self.prove.mistakes());
+    fn mistakes(&self) -> Vec<Mistake> {
+        let mut mistakes = self.prove.mistakes();
         mistakes.extend(self.record.mistakes());
         self.budget.compile_serverwide(&mut mistakes);
-        // With TLS it names files, which are read where the port is opened.
-        if let Some(admin) = self.admin.as_ref().filter(|admin| admin.tls.is_none()) {
-            mistakes.extend(admin::resolve(admin, dir).err().unwrap_or_default());
-        }
         mistakes
+    }
+
+    /// Whether nothing is wrong with what it says of its listeners itself.
+    fn may_listen(&self) -> bool {
+        self.accept.limits().is_ok() && self.admin.as_ref().and_then(admin::mistake).is_none()
     }
 
     /// The files of both listeners' TLS.
@@ -117,6 +119,11 @@ struct BackendFile {
 }
 
 impl ModelFile {
+    /// What is allowed and may be an oversight.
+    fn warnings(&self) -> Vec<Mistake> {
+        self.backend.get_ref().upstream.iter().flat_map(upstream::Config::warnings).collect()
+    }
+
     /// The files and folders that it names, whether they are there or not. `base` is its own folder.
     fn named(&self, base: &Path) -> Vec<PathBuf> {
         let BackendFile { onnx, safetensors, upstream } = self.backend.get_ref();
@@ -249,6 +256,12 @@ pub struct Loaded {
     pub gateway: Gateway,
     /// What of it is in force from the start on.
     pub at_start: AtStart,
+    /// Its listeners; none where files of theirs are not here, and nothing is to be started.
+    pub listeners: Option<Listeners>,
+    /// Files that a start wants and that are not here, where nothing is to be started; as mistakes are told.
+    pub missing: Told,
+    /// What is allowed and may be an oversight, told in the same way.
+    pub warnings: Told,
     /// What judges requests.
     pub snapshot: Snapshot,
     /// What the next load may keep.
@@ -263,33 +276,40 @@ pub type Told = Vec<String>;
 /// `gateway.toml` of the folder `dir` alone, if there is nothing wrong with it.
 #[must_use]
 pub fn gateway(dir: &Path) -> Option<Gateway> {
-    let mut reading = Reading { dir, told: Vec::new(), digest: BTreeMap::new() };
-    reading.toml::<Gateway>("gateway.toml").filter(|gateway| gateway.mistakes(dir).is_empty())
+    let mut reading = Reading::of(dir, true);
+    reading.toml::<Gateway>("gateway.toml").filter(|gateway| gateway.mistakes().is_empty() && gateway.may_listen())
 }
 
 /// Reads and compiles the folder `dir`.
 ///
-/// With engines models are loaded and upstreams opened; `check` passes none, and everything else is compiled and verified.
+/// With engines models are loaded and upstreams opened; `check` passes none, and everything else is compiled and verified. Keys,
+/// certificates and libraries that are not here are no mistakes then: whoever checks policies rarely has them.
 ///
 /// # Errors
 /// Every mistake in every file.
 pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines) -> Result<Loaded, Told> {
-    let mut reading = Reading { dir, told: Vec::new(), digest: BTreeMap::new() };
+    let mut reading = Reading::of(dir, !engines.starts_all());
     let text = reading.text("gateway.toml");
     let gateway: Option<Gateway> = text.as_ref().and_then(|text| reading.parsed("gateway.toml", text));
-    if let Some(gateway) = &gateway {
-        reading.keep::<()>("gateway.toml", Err(gateway.mistakes(dir)));
-    }
+    let listeners = gateway.as_ref().and_then(|gateway| {
+        reading.keep::<()>("gateway.toml", Err(gateway.mistakes()));
+        if let Engines::None = engines {
+            reading.keep::<()>("gateway.toml", Err(gateway.prove.look(dir)));
+        }
+        reading.keep("gateway.toml", Listeners::resolve(gateway, dir))
+    });
     drop(made.take_sought());
     let callers: Option<authenticate::Config> = reading.toml("callers.toml");
     // These files are read before it is known whether all is well, or by who takes in what was loaded.
     let key_sets = callers.iter().flat_map(|callers| &callers.issuer).filter_map(|issuer| issuer.jwks_file.as_ref());
-    let library = gateway.as_ref().and_then(|gateway| gateway.runtime.onnxruntime.as_ref()).map(|path| dir.join(path));
+    let library = gateway.as_ref().and_then(|gateway| gateway.runtime.onnxruntime.as_ref()).map(|path| dir.join(path.get_ref()));
     let of_gateway = gateway.iter().flat_map(Gateway::tls_files).map(|file| dir.join(file)).chain(library.clone());
     made.seek(Sought::at(key_sets.map(|file| dir.join(file.get_ref())).chain(of_gateway)));
     let authenticator = callers.and_then(|callers| {
         let compiled = Authenticator::compile(&callers, dir, made.failures(gateway.as_ref()), now);
-        reading.keep("callers.toml", compiled)
+        let authenticator = reading.keep("callers.toml", compiled)?;
+        reading.warn("callers.toml", authenticator.warnings());
+        Some(authenticator)
     });
     let policies = reading.text("access.cedar").and_then(|text| {
         let compiled = Policies::compile(&text, "access.cedar");
@@ -301,10 +321,20 @@ pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines) -> Result<Lo
     let (failures, refused, sought) = (made.failures.clone(), made.refused.clone(), made.sought.clone());
     let next = Made { failures, refused, sought, ..Made::default() };
     let witnesses = gateway.as_ref().is_none_or(|gateway| gateway.prove.has_witnesses());
-    let mut building = Building { global_cap, witnesses, made, engines, library, next, paths: BTreeMap::new(), applied: BTreeMap::new() };
+    let (paths, applied, missing) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+    let mut building = Building { global_cap, witnesses, made, engines, library, runs_onnx: false, next, paths, applied, missing };
     let mut models = building.models(&mut reading);
     reading.digest.append(&mut building.applied);
     let shadows = building.shadows(&mut models);
+    // Models that were to be started and were not have told of it.
+    let named = gateway.as_ref().and_then(|gateway| gateway.runtime.onnxruntime.as_ref()).filter(|_| building.runs_onnx);
+    if let Some(named) = named.filter(|_| reading.checks || reading.told.is_empty()) {
+        let broken = Runtime::look(dir.join(named.get_ref())).err().map(|broken| {
+            let mistake = Mistake::at(named.span(), broken.to_string());
+            broken.unopened().map_or(mistake.clone(), |error| mistake.unopened(&error))
+        });
+        reading.keep::<()>("gateway.toml", Err(Vec::from_iter(broken)));
+    }
 
     let digest = reading.finish();
     match (gateway, authenticator, policies) {
@@ -319,7 +349,9 @@ pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines) -> Result<Lo
             made.named.extend(gateway.tls_files().map(|file| dir.join(file)));
             made.named.extend(authenticator.sources().filter_map(|source| source.file()).map(Path::to_owned));
             let snapshot = Snapshot { digest, authenticator, authorizer, shadows, disks };
-            Ok(Loaded { gateway, at_start: AtStart::of(&text.unwrap_or_default()), snapshot, made, turns })
+            let at_start = AtStart::of(&text.unwrap_or_default());
+            let Reading { missing, warnings, .. } = reading;
+            Ok(Loaded { gateway, at_start, listeners, missing, warnings, snapshot, made, turns })
         }
         _ => Err(reading.told),
     }
@@ -334,6 +366,13 @@ pub enum Engines {
     All,
     /// The same, and no calibration is read: one that does not fit is not to keep another from being made.
     Uncalibrated,
+}
+
+impl Engines {
+    /// Whether all that the policies name is to be started, and so to be here.
+    fn starts_all(self) -> bool {
+        matches!(self, Self::All)
+    }
 }
 
 impl Terms {

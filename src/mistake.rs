@@ -1,8 +1,11 @@
 //! A mistake in a policy file, told so that a person can mend it: where, what is wrong, what would be right.
 
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
+
+pub mod keys;
 
 /// One mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,21 +14,27 @@ pub struct Mistake {
     pub file: Option<PathBuf>,
     /// Where in the file's text, in bytes; `config` turns it into a line.
     pub span: Option<Range<usize>>,
+    /// Its line and column, where it is in another file than the one being read.
+    pub place: Option<(usize, usize)>,
     /// What is wrong, and what would be right.
     pub what: String,
+    /// Whether it is no more than that a file is not here, or may not be read by whoever looks. Where policies are checked, keys and
+    /// certificates rarely are.
+    pub absent: bool,
 }
 
 impl Mistake {
     /// A mistake at `span` of the file that is being read.
     #[must_use]
     pub fn at(span: Range<usize>, what: impl Into<String>) -> Self {
-        Self { file: None, span: Some(span), what: what.into() }
+        Self { file: None, span: Some(span), place: None, what: what.into(), absent: false }
     }
 
-    /// A mistake of the file as a whole, or one whose place is not known.
+    /// A mistake of the file as a whole, or one whose place is not known. Where its text begins with the whole name of a key, as
+    /// `answer.top`, it is told at that key, if the file has it.
     #[must_use]
     pub fn of_file(what: impl Into<String>) -> Self {
-        Self { file: None, span: None, what: what.into() }
+        Self { file: None, span: None, place: None, what: what.into(), absent: false }
     }
 
     /// The same mistake, in another file than the one being read.
@@ -34,29 +43,53 @@ impl Mistake {
         self.file = Some(file.into());
         self
     }
+
+    /// The same mistake, at this line and column of that file.
+    #[must_use]
+    pub fn on_line(mut self, place: Option<(usize, usize)>) -> Self {
+        self.place = place;
+        self
+    }
+
+    /// The same mistake, of a file that could not be opened, and why.
+    #[must_use]
+    pub fn unopened(mut self, error: &io::Error) -> Self {
+        self.absent = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied);
+        self
+    }
 }
 
 impl Mistake {
     /// What the TOML parser or serde found, with the nearest known key where one was misspelt.
     #[must_use]
     pub fn of_toml(error: &toml::de::Error) -> Self {
-        Self { file: None, span: error.span(), what: with_nearest(error.message()) }
+        Self { file: None, span: error.span(), place: None, what: with_nearest(error.message()), absent: false }
     }
 
     /// `FILE:LINE:COLUMN: what`, where `text` is the file's content.
     #[must_use]
     pub fn located(&self, file: &std::path::Path, text: &str) -> String {
-        let file = self.file.as_deref().unwrap_or(file).display();
-        match (&self.span, &self.file) {
-            (Some(span), None) => {
-                let before = text.get(..span.start).unwrap_or(text);
-                let line = before.matches('\n').count() + 1;
-                let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-                format!("{file}:{line}:{column}: {}", self.what)
+        let place = match (&self.file, &self.span) {
+            (Some(_), _) => self.place,
+            (None, Some(span)) => Some(place(text, span.start)),
+            (None, None) => {
+                let key = self.what.split(' ').next().filter(|word| word.contains('.'));
+                key.and_then(|key| keys::place(text, key)).map(|span| place(text, span.start))
             }
-            _ => format!("{file}: {}", self.what),
+        };
+        let file = self.file.as_deref().unwrap_or(file).display();
+        match place {
+            Some((line, column)) => format!("{file}:{line}:{column}: {}", self.what),
+            None => format!("{file}: {}", self.what),
         }
     }
+}
+
+/// The line and column at `offset` of `text`, from 1.
+#[must_use]
+pub fn place(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    (before.matches('\n').count() + 1, before.chars().rev().take_while(|c| *c != '\n').count() + 1)
 }
 
 /// What the standard library says of a text that is no address and port: a host's name, for instance.

@@ -44,7 +44,7 @@ pub async fn watch(
     (mut made, at_start): (Made, AtStart),
     mut _keeping: JoinSet<()>,
     mut seen: Look,
-    tls: impl Fn(&config::Gateway) -> Result<(), Vec<String>>,
+    tls: impl Fn(&config::Listeners) -> Result<(), Vec<String>>,
 ) {
     seen.goes_on_with(made.named());
     let mut sought = Seeking::default();
@@ -99,12 +99,12 @@ async fn accept(
     house: &House,
     (dir, loaded): (&Path, Loaded),
     started: &AtStart,
-    tls: &impl Fn(&config::Gateway) -> Result<(), Vec<String>>,
+    tls: &impl Fn(&config::Listeners) -> Result<(), Vec<String>>,
 ) -> Result<(Made, JoinSet<()>), Vec<String>> {
-    let Loaded { gateway, at_start, mut snapshot, made, turns } = loaded;
+    let Loaded { at_start, listeners, mut snapshot, made, turns, .. } = loaded;
     snapshot.authenticator = snapshot.authenticator.going_on_from(&house.policy.load().authenticator);
     let keeping = keep_keys(&snapshot).await.map_err(|why| vec![why])?;
-    tls(&gateway)?;
+    listeners.as_ref().map_or(Ok(()), tls)?;
     made.tend();
     let digest = snapshot.digest;
     house.shards.current().tell(&Change { changed: Changed::Accepted, which: None, reason: None, policy: Some(digest) });

@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::accept::{Accept, Bound, config::TlsChoice};
+use crate::accept::{Accept, Bound};
 use crate::admin::{self, Ready, Sources};
 use crate::authenticate::jwks;
 use crate::budget::Budget;
@@ -80,13 +80,14 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
         life::refused_at_start(&policies, &nothing.take_refused());
         No(mistakes)
     });
-    let Loaded { gateway, at_start, snapshot, made, turns } = loaded?;
+    let Loaded { gateway, at_start, listeners, warnings, snapshot, made, turns, .. } = loaded?;
+    let Some(config::Listeners { accept, admin }) = listeners else {
+        return Err(No::because("files of the listeners are not here; `portcullis check` says which"));
+    };
     let told = |mistakes: Vec<Mistake>| No(located(&policies, &mistakes));
-    for warning in snapshot.authenticator.warnings() {
-        aside!("portcullis: warning: {}", located(&policies, std::slice::from_ref(warning)).concat());
-    }
+    warnings.iter().for_each(|warning| aside!("portcullis: warning: {warning}"));
     watched::told(&snapshot, None, &policies).iter().for_each(|line| aside!("portcullis: {line}"));
-    let accept = within_descriptors(Accept::new(&gateway.accept, &policies).map_err(told)?);
+    let accept = within_descriptors(accept);
     let recorder = Recorder::new(&gateway.record, &policies).map_err(told)?;
     let events = recorder.events();
     let now = Moment::now().wall;
@@ -145,10 +146,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     made.tend();
 
     let (stopping, stopped) = watch::channel(false);
-    let admin = match &gateway.admin {
-        Some(config) => Some(admin::bind(config, &policies).map_err(|mistakes| No(located(&policies, &mistakes)))?),
-        None => None,
-    };
+    let admin = gateway.admin.as_ref().zip(admin).map(|(config, admin)| admin::bind(config, admin)).transpose().map_err(told)?;
     let bound = accept.bind().map_err(|error| {
         let listen = &gateway.accept.listen;
         told(vec![Mistake::at(listen.span(), format!("{} cannot be listened on: {error}", listen.get_ref()))])
@@ -173,27 +171,15 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     warned(&listeners);
     house.recorder.serves(Served { scheme: if tls.is_some() { "https" } else { "http" }, address: Some(listening.accept) });
     let changed_tls = {
-        let (folder, listeners) = (policies.clone(), listeners.clone());
-        move |gateway: &config::Gateway| {
-            let restart = || vec!["turning TLS on or off needs a restart".to_owned()];
-            let callers = match gateway.accept.tls.get_ref() {
-                TlsChoice::On(config) => Some(&**config),
-                TlsChoice::Off => None,
-            };
-            let operators = gateway.admin.as_ref().and_then(|admin| admin.tls.as_ref()).map(toml::Spanned::get_ref);
-            let mut prepared = Vec::new();
-            for (tls, config) in [(&tls, callers), (&operators_tls, operators)] {
-                match (tls, config) {
-                    (Some(tls), Some(config)) => {
-                        let new = crate::accept::Tls::prepare(config, &folder).map_err(|mistakes| located(&folder, &mistakes))?;
-                        prepared.push((tls, new));
-                    }
-                    (None, None) => {}
-                    _ => return Err(restart()),
-                }
+        let listeners = listeners.clone();
+        move |loaded: &config::Listeners| {
+            let operators = loaded.admin.as_ref().and_then(Accept::tls);
+            let turns = [(&tls, loaded.accept.tls()), (&operators_tls, operators)];
+            if turns.iter().any(|(tls, new)| tls.is_some() != new.is_some()) {
+                return Err(vec!["turning TLS on or off needs a restart".to_owned()]);
             }
             // All are good: now they take turns, with nothing left that could fail.
-            prepared.into_iter().for_each(|(tls, new)| tls.install(new));
+            turns.into_iter().filter_map(|(tls, new)| tls.as_ref().zip(new)).for_each(|(tls, new)| tls.follow(new));
             warned(&listeners);
             Ok(())
         }

@@ -40,10 +40,6 @@ pub struct Tls {
     folder: PathBuf,
 }
 
-/// A configuration that was loaded and checked and is not in use yet.
-#[derive(Debug)]
-pub struct Prepared(Arc<InForce>);
-
 #[derive(Debug)]
 pub(super) struct InForce {
     server: Arc<ServerConfig>,
@@ -97,21 +93,13 @@ impl Tls {
     /// # Errors
     /// Every file that cannot be read or does not hold what it should, and a key that is not the certificate's.
     pub fn load(config: &TlsConfig, folder: &Path) -> Result<Self, Vec<Mistake>> {
-        let Prepared(current) = Self::prepare(config, folder)?;
-        Ok(Self { current: ArcSwap::new(current), config: config.clone(), folder: folder.to_owned() })
+        let in_force = server_config(config, folder)?;
+        Ok(Self { current: ArcSwap::from_pointee(in_force), config: config.clone(), folder: folder.to_owned() })
     }
 
-    /// Loads and checks what `config` names, and changes nothing.
-    ///
-    /// # Errors
-    /// As [`Tls::load`].
-    pub fn prepare(config: &TlsConfig, folder: &Path) -> Result<Prepared, Vec<Mistake>> {
-        server_config(config, folder).map(|in_force| Prepared(Arc::new(in_force)))
-    }
-
-    /// Puts `prepared` in force for new handshakes. Connections that are open go on as they are.
-    pub fn install(&self, prepared: Prepared) {
-        self.current.store(prepared.0);
+    /// Puts in force for new handshakes what `other` loaded. Connections that are open go on as they are.
+    pub fn follow(&self, other: &Self) {
+        self.current.store(other.current());
     }
 
     /// Reads the same files again. All or nothing: with any mistake, what is in force stays.
@@ -119,7 +107,7 @@ impl Tls {
     /// # Errors
     /// As [`Tls::load`].
     pub fn reload(&self) -> Result<(), Vec<Mistake>> {
-        Self::prepare(&self.config, &self.folder).map(|prepared| self.install(prepared))
+        Self::load(&self.config, &self.folder).map(|loaded| self.follow(&loaded))
     }
 
     /// What new handshakes use.
@@ -231,6 +219,7 @@ fn client_verifier(config: &TlsConfig, folder: &Path, mistakes: &mut Vec<Mistake
         mistakes.push(Mistake::at(span, "client_auth needs client_ca, the authorities whose certificates are accepted"));
         return None;
     };
+    let lists = config.client_crl.as_ref().map(|file| keep(revocations(file, folder), mistakes));
     let mut roots = RootCertStore::empty();
     for certificate in keep(certificates(file, folder), mistakes)? {
         if let Err(error) = roots.add(certificate) {
@@ -243,8 +232,8 @@ fn client_verifier(config: &TlsConfig, folder: &Path, mistakes: &mut Vec<Mistake
         builder = builder.allow_unauthenticated();
     }
     let mut lists_end = None;
-    if let Some(file) = &config.client_crl {
-        let lists = keep(revocations(file, folder), mistakes)?;
+    if let Some(lists) = lists {
+        let lists = lists?;
         lists_end = lists.iter().filter_map(|list| next_update(list)).min();
         // A list past its nextUpdate says nothing of now, so it is not believed.
         builder = builder.with_crls(lists).enforce_revocation_expiration();
@@ -266,7 +255,7 @@ fn read(path: &Spanned<PathBuf>, folder: &Path) -> Result<Vec<u8>, Mistake> {
         return Err(mistake("this path leaves the policy folder".to_owned()));
     }
     let whole = folder.join(written);
-    let told = |error: std::io::Error| mistake(format!("{} cannot be read: {error}", written.display()));
+    let told = |error: std::io::Error| mistake(format!("{} cannot be read: {error}", written.display())).unopened(&error);
     let about = std::fs::metadata(&whole).map_err(told)?;
     if !about.is_file() || about.len() > MAX_FILE {
         return Err(mistake(format!("{} is not a file of at most {} MiB", written.display(), MAX_FILE >> 20)));

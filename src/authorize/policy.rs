@@ -247,7 +247,7 @@ fn schema() -> Result<Schema, Vec<Mistake>> {
 fn mistake(error: &(impl Diagnostic + ?Sized)) -> Mistake {
     let span = error.labels().and_then(|mut labels| labels.next()).map(|label| label.offset()..label.offset() + label.len());
     let help = error.help().map(|help| format!("; {help}")).unwrap_or_default();
-    Mistake { file: None, span, what: format!("{error}{help}") }
+    Mistake { file: None, span, place: None, what: format!("{error}{help}"), absent: false }
 }
 
 /// Where each policy stands in the text: Cedar numbers policies in the order of the file.
@@ -282,7 +282,7 @@ impl<'a> Lines<'a> {
 
     fn mistake(&self, policy: &Policy, what: String) -> Mistake {
         let span = self.starts.get(policy.id()).map(|(start, _)| *start..*start + 1);
-        Mistake { file: None, span, what }
+        Mistake { file: None, span, place: None, what, absent: false }
     }
 }
 

@@ -34,11 +34,15 @@ pub(super) struct Building<'a> {
     pub(super) engines: Engines,
     /// Where ONNX Runtime is, if the operator says.
     pub(super) library: Option<PathBuf>,
+    /// Whether any model needs it.
+    pub(super) runs_onnx: bool,
     pub(super) next: Made,
     /// Declared paths, each with the model that declared it.
     pub(super) paths: BTreeMap<String, String>,
     /// The digests of files of the folder that no policy file names by digest, and that answers depend on.
     pub(super) applied: BTreeMap<String, Digest>,
+    /// Files that models name and that are not here, where nothing is started.
+    pub(super) missing: Vec<Mistake>,
 }
 
 /// A model's name: what callers write, what logs and labels show.
@@ -52,7 +56,8 @@ impl Building<'_> {
         let (mut broken, mut unread) = (BTreeSet::new(), false);
         let (mut models, mut standing) = (Vec::new(), Vec::new());
         for file in reading.files("models", ".toml") {
-            let Some(parsed) = reading.toml::<ModelFile>(&file) else {
+            let text = reading.text(&file).unwrap_or_default();
+            let Some(parsed) = reading.digest.contains_key(&file).then(|| reading.parsed::<ModelFile>(&file, &text)).flatten() else {
                 unread = true;
                 continue;
             };
@@ -69,10 +74,12 @@ impl Building<'_> {
             let wanted = !matches!(self.engines, Engines::Uncalibrated);
             let calibration = if wanted && reading.dir.join(&beside).exists() { reading.text(&beside) } else { None };
             let sought = Sought::at(parsed.named(&base));
-            let built = self.model(&file, parsed, digest, &base, reading.dir, calibration.as_deref());
+            reading.warn(&file, &parsed.warnings());
+            let built = self.model((&file, &text), parsed, digest, &base, reading.dir, calibration.as_deref());
             if built.is_err() {
                 self.made.seek(sought);
             }
+            reading.keep::<()>(&file, Err(std::mem::take(&mut self.missing)));
             match reading.keep(&file, built) {
                 Some((model, stands)) => {
                     models.push(model);
@@ -112,7 +119,7 @@ impl Building<'_> {
 
     fn model(
         &mut self,
-        path: &str,
+        (path, _): (&str, &str),
         file: ModelFile,
         digest: Digest,
         base: &Path,
@@ -282,6 +289,7 @@ impl Building<'_> {
             let name = root.ok().and_then(|root| path.strip_prefix(root).ok()).unwrap_or(path);
             self.applied.insert(name.to_string_lossy().into_owned(), Digest::of(bytes));
         }
+        self.runs_onnx |= kind == Kind::Onnx;
         self.loaded(path, base.join(config.path.get_ref()), &source).map_err(|refused| {
             let at = if let Refused::Unreadable(..) = refused { config.path.span() } else { file.backend.span() };
             vec![Mistake::at(at, refused.to_string())]
@@ -348,10 +356,18 @@ impl Building<'_> {
         let identity = Digest::of(&[digest.0.as_slice(), &Digest::of(&credential).0, &Digest::of(&ca).0].concat());
         let version = (name.clone(), file.version.clone());
         let upstream = match self.made.upstreams.get(&version) {
-            Some((known, upstream)) if *known == identity => upstream.clone(),
-            _ => Upstream::new(config, base)?,
+            Some((known, upstream)) if *known == identity => Ok(upstream.clone()),
+            _ => Upstream::new(config, base),
         };
-        self.next.upstreams.insert(version, (identity, upstream.clone()));
+        let upstream = match upstream {
+            Ok(upstream) => Some(upstream),
+            Err(mistakes) if self.engines.starts_all() || mistakes.iter().any(|mistake| !mistake.absent) => return Err(mistakes),
+            Err(missing) => {
+                self.missing.extend(missing);
+                None
+            }
+        };
+        self.next.upstreams.extend(upstream.clone().map(|upstream| (version, (identity, upstream))));
         let which = Which {
             name: name.as_str().into(),
             version: file.version.as_str().into(),
@@ -359,9 +375,9 @@ impl Building<'_> {
             format: format.into(),
             assurance: Assurance::UpstreamAsserted,
         };
-        let backend = match self.engines {
-            Engines::None => Backend::Nothing,
-            Engines::All | Engines::Uncalibrated => Backend::Upstream(upstream),
+        let backend = match (self.engines, upstream) {
+            (Engines::None, _) | (_, None) => Backend::Nothing,
+            (Engines::All | Engines::Uncalibrated, Some(upstream)) => Backend::Upstream(upstream),
         };
         Ok(Built { backend, serves, which: Arc::new(which), contract: None })
     }

@@ -7,19 +7,29 @@ use serde::de::DeserializeOwned;
 
 use super::Told;
 use crate::digest::{Digest, Hasher};
-use crate::mistake::Mistake;
+use crate::mistake::{Mistake, keys};
 
 /// The files of one folder, read once each, with what was found wrong in them.
 pub(super) struct Reading<'a> {
     pub(super) dir: &'a Path,
     pub(super) told: Told,
+    /// Files that are not here, where that is no mistake.
+    pub(super) missing: Told,
+    /// What is allowed and may be an oversight.
+    pub(super) warnings: Told,
+    /// Whether files that are not here are no mistakes: nothing is to be started.
+    pub(super) checks: bool,
     pub(super) digest: BTreeMap<String, Digest>,
 }
 
 /// A policy file is text that people write; one that is longer is something else.
 const MAX_FILE: u64 = 4 << 20;
 
-impl Reading<'_> {
+impl<'a> Reading<'a> {
+    pub(super) fn of(dir: &'a Path, checks: bool) -> Self {
+        Self { dir, told: Vec::new(), missing: Vec::new(), warnings: Vec::new(), checks, digest: BTreeMap::new() }
+    }
+
     /// The file's text, remembered for the digest of the whole.
     pub(super) fn text(&mut self, file: &str) -> Option<String> {
         let path = self.dir.join(file);
@@ -48,8 +58,7 @@ impl Reading<'_> {
 
     /// What `text`, which was read from `file`, says.
     pub(super) fn parsed<T: DeserializeOwned>(&mut self, file: &str, text: &str) -> Option<T> {
-        let parsed = toml::from_str(text).map_err(|error| vec![Mistake::of_toml(&error)]);
-        self.keep_with(file, text, parsed)
+        self.keep_with(file, text, keys::read(text))
     }
 
     /// What compiled; what did not is told with its place in `file`.
@@ -62,7 +71,22 @@ impl Reading<'_> {
     }
 
     pub(super) fn keep_with<T>(&mut self, file: &str, text: &str, compiled: Result<T, Vec<Mistake>>) -> Option<T> {
-        compiled.map_err(|mistakes| self.told.extend(mistakes.iter().map(|mistake| mistake.located(&self.dir.join(file), text)))).ok()
+        let tell = |mistakes: Vec<Mistake>| {
+            for mistake in mistakes {
+                let line = mistake.located(&self.dir.join(file), text);
+                if mistake.absent && self.checks { self.missing.push(line) } else { self.told.push(line) }
+            }
+        };
+        compiled.map_err(tell).ok()
+    }
+
+    /// Tells what is allowed in `file` and may be an oversight.
+    pub(super) fn warn(&mut self, file: &str, warnings: &[Mistake]) {
+        if warnings.is_empty() {
+            return;
+        }
+        let text = std::fs::read_to_string(self.dir.join(file)).unwrap_or_default();
+        self.warnings.extend(warnings.iter().map(|warning| warning.located(&self.dir.join(file), &text)));
     }
 
     /// Files of a folder of this folder, in the order of their names.

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::key::{Key, KeyError};
 use super::prune::SHORTEST;
-use super::witness::{self, WitnessConfig};
+use super::witness::{self, WitnessConfig, Witnesses};
 use crate::mistake::Mistake;
 use crate::unit::Span;
 use crate::verify::label::{self, Label};
@@ -23,10 +24,10 @@ pub struct Config {
     /// The log's name, as receipts and checkpoints write it: a URL without its scheme.
     pub origin: Spanned<String>,
     /// The file of the log's key, Ed25519 in PKCS#8 PEM.
-    pub key: PathBuf,
+    pub key: Spanned<PathBuf>,
     /// The file of the key that the log had before: it hands the log over to `key` when it is opened, and signs checkpoints along until it
     /// is taken out here.
-    pub previous_key: Option<PathBuf>,
+    pub previous_key: Option<Spanned<PathBuf>>,
     /// The file of the last checkpoint that was signed; `directory` with `.lock` after it unless given. It should lie where it is not
     /// restored together with the log.
     pub lock: Option<PathBuf>,
@@ -75,6 +76,22 @@ impl Config {
         mistakes
     }
 
+    /// What is wrong with the files that it names, of keys and of witnesses. Opening the log tells the same; here nothing is opened for writing.
+    #[must_use]
+    pub fn look(&self, base: &Path) -> Vec<Mistake> {
+        let wrong = |key: &Spanned<PathBuf>| {
+            let error = Key::from_file(&base.join(key.get_ref())).err()?;
+            let mistake = Mistake::at(key.span(), error.to_string());
+            Some(if let KeyError::Unreadable(_, error) = &error { mistake.unopened(error) } else { mistake })
+        };
+        let mut mistakes: Vec<Mistake> = std::iter::once(&self.key).chain(&self.previous_key).filter_map(wrong).collect();
+        // Those of their text were told before.
+        if witness::mistakes(self).is_empty() {
+            mistakes.extend(Witnesses::resolve(self, base).err().unwrap_or_default());
+        }
+        mistakes
+    }
+
     /// The log of one shard: its label is the last segment of the origin, the name of the folder, and the ending of the lock file. Without a
     /// label it is the log that was there before there were shards.
     #[must_use]
@@ -101,13 +118,13 @@ impl Config {
     /// The log's folder and the key's file, relative to the folder of the policies.
     #[must_use]
     pub fn paths(&self, base: &Path) -> (PathBuf, PathBuf) {
-        (base.join(&self.directory), base.join(&self.key))
+        (base.join(&self.directory), base.join(self.key.get_ref()))
     }
 
     /// The file of the key before, relative to the folder of the policies.
     #[must_use]
     pub fn previous_path(&self, base: &Path) -> Option<PathBuf> {
-        self.previous_key.as_ref().map(|key| base.join(key))
+        self.previous_key.as_ref().map(|key| base.join(key.get_ref()))
     }
 
     /// Whether it names witnesses.

@@ -21,7 +21,7 @@ use toml::Spanned;
 
 use crate::accept::config::{Deadlines, Limits, TlsChoice};
 use crate::accept::{Accept, LEAST_UNREAD, Tls};
-use crate::mistake::Mistake;
+use crate::mistake::{Mistake, keys};
 use crate::prove::key::Exposed;
 use crate::tlog::checkpoint::is_origin;
 use crate::tlog::cosignature::Cosigner;
@@ -72,7 +72,7 @@ impl Config {
     /// # Errors
     /// Every mistake, with its place.
     pub fn parse(text: &str) -> Result<Self, Vec<Mistake>> {
-        let config: Self = toml::from_str(text).map_err(|error| vec![Mistake::of_toml(&error)])?;
+        let config: Self = keys::read(text)?;
         let mut mistakes = Vec::new();
         if !is_name(config.name.get_ref()) {
             let what = format!("a name has 1 to {MAX_NAME} bytes, and neither spaces nor `+`, such as \"witness.example/w1\"");

@@ -5,6 +5,7 @@
 mod access;
 mod beside;
 mod commands;
+mod contract;
 mod descriptors;
 mod docs;
 mod durability;

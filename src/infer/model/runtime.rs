@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use memfd::{FileSeal, Memfd, MemfdOptions};
 use ort::environment::Environment;
 use serde::Deserialize;
+use toml::Spanned;
 
 use crate::digest::Digest;
 
@@ -39,7 +40,7 @@ const MAX_LIBRARY: u64 = 128 << 20;
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where ONNX Runtime is; by default it is searched for ([`Places`]).
-    pub onnxruntime: Option<PathBuf>,
+    pub onnxruntime: Option<Spanned<PathBuf>>,
 }
 
 /// Where the library may be, in the order in which it is looked for.
@@ -135,13 +136,25 @@ impl fmt::Display for Broken {
 
 impl std::error::Error for Broken {}
 
+impl Broken {
+    /// Why it could not be opened, if that is all.
+    #[must_use]
+    pub fn unopened(&self) -> Option<io::Error> {
+        match self {
+            Self::Missing { .. } => Some(io::ErrorKind::NotFound.into()),
+            Self::Unreadable(_, error) => Some(error.kind().into()),
+            Self::WrongDigest { .. } | Self::NoSealedMemory(_) | Self::DidNotStart(_) => None,
+        }
+    }
+}
+
 /// ONNX Runtime: its library, verified and sealed. Whether it is ever loaded into this process is another question: workers are handed the
 /// sealed bytes.
 #[derive(Clone, Debug)]
 pub struct Runtime(Arc<Memfd>);
 
 /// Kept for ever, so that the library is read once.
-static FOUND: Mutex<Option<Runtime>> = Mutex::new(None);
+static FOUND: Mutex<Option<(PathBuf, Runtime)>> = Mutex::new(None);
 
 /// Kept for ever: the environment can be made only once in a process, so dropping it would close the door behind us.
 static LOADED: Mutex<Option<Environment>> = Mutex::new(None);
@@ -154,12 +167,25 @@ impl Runtime {
     /// [`Broken`], which says how to get the library.
     pub fn load(places: &Places) -> Result<Self, Broken> {
         let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(runtime) = &*found {
+        if let Some((_, runtime)) = &*found {
             return Ok(runtime.clone());
         }
-        let runtime = Self(Arc::new(sealed_library(&places.find()?)?));
-        *found = Some(runtime.clone());
+        let path = places.find()?;
+        let runtime = Self(Arc::new(sealed_library(&path)?));
+        *found = Some((path, runtime.clone()));
         Ok(runtime)
+    }
+
+    /// Whether the library may be loaded from the place that the policy names. Where it was, it is not read again.
+    ///
+    /// # Errors
+    /// [`Broken`], as of [`Self::load`].
+    pub fn look(configured: PathBuf) -> Result<(), Broken> {
+        let found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+        if found.as_ref().is_some_and(|(path, _)| *path == configured) {
+            return Ok(());
+        }
+        sealed_library(&Places { configured: Some(configured), ..Places::default() }.find()?).map(drop)
     }
 
     /// The library that the gateway hands to a worker, which it held to its digest.

@@ -1,6 +1,8 @@
 //! `[backend.upstream]` of a model's file, and what is made of it.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,6 +92,18 @@ pub struct Config {
     pub health: Option<Health>,
 }
 
+impl Config {
+    fn any_https(&self) -> bool {
+        self.urls.get_ref().iter().any(|url| url.get_ref().starts_with("https:"))
+    }
+
+    /// What is allowed and has no effect.
+    pub fn warnings(&self) -> impl Iterator<Item = Mistake> {
+        let unused = self.ca.as_ref().filter(|_| !self.any_https());
+        unused.map(|ca| Mistake::at(ca.span(), "ca is not used: no URL begins with https://")).into_iter()
+    }
+}
+
 /// `health = { path = "/health", every = "5s" }`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -141,7 +155,7 @@ pub(super) struct Settings {
 pub(super) fn resolve(config: &Config, base: &Path) -> Result<(Settings, Vec<Origin>), Vec<Mistake>> {
     let mut mistakes = Vec::new();
     let origins = origins(config, &mut mistakes);
-    let any_https = config.urls.get_ref().iter().any(|url| url.get_ref().starts_with("https:"));
+    let any_https = config.any_https();
     let version = match (config.protocol, &config.http2) {
         (Protocol::OipGrpc, Some(http2)) if !*http2.get_ref() => {
             mistakes.push(Mistake::at(http2.span(), "http2 = false cannot be: \"oip-grpc\" is spoken over HTTP/2"));
@@ -210,21 +224,19 @@ fn origins(config: &Config, mistakes: &mut Vec<Mistake>) -> Vec<Origin> {
 }
 
 fn tls(config: &Config, base: &Path, version: Version, any_https: bool, mistakes: &mut Vec<Mistake>) -> Option<Arc<ClientConfig>> {
+    // Authorities are for https alone; a file that names them beforehand is not looked for.
+    if !any_https {
+        return None;
+    }
     let mut pem = None;
     if let Some(ca) = &config.ca {
-        if !any_https {
-            mistakes.push(Mistake::at(ca.span(), "ca is given, but no URL begins with https://"));
-        }
         match read(&base.join(ca.get_ref()), MAX_CA) {
             Ok(bytes) => pem = Some(bytes),
-            Err(why) => {
-                mistakes.push(Mistake::at(ca.span(), format!("the file of authorities {why}")));
+            Err(unread) => {
+                mistakes.push(unread.told(ca.span(), "the file of authorities"));
                 return None;
             }
         }
-    }
-    if !any_https {
-        return None;
     }
     let alpn = match version {
         Version::Http1 => Alpn::Http1,
@@ -263,8 +275,8 @@ fn credential(config: &Config, base: &Path, mistakes: &mut Vec<Mistake>) -> Opti
     };
     let bytes = match read(&base.join(file.get_ref()), MAX_CREDENTIAL) {
         Ok(bytes) => bytes,
-        Err(why) => {
-            mistakes.push(Mistake::at(file.span(), format!("the credential's file {why}")));
+        Err(unread) => {
+            mistakes.push(unread.told(file.span(), "the credential's file"));
             return None;
         }
     };
@@ -312,11 +324,26 @@ fn checked(health: &Health, mistakes: &mut Vec<Mistake>) -> Option<(PathAndQuery
     path.map(|path| (path, every))
 }
 
+/// Why a file was not read.
+enum Unread {
+    Unopened(io::Error),
+    TooLarge(usize),
+}
+
+impl Unread {
+    fn told(&self, at: Range<usize>, which: &str) -> Mistake {
+        match self {
+            Self::Unopened(error) => Mistake::at(at, format!("{which} cannot be read: {}", error.kind())).unopened(error),
+            Self::TooLarge(max) => Mistake::at(at, format!("{which} is larger than {max} bytes")),
+        }
+    }
+}
+
 /// The whole of a file of at most `max` bytes, wiped when dropped.
-fn read(path: &Path, max: usize) -> Result<Zeroizing<Vec<u8>>, String> {
-    let file = std::fs::File::open(path).map_err(|error| format!("cannot be read: {}", error.kind()))?;
+fn read(path: &Path, max: usize) -> Result<Zeroizing<Vec<u8>>, Unread> {
+    let file = File::open(path).map_err(Unread::Unopened)?;
     // With its full room at once, so that no copy of a secret is left behind by a vector that grew.
     let mut bytes = Zeroizing::new(Vec::with_capacity(max + 1));
-    file.take(max as u64 + 1).read_to_end(&mut bytes).map_err(|error| format!("cannot be read: {}", error.kind()))?;
-    if bytes.len() > max { Err(format!("is larger than {max} bytes")) } else { Ok(bytes) }
+    file.take(max as u64 + 1).read_to_end(&mut bytes).map_err(Unread::Unopened)?;
+    if bytes.len() > max { Err(Unread::TooLarge(max)) } else { Ok(bytes) }
 }

@@ -157,7 +157,7 @@ fn peer(witness: &WitnessConfig, base: &Path) -> Result<Peer, Mistake> {
         Some(path) => {
             let file = base.join(path.get_ref());
             let told = |what: String| Mistake::at(path.span(), format!("{}: {what}", file.display()));
-            let pem = std::fs::read(&file).map_err(|error| told(error.to_string()))?;
+            let pem = std::fs::read(&file).map_err(|error| told(error.to_string()).unopened(&error))?;
             client_tls(Some(&pem)).map_err(told)?
         }
     };
