@@ -9,10 +9,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use jsonschema::{PatternOptions, Retrieve, Uri, Validator};
+use jsonschema::error::ValidationErrorKind;
+use jsonschema::{PatternOptions, Retrieve, Uri, ValidationError, Validator};
 use serde_json::Value;
 
-use crate::mistake::Mistake;
+use crate::mistake::{self, Mistake};
 
 /// The longest schema that is read, references included, in bytes.
 pub const MOST_SCHEMA: usize = 1 << 20;
@@ -20,9 +21,13 @@ pub const MOST_SCHEMA: usize = 1 << 20;
 /// The largest compiled pattern, in bytes.
 const MOST_PATTERN: usize = 1 << 20;
 
+/// How much of the validator's words is told, in characters.
+const MOST_TOLD: usize = 300;
+
 /// The scheme under which the files of the folder refer to each other; it leads nowhere else.
 const SCHEME: &str = "schemas";
 
+mod line;
 mod place;
 
 pub use place::Place;
@@ -48,7 +53,10 @@ impl Schema {
         };
         let build = |metered: bool| {
             let folder = Folder { root: root.to_owned(), left: AtomicUsize::new(MOST_SCHEMA), metered };
-            let schema = folder.read(&path).map_err(|what| mistake(what.to_string()))?;
+            let schema = folder.read(&path).map_err(|what| {
+                let place = what.downcast_ref::<serde_json::Error>().map(|error| (error.line(), error.column()));
+                mistake(what.to_string()).on_line(place)
+            })?;
             let options = jsonschema::options()
                 .with_base_uri(format!("{SCHEME}:///{name}"))
                 .with_retriever(folder)
@@ -56,8 +64,11 @@ impl Schema {
             let options = if metered { place::with_meter(options) } else { options };
             options.build(&schema).map_err(|error| {
                 let at = error.instance_path().as_str();
-                let what: String = error.to_string().chars().take(300).collect();
-                mistake(format!("the schema does not compile{}{at}: {what}", if at.is_empty() { "" } else { " at " }))
+                let what: String = error.to_string().chars().take(MOST_TOLD).collect();
+                let right = right(&error).map(|right| format!("; it may be {right}")).unwrap_or_default();
+                let text = std::fs::read_to_string(&path).unwrap_or_default();
+                let place = line::position(&text, at).map(|offset| mistake::place(&text, offset));
+                mistake(format!("the schema does not compile{}{at}: {what}{right}", if at.is_empty() { "" } else { " at " })).on_line(place)
             })
         };
         Ok(Self { validator: build(false)?, metered: build(true).ok() })
@@ -73,6 +84,18 @@ impl Schema {
             return Ok(());
         }
         Err(self.metered.as_ref().map_or_else(Place::unknown, |metered| place::find(metered, value)))
+    }
+}
+
+/// The values that would be right, where there are some and the validator says which.
+fn right(error: &ValidationError<'_>) -> Option<String> {
+    match error.kind() {
+        ValidationErrorKind::Enum { options } => {
+            let options: Vec<String> = options.as_array()?.iter().map(Value::to_string).collect();
+            Some(options.join(", "))
+        }
+        ValidationErrorKind::AnyOf { context } => context.iter().flatten().find_map(right),
+        _ => None,
     }
 }
 

@@ -191,7 +191,9 @@ fn schema(path: &Spanned<PathBuf>, around: Around<'_>) -> Result<Schema, Mistake
     let unread =
         |error: std::io::Error| Mistake::at(path.span(), format!("the schema {} cannot be read: {error}", path.get_ref().display()));
     let (resolved, root) = (file.canonicalize().map_err(unread)?, around.policies.canonicalize().map_err(unread)?);
-    if resolved.starts_with(root) { Schema::compile(&file) } else { Err(out()) }
+    // Told by its place in the folder, however it is written.
+    let inside = resolved.strip_prefix(root).map_err(|_| out())?;
+    Schema::compile(&around.policies.join(inside))
 }
 
 /// The mistake of naming an input that the model does not have, or one that holds no numbers.
