@@ -31,6 +31,7 @@ use reading::Reading;
 pub use start::AtStart;
 
 mod building;
+mod kinds;
 mod listeners;
 mod reading;
 mod start;

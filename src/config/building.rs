@@ -21,6 +21,7 @@ use crate::trail::{Assurance, Which};
 use crate::wire::openai::embeddings::VECTORS;
 use crate::{check, prove};
 
+use super::kinds;
 use super::reading::Reading;
 use super::versions::{self, Standing};
 use super::{BackendFile, Engines, Made, ModelFile, Running, Terms, Version};
@@ -119,7 +120,7 @@ impl Building<'_> {
 
     fn model(
         &mut self,
-        (path, _): (&str, &str),
+        (path, text): (&str, &str),
         file: ModelFile,
         digest: Digest,
         base: &Path,
@@ -145,6 +146,7 @@ impl Building<'_> {
                 return Err(mistakes);
             }
         };
+        mistakes.extend(kinds::mistakes(text, serves));
         if (serves == Serves::Raw) != file.route.is_some() {
             mistakes.push(Mistake::at(
                 file.backend.span(),

@@ -110,8 +110,11 @@ const MISTAKES: &[Mistake] = &[
         words: &["folder"],
     },
     Mistake {
-        what: "a credential that is not there",
-        breaks: |folder| append(folder, "models/chat.toml", "credential_file = \"../keys/none.token\"\n"),
+        what: "a credential that is none",
+        breaks: |folder| {
+            append(folder, "models/chat.toml", "credential_file = \"../keys/chat.token\"\n");
+            folder.write("keys/chat.token", "two words");
+        },
         at: "models/chat.toml:7:19:",
         words: &["credential"],
     },
@@ -175,8 +178,112 @@ const MISTAKES: &[Mistake] = &[
             folder.write("schemas/chat.json", "{\"type\": \"objekt\"}");
             append(folder, "models/chat.toml", "[check]\nschema = \"../schemas/chat.json\"\n");
         },
-        at: "schemas/chat.json:",
-        words: &["/type"],
+        at: "policies/schemas/chat.json:1:10:",
+        words: &["/type", "\"object\""],
+    },
+    Mistake {
+        what: "a schema that is no JSON",
+        breaks: |folder| {
+            folder.write("schemas/chat.json", "{\n\"type\" \"object\"}");
+            append(folder, "models/chat.toml", "[check]\nschema = \"../schemas/chat.json\"\n");
+        },
+        at: "policies/schemas/chat.json:2:8:",
+        words: &["expected `:`"],
+    },
+    Mistake {
+        what: "a bound on tensors of a model that takes none",
+        breaks: |folder| append(folder, "models/chat.toml", "[check]\nrange = { input = [0.0, 1.0] }\n"),
+        at: "models/chat.toml:8:1:",
+        words: &["check.range", "no effect", "oip"],
+    },
+    Mistake {
+        what: "a mode that waits for witnesses, of which there are none",
+        breaks: |folder| append(folder, "models/chat.toml", "[prove]\nmode = \"witnessed\"\n"),
+        at: "models/chat.toml:8:8:",
+        words: &["needs witnesses"],
+    },
+    Mistake {
+        what: "one port for both listeners",
+        breaks: |folder| {
+            let text = folder.read("gateway.toml");
+            let accept = text.lines().nth(1).unwrap();
+            folder.write("gateway.toml", text.replace(text.lines().nth(10).unwrap(), accept));
+        },
+        at: "gateway.toml:11:10:",
+        words: &["127.0.0.1:", "another port"],
+    },
+    Mistake {
+        what: "operators from anywhere, without certificates",
+        breaks: |folder| {
+            let tls = "[admin.tls]\ncertificate = \"tls/server.pem\"\nkey = \"tls/server.key\"\nclient_auth = \"off\"\n\n[prove]";
+            let text = folder.read("gateway.toml").replace("[admin]\nlisten = \"127.0.0.1", "[admin]\nlisten = \"0.0.0.0");
+            folder.write("gateway.toml", text.replace("[prove]", tls));
+        },
+        at: "gateway.toml:16:15:",
+        words: &["client_auth = \"required\""],
+    },
+    Mistake {
+        what: "client certificates of no authority",
+        breaks: |folder| folder.gateway("", "client_auth = \"required\""),
+        at: "gateway.toml:8:15:",
+        words: &["client_ca"],
+    },
+    Mistake {
+        what: "a certificate that is none",
+        breaks: |folder| _ = folder.write("tls/server.pem", "garbage"),
+        at: "gateway.toml:6:15:",
+        words: &["tls/server.pem", "no certificate"],
+    },
+    Mistake {
+        what: "a certificate's key that is none",
+        breaks: |folder| _ = folder.write("tls/server.key", "garbage"),
+        at: "gateway.toml:7:7:",
+        words: &["tls/server.key", "no private key"],
+    },
+    Mistake {
+        what: "a key that is not the certificate's",
+        breaks: |folder| {
+            let key = folder.read("tls/server.key");
+            folder.server_certificate("other");
+            folder.write("tls/server.key", key);
+        },
+        at: "gateway.toml:7:7:",
+        words: &["pair"],
+    },
+    Mistake {
+        what: "an authority that is none",
+        breaks: |folder| {
+            folder.gateway("", "client_auth = \"optional\"\nclient_ca = \"tls/clients.pem\"");
+            folder.write("tls/clients.pem", "garbage");
+        },
+        at: "gateway.toml:9:13:",
+        words: &["tls/clients.pem"],
+    },
+    Mistake {
+        what: "a revocation list that is none, of an authority that is not here",
+        breaks: |folder| {
+            let tls = "client_auth = \"optional\"\nclient_ca = \"tls/ca.pem\"\nclient_crl = \"tls/clients.crl\"";
+            folder.gateway("", tls);
+            folder.write("tls/clients.crl", "garbage");
+        },
+        at: "gateway.toml:10:14:",
+        words: &["tls/clients.crl", "no revocation list"],
+    },
+    Mistake {
+        what: "a key of the log that is none",
+        breaks: |folder| _ = folder.write("tls/provenance.key", "garbage"),
+        at: "tls/provenance.key:",
+        words: &["not an Ed25519 key"],
+    },
+    Mistake {
+        what: "a library that is another",
+        breaks: |folder| {
+            folder.digits("");
+            append(folder, "gateway.toml", "[runtime]\nonnxruntime = \"libonnxruntime.so\"\n");
+            folder.write("libonnxruntime.so", "garbage");
+        },
+        at: "libonnxruntime.so",
+        words: &["is not the ONNX Runtime that this program was built for"],
     },
     Mistake {
         what: "the digest of a placeholder",
@@ -259,12 +366,15 @@ const MISTAKES: &[Mistake] = &[
 #[test]
 fn every_mistake_is_told_with_its_place_and_stops_the_start() {
     // Held by the test: a gateway that came so far as to open it would say that it cannot.
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let taken = taken.local_addr().unwrap().to_string();
+    let taken = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [accept, admin] = taken.each_ref().map(|taken| taken.local_addr().unwrap().to_string());
     let mut wrong = Vec::new();
     for Mistake { what, breaks, at, words } in MISTAKES {
         let folder = good();
-        folder.write("gateway.toml", folder.read("gateway.toml").replace("127.0.0.1:0", &taken));
+        folder.write(
+            "gateway.toml",
+            folder.read("gateway.toml").replacen("127.0.0.1:0", &accept, 1).replacen("127.0.0.1:0\"", &format!("{admin}\""), 1),
+        );
         breaks(&folder);
         let serve = folder.run(&["serve", "--policies", "policies"]);
         let check = folder.run(&["check", "policies"]);
@@ -345,6 +455,78 @@ fn check_answers_programs_in_json() {
     assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 1);
 }
 
+#[test]
+fn files_that_a_start_wants_are_no_mistakes_of_a_folder_that_is_only_checked() {
+    let folder = good();
+    folder.digits("");
+    folder.gateway("", "client_auth = \"optional\"\nclient_ca = \"tls/clients.pem\"\nclient_crl = \"tls/clients.crl\"");
+    append(&folder, "gateway.toml", "[runtime]\nonnxruntime = \"libonnxruntime.so\"\n");
+    folder.write("models/chat.toml", format!("{CHAT}credential_file = \"../keys/chat.token\"\n"));
+    std::fs::remove_dir_all(folder.policies().join("tls")).unwrap();
+    let wanted = [
+        "gateway.toml:6:15: tls/server.pem",
+        "gateway.toml:7:7: tls/server.key",
+        "gateway.toml:9:13: tls/clients.pem",
+        "gateway.toml:10:14: tls/clients.crl",
+        "gateway.toml:18:7: ",
+        "gateway.toml:23:15: ONNX Runtime",
+        "models/chat.toml:7:19: the credential's file",
+    ];
+    let output = folder.run(&["check", "policies"]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    wanted.iter().for_each(|wanted| assert!(told.contains(wanted), "{wanted}: {told}"));
+    assert_eq!(told.lines().count(), wanted.len(), "{told}");
+    let output = folder.run(&["check", "policies", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &report["ok"], &report["mistakes"]), (Some(0), &true.into(), &serde_json::json!([])), "{report}");
+    assert_eq!(report["missing"].as_array().unwrap().len(), wanted.len(), "{report}");
+    let output = folder.run(&["serve", "--policies", "policies"]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    wanted[..4].iter().chain(&wanted[6..]).for_each(|wanted| assert!(told.contains(wanted), "{wanted}: {told}"));
+    // What is wrong in the text is told all the same.
+    folder.gateway("", "client_auth = \"optional\"");
+    let output = folder.run(&["check", "policies"]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && told.contains("gateway.toml:8:15: client_auth needs client_ca"), "{told}");
+}
+
+#[test]
+fn authorities_that_no_url_needs_are_told_and_not_looked_for() {
+    let folder = good();
+    folder.write("models/chat.toml", format!("{CHAT}ca = \"../tls/upstream-ca.pem\"\n"));
+    let output = folder.run(&["check", "policies"]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    assert!(told.starts_with("warning: ") && told.contains("models/chat.toml:7:6: ca is not used"), "{told}");
+    folder.write("models/chat.toml", folder.read("models/chat.toml").replace("http://", "https://"));
+    let output = folder.run(&["check", "policies", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["warnings"], report["missing"].as_array().map(Vec::len)), (&serde_json::json!([]), Some(1)), "{report}");
+}
+
+#[test]
+fn every_unknown_key_of_a_file_is_told() {
+    let folder = good();
+    append(&folder, "gateway.toml", "[telemetry]\nx = 1\n");
+    folder.write("gateway.toml", folder.read("gateway.toml").replace("[admin]\nlisten", "[admin]\nlistn = 1\nlisten"));
+    folder.write(
+        "gateway.toml",
+        folder.read("gateway.toml").replace("key = \"tls/server.key\"", "key = \"tls/server.key\"\nclient_cert = 1"),
+    );
+    let output = folder.run(&["check", "policies"]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("3 mistake(s)"), "{told}");
+    for wanted in [
+        "gateway.toml:8:1: unknown key `client_cert`",
+        "gateway.toml:12:1: unknown key `listn`",
+        "gateway.toml:22:2: unknown key `telemetry`",
+    ] {
+        assert!(told.contains(wanted), "{wanted}: {told}");
+    }
+}
+
 #[tokio::test]
 async fn check_names_the_policy_that_serve_has_in_force() {
     let folder = good();
@@ -374,6 +556,14 @@ fn a_command_that_is_called_wrongly_ends_with_2() {
         &["key", "new", "a", "--expires", "tomorrow"],
         &["log", "verify"],
         &["model", "inspect"],
+        &["key", "new", ""],
+        &["key", "new", "no spaces"],
+        &["log", "verify", "log", "--key", "nonsense"],
+        &["log", "show", "log", "abc"],
+        &["calibrate", "--model", "m", "--fpr", "0"],
+        &["calibrate", "--model", "m", "--fpr", "0.2"],
+        &["erase", "--caller", "nonsense"],
+        &["erase", "--caller", "cert:"],
         &["health", "here"],
     ] {
         let output = Command::new(PROGRAM).args(words).output().unwrap();
@@ -387,10 +577,8 @@ fn commands_of(words: &[String]) -> Vec<String> {
     let output = Command::new(PROGRAM).args(words).arg("--help").output().unwrap();
     assert!(output.status.success(), "{words:?}");
     let text = String::from_utf8(output.stdout).unwrap();
-    let Some((_, listed)) = text.split_once("Commands:\n") else {
-        assert!(text.contains("Example") && text.contains("portcullis "), "{words:?} has no example: {text}");
-        return Vec::new();
-    };
+    assert!(text.contains("Example") && text.contains("  portcullis "), "{words:?} has no example: {text}");
+    let Some((_, listed)) = text.split_once("Commands:\n") else { return Vec::new() };
     let block = listed.split("\n\n").next().unwrap();
     let names = block.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     names.map(|line| line.split_whitespace().next().unwrap().to_owned()).filter(|name| name != "help").collect()
