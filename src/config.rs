@@ -462,7 +462,8 @@ mod tests {
 
     #[test]
     fn an_answer_that_could_tell_nothing_is_a_mistake() {
-        let answer = |text: &str| told(&format!("{CHAT}urls = [\"http://127.0.0.1:1\"]\n[answer]\n{text}\n")).len();
+        let oip = CHAT.replace("openai", "oip");
+        let answer = |text: &str| told(&format!("{oip}urls = [\"http://127.0.0.1:1\"]\n[answer]\n{text}\n")).len();
         assert_eq!((answer("top = 1"), answer("decimals = 15"), answer("max_body = \"1B\"")), (0, 0, 0));
         assert_eq!((answer("top = 0"), answer("decimals = 16"), answer("max_body = \"0B\"")), (1, 1, 1));
     }

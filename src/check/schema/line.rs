@@ -20,6 +20,10 @@ fn member(text: &str, at: usize, step: &str) -> Option<usize> {
     };
     let mut at = past_space(text, at + 1);
     for index in 0.. {
+        // Nothing stands in it, which is seen here alone: past a comma there is more.
+        if matches!(text.as_bytes().get(at)?, b']' | b'}') {
+            return None;
+        }
         if object {
             let (key, after) = value::<String>(text, at)?;
             // Past the colon.
