@@ -63,6 +63,8 @@ pub(crate) enum Error {
     OperatorRecordedOtherWidths,
     /// A rate that is none.
     OperatorStatedNoRate,
+    /// An answer with a label that is the number of no class.
+    OperatorRecordedNoLabels,
     /// There were more false alarms than the rate explains: so many, of so many callers, and at most so many may be.
     OperatorRecordedTheOdd(usize, usize, usize),
     /// The numbers are degenerate.
@@ -84,6 +86,12 @@ impl std::fmt::Display for Error {
             ),
             Self::OperatorRecordedOtherWidths => f.write_str("the recording has rows of more than one width, or none"),
             Self::OperatorStatedNoRate => f.write_str("a rate of false alarms is more than 0 and at most 0.1"),
+            Self::OperatorRecordedNoLabels => write!(
+                f,
+                "the model answered a whole number of {} or more where its label would stand, and a label is the number of a class, from 0: what \
+                 answers something else in whole numbers, and no probabilities, cannot be calibrated",
+                u32::MAX
+            ),
             Self::OperatorRecordedTheOdd(alarms, callers, allowed) => write!(
                 f,
                 "bounds from part of the callers alarm about {alarms} of {callers} others, and {allowed} are what the rate explains: record \
@@ -114,6 +122,10 @@ pub(crate) fn calibrate(model: &str, rate: f32, (of, seed): (Of, [u8; 32]), reco
     let width = recording.iter().flatten().next().map_or(0, |asked| asked.row.len());
     if width == 0 || recording.iter().flatten().any(|asked| asked.row.len() != width) {
         return Err(Error::OperatorRecordedOtherWidths);
+    }
+    // Larger ones are taken for this one, which is one less than there can be classes.
+    if recording.iter().flatten().any(|asked| asked.told.label == Some(u32::MAX)) {
+        return Err(Error::OperatorRecordedNoLabels);
     }
     let (space, callers_points) = placed(seed, recording)?;
     let different = callers_points.iter().flatten().map(|(point, _)| point.digest).collect::<std::collections::HashSet<_>>().len();

@@ -126,7 +126,7 @@ impl Kept {
     pub(super) fn of(firsts: &[(&Point, &Told)], seed: &[u8; 32]) -> Option<Self> {
         let classes = firsts
             .iter()
-            .map(|(_, told)| told.classes.max(told.label.map_or(0, |label| label + 1)))
+            .map(|(_, told)| told.classes.max(told.label.map_or(0, |label| label.saturating_add(1))))
             .max()
             .filter(|classes| *classes > 1)?;
         let mut mixed: Vec<(&Point, u32)> = firsts.iter().filter_map(|(point, told)| Some((*point, told.label?))).collect();

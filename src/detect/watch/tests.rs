@@ -391,6 +391,15 @@ fn sent(name: &str, shape: &[u64]) -> Tensor {
 }
 
 #[test]
+fn a_label_that_is_no_classes_number_is_a_mistake_where_a_model_is_calibrated() {
+    let mut recorded = honest(20, 12);
+    let label = |label: i64| Tensor { datatype: Datatype::Int64, data: label.to_le_bytes().to_vec().into(), ..fp32(&[1], &[]) };
+    recorded.add(3, &row(&[1.0; WIDTH]), &[label(5_000_000_000)]);
+    let mistake = calibrate("m", 0.1, recorded).map_err(|error| error.to_string()).unwrap_err();
+    assert!(mistake.contains("a label is the number of a class"), "{mistake}");
+}
+
+#[test]
 fn rows_of_a_batch_that_says_more_than_it_holds_cost_what_new_ones_do_and_are_counted() {
     let (watch, mut caller) = (watch(&calibration(), ""), Caller::new());
     let lesson = caller.lesson(&watch, vec![sent("a", &[20, 1]), sent("b", &[1, 60_000])], Moment::now());
