@@ -60,7 +60,7 @@ pub trait Sources: Send + Sync + 'static {
     /// A file of the provenance log.
     fn log(&self, path: &str) -> impl Future<Output = Option<LogFile>> + Send;
     /// What callers may have learned of models, as the JSON of `/v1/exposure`.
-    fn exposure(&self) -> String;
+    fn exposure(&self) -> impl Future<Output = String> + Send;
     /// Destroys a key, and tells it in the log.
     fn erase(&self, erasure: Erasure) -> impl Future<Output = Result<Erased, EraseError>> + Send;
 }
@@ -167,7 +167,7 @@ impl<S: Sources> Handler for Operator<S> {
                 response
             }
             "/v1/exposure" => {
-                let mut response = text(StatusCode::OK, self.sources.exposure());
+                let mut response = text(StatusCode::OK, self.sources.exposure().await);
                 response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 response
             }
@@ -228,7 +228,7 @@ mod tests {
             "# EOF\n".to_owned()
         }
 
-        fn exposure(&self) -> String {
+        async fn exposure(&self) -> String {
             "[]".to_owned()
         }
 

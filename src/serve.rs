@@ -22,6 +22,7 @@ use crate::cli::No;
 use crate::clock::Moment;
 use crate::config::{self, Engines, Loaded, Made, Snapshot};
 use crate::detect::{self, Detector};
+use crate::heavy;
 use crate::infer::Inference;
 use crate::mistake::Mistake;
 use crate::outbound::{self, Alpn, ClientTls};
@@ -380,17 +381,9 @@ impl Sources for Operators {
         self.house.recorder.metrics().render()
     }
 
-    fn exposure(&self) -> String {
-        let mut exposed = self.house.detector.exposed();
-        exposed.sort_by(|a, b| {
-            b.exposure.fidelity.total_cmp(&a.exposure.fidelity).then_with(|| (&a.caller, &a.model).cmp(&(&b.caller, &b.model)))
-        });
-        let told = |exposed: &detect::Exposed| {
-            let detect::watch::Exposure { fidelity, bits, rows } = exposed.exposure;
-            let step = exposed.step.as_str();
-            serde_json::json!({ "caller": exposed.caller, "model": exposed.model, "fidelity": fidelity, "bits": bits, "rows": rows, "step": step })
-        };
-        serde_json::Value::from_iter(exposed.iter().map(told)).to_string()
+    async fn exposure(&self) -> String {
+        // However many callers there are, and whoever of them is being learned from.
+        heavy::work(heavy::MANY, || exposures(self.house.detector.exposed())).await
     }
 
     async fn log(&self, path: &str) -> Option<LogFile> {
@@ -400,6 +393,19 @@ impl Sources for Operators {
     async fn erase(&self, erasure: Erasure) -> Result<Erased, EraseError> {
         self.house.shards.erase(erasure).await
     }
+}
+
+/// As `/v1/exposure` tells it.
+fn exposures(mut exposed: Vec<detect::Exposed>) -> String {
+    exposed.sort_by(|a, b| {
+        b.exposure.fidelity.total_cmp(&a.exposure.fidelity).then_with(|| (&a.caller, &a.model).cmp(&(&b.caller, &b.model)))
+    });
+    let told = |exposed: &detect::Exposed| {
+        let detect::watch::Exposure { fidelity, bits, rows } = exposed.exposure;
+        let step = exposed.step.as_str();
+        serde_json::json!({ "caller": exposed.caller, "model": exposed.model, "fidelity": fidelity, "bits": bits, "rows": rows, "step": step })
+    };
+    serde_json::Value::from_iter(exposed.iter().map(told)).to_string()
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! It is split into shards, each behind its own lock, which is held for a look-up. Its cost when all of it is used: about
 //! 400 bytes an entry, so 40 MB for the default of 100,000. An entry may be dropped only when it says nothing that a new
-//! one would not say, so nobody loses his debts by it, and a caller with many names pushes out no one who is busy.
+//! one would not say, so nobody loses his debts by it, and a caller with many names pushes out no one who is busy, unless its kind
+//! [gives way](State::gives_way).
 //! When every entry of a shard is in use, a new name finds no room, which is an answer and not an error of the program.
 
 use std::collections::HashMap;
@@ -23,6 +24,12 @@ const SEARCH_AGAIN: Duration = Duration::from_millis(250);
 pub(crate) trait State {
     /// Whether a new entry would be the same as this one.
     fn is_idle(&self, now: Instant) -> bool;
+
+    /// Of one that gives way where none is idle, when it was last asked for, by a number that grows with time. Where there are such, the longest silent of
+    /// them does.
+    fn gives_way(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// A map from names to shared state, with a cap.
@@ -67,21 +74,14 @@ impl<K: Hash + Eq, S: State> Gate<K, S> {
         Some(state)
     }
 
-    /// Looks at every entry, one shard at a time.
-    pub(crate) fn each(&self, mut look: impl FnMut(&K, &S)) {
-        for shard in &self.shards {
-            locked(shard).entries.iter().for_each(|(key, state)| look(key, state));
-        }
-    }
-
-    /// Every entry, to be looked at without a lock of the map. As long as they are held, they are not dropped.
-    pub(crate) fn all(&self) -> Vec<(K, Arc<S>)>
+    /// Every entry, a shard at a time, to be looked at without a lock of the map. As long as they are held, they are not dropped.
+    pub(crate) fn each(&self) -> impl Iterator<Item = (K, Arc<S>)>
     where
         K: Clone,
     {
         let entries =
             |shard: &Mutex<Shard<K, S>>| locked(shard).entries.iter().map(|(key, state)| (key.clone(), state.clone())).collect::<Vec<_>>();
-        self.shards.iter().flat_map(entries).collect()
+        self.shards.iter().flat_map(entries)
     }
 
     /// How many entries there are.
@@ -98,6 +98,14 @@ impl<K: Hash + Eq, S: State> Shard<K, S> {
         let before = self.entries.len();
         // Whoever holds a second reference is about to use the entry; references are only handed out under this lock.
         self.entries.retain(|_, state| Arc::strong_count(state) > 1 || !state.is_idle(now));
+        if self.entries.len() == before {
+            let gives_way = |state: &Arc<S>| (Arc::strong_count(state) == 1).then(|| state.gives_way()).flatten();
+            let longest =
+                self.entries.values().filter_map(|state| Some((gives_way(state)?, Arc::as_ptr(state)))).min_by_key(|(last, _)| *last);
+            if let Some((_, longest)) = longest {
+                self.entries.retain(|_, state| !std::ptr::eq(Arc::as_ptr(state), longest));
+            }
+        }
         let dropped = self.entries.len() < before;
         self.full_at = (!dropped).then_some(now);
         dropped
@@ -144,6 +152,35 @@ mod tests {
         assert!(busy.upgrade().is_some());
         assert!(idle.upgrade().is_none());
         assert!(Arc::ptr_eq(&held, &gate.entry("held", now, || Busy(true)).unwrap()));
+    }
+
+    #[test]
+    fn the_longest_silent_of_those_who_give_way_makes_room() {
+        struct Silent(Option<u64>);
+
+        impl State for Silent {
+            fn is_idle(&self, _now: Instant) -> bool {
+                false
+            }
+
+            fn gives_way(&self) -> Option<u64> {
+                self.0
+            }
+        }
+
+        let now = Instant::now();
+        let gate = Gate::with_shards(4, 1);
+        let held = gate.entry("held", now, || Silent(Some(0)));
+        for (name, last) in [("stays", None), ("later", Some(7)), ("longest", Some(3))] {
+            gate.entry(name, now, || Silent(last));
+        }
+        assert!(gate.entry("new", now, || Silent(None)).is_some());
+        let mut left: Vec<_> = gate.each().map(|(name, _)| name).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["held", "later", "new", "stays"]);
+        assert!(gate.entry("newer", now, || Silent(None)).is_some());
+        assert!(gate.entry("newest", now, || Silent(None)).is_none(), "nobody gives way");
+        drop(held);
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub const DEFAULT_MAX_BATCH: u64 = 64;
 
 /// The most rows of a request to a model behind an upstream, where detectors learn from each and the policy says nothing. It is many times what model
 /// servers take at once, and learned in some milliseconds.
-pub const DEFAULT_MOST_ROWS: u64 = 1_024;
+pub(super) const DEFAULT_MOST_ROWS: u64 = 1_024;
 
 /// How deep JSON may nest where the policy says nothing. Tensors and chats need less than 10.
 pub const DEFAULT_MAX_DEPTH: usize = 64;

@@ -289,11 +289,11 @@ impl Detector {
         }
     }
 
-    /// Requests to watched models whose callers were not watched, since more than there is room for asked within the hour; and rows of callers
-    /// and cohorts for whom there was no place to be watched closely.
+    /// Requests whose callers, or one of their cohorts, were not watched, since more than there is room for asked within the hour, or of a language model
+    /// within the day; and rows for which there was no place to be watched closely, or that were more than is looked at.
     #[must_use]
     pub fn unwatched(&self) -> u64 {
-        self.unwatched.load(Ordering::Relaxed)
+        self.unwatched.load(Ordering::Relaxed) + self.callers.unwatched()
     }
 
     /// Copies of callers that were to be tried, and were not yet for want of time.
@@ -315,20 +315,17 @@ impl Detector {
     }
 
     /// What every caller may have learned of each model it asked, as of now, and every cohort of several callers under its own name
-    /// (`tenant:`, `family:` or `address:`); those with nothing left out.
+    /// (`tenant:`, `family:` or `address:`); those with nothing left out. It waits for those who are being learned from, and of callers none for it.
     #[must_use]
     pub fn exposed(&self) -> Vec<Exposed> {
-        let mut all = Vec::new();
-        for gate in [&self.known, &self.cohorts] {
-            gate.each(|(caller, model), known| {
+        let exposed = |((caller, model), known): ((Arc<str>, Arc<str>), Arc<Known>)| {
+            let (exposure, step) = {
                 let pupil = locked(&known.pupil);
-                let (exposure, step) = (pupil.exposure(), pupil.step());
-                if exposure.rows > 0 || step > Step::Observe {
-                    all.push(Exposed { caller: caller.clone(), model: model.clone(), step, exposure });
-                }
-            });
-        }
-        all
+                (pupil.exposure(), pupil.step())
+            };
+            (exposure.rows > 0 || step > Step::Observe).then_some(Exposed { caller, model, step, exposure })
+        };
+        self.known.each().chain(self.cohorts.each()).filter_map(exposed).collect()
     }
 
     /// Weighs an input. What a family finds is told as `detect.alarm`; in shadow it leaves a shadowed step on the trail and nothing else.
@@ -518,8 +515,13 @@ impl Detector {
         at: Moment,
     ) -> Option<Sight> {
         request.tensors().filter(|_| terms.vectors != Mode::Off)?;
+        let known = self.entry(&self.known, who.caller.clone(), model, at.mono);
+        // Of a calibrated model it was counted when it was judged.
+        if known.is_none() && terms.watch.is_none() {
+            self.unwatched.fetch_add(1, Ordering::Relaxed);
+        }
         Some(Sight {
-            known: self.entry(&self.known, who.caller.clone(), model, at.mono)?,
+            known: known?,
             secret: self.secret,
             enforced: terms.vectors == Mode::Enforce,
             who: who.clone(),
@@ -554,7 +556,11 @@ impl Detector {
     fn cohorts(&self, who: &Who, model: Option<&Arc<str>>, address: IpAddr, terms: &Terms, now: Instant) -> Vec<Cohort> {
         let cohorts = terms.cohorts.of(who, address).into_iter().filter_map(|(kind, name)| {
             let name: Arc<str> = name.into();
-            Some(Cohort { kind, known: self.entry(&self.cohorts, name.clone(), model, now)?, name })
+            let known = self.entry(&self.cohorts, name.clone(), model, now);
+            if known.is_none() {
+                self.unwatched.fetch_add(1, Ordering::Relaxed);
+            }
+            Some(Cohort { kind, known: known?, name })
         });
         cohorts.collect()
     }

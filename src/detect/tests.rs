@@ -293,3 +293,26 @@ fn an_enforced_guard_lets_no_answer_pass_unread_wherever_its_mode_is_said() {
     assert!(!withholds("", true));
     assert!(!withholds("mode = \"enforce\"", false), "of tensors nothing is heard");
 }
+
+#[test]
+fn whoever_reads_exposures_keeps_nobody_waiting_for_a_caller_who_is_learned_from() {
+    let now = Instant::now();
+    let detector = Arc::new(Detector::new(now));
+    let who = |name: String| Who { caller: name.into(), tenant: "".into(), tier: "".into(), method: "api_key" };
+    let busy = detector.count(&who("busy".into()), None, 1, now).unwrap().0;
+    let learning = locked(&busy.pupil);
+    let reader = detector.clone();
+    let reads = std::thread::spawn(move || reader.exposed().len());
+    std::thread::sleep(Duration::from_millis(100));
+    let asking = detector.clone();
+    let asks = std::thread::spawn(move || (0..2_000).filter(|n| asking.count(&who(format!("other-{n}")), None, 1, now).is_some()).count());
+    let since = Instant::now();
+    while !asks.is_finished() && since.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let waits = !asks.is_finished();
+    drop(learning);
+    assert_eq!(asks.join().unwrap(), 2_000);
+    reads.join().unwrap();
+    assert!(!waits, "other callers waited for a lock of the map");
+}

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -34,8 +34,12 @@ pub(in crate::detect) use look::Campaign;
 /// asks more than [`habits::FIRST`] prompts, 3.5 KiB more for who biases.
 const MOST: usize = 20_000;
 
-/// A caller that has not been heard of for so long may be forgotten, when there is need of room.
+/// A caller that has not been heard of for so long may be forgotten, when there is need of room; before, the longest silent of those against whom
+/// nothing stands.
 const FORGET_AFTER: Duration = Duration::from_secs(86_400);
+
+/// The part of a budget of biases from which on who has spent it gives way to nobody.
+const EVIDENCE_OF_BUDGET: f64 = 0.1;
 
 /// The weight of a window at which it is told.
 pub const DISTILLS: f64 = 0.5;
@@ -99,6 +103,8 @@ pub(in crate::detect) struct Callers {
     key: Key,
     templates: Templates,
     callers: Gate<(Arc<str>, Arc<str>), Caller>,
+    /// Requests of callers for whom there was no room.
+    unwatched: AtomicU64,
     origin: Instant,
 }
 
@@ -121,6 +127,8 @@ struct Known {
     habits: Option<Box<Habits>>,
     /// How many distinct tokens it may bias as one of a cohort that has spent the budget of one caller.
     share: Option<u64>,
+    /// How far its biases have come: to the end of a budget, or to being told.
+    biased: f64,
     /// What has been told, until it is no longer so.
     told: Told,
 }
@@ -137,15 +145,30 @@ impl State for Caller {
         let seen = self.origin + Duration::from_secs(self.seen.load(Ordering::Relaxed));
         now.saturating_duration_since(seen) > FORGET_AFTER
     }
+
+    fn gives_way(&self) -> Option<u64> {
+        // Whoever is just asking is not silent.
+        let known = match self.known.try_lock() {
+            Ok(known) => known,
+            Err(TryLockError::Poisoned(known)) => known.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        (!known.has_evidence()).then(|| self.seen.load(Ordering::Relaxed))
+    }
 }
 
 impl Callers {
     pub(in crate::detect) fn new(now: Instant) -> Self {
-        Self { key: Key::random(), templates: Templates::new(), callers: Gate::new(MOST), origin: now }
+        Self { key: Key::random(), templates: Templates::new(), callers: Gate::new(MOST), unwatched: AtomicU64::new(0), origin: now }
+    }
+
+    /// Requests that nobody weighed, since there was no room for their callers.
+    pub(in crate::detect) fn unwatched(&self) -> u64 {
+        self.unwatched.load(Ordering::Relaxed)
     }
 
     /// What the families say of a request, each with its name and its mode; and who waits to hear how long the answer is, where a family asks. When
-    /// there is no room for a new caller, nothing.
+    /// there is no room for a new caller, it is counted, and what a budget would have to be kept of is past it.
     pub(in crate::detect) fn weigh(
         &self,
         (who, address): (&Arc<Who>, IpAddr),
@@ -160,9 +183,16 @@ impl Callers {
             seen: AtomicU64::new(0),
             origin: self.origin,
         };
-        let Some(caller) = (!rules.are_off()).then(|| self.callers.entry((who.caller.clone(), model.clone()), now.mono, make)).flatten()
-        else {
+        if rules.are_off() {
             return (Vec::new(), None);
+        }
+        let Some(caller) = self.callers.entry((who.caller.clone(), model.clone()), now.mono, make) else {
+            self.unwatched.fetch_add(1, Ordering::Relaxed);
+            let bounded = rules.bias == Mode::Enforce && rules.budget.is_some() && !asked.said.bias.is_empty();
+            let evidence = vec![("unwatched", true.into())];
+            let finding = bounded.then(|| Finding { rule: "bias.budget", evidence, act: Act::RefuseParameters });
+            let weighed = finding.map(|finding| (rules.bias, "bias", Weighed { care: Care::default(), finding: Some(finding) }));
+            return (weighed.into_iter().collect(), None);
         };
         caller.seen.fetch_max(now.mono.saturating_duration_since(self.origin).as_secs(), Ordering::Relaxed);
         // What is known is whole between its statements, so that what another thread left may be used.
@@ -212,11 +242,20 @@ impl Listener {
 }
 
 impl Known {
+    /// Whether a new one would not be the same, to speak of: something is told of it or half way to that, or its biases have come some of the way.
+    fn has_evidence(&self) -> bool {
+        let Told { bias, distillation, probing } = self.told;
+        let half = self.window.signs().weight() > DISTILLS / 2.0 || self.probing > PROBES / 2.0;
+        bias || distillation || probing || self.share.is_some() || self.biased >= EVIDENCE_OF_BUDGET || half
+    }
+
     fn bias(&mut self, key: &Key, asked: &Asked, budget: Option<u64>) -> Option<Finding> {
         let said = &asked.said;
         let prompt = key.digest(said.instructions.iter().chain([&said.prompt]).map(String::as_bytes));
         let map = said.bias.iter().map(|(token, bias)| (token.as_str(), *bias));
         let seen = self.biases.get_or_insert_default().see(key, prompt, map, asked.max_tokens);
+        let spent = budget.map_or(0.0, |budget| seen.tokens / (budget as f64).max(1.0));
+        self.biased = self.biased.max(spent).max(seen.weight).max(seen.maps as f64 / bias::MAPS as f64);
         let evidence = vec![("tokens", whole(seen.tokens)), ("varied", whole(seen.varied)), ("maps", (seen.maps as u64).into())];
         if let Some(budget) = budget.filter(|budget| seen.has_spent(self.share.unwrap_or(u64::MAX).min(*budget))) {
             let rule = if seen.has_spent(budget) { "bias.budget" } else { "bias.share" };

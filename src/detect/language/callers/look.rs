@@ -67,7 +67,7 @@ impl Callers {
 
     fn looked(&self, span: u32) -> BTreeMap<Arc<str>, Vec<Looked>> {
         let mut models: BTreeMap<Arc<str>, Vec<Looked>> = BTreeMap::new();
-        for ((_, model), state) in self.callers.all() {
+        for ((_, model), state) in self.callers.each() {
             let looked = locked(&state.known).looked(span, Arc::downgrade(&state));
             models.entry(model).or_default().extend(looked);
         }

@@ -115,3 +115,39 @@ fn what_is_off_is_not_looked_at() {
     assert!((0..40).all(|token| weigh(&callers, biased(token), Rules::default(), now).is_empty()));
     assert_eq!(callers.callers.len(), 0);
 }
+
+#[test]
+fn a_budget_that_is_enforced_holds_for_whoever_comes_when_there_is_no_room() {
+    let now = Moment::now();
+    let callers = Callers::new(now.mono);
+    let rules = Rules { bias: Mode::Enforce, budget: Some(8), distillation: Mode::Off, probing: Mode::Off, ..rules() };
+    let said = |tokens: u32| Said { bias: (0..tokens).map(|token| (token.to_string(), 1.0)).collect(), ..Said::default() };
+    // Each has spent an eighth, and gives way to nobody.
+    (0..2 * MOST as u32).for_each(|n| {
+        weigh_of(&callers, &format!("jwt:issuer#{n}"), said(1), rules, now);
+    });
+    let counted = callers.unwatched();
+    assert!(counted > MOST as u64 / 2, "{counted}");
+    let late =
+        |said: Said, rules| (0..100).filter(|n| !weigh_of(&callers, &format!("late-{n}x"), said.clone(), rules, now).is_empty()).count();
+    assert_eq!(late(said(64), rules), 100);
+    assert_eq!(late(said(1), rules), 100, "nobody counts how many more of them there are");
+    assert_eq!(late(Said { prompt: "hello".into(), ..Said::default() }, rules), 0, "what is not bounded is answered");
+    assert_eq!(late(said(64), Rules { bias: Mode::Shadow, ..rules }), 0, "and counted");
+    assert!(callers.unwatched() >= counted + 300);
+}
+
+#[test]
+fn who_has_nothing_against_him_gives_way_and_who_has_does_not() {
+    let now = Moment::now();
+    let callers = Callers::new(now.mono);
+    let rules = Rules { bias: Mode::Enforce, budget: Some(64), distillation: Mode::Off, probing: Mode::Off, ..rules() };
+    let said = |tokens: u32| Said { bias: (0..tokens).map(|token| (token.to_string(), 1.0)).collect(), ..Said::default() };
+    weigh_of(&callers, "spent", said(60), rules, now);
+    (0..2 * MOST as u32).for_each(|n| {
+        weigh_of(&callers, &format!("jwt:issuer#{n}"), said(1), rules, now);
+    });
+    assert_eq!(callers.unwatched(), 0);
+    let more = Said { bias: (100..110).map(|token| (token.to_string(), 1.0)).collect(), ..Said::default() };
+    assert_eq!(weigh_of(&callers, "spent", more, rules, now), ["bias.budget"]);
+}
