@@ -481,6 +481,10 @@ impl Detector {
             Request::Explain(explanation) => explanation.evaluations() / explanation.rows.max(1),
             _ => 0,
         };
+        let explained = match request {
+            Request::Explain(explanation) => explanation.output.as_str(),
+            _ => "",
+        };
         let lesson = request.tensors().map(|request| Lesson {
             watch: watch.clone(),
             pupil: known,
@@ -493,6 +497,7 @@ impl Detector {
             inputs: request.inputs.clone(),
             first,
             more: u32::try_from(beside).unwrap_or(u32::MAX),
+            explained: explained.into(),
             who: who.clone(),
             model: model.cloned(),
             receipt: trail.id,

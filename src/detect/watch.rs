@@ -40,6 +40,7 @@ pub(super) mod rows;
 mod space;
 mod state;
 mod study;
+mod telling;
 mod texts;
 mod together;
 mod wealth;
@@ -58,7 +59,7 @@ use cohort::{Company, Part};
 use crowd::{Counted, Crowd};
 use families::Reach;
 use ladder::{Ladder, Rungs, Taken};
-use loss::{Budgets, Loss};
+use loss::{Budgets, Kept, Loss};
 use noise::Noise;
 use rows::{Rows, Told};
 use state::State;
@@ -457,6 +458,11 @@ impl Watch {
         let seed = u128::from(noise.next()) << 64 | u128::from(noise.next());
         let response = Response { shaping, seed: Seed::from_secret(seed.to_le_bytes()), ..Response::default() };
         Care { response, ..Care::default() }
+    }
+
+    /// How many classes the owner's rows are of; 0 without any.
+    fn classes(&self) -> u32 {
+        self.calibration.bounds.holdout.as_ref().map_or(0, Kept::classes)
     }
 
     fn step_of(&self, ladder: &Ladder) -> Step {

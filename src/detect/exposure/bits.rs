@@ -149,6 +149,11 @@ impl Ledger {
         self.0 += told.bits() * f64::from(rows);
     }
 
+    /// Charges bits that were counted already.
+    pub fn charge_bits(&mut self, bits: f64) {
+        self.0 += bits;
+    }
+
     /// Adds what was told to another caller of the cohort.
     pub fn add(&mut self, other: Self) {
         self.0 += other.0;

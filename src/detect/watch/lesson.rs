@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 
-use super::super::exposure::bits::Told as Tells;
+use super::super::exposure::bits::{Grain, Told as Tells};
 use super::super::exposure::meter::Answer;
 use super::super::{Known, meaning};
 use super::families::{self, Family, Reach};
@@ -14,9 +14,10 @@ use super::noise::Noise;
 use super::rows::{Rows, Scores, Told};
 use super::space::Point;
 use super::state::Alarm;
+use super::telling::{Row, Telling};
 use super::together::{Cohort, Heard, Said};
 use super::wealth::Wealth;
-use super::{Exposure, Learned, Pupil, Room, Step, Studies, Watch, loss};
+use super::{Exposure, Learned, Pupil, Room, Step, Studies, Watch, telling};
 use crate::budget::gate::locked;
 use crate::clock::Moment;
 use crate::digest::Digest;
@@ -46,6 +47,8 @@ pub struct Lesson {
     pub(in crate::detect) first: u64,
     /// What its model is asked beside each of them, to explain it.
     pub(in crate::detect) more: u32,
+    /// The output that is explained, where one is.
+    pub(in crate::detect) explained: Box<str>,
     pub(in crate::detect) who: Arc<Who>,
     pub(in crate::detect) model: Option<Arc<str>>,
     pub(in crate::detect) receipt: uuid::Uuid,
@@ -58,6 +61,17 @@ const PIECE: usize = 64;
 
 /// What a row is like as work, however few numbers it has: it takes about as long as so many bytes of JSON.
 const ROW: usize = 1 << 10;
+
+/// One row, and what it was told.
+#[derive(Clone, Copy)]
+pub(super) struct Answered<'a> {
+    pub(super) point: &'a Point,
+    pub(super) told: &'a Told,
+    /// The scores that it was told, if any.
+    pub(super) scores: &'a [f32],
+    /// The bits.
+    pub(super) row: &'a Row,
+}
 
 impl Lesson {
     /// [Learns](Self::learn), and in its turn where that is much.
@@ -87,7 +101,7 @@ impl Lesson {
         }
         let told = Told::of(said, rows.all());
         let mut alarms: Vec<(u64, Alarm, Step)> = Vec::new();
-        let scores = Scores::of(told_of_it, told.len());
+        let (scores, telling) = (Scores::of(told_of_it, told.len()), Telling::of(told_of_it, told.len()));
         let (mut spent, mut heard) = (None, Vec::new());
         let company = self.company();
         self.pupil.asked.store(true, Ordering::Relaxed);
@@ -100,6 +114,7 @@ impl Lesson {
             let known = Learned::of(learned, &self.watch);
             for (at, told) in told.iter().enumerate().skip(first).take(PIECE) {
                 let number = self.first.saturating_add(at as u64);
+                let row = telling.row(at, self.watch.classes().max(told.classes)).explained(&self.explained, self.more);
                 if let Some(point) = points.get(at - first) {
                     let repeats = known.state.repeats;
                     self.look_closely(known, &self.pupil);
@@ -107,16 +122,22 @@ impl Lesson {
                         self.climb(ladder, known, &alarm, number);
                         alarms.push((number, alarm, self.watch.step_of(ladder)));
                     }
-                    if known.state.repeats == repeats {
-                        self.lose(known, point, told, scores.as_ref(), number);
-                        self.learn_together(&company, (ladder, known, parts), (point, told, scores.as_ref()), number, &mut heard);
+                    let scores = scores.as_ref().and_then(|scores| scores.iter().nth(at)).unwrap_or_default();
+                    let answered = Answered { point, told, scores, row: &row };
+                    let repeat = known.state.repeats != repeats;
+                    let more = known.state.told(point, &row).unwrap_or_default();
+                    self.lose(known, &answered, more, repeat);
+                    // A repeat that tells no more than was told before costs nothing.
+                    if !repeat || more > 0.0 {
+                        let repeated = repeat.then_some(more);
+                        self.learn_together(&company, (ladder, known, parts), (&answered, repeated), number, &mut heard);
                     }
                     if known.state.insists {
                         ladder.hear(self.at.mono);
                     }
                 } else {
                     // It is not looked at, and was answered: it may be a repeat, and costs what a new one does.
-                    self.charge(known, told, scores.as_ref(), number);
+                    known.loss.charge(row.bits());
                 }
                 if known.loss.is_past(&self.watch.budgets) {
                     if self.watch.enforced {
@@ -170,29 +191,24 @@ impl Lesson {
         }
     }
 
-    /// Counts what a row told of the model. Bits are counted whether or not the owner's rows are there to try a copy on.
-    pub(super) fn lose(&self, known: &mut Learned, point: &Point, told: &Told, scores: Option<&Scores>, number: u64) {
-        let (tells, values) = self.charge(known, told, scores, number);
+    /// Counts what a row told of the model, or told more than when it was asked before. Bits are counted whether or not the owner's rows are
+    /// there to try a copy on.
+    pub(super) fn lose(&self, known: &mut Learned, answered: &Answered<'_>, bits: f64, repeat: bool) {
         let Learned { loss, state, .. } = known;
+        match repeat {
+            true if bits > 0.0 => loss.charge_more(bits),
+            true => return,
+            false => loss.charge(bits),
+        }
+        let Answered { point, told, scores, .. } = answered;
         let Some(owned) = self.watch.calibration.owned.as_ref().filter(|_| state.is_close()) else { return };
-        let probabilities: Vec<f64> = values.iter().map(|value| f64::from(*value)).collect();
-        let answer = match (tells, told.label) {
+        let probabilities: Vec<f64> = scores.iter().map(|value| f64::from(*value)).collect();
+        let answer = match (telling::tells(&probabilities, Grain::Single), told.label) {
             (Tells::Probabilities { .. }, _) => Answer::Probabilities(&probabilities),
             (_, Some(label)) => Answer::Label(label),
             (_, None) => return,
         };
         loss.learn(owned, &self.studies, point, answer);
-    }
-
-    /// Counts the bits that a row told, and tells what it was told by which numbers.
-    fn charge<'a>(&self, known: &mut Learned, told: &Told, scores: Option<&'a Scores>, number: u64) -> (Tells, &'a [f32]) {
-        let row = scores.and_then(|scores| Some((scores, scores.iter().nth(usize::try_from(number - self.first).ok()?)?)));
-        let (tells, values) = match row {
-            Some((scores, row)) => (loss::tells(scores, row), row),
-            None => (Tells::Label { classes: told.classes.max(2) }, &[][..]),
-        };
-        known.loss.charge(tells, self.more);
-        (tells, values)
     }
 
     /// Rows to wait before a step holds, from what only the gateway knows.

@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::noise::Noise;
-use super::rows::{Scores, Told};
+use super::rows::Told;
 use super::space::{Point, Z};
 use super::study::{AGAIN, Heard, Studies};
-use crate::detect::exposure::bits::{Budget, Capacity, Grain, Ledger, Told as Tells};
+use crate::detect::exposure::bits::{Budget, Capacity, Grain, Ledger};
 use crate::detect::exposure::correction::{Correction, FEWEST_THIEVES, Thief};
 use crate::detect::exposure::holdout::{FEWEST_ROWS, Features, Holdout, MOST_ROWS};
 #[cfg(test)]
@@ -23,9 +23,6 @@ const TRANSCRIPTS: [usize; 6] = [25, 50, 100, 200, 400, 800];
 
 /// Thieves a size of the transcript.
 const THIEVES: usize = 4;
-
-/// The most decimals that are looked for in answers; finer ones count as all that their type can tell.
-const MOST_DECIMALS: u8 = 4;
 
 /// The part of a budget that is spent by what is not past it, at most.
 const ALMOST: f64 = 0.999;
@@ -109,6 +106,10 @@ impl Owned {
 }
 
 impl Kept {
+    pub(super) fn classes(&self) -> u32 {
+        self.classes
+    }
+
     pub(super) fn ready(&self) -> Option<Owned> {
         let rows = self.rows.as_chunks::<Z>().0.iter().map(Features::of).zip(self.labels.iter().copied());
         let [slope, growth, offset] = self.correction;
@@ -201,10 +202,15 @@ pub struct Exposure {
 }
 
 impl Loss {
-    /// Counts what a row told that was not asked before, and as much again for each of `more` that were asked for its sake.
-    pub(super) fn charge(&mut self, told: Tells, more: u32) {
+    /// Counts a row that was not asked before, and what it told.
+    pub(super) fn charge(&mut self, bits: f64) {
         self.rows += 1;
-        self.ledger.charge(told, more.saturating_add(1));
+        self.charge_more(bits);
+    }
+
+    /// Counts what a row that was asked before told more than then.
+    pub(super) fn charge_more(&mut self, bits: f64) {
+        self.ledger.charge_bits(bits);
     }
 
     /// Learns from a row that was charged, of a caller who is watched closely: of others nothing so large is kept.
@@ -271,52 +277,16 @@ impl Loss {
     }
 }
 
-/// What each row of an answer told: read off the numbers themselves, so that whatever shaped them is counted as it left.
-pub(super) fn tells(scores: &Scores, row: &[f32]) -> Tells {
-    let classes = scores.classes as u32;
-    let (mut kept, mut ones) = (0, 0);
-    for score in row {
-        kept += u32::from(*score != 0.0);
-        ones += u32::from(*score == 1.0);
-    }
-    if kept == 1 && ones == 1 {
-        return Tells::Label { classes };
-    }
-    let whole = |decimals: &u8| {
-        let scale = 10_f64.powi(i32::from(*decimals));
-        row.iter().all(|score| (f64::from(*score) * scale - (f64::from(*score) * scale).round()).abs() < 1e-3)
-    };
-    let grain = (0..=MOST_DECIMALS).find(whole).map_or(Grain::Single, Grain::decimals);
-    if !scores.simplex(row) && kept == classes {
-        return Tells::Numbers { count: classes, grain };
-    }
-    if kept < classes { Tells::Top { classes, kept, grain } } else { Tells::Probabilities { classes, grain } }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn scores(classes: usize) -> Scores {
-        Scores { classes, values: Vec::new() }
-    }
-
-    #[test]
-    fn what_a_row_tells_is_read_off_its_numbers() {
-        let scores = scores(3);
-        assert_eq!(tells(&scores, &[0.0, 1.0, 0.0]), Tells::Label { classes: 3 });
-        assert_eq!(tells(&scores, &[0.2, 0.5, 0.3]), Tells::Probabilities { classes: 3, grain: Grain::decimals(1) });
-        assert_eq!(tells(&scores, &[0.0, 0.75, 0.0]), Tells::Top { classes: 3, kept: 1, grain: Grain::decimals(2) });
-        assert_eq!(tells(&scores, &[0.123_456_7, 0.5, 0.376_543_3]), Tells::Probabilities { classes: 3, grain: Grain::Single });
-        assert_eq!(tells(&scores, &[3.25, -1.5, 0.5]), Tells::Numbers { count: 3, grain: Grain::decimals(2) });
-    }
 
     #[test]
     fn what_is_spent_is_the_greater_part_of_the_budgets() {
         let spent = |text: &str, rows: u32| {
             let budgets = toml::from_str::<Config>(text).unwrap().compile(&mut Vec::new());
             let mut loss = Loss::default();
-            (0..rows).for_each(|_| loss.charge(Tells::Label { classes: 2 }, 0));
+            (0..rows).for_each(|_| loss.charge(1.0));
             (loss.spent(&budgets), loss.is_past(&budgets))
         };
         // A bit a row, of half of 24 times 2.

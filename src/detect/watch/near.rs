@@ -3,6 +3,7 @@
 use super::bounds::Of;
 use super::rows::Told;
 use super::space::{Point, SAMPLE, STEPS, Space};
+use super::telling::{Row, Sum};
 
 /// Inputs that are remembered of a caller who is watched closely.
 const RING: usize = 112;
@@ -41,13 +42,16 @@ struct Item {
     cluster: Option<u8>,
     /// The query at which it came; 0 for a free place.
     query: u32,
+    /// The parts of a [`Sum`], which as one would take more room.
+    told: f32,
+    marks: u16,
 }
 
 /// In the place of a label.
 const NO_LABEL: u32 = u32::MAX;
 
 impl Item {
-    const FREE: Self = Self { digest: 0, sample: [0; SAMPLE], label: NO_LABEL, cluster: None, query: 0 };
+    const FREE: Self = Self { digest: 0, sample: [0; SAMPLE], label: NO_LABEL, cluster: None, query: 0, told: 0.0, marks: 0 };
 }
 
 /// Inputs that lie close together, each near one before.
@@ -165,7 +169,8 @@ impl Near {
             }
         }
         let place = self.place(most);
-        self.items[place] = Item { digest: point.digest, sample: point.sample, label: told.label.unwrap_or(NO_LABEL), cluster, query };
+        let (digest, sample) = (point.digest, point.sample);
+        self.items[place] = Item { digest, sample, label: told.label.unwrap_or(NO_LABEL), cluster, query, ..Item::FREE };
         if let Some(at) = cluster {
             let cluster = &mut self.clusters[usize::from(at)];
             cluster.size += 1;
@@ -180,6 +185,15 @@ impl Near {
             seen.cluster = Some(*cluster);
         }
         seen
+    }
+
+    /// Remembers what an input was told, and tells how many bits that is more than it was told before; nothing of one that is not remembered.
+    pub(super) fn told(&mut self, digest: u64, row: &Row) -> Option<f64> {
+        let item = self.items.iter_mut().find(|item| item.digest == digest)?;
+        let mut sum = Sum { bits: item.told, marks: item.marks };
+        let more = sum.add(row);
+        (item.told, item.marks) = (sum.bits, sum.marks);
+        Some(more)
     }
 
     fn within(&self, point: &Point, kept: usize, radius: f32) -> Option<(usize, f32)> {

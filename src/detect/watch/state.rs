@@ -5,6 +5,7 @@ use super::families::{self, COUNT, Occasion, Own, Reach, Signal, Sums};
 use super::near::{self, Near};
 use super::rows::Told;
 use super::space::{BUCKETS, Point, SAMPLE, STEPS, Z};
+use super::telling::Row;
 use super::wealth::Wealth;
 use crate::detect::text::substitution::{Chains, Said};
 
@@ -207,6 +208,12 @@ impl State {
             }
         }
         alarms
+    }
+
+    /// Remembers what a row was told, and tells how many bits that is more than it was told when it was asked before; nothing of a row that is
+    /// not remembered.
+    pub(super) fn told(&mut self, point: &Point, row: &Row) -> Option<f64> {
+        self.near.told(point.digest, row)
     }
 
     /// Whether more is kept of the caller than a few rows.

@@ -88,6 +88,7 @@ impl Caller {
             inputs,
             first: self.rows,
             more: 0,
+            explained: Box::default(),
             who: who.into(),
             model: None,
             receipt: uuid::Uuid::from_u128(u128::from(self.rows)),
@@ -432,4 +433,31 @@ fn much_is_learned_in_turn_and_little_where_it_is() {
     assert!(size(vec![sent("x", &[32, 8])]) < crate::heavy::MANY);
     assert!(size(vec![sent("x", &[1_000, 1])]) >= crate::heavy::MANY, "few bytes, and many rows");
     assert!(size(vec![sent("x", &[1, 200_000])]) >= crate::heavy::MANY);
+}
+
+#[test]
+fn who_asks_for_labels_first_is_charged_for_the_scores_that_come_after() {
+    let (watch, now) = (watch(&calibration(), ""), Moment::now());
+    let label =
+        || vec![Tensor { name: "label".into(), datatype: Datatype::Int64, shape: vec![1], data: 1_i64.to_le_bytes().to_vec().into() }];
+    let mut noise = Noise::new(&[11; 32], "twice");
+    let (mut once, mut twice, mut explained) = (Caller::new(), Caller::new(), Caller::new());
+    for _ in 0..8 {
+        let values: [f32; WIDTH] = std::array::from_fn(|_| noise.normal());
+        let said = answer(&values);
+        once.lesson(&watch, row(&values), now).learn(&said, &said);
+        for told in [&label(), &said, &said, &label()] {
+            twice.lesson(&watch, row(&values), now).learn(&said, told);
+        }
+        explained.lesson(&watch, row(&values), now).learn(&said, &label());
+        for _ in 0..2 {
+            let lesson = Lesson { more: 100, explained: "x".into(), ..explained.lesson(&watch, row(&values), now) };
+            lesson.learn(&said, &said);
+        }
+    }
+    let (once, twice, explained) = (once.exposure(), twice.exposure(), explained.exposure());
+    assert!(once.bits >= 8.0 * 20.0, "{once:?}");
+    assert!((once.bits - twice.bits).abs() < 0.1, "{once:?} {twice:?}");
+    assert_eq!((once.rows, twice.rows, explained.rows), (8, 8, 8));
+    assert!((explained.bits - 101.0 * once.bits).abs() < 1.0, "{once:?} {explained:?}");
 }

@@ -6,8 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use super::cohort;
-use super::rows::{Scores, Told};
-use super::space::Point;
+use super::lesson::Answered;
 use super::state::Alarm;
 use super::{Exposure, KINDS, Ladder, Learned, Lesson, Part, Pupil, Reach, Rungs, Step, Taken, families};
 use crate::budget::gate::locked;
@@ -91,12 +90,13 @@ impl Lesson {
         true
     }
 
-    /// Lets the cohorts learn from a row that the caller had not asked before, and moves the caller as far as their word goes.
+    /// Lets the cohorts learn from a row that the caller had not asked before, or from what it told more than then, in bits, and moves the caller
+    /// as far as their word goes.
     pub(super) fn learn_together<'a>(
         &self,
         cohorts: &[&'a Cohort],
         (ladder, known, parts): (&mut Ladder, &mut Learned, &mut [Part; KINDS]),
-        (point, told, scores): (&Point, &Told, Option<&Scores>),
+        (answered, repeated): (&Answered<'_>, Option<f64>),
         row: u64,
         heard: &mut Vec<Heard<'a>>,
     ) {
@@ -109,11 +109,16 @@ impl Lesson {
                 cohort.known.asked.store(true, Ordering::Relaxed);
                 let theirs = Learned::of(learned, &self.watch);
                 self.look_closely(theirs, &cohort.known);
+                let Answered { point, told, .. } = *answered;
                 let repeats = theirs.state.repeats;
-                let words = cohort::learn(&mut theirs.state, company, part, &self.watch.calibration, (point, told, own));
-                if theirs.state.repeats == repeats {
-                    self.lose(theirs, point, told, scores, row);
-                }
+                let words = match repeated {
+                    None => cohort::learn(&mut theirs.state, company, part, &self.watch.calibration, (point, told, own)),
+                    Some(_) => Vec::new(),
+                };
+                let repeat = repeated.is_some() || theirs.state.repeats != repeats;
+                // What the cohort has forgotten by now, the caller has not.
+                let more = theirs.state.told(point, answered.row).or(repeated).unwrap_or_default();
+                self.lose(theirs, answered, more, repeat);
                 let spent = (!part.spent && theirs.loss.is_past(&self.watch.budgets)).then(|| theirs.loss.exposure());
                 (words, spent, company.callers())
             };

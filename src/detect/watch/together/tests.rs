@@ -8,6 +8,7 @@ use super::super::bounds::{Bounds, Calibration, Of};
 use super::super::calibrate::{Asked, fit, placed};
 use super::super::loss::Kept;
 use super::super::noise::Noise;
+use super::super::rows::Told;
 use super::super::{Crowd, DELAY, Exposing, Manner, Room, Shaping, Studies, Watch};
 use super::*;
 use crate::clock::Moment;
@@ -93,8 +94,14 @@ impl Place {
 
     fn ask(&self, key: usize, known: &Arc<Known>, first: u64, row: &[f32; WIDTH]) {
         let said = tensor(&[1.0 - score(row), score(row)]);
+        self.ask_for(key, known, first, row, &said);
+    }
+
+    fn ask_for(&self, key: usize, known: &Arc<Known>, first: u64, row: &[f32; WIDTH], told: &[Tensor]) {
+        let said = tensor(&[1.0 - score(row), score(row)]);
         let lesson = Lesson {
             more: 0,
+            explained: Box::default(),
             watch: self.watch.clone(),
             pupil: known.clone(),
             room: self.room.clone(),
@@ -111,7 +118,7 @@ impl Place {
             events: self.events.clone(),
             at: self.now,
         };
-        lesson.learn(&said, &said).unwrap();
+        lesson.learn(&said, told).unwrap();
     }
 
     async fn alarms(self) -> Vec<Event> {
@@ -204,4 +211,27 @@ async fn a_budget_that_a_cohort_has_spent_throttles_and_does_no_more_without_cau
     let alarms = place.alarms().await;
     assert_eq!(alarms.len(), 2, "one for each, once: {alarms:?}");
     assert!(alarms.iter().all(|alarm| more(alarm, "family") == "exposure" && more(alarm, "cohort")["callers"] == 2));
+}
+
+#[test]
+fn what_one_key_asks_the_label_of_another_is_charged_the_scores_of() {
+    let bits = |first: bool| {
+        let place = Place::new("");
+        let (keys, mut noise) = ([place.key(), place.key()], Noise::new(&[6; 32], "rows"));
+        place.ask(0, &keys[0], 1, &honest(&mut noise));
+        place.ask(1, &keys[1], 1, &honest(&mut noise));
+        for n in 2..12 {
+            let row = honest(&mut noise);
+            if first {
+                place.ask_for(0, &keys[0], n, &row, &tensor(&[0.0, 1.0]));
+            }
+            place.ask(1, &keys[1], n, &row);
+            // Its own, that it asked the label of.
+            if first {
+                place.ask(0, &keys[0], n, &row);
+            }
+        }
+        locked(&place.cohort.pupil).exposure().bits
+    };
+    assert!(bits(true) >= bits(false) - 0.1 && bits(true) < bits(false) + 0.1, "{} {}", bits(true), bits(false));
 }
