@@ -246,7 +246,7 @@ impl Inference {
                 tensors::from_model(call, model, terms, &self.memory, trail).await
             }
             (Route::Oip { .. }, Backend::Upstream(upstream)) => {
-                tensors::from_upstream(call, upstream, &terms.shape, &self.memory, trail).await
+                tensors::over_http::from_upstream(call, upstream, &terms.shape, &self.memory, trail).await
             }
             (Route::Raw { .. }, Backend::Upstream(upstream)) => raw::from_upstream(call, upstream, &terms.shape, &self.memory, trail).await,
             (_, Backend::Upstream(upstream)) => language::from_upstream(call, upstream, &terms.shape, &self.memory, trail).await,
