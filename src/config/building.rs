@@ -153,12 +153,14 @@ impl Building<'_> {
                 "`[route]` and an upstream of protocol \"raw\" belong together: give both or neither",
             ));
         }
-        let renamed =
-            file.backend.get_ref().upstream.as_ref().is_some_and(|upstream| upstream.model.as_ref().is_some_and(|theirs| *theirs != name));
+        let renamed = file.backend.get_ref().upstream.as_ref().is_some_and(|upstream| {
+            upstream.model.as_ref().is_some_and(|theirs| *theirs != name)
+                || upstream.model_version.as_ref().is_some_and(|theirs| *theirs.get_ref() != file.version)
+        });
         let withholds =
             file.backend.get_ref().upstream.is_some() && file.detect.withholds(matches!(serves, Serves::OpenAi | Serves::Anthropic));
         if file.answer.stream && (renamed || file.answer.top.is_some() || file.answer.decimals.is_some() || withholds) {
-            let what = "`answer.stream` lets large answers pass unread, so that nothing in them can be changed: leave out `top`, `decimals`, the upstream's `model`, an enforced `detect.leak` (it has the mode of `[detect]` where it says none) and budgets of `detect.exposure`";
+            let what = "`answer.stream` lets large answers pass unread, so that nothing in them can be changed: leave out `top`, `decimals`, the upstream's `model` and `model_version`, an enforced `detect.leak` (it has the mode of `[detect]` where it says none) and budgets of `detect.exposure`";
             mistakes.push(Mistake::at(file.backend.span(), what));
         }
         if let (Serves::Embeddings, Some(schema)) = (serves, &file.check.schema) {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
 use portcullis::digest::Digest;
 use portcullis::verify::statement::Statement;
 use portcullis::wire::grpc as message;
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::support::ask::{ask, framed, post_chat};
 use crate::support::onnx::adder;
-use crate::support::upstream::whole;
+use crate::support::upstream::{Seen, whole};
 use crate::support::{Client, Folder, Gateway, PATIENCE, Reply, Upstream};
 
 const UNLIMITED: &str = "[budget.default]\nrequests = { rate = \"100000/s\", burst = 100000 }\nin_flight = 10000\n";
@@ -41,8 +42,12 @@ fn add(path: &str) -> http::Request<Bytes> {
 fn added(reply: &Reply) -> (f64, String, Value) {
     let answer = reply.json();
     let sum = answer["outputs"][0]["data"][0].as_f64().unwrap_or_else(|| panic!("{answer}"));
+    (sum - 40.0, answer["model_version"].as_str().unwrap().to_owned(), statement(reply))
+}
+
+fn statement(reply: &Reply) -> Value {
     let statement = STANDARD.decode(reply.header("provenance-statement").trim_matches(':')).unwrap();
-    (sum - 40.0, answer["model_version"].as_str().unwrap().to_owned(), Statement::read(&statement).unwrap().view())
+    Statement::read(&statement).unwrap().view()
 }
 
 /// Asks so often without naming a version, and counts what was added; the receipt must name the version that did.
@@ -538,20 +543,82 @@ async fn versions_behind_model_servers_share_the_traffic_of_every_protocol() {
 }
 
 #[tokio::test]
-async fn the_metadata_of_a_model_server_names_our_versions_where_there_are_several() {
-    let upstream = Upstream::start(|_| async {
-        whole(200, &json!({"name": "theirs", "versions": ["2024"], "platform": "p", "inputs": [], "outputs": []}))
+async fn callers_name_our_versions_and_a_model_server_is_asked_for_its_own() {
+    let upstream = Upstream::start(|seen: Seen| async move {
+        match seen.uri.path().rsplit('/').next() {
+            Some("ready") => whole(200, &json!({})),
+            // With a member and a number that would not come back from tensors.
+            Some("infer") if !seen.headers.contains_key("inference-header-content-length") => {
+                let y =
+                    json!({"name": "y", "datatype": "FP32", "shape": [1], "data": [0.10000000001], "parameters": {"content_type": "np"}});
+                whole(200, &json!({"model_name": "theirs", "model_version": "1", "id": "i", "outputs": [y]}))
+            }
+            Some("infer") => {
+                let y = json!({"name": "y", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}});
+                let head = json!({"model_version": "1", "model_name": "theirs", "outputs": [y]}).to_string();
+                let mut answer = whole(200, &json!({}));
+                answer.headers_mut().insert("inference-header-content-length", head.len().into());
+                *answer.body_mut() = Full::new(Bytes::from([head.as_bytes(), &2.0_f32.to_le_bytes()].concat())).boxed_unsync();
+                answer
+            }
+            _ => whole(200, &json!({"name": "theirs", "versions": ["1"], "platform": "p", "inputs": [], "outputs": []})),
+        }
     })
     .await;
     let folder = Folder::new();
     let oip = "protocol = \"oip\"\nmodel = \"theirs\"";
     behind(&folder, "several", "9", &upstream, "", oip, "[traffic]\nshare = 1\n");
     behind(&folder, "several", "10", &upstream, "", oip, "[traffic]\nshare = 0\n");
-    behind(&folder, "single", "1", &upstream, "", oip, "");
+    behind(&folder, "single", "2024", &upstream, "", &format!("{oip}\nmodel_version = \"1\""), "");
+    behind(&folder, "none", "", &upstream, "", oip, "");
+    behind(&folder, "shaped", "7", &upstream, "", oip, "[answer]\ndecimals = 1\n");
     let gateway = folder.serve().await;
     let mut client = gateway.h2().await;
     let several = client.send(ask("GET", "/v2/models/several", "")).await.is(200).json();
     assert_eq!((&several["name"], &several["versions"], &several["platform"]), (&json!("several"), &json!(["9", "10"]), &json!("p")));
     let single = client.send(ask("GET", "/v2/models/single", "")).await.is(200).json();
     assert_eq!((&single["name"], &single["versions"]), (&json!("single"), &json!(["2024"])));
+    assert_eq!(client.send(ask("GET", "/v2/models/none", "")).await.is(200).json()["versions"], json!([]));
+
+    let json_body = json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1.0]}]}).to_string();
+    let binary_head =
+        json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}}]}).to_string();
+    let theirs = || upstream.seen().last().unwrap().uri.path().to_owned();
+    for (name, version, there) in
+        [("several", "9", ""), ("several", "10", ""), ("single", "2024", "/versions/1"), ("none", "", ""), ("shaped", "7", "")]
+    {
+        let named = if version.is_empty() { String::new() } else { format!("/versions/{version}") };
+        client.send(ask("GET", &format!("/v2/models/{name}{named}"), "")).await.is(200);
+        assert_eq!(theirs(), format!("/v2/models/theirs{there}"));
+        client.send(ask("GET", &format!("/v2/models/{name}{named}/ready"), "")).await.is(200);
+        assert_eq!(theirs(), format!("/v2/models/theirs{there}/ready"));
+        for path in [format!("/v2/models/{name}{named}/infer"), format!("/v2/models/{name}/infer")] {
+            let reply = client.send(ask("POST", &path, json_body.clone())).await.is(200);
+            assert_eq!(theirs(), format!("/v2/models/theirs{there}/infer"));
+            let told = reply.json();
+            // Without a version in its path a request of `several` is the one's that has a share.
+            let version = if path.contains("several/infer") { "9" } else { version };
+            assert_eq!((&told["model_name"], &told["model_version"]), (&json!(name), &json!(version)), "{path}");
+            assert_eq!(statement(&reply)["model"]["version"].as_str().unwrap_or_default(), version);
+            let data = if name == "shaped" { json!([0.1]) } else { json!([0.10000000001]) };
+            assert_eq!(told["outputs"][0]["data"], data);
+            assert_eq!(told["outputs"][0]["parameters"]["content_type"].as_str(), (name != "shaped").then_some("np"));
+        }
+        let mut binary = ask("POST", &format!("/v2/models/{name}{named}/infer"), [binary_head.as_bytes(), &[0; 4]].concat());
+        binary.headers_mut().insert("inference-header-content-length", binary_head.len().into());
+        binary.headers_mut().insert("content-type", http::HeaderValue::from_static("application/octet-stream"));
+        let reply = client.send(binary).await.is(200);
+        if name == "shaped" {
+            assert_eq!((&reply.json()["model_name"], &reply.json()["model_version"]), (&json!(name), &json!(version)));
+            continue;
+        }
+        let length: usize = reply.headers["inference-header-content-length"].to_str().unwrap().parse().unwrap();
+        let told: Value = serde_json::from_slice(&reply.body[..length]).unwrap();
+        assert_eq!((&told["model_name"], &told["model_version"]), (&json!(name), &json!(version)));
+        assert_eq!(reply.body[length..], 2.0_f32.to_le_bytes());
+    }
+    for path in ["several/versions/1", "several/versions/11/infer", "single/versions/1/ready", "none/versions/1", "none/versions/"] {
+        let (method, body) = if path.ends_with("infer") { ("POST", json_body.clone()) } else { ("GET", String::new()) };
+        client.send(ask(method, &format!("/v2/models/{path}"), body)).await.is(404);
+    }
 }

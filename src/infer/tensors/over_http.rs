@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde_json::Value;
 
 use super::{JSON, OCTETS, asks, encoded, rows};
-use crate::authorize::{OipAsks, Route};
+use crate::authorize::OipAsks;
 use crate::check::Request;
 use crate::heavy;
 use crate::infer::memory::Memory;
@@ -43,10 +43,8 @@ pub(in crate::infer) async fn from_upstream(
         OipAsks::ModelReady => (Method::GET, "/ready"),
         _ => (Method::GET, ""),
     };
-    let version = match &call.route {
-        Route::Oip { version: Some(version), .. } => format!("/versions/{version}"),
-        _ => String::new(),
-    };
+    // Which of ours the caller named has led to this upstream, and means nothing there.
+    let version = upstream.version().map(|version| format!("/versions/{version}")).unwrap_or_default();
     let path = format!("/v2/models/{theirs}{version}{tail}").try_into();
     let path_and_query = path.map_err(|_| Error::UpstreamBroke("the model's name there cannot stand in a path"))?;
     call.hold.began();
@@ -79,8 +77,12 @@ pub(in crate::infer) async fn from_upstream(
     };
     let mut response = heavy::work(bytes.len(), || understood(&bytes, header_length, shape)).await?;
     let lesson = call.lesson.take().map(|lesson| (lesson, response.outputs.clone()));
-    if shape.leaves_tensors_alone(call.care) && response.model_name == *call.name {
-        trail.exposure = lesson.and_then(|(lesson, said)| lesson.learn(&said, &said)).map(|exposure| exposure.fidelity);
+    if shape.leaves_tensors_alone(call.care) {
+        let length = bytes.len();
+        let (bytes, header_length) = heavy::work(length, || named_ours(bytes, header_length, &response, &call)).await?;
+        if let Some((lesson, said)) = lesson {
+            trail.exposure = lesson.learn_in_turn(&said, &said).await.map(|exposure| exposure.fidelity);
+        }
         let mut answer = whole(StatusCode::OK, if header_length.is_some() { OCTETS } else { JSON }, bytes, held(call));
         if let Some(length) = header_length {
             answer.headers.insert(HEADER_LENGTH, HeaderValue::from(length));
@@ -88,15 +90,18 @@ pub(in crate::infer) async fn from_upstream(
         return Ok(answer);
     }
     shape.tensors(&mut response.outputs, call.care, rows(&request.inputs));
-    trail.exposure = lesson.and_then(|(lesson, said)| lesson.learn(&said, &response.outputs)).map(|exposure| exposure.fidelity);
-    response.model_name = call.name.to_string();
+    if let Some((lesson, said)) = lesson {
+        trail.exposure = lesson.learn_in_turn(&said, &response.outputs).await.map(|exposure| exposure.fidelity);
+    }
+    (response.model_name, response.model_version) = (call.name.to_string(), call.version.to_string());
     let held = held(call);
     heavy::work(bytes.len(), || encoded(&response, &request, held)).await
 }
 
+const NOT_THE_PROTOCOL: Error = Error::UpstreamBroke("its answer is not the Open Inference Protocol");
+
 /// Whatever an upstream answers must be the protocol, whether or not it is shaped.
 fn understood(bytes: &Bytes, header_length: Option<usize>, shape: &shape::Config) -> Result<InferResponse, Error> {
-    const NOT_THE_PROTOCOL: Error = Error::UpstreamBroke("its answer is not the Open Inference Protocol");
     let limits = json::Limits::for_body(shape.max_body());
     match header_length {
         Some(length) => InferResponse::from_binary(length, bytes, &limits).map_err(|_| NOT_THE_PROTOCOL),
@@ -107,8 +112,24 @@ fn understood(bytes: &Bytes, header_length: Option<usize>, shape: &shape::Config
     }
 }
 
-/// An upstream's metadata under the caller's name for the model, with our versions where there are several, since a caller names ours;
-/// servers that answer readiness with nothing are given words.
+/// The bytes of `response` with our name and version of the model in place of the upstream's; every other byte stays.
+fn named_ours(bytes: Bytes, header_length: Option<usize>, response: &InferResponse, call: &Call) -> Result<(Bytes, Option<usize>), Error> {
+    if response.model_name == *call.name && response.model_version == *call.version {
+        return Ok((bytes, header_length));
+    }
+    let version = if call.version.is_empty() { Edit::replace_text("") } else { Edit::set_text(&call.version) };
+    let edits = [("model_name", Edit::replace_text(&call.name)), ("model_version", version)];
+    let mut tail = bytes;
+    let head = tail.split_to(header_length.unwrap_or(tail.len()));
+    let head = json::edit(&head, &edits).ok_or(NOT_THE_PROTOCOL)?;
+    Ok(match header_length {
+        None => (head, None),
+        Some(_) => (Bytes::from([&head[..], &tail[..]].concat()), Some(head.len())),
+    })
+}
+
+/// An upstream's metadata under our name and our versions of the model, since a caller names ours; servers that answer readiness with
+/// nothing are given words.
 fn told_of(bytes: Bytes, asks: OipAsks, call: &Call, shape: &shape::Config) -> Result<Bytes, Error> {
     if asks == OipAsks::ModelReady {
         return Ok(oip::model_ready(&call.name, true));
@@ -118,9 +139,7 @@ fn told_of(bytes: Bytes, asks: OipAsks, call: &Call, shape: &shape::Config) -> R
     if document.get("name").is_none_or(|name| !matches!(name, Value::String(_))) {
         return Err(Error::UpstreamBroke("its metadata names no model"));
     }
-    let mut edits = vec![("name", Edit::replace_text(&call.name))];
-    if call.versions.len() > 1 {
-        edits.push(("versions", Edit::Set(Value::from_iter(call.versions.iter().map(|version| &**version)).to_string())));
-    }
+    let versions = Value::from_iter(call.versions.iter().map(|version| &**version)).to_string();
+    let edits = [("name", Edit::replace_text(&call.name)), ("versions", Edit::Set(versions))];
     Ok(json::edit(&bytes, &edits).unwrap_or(bytes))
 }

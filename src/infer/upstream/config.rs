@@ -69,6 +69,8 @@ pub struct Config {
     pub urls: Spanned<Vec<Spanned<String>>>,
     /// What it calls the model; by default what callers call it.
     pub model: Option<String>,
+    /// What it calls the version that is asked, for the Open Inference Protocol; by default none is named, and the server chooses.
+    pub model_version: Option<Spanned<String>>,
     /// The file that holds its credential; one line end at the end is taken off.
     pub credential_file: Option<Spanned<PathBuf>>,
     /// The header for the credential; by default `authorization` with `Bearer`, for Anthropic `x-api-key`.
@@ -195,6 +197,17 @@ pub(super) fn resolve(config: &Config, base: &Path) -> Result<(Settings, Vec<Ori
     };
     if config.model.as_ref().is_some_and(String::is_empty) {
         mistakes.push(Mistake::of_file("backend.upstream.model must not be empty; leave it out to send the caller's name for it"));
+    }
+    if let Some(version) = &config.model_version {
+        if !matches!(config.protocol, Protocol::Oip | Protocol::OipGrpc) {
+            mistakes.push(Mistake::at(version.span(), "model_version is for \"oip\" and \"oip-grpc\": no other protocol has versions"));
+        }
+        let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'%' | b'?' | b'#');
+        if matches!(&**version.get_ref(), "" | "." | "..") || !version.get_ref().bytes().all(plain) {
+            let what =
+                "model_version must be visible ASCII characters without `/`, `%`, `?` or `#`; leave it out to have the server choose";
+            mistakes.push(Mistake::at(version.span(), what));
+        }
     }
     let health = config.health.as_ref().and_then(|health| checked(health, &mut mistakes));
     if !mistakes.is_empty() {

@@ -163,6 +163,7 @@ pub struct ReplicaState {
 pub struct Upstream {
     protocol: Protocol,
     model: Option<Arc<str>>,
+    version: Option<Arc<str>>,
     replicas: Vec<Arc<Replica>>,
     health: Option<(PathAndQuery, Duration)>,
     random: AtomicU64,
@@ -195,6 +196,7 @@ impl Upstream {
         Ok(Arc::new(Self {
             protocol: config.protocol,
             model: config.model.as_deref().map(Arc::from),
+            version: config.model_version.as_ref().map(|version| version.get_ref().as_str().into()),
             replicas: origins.into_iter().map(|origin| Arc::new(Replica::new(origin, settings.clone()))).collect(),
             health: settings.health.clone(),
             random: AtomicU64::new(0),
@@ -212,6 +214,12 @@ impl Upstream {
     #[must_use]
     pub fn model(&self) -> Option<&Arc<str>> {
         self.model.as_ref()
+    }
+
+    /// The version of the model that it is asked for, as it calls it; none where it chooses.
+    #[must_use]
+    pub fn version(&self) -> Option<&Arc<str>> {
+        self.version.as_ref()
     }
 
     /// How its replicas do.

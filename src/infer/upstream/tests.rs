@@ -510,6 +510,11 @@ fn every_mistake_of_the_config_is_told() {
             "protocol = \"raw\"\nurls = [\"http://a\"]\nconnect_timeout = \"0s\"\nresponse_timeout = \"0s\"\nmax_in_flight = 0\nmodel = \"\"",
             4,
         ),
+        ("protocol = \"oip\"\nurls = [\"http://a\"]\nmodel_version = \"2024-a\"", 0),
+        ("protocol = \"oip\"\nurls = [\"http://a\"]\nmodel_version = \"\"", 1),
+        ("protocol = \"oip\"\nurls = [\"http://a\"]\nmodel_version = \"..\"", 1),
+        ("protocol = \"oip\"\nurls = [\"http://a\"]\nmodel_version = \"1/infer\"", 1),
+        ("protocol = \"openai\"\nurls = [\"http://a\"]\nmodel_version = \"1\"", 1),
         ("protocol = \"raw\"\nurls = [\"http://a\"]\nhealth = { path = \"health\", every = \"1ms\" }", 2),
     ];
     for (text, count) in cases {
