@@ -33,7 +33,7 @@
 //!
 //! # The leaves
 //!
-//! They use nothing of the stops: [`clock`], [`digest`], [`event`], [`heavy`], [`mod@lines`], [`mistake`], [`outbound`], [`mod@say`], [`secret`], [`tlog`],
+//! They use nothing of the stops: [`clock`], [`digest`], [`event`], [`heavy`], [`mod@lines`], [`mistake`], [`mode`], [`outbound`], [`mod@say`], [`secret`], [`tlog`],
 //! [`trail`], [`mod@unit`], [`verify`], which verifies a log offline, [`whole`], and [`wire`], which holds the formats that several stops read.
 //!
 //! # What holds everywhere
@@ -86,6 +86,7 @@ pub mod event;
 pub mod heavy;
 pub mod lines;
 pub mod mistake;
+pub mod mode;
 pub mod outbound;
 pub mod say;
 pub mod secret;

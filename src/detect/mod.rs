@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 use toml::Spanned;
 
@@ -24,6 +23,7 @@ use crate::clock::Moment;
 use crate::event::{Event, Events, Name};
 use crate::heavy;
 use crate::mistake::Mistake;
+use crate::mode::Mode;
 use crate::secret::Secret;
 use crate::trail::{Stop, Trail, Verdict, Who};
 use crate::wire::oip::InferRequest;
@@ -129,18 +129,8 @@ impl Cleared {
     }
 }
 
-/// What becomes of a finding.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// It is acted upon, and told.
-    Enforce,
-    /// It is told.
-    #[default]
-    Shadow,
-    /// Nobody looks.
-    Off,
-}
+/// The mode of detectors of which the policy says none: what they would do is worth a look before they do it.
+pub const DEFAULT_MODE: Mode = Mode::Shadow;
 
 fn decimals(decimals: Option<&Spanned<u8>>, mistakes: &mut Vec<Mistake>) -> Option<u8> {
     let decimals = decimals?;
@@ -519,7 +509,8 @@ impl Detector {
         events: &Events,
         at: Moment,
     ) -> Option<Sight> {
-        request.tensors().filter(|_| terms.vectors != Mode::Off)?;
+        let mode = terms.vectors.filter(|mode| *mode != Mode::Off)?;
+        request.tensors()?;
         let known = self.entry(&self.known, who.caller.clone(), model, at.mono);
         // Of a calibrated model it was counted when it was judged.
         if known.is_none() && terms.watch.is_none() {
@@ -528,7 +519,7 @@ impl Detector {
         Some(Sight {
             known: known?,
             secret: self.secret,
-            enforced: terms.vectors == Mode::Enforce,
+            enforced: mode == Mode::Enforce,
             who: who.clone(),
             model: model.cloned(),
             receipt: trail.id,

@@ -8,17 +8,18 @@ use super::language::callers;
 use super::language::guard::{self, Guards};
 use super::recording::{self, Recording};
 use super::watch::{self, Watch};
-use super::{Family, Mode, cohorts, language, parameters, precision, vectors};
+use super::{DEFAULT_MODE, Family, cohorts, language, parameters, precision, vectors};
 use crate::check::Contract;
 use crate::mistake::Mistake;
+use crate::mode::Mode;
 use crate::wire::openai::embeddings::VECTORS;
 
 /// The `[detect]` table.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The mode of all families that say none of their own; `shadow` where it is left out.
-    pub mode: Mode,
+    /// The mode of all families that say none of their own; [`DEFAULT_MODE`] where it is left out.
+    pub mode: Option<Mode>,
     /// What may be asked of language models.
     pub parameters: parameters::Config,
     /// How fine the numbers of tensors may be.
@@ -54,7 +55,8 @@ pub struct Terms {
     /// What callers ask is to be acted upon, and nobody knows what honest ones do.
     pub(super) uncalibrated: bool,
     pub(super) callers: callers::Rules,
-    pub(super) vectors: Mode,
+    /// Of embeddings; none where it gives none.
+    pub(super) vectors: Option<Mode>,
     pub(super) guards: Option<Arc<Guards>>,
     pub(super) recording: Option<Recording>,
 }
@@ -95,12 +97,13 @@ impl Config {
 
     /// Turns the table and the calibration beside the model into terms; what is wrong with them is added to `mistakes`.
     pub fn compile(&self, calibration: Option<&str>, contract: Option<&Contract>, mistakes: &mut Vec<Mistake>) -> Terms {
+        let mode = self.mode.unwrap_or(DEFAULT_MODE);
+        let or = |own: Option<Mode>| own.unwrap_or(mode);
         let families: [(Option<Mode>, Box<dyn Family>); 2] = [
             (self.parameters.mode, Box::new(self.parameters.compile(mistakes))),
             (self.precision.mode, Box::new(self.precision.compile(contract, mistakes))),
         ];
-        let families = families.into_iter().map(|(mode, family)| (mode.unwrap_or(self.mode), family));
-        let or = |mode: Option<Mode>| mode.unwrap_or(self.mode);
+        let families = families.into_iter().map(|(own, family)| (or(own), family));
         let callers = callers::Rules {
             bias: or(self.bias.mode),
             budget: self.bias.budget,
@@ -110,10 +113,10 @@ impl Config {
             alike: self.alike.compile(mistakes),
         };
         let embeds = contract.is_some_and(|contract| contract.outputs.iter().any(|output| output.name == VECTORS));
-        let vectors = if embeds { or(self.vectors.mode) } else { Mode::Off };
-        let guards = self.leak.compile(self.mode, mistakes).map(Arc::new);
-        let calibration = calibration.filter(|_| self.mode != Mode::Off);
-        let enforced = self.mode == Mode::Enforce;
+        let vectors = embeds.then(|| or(self.vectors.mode));
+        let guards = self.leak.compile(mode, mistakes).map(Arc::new);
+        let calibration = calibration.filter(|_| mode != Mode::Off);
+        let enforced = mode == Mode::Enforce;
         // Of a model elsewhere nobody knows whether it takes numbers, unless its policy sets budgets for what it tells of them.
         let uncalibrated = enforced && calibration.is_none() && (contract.is_some() || self.exposure.has_budgets());
         let watch = self.ladder.compile(&self.exposure, calibration, contract, enforced, mistakes);

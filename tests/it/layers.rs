@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 const STOPS: [&str; 9] = ["accept", "authenticate", "authorize", "budget", "check", "detect", "infer", "prove", "record"];
 /// In the order in which they may use one another.
-const LEAVES: [&str; 15] = [
-    "clock", "digest", "event", "heavy", "lines", "mistake", "outbound", "say", "secret", "tlog", "trail", "unit", "verify", "whole",
-    "wire",
+const LEAVES: [&str; 16] = [
+    "clock", "digest", "event", "heavy", "lines", "mistake", "mode", "outbound", "say", "secret", "tlog", "trail", "unit", "verify",
+    "whole", "wire",
 ];
 /// The leaves that a verifier is built of: nothing in them may lead to the server.
 const VERIFIER: [&str; 3] = ["digest", "tlog", "verify"];
