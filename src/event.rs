@@ -17,6 +17,8 @@ pub enum Name {
     AuthenticateFailed,
     /// An access rule in shadow mode would have decided otherwise.
     AuthorizeShadowed,
+    /// What a model's owner says of bodies, in shadow mode, would have refused one.
+    CheckShadowed,
     /// A detector decided that something is wrong.
     DetectAlarm,
     /// A caller was moved on the ladder of what is done about it, up or down.
@@ -53,6 +55,7 @@ impl Name {
             Self::RequestRefused => "request.refused",
             Self::AuthenticateFailed => "authenticate.failed",
             Self::AuthorizeShadowed => "authorize.shadowed",
+            Self::CheckShadowed => "check.shadowed",
             Self::DetectAlarm => "detect.alarm",
             Self::DetectMoved => "detect.moved",
             Self::CallerQuarantined => "caller.quarantined",

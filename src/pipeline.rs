@@ -67,7 +67,7 @@ impl Walk {
     /// Writes down how a stop ended, and goes on to the next or not at all.
     fn past<T, E>(&mut self, stop: Stop, ended: Result<T, E>, refusal: impl FnOnce(E) -> Refusal) -> Result<T, Refusal> {
         let now = Instant::now();
-        let shadowed = self.trail.shadowed.take_if(|_| stop == Stop::Authorize);
+        let shadowed = self.trail.shadowed.take();
         let (verdict, rule) = match (&ended, shadowed) {
             (Ok(_), None) => (Verdict::Passed, None),
             (Ok(_), rules) => (Verdict::Shadowed, rules),
@@ -103,7 +103,9 @@ impl House {
         walk.trail.who = Some(caller.identity().who.clone());
 
         let grant = policy.authorizer.authorize(caller, &mut walk.trail).await;
-        tell_shadowed(&walk.trail, events);
+        if let Some(rules) = walk.trail.shadowed.clone() {
+            events.tell(shadowed(Name::AuthorizeShadowed, Some(rules), &walk.trail));
+        }
         let grant = walk.past(Stop::Authorize, grant, Refusal::Authorize)?;
         let terms = grant.terms().clone();
 
@@ -117,7 +119,10 @@ impl House {
         let permit = walk.past(Stop::Budget, permit, Refusal::Budget)?;
 
         let input = check::check(permit, &terms.check, &mut walk.trail).await.map_err(Refusal::Check);
-        let input = input.and_then(|input| input.paid(Instant::now()).map_err(Refusal::Budget));
+        let mut input = input.and_then(|input| input.paid(Instant::now()).map_err(Refusal::Budget));
+        if let Ok(input) = &mut input {
+            tell_shadowed(&mut walk.trail, input.take_shadowed().map(Refusal::Check), events);
+        }
         let input = walk.past(Stop::Check, input, |refusal| refusal)?;
         let standing = input.permit().headers();
 
@@ -232,15 +237,27 @@ impl House {
     }
 }
 
-/// Tells that rules in shadow would have decided otherwise.
-fn tell_shadowed(trail: &Trail, events: &Events) {
-    let Some(rules) = &trail.shadowed else { return };
-    let mut event = Event::new(Name::AuthorizeShadowed, trail.arrived.wall);
+/// Tells what a rule in shadow mode would have refused the request for, in the words of that refusal.
+fn tell_shadowed(trail: &mut Trail, refusal: Option<Refusal>, events: &Events) {
+    let Some(refusal) = refusal else { return };
+    let told = refusal.told();
+    trail.shadowed.get_or_insert_with(|| told.rule.clone().unwrap_or_else(|| told.code.into()));
+    let mut event = shadowed(Name::CheckShadowed, told.rule, trail);
+    event.code = Some(told.code);
+    events.tell(match told.param {
+        Some(place) => event.with("place", place),
+        None => event,
+    });
+}
+
+/// The event of a rule in shadow mode that would have decided otherwise.
+fn shadowed(name: Name, rule: Option<Arc<str>>, trail: &Trail) -> Event {
+    let mut event = Event::new(name, trail.arrived.wall);
     event.caller = trail.who.as_ref().map(|who| who.caller.clone());
     event.tenant = trail.who.as_ref().map(|who| who.tenant.clone());
     event.model = trail.model();
-    (event.rule, event.receipt) = (Some(rules.clone()), Some(trail.id));
-    events.tell(event);
+    (event.rule, event.receipt) = (rule, Some(trail.id));
+    event
 }
 
 impl Handler for Gate {

@@ -270,7 +270,7 @@ pub struct Trail {
     pub trace: Trace,
     /// The rules of the access policy that permitted it.
     pub rules: Option<Arc<str>>,
-    /// The rules in shadow mode that would have denied it, or permitted what was denied.
+    /// The rules in shadow mode that would have decided otherwise at the stop that it is at.
     pub shadowed: Option<Arc<str>>,
     /// What is for the security log alone.
     pub aside: Aside,

@@ -31,6 +31,7 @@ pub use schema::{MOST_SCHEMA, Place, Schema};
 pub use tensor::{Broken, Contract, Fault, MOST_DIMENSIONS, MOST_TENSORS};
 pub use terms::{Around, Config, DEFAULT_MAX_BATCH, DEFAULT_MAX_DEPTH, MOST_DEPTH, Terms};
 
+use terms::Narrowed;
 use text::Takes;
 
 /// What the body was understood to ask for.
@@ -79,6 +80,7 @@ pub struct Input {
     permit: Permit,
     bytes: Bytes,
     request: Request,
+    shadowed: Option<Error>,
 }
 
 impl Input {
@@ -115,6 +117,11 @@ impl Input {
     #[must_use]
     pub fn request(&self) -> &Request {
         &self.request
+    }
+
+    /// What rules in shadow mode would have refused it for.
+    pub fn take_shadowed(&mut self) -> Option<Error> {
+        self.shadowed.take()
     }
 
     /// Its parts: the permit travels on with the answer, the bytes and what they ask for go to the model.
@@ -194,12 +201,13 @@ pub async fn check(mut permit: Permit, terms: &Terms, trail: &mut Trail) -> Resu
         (wants_body(route, peer.method(), peer.headers())?, peer.deadline())
     };
     let (bytes, parsed) = whole(content, wanted, terms, deadline).await?;
+    let mut shadowed = None;
     let (digest, request) = {
         let (route, headers) = (permit.grant().route(), permit.grant().caller().peer().headers());
         let digested = trail.request.digest.is_some();
         let read = || {
             let digest = (!digested).then(|| Digest::of(&bytes));
-            (digest, if wanted { understand(route, headers, &bytes, parsed, terms) } else { Ok(Request::Nothing) })
+            (digest, if wanted { understand(route, headers, &bytes, parsed, terms, &mut shadowed) } else { Ok(Request::Nothing) })
         };
         heavy::work(bytes.len(), read).await
     };
@@ -207,7 +215,7 @@ pub async fn check(mut permit: Permit, terms: &Terms, trail: &mut Trail) -> Resu
         trail.request = trail::Content { media_type: None, length: bytes.len() as u64, digest };
     }
     let request = request?;
-    Ok(Input { permit, bytes, request })
+    Ok(Input { permit, bytes, request, shadowed })
 }
 
 /// Whether a body is to be read; its type is judged before it is, for nobody needs to send a megabyte to hear that it is of the wrong one.
@@ -258,8 +266,16 @@ fn nothing(body: &Body) -> Result<(), Error> {
     if none { Ok(()) } else { Err(Error::CallerSentUnexpectedBody) }
 }
 
-/// Understands a whole body, whose media type was found right, and holds it against `terms`.
-fn understand(route: &Route, headers: &HeaderMap, bytes: &Bytes, parsed: Option<Value>, terms: &Terms) -> Result<Request, Error> {
+/// Understands a whole body, whose media type was found right, and holds it against `terms`. What rules in shadow mode would have refused is
+/// left in `shadowed`.
+fn understand(
+    route: &Route,
+    headers: &HeaderMap,
+    bytes: &Bytes,
+    parsed: Option<Value>,
+    terms: &Terms,
+    shadowed: &mut Option<Error>,
+) -> Result<Request, Error> {
     let document = |parsed: Option<Value>| parsed.map_or_else(|| json::parse(bytes, &limits(terms)).map_err(Error::CallerSentNoJson), Ok);
     let kind = match route {
         Route::ChatCompletions => Some(Kind::Chat),
@@ -267,27 +283,32 @@ fn understand(route: &Route, headers: &HeaderMap, bytes: &Bytes, parsed: Option<
         Route::Responses => Some(Kind::Responses),
         Route::Embeddings => Some(Kind::Embeddings),
         Route::Messages => None,
-        Route::Oip { .. } => return binary_or_json(headers, bytes, terms, document, parsed),
+        Route::Oip { .. } => return binary_or_json(headers, bytes, terms, document, parsed, shadowed),
         Route::Grpc(asks) => {
             let message = grpc::unframe(bytes, terms.max_body).map_err(Error::CallerSentNoMessage)?;
             if *asks != OipAsks::Infer {
                 return Ok(Request::Nothing);
             }
             let message = grpc::decode_request(message).map_err(Error::CallerSentNoMessage)?;
-            return tensors(message.to_request().map_err(Error::CallerSentShape)?, None, terms);
+            return tensors(message.to_request().map_err(Error::CallerSentShape)?, None, terms, shadowed);
         }
         Route::Raw { .. } => {
-            hold_schema(&document(parsed)?, terms)?;
+            let document = document(parsed)?;
+            terms.hold(shadowed, |to| schema(&document, to))?;
             return Ok(Request::Raw);
         }
         Route::Models(_) | Route::Receipt { .. } => return Ok(Request::Nothing),
     };
     let document = document(parsed)?;
-    let asked = match (kind, terms.strict) {
-        (Some(kind), true) => openai::asked_strictly(kind, &document),
-        (Some(kind), false) => openai::asked(kind, &document),
-        (None, true) => anthropic::asked_strictly(&document),
-        (None, false) => anthropic::asked(&document),
+    terms.hold(shadowed, |to| {
+        strictly(to, || match kind {
+            Some(kind) => openai::only_known_members(kind, &document),
+            None => anthropic::only_known_members(&document),
+        })
+    })?;
+    let asked = match kind {
+        Some(kind) => openai::asked(kind, &document),
+        None => anthropic::asked(&document),
     };
     let asked = asked.map_err(Error::CallerSentShape)?;
     if !terms.stored {
@@ -297,30 +318,33 @@ fn understand(route: &Route, headers: &HeaderMap, bytes: &Bytes, parsed: Option<
         };
         stored.map_or(Ok(()), |shape| Err(Error::CallerNamedStored(shape)))?;
     }
-    text::max_tokens(asked.max_tokens, terms.max_tokens)?;
-    hold_schema(&document, terms)?;
-    match &terms.rules.contract {
-        Some(contract) => embed(&document, contract, terms).map(Request::Embed),
+    terms.hold(shadowed, |to| text::max_tokens(asked.max_tokens, to.max_tokens))?;
+    terms.hold(shadowed, |to| schema(&document, to))?;
+    match &terms.held.rules.contract {
+        Some(contract) => embed(&document, contract, terms, shadowed).map(Request::Embed),
         None => Ok(Request::Language(Asked { said: Box::new(Said::of(&document)), ..asked })),
     }
 }
 
 /// Texts or tokens for a model in this machine, held against its contract like any tensors.
-fn embed(document: &Value, contract: &Contract, terms: &Terms) -> Result<Embed, Error> {
+fn embed(document: &Value, contract: &Contract, terms: &Terms, shadowed: &mut Option<Error>) -> Result<Embed, Error> {
     let asked = embeddings::Request::read(document).map_err(Error::CallerSentShape)?;
     let width = contract.outputs.iter().find(|port| port.name == embeddings::VECTORS).and_then(|port| *port.shape.get(1)?);
     if asked.dimensions.zip(width).is_some_and(|(wanted, width)| wanted as u64 > width) {
         return Err(Error::CallerSentShape(Shape::new("/dimensions", "range", "must be no more than the model has")));
     }
-    // Before anything is made of them: lists of tokens are filled up to the longest.
-    if terms.rules.max_batch.is_some_and(|most| asked.inputs.len() as u64 > most) {
-        return Err(Error::CallerSentTensor(Fault { broken: Broken::Batch, list: "input", index: None }));
-    }
-    let longest = contract.longest.unwrap_or(0);
-    let longest = terms.rules.max_length.map_or(longest, |most| longest.min(usize::try_from(most).unwrap_or(usize::MAX)));
-    let inputs = asked.tensors(longest).map_err(Error::CallerSentShape)?;
-    let request = oip::InferRequest { inputs, ..oip::InferRequest::default() };
-    terms.rules.hold(&request).map_err(Error::CallerSentTensor)?;
+    let request = terms.hold(shadowed, |Narrowed { rules, .. }| {
+        // Before anything is made of them: lists of tokens are filled up to the longest.
+        if rules.max_batch.is_some_and(|most| asked.inputs.len() as u64 > most) {
+            return Err(Error::CallerSentTensor(Fault { broken: Broken::Batch, list: "input", index: None }));
+        }
+        let longest = contract.longest.unwrap_or(0);
+        let longest = rules.max_length.map_or(longest, |most| longest.min(usize::try_from(most).unwrap_or(usize::MAX)));
+        let inputs = asked.tensors(longest).map_err(Error::CallerSentShape)?;
+        let request = oip::InferRequest { inputs, ..oip::InferRequest::default() };
+        rules.hold(&request).map_err(Error::CallerSentTensor)?;
+        Ok(request)
+    })?;
     Ok(Embed { request, encoding: asked.encoding, dimensions: asked.dimensions })
 }
 
@@ -330,38 +354,43 @@ fn binary_or_json(
     terms: &Terms,
     document: impl FnOnce(Option<Value>) -> Result<Value, Error>,
     parsed: Option<Value>,
+    shadowed: &mut Option<Error>,
 ) -> Result<Request, Error> {
+    let strictly = |document: &Value, to: &Narrowed| strictly(to, || text::only_known_members(document));
     let length = text::header_length(headers, bytes.len())?;
     let Some(length) = length else {
         let document = document(parsed)?;
-        strictly(&document, terms)?;
-        hold_schema(&document, terms)?;
+        terms.hold(shadowed, |to| strictly(&document, to))?;
+        terms.hold(shadowed, |to| schema(&document, to))?;
         let request = oip::InferRequest::from_json(&document).map_err(Error::CallerSentShape)?;
-        terms.rules.hold(&request).map_err(Error::CallerSentTensor)?;
+        terms.hold(shadowed, |to| to.rules.hold(&request).map_err(Error::CallerSentTensor))?;
         return explained(request, terms);
     };
     let (request, document) = oip::InferRequest::from_binary(length, bytes, &limits(terms)).map_err(|fault| match fault {
         oip::Fault::Json(error) => Error::CallerSentNoJson(error),
         oip::Fault::Shape(shape) => Error::CallerSentShape(shape),
     })?;
-    strictly(&document, terms)?;
-    tensors(request, Some(document), terms)
+    terms.hold(shadowed, |to| strictly(&document, to))?;
+    tensors(request, Some(document), terms, shadowed)
 }
 
 /// Holds tensors that did not come as JSON against the rules, and against the schema as the JSON that says the same:
 /// another encoding is no way around a schema.
-fn tensors(request: oip::InferRequest, document: Option<Value>, terms: &Terms) -> Result<Request, Error> {
-    terms.rules.hold(&request).map_err(Error::CallerSentTensor)?;
-    if terms.schema.is_some() {
-        let most = limits(terms).values;
-        hold_schema(&document::of(&request, document, most)?, terms)?;
-    }
+fn tensors(request: oip::InferRequest, mut document: Option<Value>, terms: &Terms, shadowed: &mut Option<Error>) -> Result<Request, Error> {
+    terms.hold(shadowed, |to| to.rules.hold(&request).map_err(Error::CallerSentTensor))?;
+    terms.hold(shadowed, |to| {
+        if to.schema.is_none() {
+            return Ok(());
+        }
+        // Whether it is held to or tried, there is one.
+        schema(&document::of(&request, document.take(), limits(terms).values)?, to)
+    })?;
     explained(request, terms)
 }
 
 /// Whether tensors are to be explained, too. What parameters mean to a model server behind the gateway is its own business.
 fn explained(request: oip::InferRequest, terms: &Terms) -> Result<Request, Error> {
-    let Some(contract) = &terms.rules.contract else { return Ok(Request::Tensors(request)) };
+    let Some(contract) = &terms.held.rules.contract else { return Ok(Request::Tensors(request)) };
     let Some(asked) = oip::Explain::read(&request.parameters).map_err(Error::CallerSentShape)? else {
         return Ok(Request::Tensors(request));
     };
@@ -370,12 +399,12 @@ fn explained(request: oip::InferRequest, terms: &Terms) -> Result<Request, Error
     Ok(Request::Explain(Box::new(explanation.map_err(Error::CallerAskedToExplain)?)))
 }
 
-fn strictly(document: &Value, terms: &Terms) -> Result<(), Error> {
-    if terms.strict { text::only_known_members(document).map_err(Error::CallerSentShape) } else { Ok(()) }
+fn strictly(to: &Narrowed, only_known_members: impl FnOnce() -> Result<(), Shape>) -> Result<(), Error> {
+    if to.strict { only_known_members().map_err(Error::CallerSentShape) } else { Ok(()) }
 }
 
-fn hold_schema(document: &Value, terms: &Terms) -> Result<(), Error> {
-    terms.schema.as_ref().map_or(Ok(()), |schema| schema.validate(document)).map_err(Error::CallerBrokeSchema)
+fn schema(document: &Value, to: &Narrowed) -> Result<(), Error> {
+    to.schema.as_ref().map_or(Ok(()), |schema| schema.validate(document)).map_err(Error::CallerBrokeSchema)
 }
 
 fn limits(terms: &Terms) -> json::Limits {

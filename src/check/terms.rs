@@ -7,10 +7,11 @@ use std::sync::Arc;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::explain;
 use super::schema::Schema;
 use super::tensor::{Contract, Rules};
+use super::{Error, explain};
 use crate::mistake::Mistake;
+use crate::mode::Mode;
 use crate::unit::Size;
 use crate::wire::json;
 use crate::wire::tensor::{Datatype, Port};
@@ -32,6 +33,8 @@ pub const MOST_DEPTH: usize = json::DEPTH_MAX;
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
+    /// What becomes of a body that does not hold to what is narrowed here. What widens, and what keeps the gateway or a model in this machine whole, has no mode.
+    pub mode: Mode,
     /// A JSON Schema for the body, relative to the model's file.
     pub schema: Option<Spanned<PathBuf>>,
     /// Whether fields that the protocol does not know are refused.
@@ -70,40 +73,62 @@ pub struct Around<'a> {
 /// What a model's bodies are held against.
 #[derive(Clone, Debug)]
 pub struct Terms {
-    pub(super) schema: Option<Arc<Schema>>,
-    pub(super) strict: bool,
     pub(super) stored: bool,
     pub(super) max_body: usize,
-    pub(super) max_tokens: Option<u64>,
     pub(super) max_depth: usize,
-    pub(super) rules: Rules,
+    /// To what bodies are held.
+    pub(super) held: Narrowed,
+    /// In shadow mode, to what they would be.
+    pub(super) tried: Option<Arc<Narrowed>>,
     pub(super) explain: Option<Arc<explain::Terms>>,
+}
+
+/// What the owner of a model narrows its bodies to. Rules for tensors are more than that: the model's contract is among them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Narrowed {
+    pub(super) schema: Option<Arc<Schema>>,
+    pub(super) strict: bool,
+    pub(super) max_tokens: Option<u64>,
+    pub(super) rules: Rules,
+}
+
+impl Narrowed {
+    /// What is left of it where its owner does not enforce it: what keeps the model whole, and what its owner allows beyond that.
+    fn loosened(&self) -> Self {
+        let contract = self.rules.contract.clone();
+        let max_batch = contract.as_ref().map(|_| self.rules.max_batch.map_or(DEFAULT_MAX_BATCH, |most| most.max(DEFAULT_MAX_BATCH)));
+        // What a model elsewhere can take is known to its owner alone.
+        let (nan, any_nan) = (self.rules.nan.clone(), contract.is_none());
+        Self { rules: Rules { contract, max_batch, nan, any_nan, ..Rules::default() }, ..Self::default() }
+    }
 }
 
 impl Terms {
     /// For requests that name no model: a body of at most `max_body` bytes, and no more said of it.
     #[must_use]
     pub fn without_model(max_body: usize) -> Self {
-        Self {
-            schema: None,
-            strict: false,
-            stored: false,
-            max_body,
-            max_tokens: None,
-            max_depth: DEFAULT_MAX_DEPTH,
-            rules: Rules::default(),
-            explain: None,
+        Self { stored: false, max_body, max_depth: DEFAULT_MAX_DEPTH, held: Narrowed::default(), tried: None, explain: None }
+    }
+
+    /// Holds a body to a rule: refuses where the rule is enforced, and where it is tried writes down what it would have refused, the first of several.
+    pub(super) fn hold<T>(&self, shadowed: &mut Option<Error>, mut rule: impl FnMut(&Narrowed) -> Result<T, Error>) -> Result<T, Error> {
+        let held = rule(&self.held)?;
+        if let (None, Some(tried)) = (&shadowed, &self.tried) {
+            *shadowed = rule(tried).err();
         }
+        Ok(held)
     }
 
     /// Lets the model be explained as `config` says; what is wrong with that is added to `mistakes`.
     pub fn explain(&mut self, config: &explain::Config, around: Around<'_>, mistakes: &mut Vec<Mistake>) {
-        self.explain = config.compile(around.folder, around.policies, &self.rules, mistakes);
+        let rules = &self.tried.as_deref().unwrap_or(&self.held).rules;
+        self.explain = config.compile(around.folder, around.policies, rules, mistakes);
     }
 
     /// Bounds the rows of a request, since detectors learn from each.
     pub fn watch_rows(&mut self) {
-        self.rules.most_rows = Some(DEFAULT_MOST_ROWS);
+        let written = self.tried.as_ref().and_then(|tried| tried.rules.max_batch);
+        self.held.rules.most_rows = Some(written.unwrap_or_default().max(DEFAULT_MOST_ROWS));
     }
 
     /// The longest body, in bytes.
@@ -115,13 +140,13 @@ impl Terms {
     /// Whether the model takes texts, of which it counts the tokens.
     #[must_use]
     pub fn takes_texts(&self) -> bool {
-        self.rules.contract.as_ref().is_some_and(|contract| contract.longest.is_some())
+        self.held.rules.contract.as_ref().is_some_and(|contract| contract.longest.is_some())
     }
 
-    /// The most tokens that an answer may be asked to have.
+    /// The most tokens that an answer may be asked to have, where that is enforced.
     #[must_use]
     pub fn max_tokens(&self) -> Option<u64> {
-        self.max_tokens
+        self.held.max_tokens
     }
 
     /// How deep JSON may nest.
@@ -162,13 +187,10 @@ impl Config {
             mistakes.extend(known(name.get_ref(), name.span(), around.contract));
         }
         let given = |number: &Option<Spanned<u64>>| number.as_ref().map(|number| *number.get_ref());
-        Terms {
+        let written = Narrowed {
             schema,
             strict: self.strict,
-            stored: self.stored,
-            max_body: self.max_body.as_ref().map_or(around.max_body, |size| size.get_ref().0),
             max_tokens: given(&self.max_tokens),
-            max_depth: self.max_depth.as_ref().map_or(DEFAULT_MAX_DEPTH, |depth| (*depth.get_ref()).min(MOST_DEPTH)),
             rules: Rules {
                 contract: around.contract.cloned(),
                 max_batch: given(&self.max_batch).or(around.contract.map(|_| DEFAULT_MAX_BATCH)),
@@ -176,7 +198,20 @@ impl Config {
                 max_length: given(&self.max_length),
                 range: self.range.iter().map(|(name, range)| (name.clone(), (range.get_ref()[0], range.get_ref()[1]))).collect(),
                 nan: self.nan.iter().map(|name| name.get_ref().clone()).collect(),
+                any_nan: false,
             },
+        };
+        let (held, tried) = match self.mode {
+            Mode::Enforce => (written, None),
+            Mode::Shadow => (written.loosened(), Some(Arc::new(written))),
+            Mode::Off => (written.loosened(), None),
+        };
+        Terms {
+            stored: self.stored,
+            max_body: self.max_body.as_ref().map_or(around.max_body, |size| size.get_ref().0),
+            max_depth: self.max_depth.as_ref().map_or(DEFAULT_MAX_DEPTH, |depth| (*depth.get_ref()).min(MOST_DEPTH)),
+            held,
+            tried,
             explain: None,
         }
     }
@@ -235,15 +270,15 @@ mod tests {
         let (terms, mistakes) = compiled("", None);
         assert!(mistakes.is_empty());
         assert_eq!((terms.max_body(), terms.max_tokens(), terms.max_depth()), (1 << 20, None, DEFAULT_MAX_DEPTH));
-        assert_eq!(terms.rules.max_batch, None);
-        assert_eq!(compiled("", Some(&contract())).0.rules.max_batch, Some(DEFAULT_MAX_BATCH));
+        assert_eq!(terms.held.rules.max_batch, None);
+        assert_eq!(compiled("", Some(&contract())).0.held.rules.max_batch, Some(DEFAULT_MAX_BATCH));
         let (terms, mistakes) = compiled(
             "schema = \"../schemas/good.json\"\nmax_batch = 3\nmax_body = \"64KiB\"\nrange = { input = [0.0, 16.0] }",
             Some(&contract()),
         );
         assert!(mistakes.is_empty(), "{mistakes:?}");
-        assert!(terms.schema.is_some());
-        assert_eq!((terms.rules.max_batch, terms.max_body), (Some(3), 65_536));
+        assert!(terms.held.schema.is_some());
+        assert_eq!((terms.held.rules.max_batch, terms.max_body), (Some(3), 65_536));
     }
 
     #[test]

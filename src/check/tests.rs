@@ -16,6 +16,23 @@ fn terms(text: &str, contract: Option<&Contract>, schema: Option<Value>) -> Term
     terms
 }
 
+/// What is understood of a body where nothing is in shadow.
+fn understand(route: &Route, headers: &HeaderMap, bytes: &Bytes, parsed: Option<Value>, terms: &Terms) -> Result<Request, Error> {
+    let mut shadowed = None;
+    let understood = super::understand(route, headers, bytes, parsed, terms, &mut shadowed);
+    assert_eq!(shadowed, None);
+    understood
+}
+
+/// What refuses a body in a mode, and what would have.
+fn in_mode(mode: &str, config: &str, contract: Option<&Contract>, schema: Option<Value>, sent: &Sent) -> [Option<&'static str>; 2] {
+    let (headers, bytes, route) = sent;
+    let mut shadowed = None;
+    let terms = terms(&format!("mode = \"{mode}\"\n{config}"), contract, schema);
+    let refused = super::understand(route, headers, bytes, None, &terms, &mut shadowed).err();
+    [refused, shadowed].map(|error| error.map(|error| error.code()))
+}
+
 fn headers(fields: &[(&'static str, String)]) -> HeaderMap {
     let value = |value: &str| HeaderValue::from_str(value).unwrap();
     fields.iter().map(|(name, text)| (HeaderName::from_static(name), value(text))).collect()
@@ -178,19 +195,28 @@ fn json_is_parsed_strictly_to_the_depth_of_the_policy() {
     }
 }
 
-/// A request for one row of two numbers, in every encoding of the protocol: headers, body, route.
-fn encodings(values: [f32; 2]) -> [(HeaderMap, Bytes, Route); 3] {
-    let tensor = json!({"name": "input", "datatype": "FP32", "shape": [1, 2], "data": values});
+/// Headers, body, route.
+type Sent = (HeaderMap, Bytes, Route);
+
+/// A request for one row of two numbers, in every encoding of the protocol.
+fn encodings(values: [f32; 2]) -> [Sent; 3] {
+    encoded([1, 2], &values)
+}
+
+/// The same for any rows.
+fn encoded(shape: [u32; 2], values: &[f32]) -> [Sent; 3] {
+    let tensor = json!({"name": "input", "datatype": "FP32", "shape": shape, "data": values});
     let plain = Bytes::from(json!({"inputs": [tensor]}).to_string());
 
-    let part =
-        json!({"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": 8}}]}).to_string();
+    let size = json!({"binary_data_size": 4 * values.len()});
+    let part = json!({"inputs": [{"name": "input", "datatype": "FP32", "shape": shape, "parameters": size}]}).to_string();
     let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     let binary =
         headers(&[("content-type", "application/octet-stream".into()), ("inference-header-content-length", part.len().to_string())]);
     let both: Vec<u8> = part.bytes().chain(raw.clone()).collect();
 
-    let input = grpc::InferTensor { name: "input".into(), datatype: "FP32".into(), shape: vec![1, 2], ..Default::default() };
+    let shape = shape.map(i64::from).to_vec();
+    let input = grpc::InferTensor { name: "input".into(), datatype: "FP32".into(), shape, ..Default::default() };
     let message = grpc::ModelInferRequest {
         model_name: "digits".into(),
         inputs: vec![input],
@@ -357,4 +383,112 @@ fn an_explanation_is_asked_for_in_every_encoding_and_given_where_the_policy_offe
     let framed = grpc::frame(&message).unwrap();
     let headers = headers(&[("content-type", "application/grpc".into())]);
     assert!(matches!(understand(&Route::Grpc(OipAsks::Infer), &headers, &framed, None, &offered), Ok(Request::Explain(_))));
+}
+
+/// A chat with a member more, over HTTP.
+fn chatting(member: &str, value: Value) -> Sent {
+    let mut body = hello();
+    body[member] = value;
+    (json_headers(), body.to_string().into(), Route::ChatCompletions)
+}
+
+#[test]
+fn what_is_narrowed_refuses_or_would_have_or_does_neither_by_its_mode() {
+    let schema = json!({"properties": {"seed": {"maximum": 5}, "inputs": {"items": {"properties": {"data": {"items": {"maximum": 2}}}}}}});
+    let two = contract();
+    let free =
+        Contract { inputs: vec![Port { name: "input".into(), datatype: Datatype::Fp32, shape: vec![None, None] }], ..Contract::default() };
+    let strict = |more: Value| {
+        let mut body = json!({"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        (HeaderMap::new(), Bytes::from(body.to_string()), infer())
+    };
+    let mut cases = vec![
+        ("max_tokens = 9", None, None, chatting("max_tokens", 9.into()), chatting("max_tokens", 10.into()), "check.max_tokens"),
+        ("strict = true", None, None, chatting("seed", 1.into()), chatting("sead", 1.into()), "check.shape"),
+        ("strict = true", None, None, strict(json!({"id": "x"})), strict(json!({"di": "x"})), "check.shape"),
+        ("", None, Some(schema.clone()), chatting("seed", 5.into()), chatting("seed", 6.into()), "check.schema"),
+    ];
+    for encoding in 0..3 {
+        let sent = |shape, values: &[f32]| encoded(shape, values)[encoding].clone();
+        let row = |values: [f32; 2]| sent([1, 2], &values);
+        for contract in [None, Some(&two)] {
+            cases.push(("max_batch = 1", contract, None, row([0.0; 2]), sent([2, 2], &[0.0; 4]), "check.batch"));
+            cases.push(("range = { input = [0, 2] }", contract, None, row([0.0, 2.0]), row([0.0, 2.5]), "check.range"));
+            cases.push(("", contract, Some(schema.clone()), row([0.0, 2.0]), row([0.0, 2.5]), "check.schema"));
+        }
+        cases.push(("max_length = 2", Some(&free), None, row([0.0; 2]), sent([1, 3], &[0.0; 3]), "check.shape"));
+        // JSON has no NaN.
+        if encoding > 0 {
+            cases.push(("", None, None, row([f32::MAX, 0.0]), row([f32::NAN, 0.0]), "check.nan"));
+        }
+    }
+    for (config, contract, schema, at, past, code) in cases {
+        let become_of = |mode, sent| in_mode(mode, config, contract, schema.clone(), sent);
+        for mode in ["enforce", "shadow", "off"] {
+            assert_eq!(become_of(mode, &at), [None, None], "{mode} {config} {at:?}");
+        }
+        assert_eq!(become_of("enforce", &past), [Some(code), None], "{config} {past:?}");
+        assert_eq!(become_of("shadow", &past), [None, Some(code)], "{config} {past:?}");
+        assert_eq!(become_of("off", &past), [None, None], "{config} {past:?}");
+    }
+}
+
+#[test]
+fn what_keeps_the_gateway_and_the_model_whole_holds_in_any_mode() {
+    let two = contract();
+    let config = "max_batch = 70\nmax_depth = 4\nmax_body = \"1KiB\"";
+    let raw = |text: &str| (json_headers(), Bytes::from(text.to_owned()), Route::Raw { path: "/predict".into(), model: "m".into() });
+    let binary = |shape, values: &[f32]| encoded(shape, values)[1].clone();
+    let mut short = binary([1, 2], &[0.0; 2]);
+    short.1.truncate(short.1.len() - 4);
+    let named = (
+        HeaderMap::new(),
+        Bytes::from(json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}]}).to_string()),
+        infer(),
+    );
+    let cases = [
+        (raw("{\"a\":1,\"a\":1}"), None, "check.json"),
+        (raw("{\"a\":[[[[1]]]]}"), None, "check.json"),
+        (chatting("messages", json!([])), None, "check.shape"),
+        (chatting("session_params", json!({"id": "s"})), None, "check.stored"),
+        (named, Some(&two), "check.tensor_name"),
+        (binary([1, 3], &[0.0; 3]), Some(&two), "check.shape"),
+        (binary([71, 2], &[0.0; 142]), Some(&two), "check.batch"),
+        (binary([1, 2], &[0.0, f32::NAN]), Some(&two), "check.nan"),
+        (short, Some(&two), "check.shape"),
+    ];
+    for (sent, contract, code) in &cases {
+        for mode in ["enforce", "shadow", "off"] {
+            assert_eq!(in_mode(mode, config, *contract, None, sent), [Some(*code), None], "{mode} {sent:?}");
+        }
+    }
+    // What is allowed beyond the defaults is allowed in any mode, and the default is there for whoever says less.
+    for (most, refused) in [(70, None), (16, Some("check.batch"))] {
+        for mode in ["shadow", "off"] {
+            let config = format!("max_batch = {most}\nnan = [\"input\"]");
+            let sent = binary([65, 2], &[f32::NAN; 130]);
+            assert_eq!(in_mode(mode, &config, Some(&two), None, &sent), [refused, None], "{mode} {config}");
+        }
+    }
+}
+
+#[test]
+fn of_several_rules_the_first_would_have_refused_and_names_no_value() {
+    let schema = json!({"properties": {"seed": {"maximum": 5}}});
+    let terms = terms("mode = \"shadow\"\nmax_tokens = 9", None, Some(schema));
+    let mut body = hello();
+    body["seed"] = 987_654.into();
+    let would = |body: &Value| {
+        let mut shadowed = None;
+        super::understand(&Route::ChatCompletions, &json_headers(), &body.to_string().into(), None, &terms, &mut shadowed).unwrap();
+        shadowed.unwrap()
+    };
+    let found = would(&body);
+    assert!(matches!(&found, Error::CallerBrokeSchema(place) if (place.pointer(), place.rule()) == ("/seed", "maximum")));
+    assert!(!format!("{found:?}").contains("987"));
+    body["max_tokens"] = 10.into();
+    assert_eq!(would(&body), Error::CallerAskedForTooManyTokens(9));
+    // The cap that is tried is no cap on what is reserved.
+    assert_eq!(terms.max_tokens(), None);
 }

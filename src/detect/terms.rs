@@ -91,7 +91,7 @@ impl Config {
     /// model is one of language: what the mode of `[detect]` says of leaks holds for no other.
     #[must_use]
     pub fn withholds(&self, speaks: bool) -> bool {
-        let leak = self.leak.mode.or(speaks.then_some(self.mode));
+        let leak = self.leak.mode.or(speaks.then_some(self.mode.unwrap_or(DEFAULT_MODE)));
         leak == Some(Mode::Enforce) || self.exposure.has_budgets()
     }
 

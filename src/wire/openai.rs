@@ -85,13 +85,12 @@ fn logprobs(kind: Kind, fields: Fields) -> Result<Option<u64>, Shape> {
     Ok(chosen.max(included).max(alternatives).max(chosen_tokens).max(fields.count("prompt_logprobs")?))
 }
 
-/// [`asked`], and no member may be unknown to today's API.
+/// Refuses members that are unknown to today's API.
 ///
 /// # Errors
-/// The first member that does not hold to its shape or is unknown.
-pub fn asked_strictly(kind: Kind, document: &Value) -> Result<Asked, Shape> {
-    Fields::of(document)?.only(known(kind))?;
-    asked(kind, document)
+/// The first of them, or of those that are spelt almost like one that is known.
+pub fn only_known_members(kind: Kind, document: &Value) -> Result<(), Shape> {
+    Fields::of(document)?.only(known(kind))
 }
 
 /// Where a request names what the model's server has kept of another, or is to keep for one: an answer before, a conversation, an answer that is not waited for, an item

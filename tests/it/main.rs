@@ -18,6 +18,7 @@ mod layers;
 mod life;
 mod limits;
 mod logs;
+mod modes;
 mod oracle;
 mod policies;
 mod reload;

@@ -316,6 +316,18 @@ const MISTAKES: &[Mistake] = &[
         words: &["enforce"],
     },
     Mistake {
+        what: "an unknown mode of what bodies are held to",
+        breaks: |folder| append(folder, "models/chat.toml", "[check]\nmax_tokens = 5\nmode = \"monitor\"\n"),
+        at: "models/chat.toml:9:8:",
+        words: &["monitor", "shadow"],
+    },
+    Mistake {
+        what: "what lets nothing pass, though it is off",
+        breaks: |folder| append(folder, "models/chat.toml", "[check]\nmode = \"off\"\nmax_tokens = 0\n"),
+        at: "models/chat.toml:9:14:",
+        words: &["0 lets nothing pass"],
+    },
+    Mistake {
         what: "a declared path that is the contract's",
         breaks: |folder| {
             folder.model("raw", "name = \"raw\"\n[route]\npath = \"/v1/predict\"\n[backend.upstream]\nprotocol = \"raw\"\nurls = [\"http://127.0.0.1:9\"]\n");

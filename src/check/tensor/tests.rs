@@ -31,7 +31,7 @@ fn digits() -> Rules {
         most_rows: None,
         max_length: None,
         range: [("input".to_owned(), (0.0, 16.0))].into(),
-        nan: BTreeSet::new(),
+        ..Rules::default()
     }
 }
 
