@@ -78,6 +78,10 @@ impl Metrics {
                 .iter()
                 .map(|stop| {
                     [Verdict::Passed, Verdict::Shadowed].map(|verdict| {
+                        // It decides nothing, and comes after all that is counted.
+                        if *stop == Stop::Record {
+                            return Counter::default();
+                        }
                         decisions.family.get_or_create_owned(&DecisionLabels { stop: stop.as_str(), verdict: verdict.as_str(), code: "" })
                     })
                 })
@@ -217,11 +221,17 @@ impl Metrics {
     /// Counts an event of the security log.
     pub(super) fn event(&self, name: event::Name) {
         self.events.with(EventLabels { event: name.as_str() }, |counter| _ = counter.inc());
+        if let Some(otlp) = self.otlp.get() {
+            otlp.events.add(1, &[KeyValue::new(attribute::EVENT, name.as_str())]);
+        }
     }
 
     /// Counts requests whose spans were not delivered.
     pub(super) fn telemetry_lost(&self, cause: &'static str, requests: u64) {
         self.telemetry_lost.with(CauseLabels { cause }, |counter| _ = counter.inc_by(requests));
+        if let Some(otlp) = self.otlp.get() {
+            otlp.telemetry_lost.add(requests, &[KeyValue::new(attribute::CAUSE, cause)]);
+        }
     }
 }
 
@@ -362,6 +372,8 @@ struct Otlp {
     tokens: OtlpHistogram<u64>,
     decisions: opentelemetry::metrics::Counter<u64>,
     refused: opentelemetry::metrics::Counter<u64>,
+    events: opentelemetry::metrics::Counter<u64>,
+    telemetry_lost: opentelemetry::metrics::Counter<u64>,
 }
 
 impl Otlp {
@@ -384,6 +396,11 @@ impl Otlp {
             let watch = move |observer: &dyn opentelemetry::metrics::AsyncInstrument<u64>| observer.observe(counter.get(), &[]);
             meter.u64_observable_counter(of.otlp).with_unit(of.unit).with_description(of.help).with_callback(watch).build();
         }
+        let of = metric::BUILD;
+        let watch = move |observer: &dyn opentelemetry::metrics::AsyncInstrument<u64>| {
+            observer.observe(1, &[KeyValue::new(attribute::BUILD_VERSION, env!("CARGO_PKG_VERSION"))]);
+        };
+        meter.u64_observable_gauge(of.otlp).with_unit(of.unit).with_description(of.help).with_callback(watch).build();
         let tokens = metric::TOKENS;
         Self {
             http: histogram(metric::HTTP_DURATION, &names::HTTP_BUCKETS),
@@ -398,6 +415,8 @@ impl Otlp {
                 .build(),
             decisions: counter(metric::DECISIONS),
             refused: counter(metric::REFUSED),
+            events: counter(metric::EVENTS),
+            telemetry_lost: counter(metric::TELEMETRY_LOST),
             meter: meter.clone(),
         }
     }
@@ -515,12 +534,14 @@ mod tests {
             "portcullis_tokens_total{direction=\"output\",model=\"small\"} 7",
             "gen_ai_server_request_duration_seconds_count{operation=\"chat\",model=\"small\",version=\"1\"} 1",
             "portcullis_build_info{version=",
+            "portcullis_decisions_total{stop=\"prove\",verdict=\"passed\",code=\"\"}",
             "# {trace_id=\"",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
         assert!(text.ends_with("# EOF\n"));
         assert!(!text.contains("alice"), "a caller is never a label");
+        assert!(!text.contains("stop=\"record\""), "it decides nothing");
     }
 
     #[test]

@@ -42,6 +42,9 @@ pub mod attribute {
     pub const MODEL_VERSION: &str = "portcullis.model.version";
     pub const MODEL_DIGEST: &str = "portcullis.model.digest";
     pub const ASSURANCE: &str = "portcullis.model.assurance";
+    pub const EVENT: &str = "portcullis.event";
+    pub const CAUSE: &str = "portcullis.cause";
+    pub const BUILD_VERSION: &str = "portcullis.version";
 }
 
 /// Metrics: the OTLP name, and the name under which Prometheus scrapes the same numbers.

@@ -262,6 +262,8 @@ async fn spans_and_metrics_arrive(protocol: &str) {
         ..answered(failed, Body::Whole("{}".into()), None)
     };
     let _ = recorder.record(active, answer, Instant::now());
+    recorder.metrics().event(crate::event::Name::LogGap);
+    recorder.metrics().telemetry_lost("queue", 1);
     recorder.finish(A_WHILE).await;
 
     let (mut spans, mut metrics) = (Vec::new(), Vec::new());
@@ -292,7 +294,15 @@ async fn spans_and_metrics_arrive(protocol: &str) {
     assert_eq!(attribute(last, "gen_ai.request.model"), Some(Value::StringValue("small".into())));
     assert_eq!(attribute(last, "portcullis.model.version"), Some(Value::StringValue("1".into())));
     assert!(spans.iter().all(|span| !format!("{span:?}").contains("alice")), "no caller in a span");
-    for name in ["http.server.request.duration", "http.server.active_requests", "portcullis.refused", "portcullis_ready"] {
+    for name in [
+        "http.server.request.duration",
+        "http.server.active_requests",
+        "portcullis.refused",
+        "portcullis.events",
+        "portcullis.telemetry.lost",
+        "portcullis.build",
+        "portcullis_ready",
+    ] {
         assert!(metrics.iter().any(|metric| metric.name == name), "{name}");
     }
 }
