@@ -247,7 +247,7 @@ fn tell(
         extend(&mut line, json!({ "digest": digest.to_string(), "files": files.len(), "bytes": bytes, "signer": signer_json(signer) }));
         say!("{line}")
     } else {
-        say!("digest   {digest}\nfiles    {}\nbytes    {bytes}\nsigner   {}", files.len(), signer.to_string().escape_debug())
+        say!("digest   {digest}\nfiles    {}\nbytes    {bytes}\nsigner   {}", files.len(), signer)
     }
 }
 

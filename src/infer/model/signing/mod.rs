@@ -199,7 +199,7 @@ pub enum Signer {
 impl fmt::Display for Signer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Key { hint } => write!(f, "key {hint}"),
+            Self::Key { hint } => write!(f, "key {}", hint.escape_debug()),
             Self::Certificate { subject, fingerprint } => write!(f, "certificate {subject:?} ({fingerprint})"),
             Self::Identity(Identity { identity, issuer }) => write!(f, "identity {identity:?} of {issuer:?}"),
         }
