@@ -4,8 +4,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::files::read_whole;
 use super::label::Label;
-use super::segment;
+use super::segment::{self, FRAME, First, HEADER, Record, is_begun, path_of};
+use crate::tlog::tile::MAX_ENTRY;
 
 /// The newest checkpoint, a signed note.
 pub(crate) const CHECKPOINT: &str = "checkpoint";
@@ -66,5 +68,66 @@ pub fn folders(directory: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn holds_a_log(directory: &Path) -> io::Result<bool> {
-    Ok(directory.join(CHECKPOINT).try_exists()? || !segment::numbers(directory)?.is_empty())
+    if directory.join(CHECKPOINT).try_exists()? {
+        return Ok(true);
+    }
+    match segment::numbers(directory) {
+        Ok(segments) => Ok(!segments.is_empty() && !is_being_made(directory, &segments)?),
+        // It was taken away since it was listed.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a log without a checkpoint never had one: it is being made, or was when a process died. The first checkpoint comes after the entry
+/// that endorses its keys and before any other, and what lies there until then is nothing that anybody was told of.
+fn is_being_made(directory: &Path, segments: &[u64]) -> io::Result<bool> {
+    if segments != [0] {
+        return Ok(false);
+    }
+    let bytes = match read_whole(&path_of(directory, 0), (HEADER + FRAME + MAX_ENTRY) as u64) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let Some(rest) = bytes.get(HEADER..) else { return Ok(true) };
+    let first = Record::read(rest).is_some_and(|first| first.size() == rest.len());
+    Ok(First::read(&bytes).is_some() && (rest.len() < FRAME || first || is_begun(rest, 0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verify::segment::frame;
+
+    #[test]
+    fn a_shard_is_a_log_once_it_has_a_checkpoint_or_more_than_the_entry_before_that() {
+        let folder = tempfile::tempdir().unwrap();
+        let shard = folder.path().join("2026h2");
+        let there = || labels(folder.path()).unwrap().len();
+        fs::create_dir(&shard).unwrap();
+        assert_eq!(there(), 0);
+        let mut bytes = First { seq: 0, index: 0 }.header().to_vec();
+        frame(&mut bytes, 0, b"\x44keys");
+        for end in [0, HEADER - 1, HEADER, HEADER + 14, bytes.len() - 1, bytes.len()] {
+            fs::write(path_of(&shard, 0), &bytes[..end]).unwrap();
+            assert_eq!(there(), 0, "{end}");
+        }
+        fs::write(shard.join(CHECKPOINT), b"").unwrap();
+        assert_eq!(there(), 1);
+        fs::remove_file(shard.join(CHECKPOINT)).unwrap();
+        // Whoever takes the checkpoint of a log away leaves what followed it.
+        let mut damaged = bytes.clone();
+        damaged[HEADER + 20] ^= 1;
+        let damaged_header = [&[7], &bytes[1..]].concat();
+        frame(&mut bytes, 1, b"began");
+        for log in [damaged, damaged_header, bytes.clone()] {
+            fs::write(path_of(&shard, 0), log).unwrap();
+            assert_eq!(there(), 1);
+        }
+        fs::write(path_of(&shard, 0), &bytes[..HEADER]).unwrap();
+        fs::write(path_of(&shard, 1), &bytes[..HEADER]).unwrap();
+        assert_eq!(there(), 1);
+    }
 }
