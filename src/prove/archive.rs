@@ -17,13 +17,14 @@ use super::found::{Found, Included};
 use super::ids::Ids;
 use super::key::{Key, Vkey};
 use super::ledger::OpenError;
-use super::ledger::open::Signed;
+use super::ledger::open::{Signed, keys_of, write_keys};
 use super::log::{self, Wal};
 use super::publisher::{Published, retried};
 use super::receipt::State;
 use super::rotation::Vkeys;
 use super::salts::{self, MAX_SUBJECTS, Salts, Sealing};
 use super::underway::Underway;
+use super::witness::Witnesses;
 use crate::tlog::merkle;
 use crate::tlog::{Checkpoint, Note};
 use crate::trail::Who;
@@ -108,10 +109,15 @@ impl Archive {
         let (salts, found) = Salts::open(&directory, sealing, before, u64::MAX, MAX_SUBJECTS).map_err(OpenError::Salts)?;
         let origin: Arc<str> = config.origin.get_ref().as_str().into();
         let keys = fs::read_to_string(directory.join(KEYS)).unwrap_or_default();
-        let vkeys = keys.lines().filter_map(|line| line.parse().ok()).filter(|key: &Vkey| key.name == *origin).collect();
+        let vkeys = keys.lines().filter_map(|line| line.parse().ok()).filter(|key: &Vkey| key.name == *origin);
+        let vkeys: Vec<Vkey> = vkeys.collect();
         let cosigning = OnceLock::new();
         if let Some(cosigned) = read(WITNESSED).and_then(|note| cosigned(&note, &published)) {
             let _ = cosigning.set(Cosigning::over(cosigned));
+        } else if config.has_witnesses() && !vkeys.is_empty() {
+            // Those that are about to cosign it may be others than those that were asked while it was written.
+            let listed = keys_of(&directory, &vkeys, Witnesses::keys_of(config, base));
+            write_keys(&directory, &listed).map_err(|error| OpenError::Io(directory.join(KEYS), error))?;
         }
         let archive = Self {
             origin,

@@ -254,9 +254,12 @@ mod tests {
     use crate::prove::archive::Shared;
     use crate::prove::config::{Mode, OnFailure, Terms};
     use crate::prove::ledger::Error;
-    use crate::prove::ledger::tests::{House, answer, config, house, want};
+    use crate::prove::ledger::tests::{House, answer, config, house, open_in, want};
     use crate::prove::statement::Build;
     use crate::prove::want::Want;
+    use crate::tlog::note::Line;
+    use crate::tlog::vkey::Vkey;
+    use crate::verify::folder::KEYS;
     use crate::verify::show::{Select, show};
 
     /// The log's witnesses have been silent for so long.
@@ -296,6 +299,30 @@ mod tests {
         silent(&house, UNWITNESSED / 2);
         let terms = Terms { mode: Mode::Witnessed, on_failure: OnFailure::Refuse };
         assert!(house.ledger.reserve(&terms, Want::default()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_keys_of_past_witnesses_are_listed_for_as_long_as_what_they_cosigned_is_there() {
+        let house = house();
+        answer(&house.ledger, &Terms::default()).await.unwrap();
+        house.ledger.close();
+        let [log, _, other] = house.ledger.vkeys();
+        let of = |name: &str| Vkey { name: name.into(), ..other.clone() };
+        let (cosigned, silent) = (of("w1.example"), of("w2.example"));
+        let note = Note::parse(house.ledger.0.publisher.newest().note.as_bytes()).unwrap();
+        let note = note.and(vec![Line::of(&cosigned, vec![7; 68])]).unwrap();
+        let (path, House { folder, ledger, .. }) = (house.log(), house);
+        drop(ledger);
+        fs::write(path.join(WITNESSED), note.to_string()).unwrap();
+        let listed = || fs::read_to_string(path.join(KEYS)).unwrap();
+        fs::write(path.join(KEYS), format!("{}{cosigned}\n{silent}\n", listed())).unwrap();
+        for there in [true, false] {
+            drop(open_in(folder.path()).unwrap());
+            let listed = listed();
+            assert_eq!(listed.contains(&cosigned.to_string()), there);
+            assert!(listed.starts_with(&log.to_string()) && !listed.contains(&silent.to_string()));
+            let _ = fs::remove_file(path.join(WITNESSED));
+        }
     }
 
     #[tokio::test]

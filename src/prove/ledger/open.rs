@@ -30,7 +30,7 @@ use crate::event::Events;
 use crate::tlog::{Checkpoint, Note};
 use crate::verify::entries::Entries;
 use crate::verify::files::TreeError;
-use crate::verify::folder::{CHECKPOINT, KEYS, NEW, NEW_ENTRY, SALTS, WITNESSED_NEW};
+use crate::verify::folder::{CHECKPOINT, KEYS, NEW, NEW_ENTRY, SALTS, WITNESSED, WITNESSED_NEW};
 use crate::verify::heartbeat::Life;
 use crate::verify::statement::Statement;
 
@@ -366,21 +366,27 @@ fn make_folder(directory: &Path) -> io::Result<()> {
         .try_for_each(|above| std::fs::File::open(above)?.sync_all())
 }
 
-/// What `keys.vkey` is to say: `keys`, then the log's keys before them that it says already, then those of witnesses.
-fn keys_of(directory: &Path, keys: &[Vkey], witnesses: Vec<Vkey>) -> Vec<Vkey> {
+/// What `keys.vkey` is to say: `keys`, then the log's keys before them that it says already, then those of witnesses; and those of witnesses
+/// before them that it says already, for as long as the newest checkpoint that a quorum has cosigned is theirs.
+pub(in crate::prove) fn keys_of(directory: &Path, keys: &[Vkey], witnesses: Vec<Vkey>) -> Vec<Vkey> {
     let there = std::fs::read_to_string(directory.join(KEYS)).unwrap_or_default();
+    let there: Vec<Vkey> = there.lines().filter_map(|line| line.parse().ok()).collect();
+    let cosigned = std::fs::read(directory.join(WITNESSED)).ok().and_then(|note| Note::parse(&note).ok());
+    let cosigned_by = |key: &Vkey| cosigned.iter().flat_map(Note::lines).any(|line| (&*line.name, line.id) == (&*key.name, key.id()));
+    let own = |key: &&Vkey| key.name == keys[0].name;
     let mut listed = keys.to_vec();
-    for key in there.lines().filter_map(|line| line.parse::<Vkey>().ok()).filter(|key| key.name == keys[0].name) {
+    let before =
+        there.iter().filter(own).cloned().chain(witnesses).chain(there.iter().filter(|key| !own(key) && cosigned_by(key)).cloned());
+    for key in before {
         if !listed.contains(&key) {
             listed.push(key);
         }
     }
-    listed.extend(witnesses);
     listed
 }
 
 /// Writes the public keys where they are not there already.
-fn write_keys(directory: &Path, keys: &[Vkey]) -> io::Result<()> {
+pub(in crate::prove) fn write_keys(directory: &Path, keys: &[Vkey]) -> io::Result<()> {
     let text: String = keys.iter().map(|key| format!("{key}\n")).collect();
     let path = directory.join(KEYS);
     if std::fs::read_to_string(&path).is_ok_and(|there| there == text) {
