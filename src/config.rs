@@ -342,7 +342,8 @@ pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines) -> Result<Lo
         (Some(gateway), Some(authenticator), Some(policies)) if reading.told.is_empty() => {
             let body_cap = models.iter().map(|model| model.terms.check.max_body()).fold(global_cap, usize::max);
             let routes = Routes::new(building.paths.into_iter().map(|(path, model)| (path.into(), model.into())));
-            let serverwide = Terms::serverwide(global_cap, &gateway.budget);
+            let serverwide =
+                Terms::serverwide(global_cap, &gateway.budget, prove::Terms::of_all(models.iter().map(|model| &model.terms.prove)));
             let authorizer = Authorizer::new(routes, policies, models, serverwide, body_cap, json::Limits::for_body(body_cap));
             let turns = building.next.turns_since(building.made);
             let disks = building.next.models.values().flat_map(|running| running.disks.iter().cloned()).collect();
@@ -378,14 +379,14 @@ impl Engines {
 
 impl Terms {
     /// For requests that name no model: lists, server metadata, receipts.
-    fn serverwide(global_cap: usize, budget: &budget::Config) -> Self {
+    fn serverwide(global_cap: usize, budget: &budget::Config, prove: prove::Terms) -> Self {
         Self {
             // Its mistakes were told with the gateway's.
             budget: budget.compile_serverwide(&mut Vec::new()),
             check: check::Terms::without_model(global_cap),
             detect: detect::Terms::default(),
             infer: infer::Terms { backend: Backend::Nothing, shape: infer::shape::Config::default(), shadows: Vec::new() },
-            prove: prove::Terms::default(),
+            prove,
         }
     }
 }

@@ -31,7 +31,7 @@ use crate::prove::served::LogFile;
 use crate::prove::{Build, EraseError, Erased, Erasure, Shards};
 use crate::record::{Recorder, Served};
 use crate::say::aside;
-use crate::{across, disk, life, reload};
+use crate::{across, disk, life, prove, reload};
 
 mod figures;
 mod needs;
@@ -109,7 +109,10 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
             std::process::abort();
         }),
     )
-    .map_err(|error| No::because(format!("the provenance log does not open: {error}")))?;
+    .map_err(|error| {
+        let room = if error.is_full() { "; make room on that disk, a few megabytes, and start it again" } else { "" };
+        No::because(format!("the provenance log does not open: {error}{room}"))
+    })?;
     if opened.key.0 {
         aside!("portcullis: warning: others than its owner may read the provenance key: chmod 600 it");
     }
@@ -355,11 +358,12 @@ impl Sources for Operators {
             return Ready::No(vec!["it was told to stop, and takes no new connections".to_owned()]);
         }
         let troubles = troubles::of(house);
-        if let Some(trouble) = troubles.iter().find(|trouble| trouble.stops_all()) {
-            return Ready::No(vec![trouble.to_string()]);
-        }
         let now = Moment::now();
         let policy = house.policy.load();
+        let answers = prove::Terms::of_all(policy.authorizer.models().iter().map(|model| &model.terms.prove)).serves();
+        if let Some(trouble) = troubles.iter().find(|trouble| trouble.stops_all() && !answers) {
+            return Ready::No(vec![trouble.to_string()]);
+        }
         let mut notes = Vec::new();
         if house.stale.load(Ordering::Relaxed) {
             notes.push("the last policies were refused; the ones before them are in force".to_owned());

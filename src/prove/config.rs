@@ -211,6 +211,19 @@ impl Terms {
     pub fn resolve(config: &TermsConfig) -> Self {
         Self { mode: config.mode, on_failure: config.on_failure }
     }
+
+    /// Those of what is answered for no model: the log may be missed where it may be missed by every model.
+    pub fn of_all<'a>(models: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut models = models.into_iter().peekable();
+        let serve = models.peek().is_some() && models.all(Self::serves);
+        Self { on_failure: if serve { OnFailure::Serve } else { OnFailure::Refuse }, ..Self::default() }
+    }
+
+    /// Whether there is an answer where the log takes nothing.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.on_failure == OnFailure::Serve
+    }
 }
 
 #[cfg(test)]
@@ -232,6 +245,16 @@ mod tests {
         }
         assert!(terms("mode = \"never\"").is_err());
         assert!(terms("modus = \"async\"").is_err());
+    }
+
+    #[test]
+    fn the_log_may_be_missed_where_no_model_demands_it() {
+        let terms = |text: &[&str]| Terms::of_all(&text.iter().map(|text| terms(text).unwrap()).collect::<Vec<_>>());
+        let serve = "mode = \"included\"\non_failure = \"serve\"";
+        assert_eq!(terms(&[]), Terms::default());
+        assert_eq!(terms(&[serve, ""]), Terms::default());
+        assert_eq!(terms(&[serve, serve]), Terms { on_failure: OnFailure::Serve, ..Terms::default() });
+        assert!(terms(&[serve]).serves() && !terms(&["", serve]).serves());
     }
 
     #[test]

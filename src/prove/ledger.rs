@@ -217,6 +217,18 @@ impl Ledger {
         self.0.publisher.failing()
     }
 
+    /// Why entries that are older than they are kept were not removed, where they were not.
+    #[must_use]
+    pub fn not_pruning(&self) -> Option<String> {
+        self.0.publisher.not_pruning()
+    }
+
+    /// What was missing of the log's files when it was opened.
+    #[must_use]
+    pub fn missing(&self) -> Option<String> {
+        self.0.publisher.missing()
+    }
+
     /// The witnesses that did not cosign when they were last asked to, and why.
     #[must_use]
     pub fn unwitnessed(&self) -> Vec<(Arc<str>, String)> {

@@ -40,6 +40,7 @@ use crate::verify::segment::path_of;
 mod lead;
 mod recover;
 
+pub(super) use lead::is_full;
 use lead::{Segment, Shared, State, begin, has_room_for};
 
 /// How long an entry may stay unsynced while nobody waits for it.
@@ -272,10 +273,16 @@ impl Wal {
         if self.shared.sync(held(&self.shared.state)).poisoned {
             return Err(io::Error::other("the log could not be synced"));
         }
-        let mut lock = &self.shared.lock;
-        lock.set_len(0)?;
+        // Over what is there, for which a full disk has room.
+        let (mut lock, boot, mut there) = (&self.shared.lock, boot(), Vec::new());
         lock.rewind()?;
-        lock.write_all(&boot())
+        lock.take(256).read_to_end(&mut there)?;
+        if there == boot {
+            return Ok(());
+        }
+        lock.rewind()?;
+        lock.write_all(&boot)?;
+        lock.set_len(boot.len() as u64)
     }
 
     /// What is synced before the log each time, so that no entry is on the disk before what it rests on. Set once, before there is an entry.
@@ -468,6 +475,12 @@ impl Wal {
     pub(super) fn pretend_unpublished(&self, bytes: isize) {
         let mut state = held(&self.shared.state);
         state.unpublished_bytes = state.unpublished_bytes.checked_add_signed(bytes).unwrap();
+    }
+
+    /// As if the disk were full, until it is looked at again.
+    #[cfg(test)]
+    pub(super) fn pretend_full(&self) {
+        held(&self.shared.state).no_room = true;
     }
 
     /// Takes nothing any more, since of `error`.

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::heartbeat::Heart;
 use super::lock::{LockFile, Swap};
-use super::log::{Fatal, Poisoned, Wal, wants_descriptors};
+use super::log::{Fatal, Poisoned, Wal, is_full, wants_descriptors};
 use super::prune::{self, Pruner};
 use super::tree::{Tree, Unsettled, at};
 use crate::clock::Moment;
@@ -89,6 +89,10 @@ struct Shared {
     /// The process has begun to count, and may remove what is too old.
     prunes: AtomicBool,
     unpruned: AtomicU64,
+    /// Why the last run that was to remove what is too old did not.
+    not_pruning: Mutex<Option<String>>,
+    /// What was missing of the log's files when it was opened.
+    missing: Mutex<Option<String>>,
 }
 
 /// What the thread works with.
@@ -103,6 +107,8 @@ pub(super) struct Desk {
     pub(super) on_fatal: Fatal,
     /// Removes what is too old, where anything ever is.
     pub(super) pruner: Option<Pruner>,
+    /// Whether a full disk is waited out before the first checkpoint too.
+    pub(super) patient: bool,
 }
 
 impl Publisher {
@@ -110,14 +116,14 @@ impl Publisher {
     /// that `desk.tree` holds. Blocks for a sync.
     ///
     /// # Errors
-    /// When that checkpoint cannot be made.
+    /// When that checkpoint cannot be made; of a full disk only where `desk.patient` says so.
     pub(super) fn start(mut desk: Desk, below: u64) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let none = Published { size: 0, below: 0, root: merkle::empty(), note: String::new(), signed_root: None };
         let (tell, published) = watch::channel(Arc::new(none));
         let (settle, to_settle) = mpsc::channel();
         let (wal, files, on_fatal) = (desk.wal.clone(), desk.tree.files().clone(), desk.on_fatal.clone());
-        let settler = Settler { wal, files, on_fatal, pruner: desk.pruner.take(), shared: shared.clone() };
+        let (settler, patient) = (Settler { wal, files, on_fatal, pruner: desk.pruner.take(), shared: shared.clone() }, desk.patient);
         let settling = thread::Builder::new().name("prove-settle".into()).spawn(move || settler.run(&to_settle))?;
         let gathered = Some((0, below));
         let mut work = Work { desk, shared: shared.clone(), tell, settle, unsettled: Unsettled::default(), gathered };
@@ -129,10 +135,17 @@ impl Publisher {
             work.publish()
         };
         // On a thread of its own, for who opens a log may be one that drives tasks and may not wait for another.
-        thread::scope(|scope| {
+        let first = thread::scope(|scope| {
             let first = thread::Builder::new().spawn_scoped(scope, first)?;
             first.join().unwrap_or_else(|_| Err(io::Error::other("the first checkpoint could not be made")))
-        })?;
+        });
+        match first {
+            Err(error) if patient && is_full(&error) => {
+                shared.failures.fetch_add(1, Ordering::Relaxed);
+                shared.went(Err(&error));
+            }
+            first => first?,
+        }
         let running = move || {
             work.run();
             drop(work);
@@ -166,6 +179,16 @@ impl Publisher {
     /// Why there is no new checkpoint, where one could not be made.
     pub(super) fn failing(&self) -> Option<String> {
         self.shared.failing().as_ref().map(|(_, why)| why.clone())
+    }
+
+    /// Why what is too old was not removed, where that did not go well.
+    pub(super) fn not_pruning(&self) -> Option<String> {
+        told(&self.shared.not_pruning).clone()
+    }
+
+    /// What was missing of the log's files when it was opened.
+    pub(super) fn missing(&self) -> Option<String> {
+        told(&self.shared.missing).clone()
     }
 
     /// Whether at `now` none could be made for so long that none is promised.
@@ -237,6 +260,11 @@ impl Drop for Awaiting<'_> {
     }
 }
 
+/// A text is whole at any time.
+fn told(text: &Mutex<Option<String>>) -> MutexGuard<'_, Option<String>> {
+    text.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A count is whole at any time.
 fn held(awaited: &Mutex<usize>) -> MutexGuard<'_, usize> {
     awaited.lock().unwrap_or_else(PoisonError::into_inner)
@@ -299,6 +327,7 @@ impl Work {
 
     /// Takes what is synced into the tree; says whether there is something to publish.
     fn gather(&mut self) -> io::Result<bool> {
+        self.desk.tree.catch_up()?;
         // A poisoned write-ahead file syncs nothing more, and what it had synced is published still.
         let below = self.desk.wal.sync().unwrap_or_else(|_| self.desk.wal.synced());
         let known = self.gathered.map_or(0, |(count, _)| count);
@@ -367,6 +396,9 @@ struct Settler {
 
 impl Settler {
     fn run(&self, to_settle: &Receiver<(Unsettled, Vec<u64>)>) {
+        // A thousand names a folder, and no content. Those that the write-ahead file still speaks of were just written.
+        let missing = self.files.missing(self.wal.first_index());
+        *told(&self.shared.missing) = missing.unwrap_or_else(|error| Some(error.to_string()));
         let mut due = Instant::now();
         loop {
             match to_settle.recv_timeout(RETRY_EVERY) {
@@ -391,19 +423,24 @@ impl Settler {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             if self.shared.prunes.load(Ordering::Acquire) && Instant::now() >= due {
-                due = Instant::now() + if self.prune() { Duration::ZERO } else { prune::EVERY };
+                due = Instant::now() + self.prune();
             }
         }
     }
 
-    /// Says whether there is more to remove.
-    fn prune(&self) -> bool {
-        let Some(pruner) = &self.pruner else { return false };
+    /// Says after which time there may be more to remove.
+    fn prune(&self) -> Duration {
+        let Some(pruner) = &self.pruner else { return prune::EVERY };
         let outcome = pruner.run(Moment::now().unix_nanos(), || self.shared.closing.load(Ordering::Acquire));
-        if outcome.is_err() {
-            self.shared.unpruned.fetch_add(1, Ordering::Relaxed);
+        *told(&self.shared.not_pruning) = outcome.as_ref().err().map(ToString::to_string);
+        match outcome {
+            Ok(true) => Duration::ZERO,
+            Ok(false) => prune::EVERY,
+            Err(_) => {
+                self.shared.unpruned.fetch_add(1, Ordering::Relaxed);
+                prune::AGAIN
+            }
         }
-        outcome.unwrap_or(false)
     }
 }
 

@@ -223,6 +223,10 @@ impl Shards {
                     }
                     None => {
                         let (ledger, opened) = opening.open(label, known, &shared)?;
+                        // One that waits for room would end without its last checkpoint.
+                        if ledger.0.publisher.newest().size == 0 {
+                            return Err(OpenError::Io(config.of_shard(label).paths(base).0, io::ErrorKind::StorageFull.into()));
+                        }
                         ledger.close();
                         all = Some(opened.and(all));
                         ledger.0.archive.clone()

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::ids::Ids;
+use super::log::is_full;
 use crate::tlog::merkle::Hash;
 use crate::tlog::tile::{self, Edge, Tile, WIDTH};
 use crate::verify::files::{Files, TreeError};
@@ -25,6 +26,8 @@ pub(super) struct Tree {
     unsettled: Unsettled,
     /// What was written since the last sweep: what it supersedes is still there.
     unswept: Vec<Tile>,
+    /// What a full disk had no room for when the tree was opened: the entries, and the edge before them.
+    owed: Option<(Edge, Vec<Arc<[u8]>>)>,
 }
 
 /// Full tiles that were written and may not have reached the disk.
@@ -35,7 +38,7 @@ impl Tree {
     /// Opens the tree of a log whose write-ahead file holds `entries`, the first of which has the index `first`.
     ///
     /// # Errors
-    /// When a tile from before `first` is missing, or a file cannot be written.
+    /// When a tile from before `first` is missing, or a file cannot be written. A full disk is none: see [`Tree::catch_up`].
     pub(super) fn open(directory: &Path, first: u64, entries: &[Arc<[u8]>]) -> Result<Self, TreeError> {
         let files = Files::of(directory);
         let start = first - first % WIDTH;
@@ -43,7 +46,7 @@ impl Tree {
         let bundle = |number| files.read(Tile { level: None, number, width: WIDTH as u16 }).ok();
         let ids = Ids::open(directory, start, bundle).map_err(|error| TreeError::Io(directory.join(IDS), error))?;
         let ids = Arc::new(ids);
-        let mut tree = Self { files, edge, bundle: Vec::new(), ids, unsettled: Unsettled::default(), unswept: Vec::new() };
+        let mut tree = Self { files, edge, bundle: Vec::new(), ids, unsettled: Unsettled::default(), unswept: Vec::new(), owed: None };
         // The write-ahead file may begin in the middle of a bundle, which then is full and on the disk.
         let number = start / WIDTH;
         let mut all: Vec<Arc<[u8]>> = Vec::new();
@@ -59,9 +62,47 @@ impl Tree {
             all.extend(there[..split].iter().map(|entry| Arc::from(*entry)));
         }
         all.extend(entries.iter().cloned());
-        tree.add(&all).map_err(|error| TreeError::Io(directory.join("tile"), error))?;
+        match tree.add(&all) {
+            Err(error) if is_full(&error) => tree.owe(all),
+            added => added.map_err(|error| TreeError::Io(directory.join("tile"), error))?,
+        }
         // Nothing is swept: the checkpoint that is in the folder may be older, and whoever reads it reads its partial tiles.
         Ok(tree)
+    }
+
+    /// Goes on with entries that are not in its files.
+    fn owe(&mut self, entries: Vec<Arc<[u8]>>) {
+        let before = self.edge.clone();
+        for entry in &entries {
+            tile::bundle(&mut self.bundle, entry);
+            let bundle = &mut self.bundle;
+            self.edge.push(entry, |level, _, _| {
+                if level == 0 {
+                    bundle.clear();
+                }
+            });
+        }
+        self.owed = Some((before, entries));
+    }
+
+    /// Whether its files lack something that a full disk had no room for.
+    pub(super) fn owes(&self) -> bool {
+        self.owed.is_some()
+    }
+
+    /// Writes what a full disk had no room for when it was opened. To be called before anything is added, and before its root is signed.
+    ///
+    /// # Errors
+    /// When a file cannot be written, and as long as there is no room.
+    pub(super) fn catch_up(&mut self) -> io::Result<()> {
+        let Some((before, entries)) = self.owed.take() else { return Ok(()) };
+        // Whole bundles stand before them.
+        (self.edge, self.bundle) = (before, Vec::new());
+        let added = self.add(&entries);
+        if added.is_err() {
+            self.owe(entries);
+        }
+        added
     }
 
     /// How many leaves it has.

@@ -24,6 +24,10 @@ enum Part {
     Entries,
     /// No checkpoint can be made.
     Checkpoint,
+    /// What is older than it is kept is not removed.
+    Pruning,
+    /// Files of the provenance log are missing.
+    Files,
     /// A witness does not cosign.
     Witness(Arc<str>),
     /// Too few of them do.
@@ -39,6 +43,8 @@ impl fmt::Display for Part {
         match self {
             Self::Entries => f.write_str("the provenance log takes no entries"),
             Self::Checkpoint => f.write_str("no checkpoint of the provenance log can be made"),
+            Self::Pruning => f.write_str("entries of the provenance log that are past prove.keep cannot be removed"),
+            Self::Files => f.write_str("files of the provenance log are missing, and what they prove cannot be proved: restore them"),
             Self::Witness(name) => write!(f, "the witness {name} does not cosign"),
             Self::Quorum => f.write_str("too few witnesses cosign, and answers that need them are refused"),
             Self::SecurityLog => f.write_str("lines of the security log are lost"),
@@ -53,6 +59,8 @@ impl Part {
         let part = match self {
             Self::Entries => "entries",
             Self::Checkpoint => "checkpoint",
+            Self::Pruning => "pruning",
+            Self::Files => "files",
             Self::Witness(_) => "witness",
             Self::Quorum => "quorum",
             Self::SecurityLog | Self::Rotation => return None,
@@ -76,7 +84,7 @@ impl fmt::Display for Trouble {
 }
 
 impl Trouble {
-    /// Whether no request can be answered for it.
+    /// Whether no request can be answered for it that needs the log.
     pub(super) fn stops_all(&self) -> bool {
         self.part == Part::Entries
     }
@@ -88,11 +96,12 @@ pub(super) fn of(house: &House) -> Vec<Trouble> {
     let trouble = |part| move |why| Trouble { part, why };
     let entries = log.refuses().map(trouble(Part::Entries));
     let checkpoint = log.uncheckpointed().map(trouble(Part::Checkpoint));
+    let kept = log.not_pruning().map(trouble(Part::Pruning)).into_iter().chain(log.missing().map(trouble(Part::Files)));
     let witnesses = log.unwitnessed().into_iter().map(|(witness, why)| Trouble { part: Part::Witness(witness), why: format!("it {why}") });
     let quorum = log.is_unwitnessed().then(|| format!("there were not enough for {} s", crate::prove::cosign::UNWITNESSED.as_secs()));
     let [unwritten, unopened] = house.recorder.troubles();
     let recorder = unwritten.map(trouble(Part::SecurityLog)).into_iter().chain(unopened.map(trouble(Part::Rotation)));
-    entries.into_iter().chain(checkpoint).chain(witnesses).chain(quorum.map(trouble(Part::Quorum))).chain(recorder).collect()
+    entries.into_iter().chain(checkpoint).chain(kept).chain(witnesses).chain(quorum.map(trouble(Part::Quorum))).chain(recorder).collect()
 }
 
 /// Those that were told, and when each was last there.

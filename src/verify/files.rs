@@ -1,6 +1,6 @@
 //! A log's tiles and bundles as they are read, and the entries that were kept when theirs were pruned.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::tlog::merkle::{self, Hash};
-use crate::tlog::tile::{self, MAX_ENTRY, Tile, Tiles, WIDTH};
+use crate::tlog::tile::{self, MAX_ENTRY, MAX_LEVEL, Tile, Tiles, WIDTH};
 
 /// The longest bundle in bytes: 256 entries, each with its length before it.
 pub(crate) const MAX_BUNDLE: u64 = WIDTH * (2 + MAX_ENTRY as u64);
@@ -152,7 +152,7 @@ impl Files {
     pub(crate) fn first_index(&self, size: u64) -> u64 {
         let there = |number| self.path(Tile { level: None, number, width: WIDTH as u16 }).exists();
         let (mut from, mut to) = (0, size / WIDTH);
-        if to == 0 || there(0) || !self.directory().join(format!("{KEPT}0")).exists() {
+        if to == 0 || there(0) || !self.keeps_the_first() {
             return 0;
         }
         while from < to {
@@ -160,6 +160,42 @@ impl Files {
             if there(middle) { to = middle } else { from = middle + 1 }
         }
         from * WIDTH
+    }
+
+    /// What is missing of the full tiles and bundles before leaf `end`, by the names in their folders; no content is read.
+    pub(crate) fn missing(&self, end: u64) -> io::Result<Option<String>> {
+        let first = self.first_index(end) / WIDTH;
+        let bundles = std::iter::once((None, first..end / WIDTH));
+        let hashes = (0..=MAX_LEVEL).map(|level| (Some(level), 0..(end >> (8 * u32::from(level))) / WIDTH));
+        let (mut missing, mut one) = (0_u64, None);
+        for (level, numbers) in bundles.chain(hashes) {
+            let (mut folder, mut there) = (PathBuf::new(), HashSet::new());
+            for path in numbers.map(|number| self.path(Tile { level, number, width: WIDTH as u16 })) {
+                let above = path.parent().unwrap_or(self.directory());
+                if folder != above {
+                    folder = above.to_owned();
+                    there = match fs::read_dir(&folder) {
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => HashSet::new(),
+                        files => files?.map(|file| Ok(file?.file_name())).collect::<io::Result<_>>()?,
+                    };
+                }
+                if !path.file_name().is_some_and(|name| there.contains(name)) {
+                    missing += 1;
+                    one.get_or_insert(path);
+                }
+            }
+        }
+        // Without it nobody knows that what is not there was pruned.
+        let kept = if first == 0 && !self.keeps_the_first() { format!(" (or, of a log that was pruned, {KEPT}0)") } else { String::new() };
+        Ok(one.map(|one| match missing {
+            1 => format!("{}{kept}", one.display()),
+            _ => format!("{}{kept} and {} more", one.display(), missing - 1),
+        }))
+    }
+
+    /// Whether entry 0 is in a file of its own, as whoever prunes keeps it.
+    pub(crate) fn keeps_the_first(&self) -> bool {
+        self.directory().join(format!("{KEPT}0")).exists()
     }
 
     /// The entries that were kept when their bundles were pruned, by their index.

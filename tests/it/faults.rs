@@ -247,6 +247,53 @@ async fn what_a_full_disk_does_not_take_is_refused_or_counted_and_it_goes_on_wit
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_whose_disk_is_full_opens_and_waits_for_room_and_is_ready_where_no_model_demands_it() {
+    let upstream = Upstream::language().await;
+    for (call, serves) in [(Call::Write, false), (Call::Write, true), (Call::Rename, false)] {
+        let when = format!("{call:?}, {serves}");
+        let folder = folder(&upstream);
+        if serves {
+            for model in ["chat", "sure"] {
+                folder.upstream(model, "openai", &upstream, "", "[prove]\non_failure = \"serve\"\n");
+            }
+        }
+        let mut held = Held::new();
+        goes_on(&folder, &mut held, "at first").await;
+        let plan = Plan::new(&folder);
+        plan.fail(call, ENOSPC, 0, -1);
+        let gateway = under(&plan, &folder).await;
+        let mut client = gateway.dial().connect().await.unwrap();
+        // Without tiles there is no checkpoint, and entries are taken all the same.
+        let takes = call == Call::Rename;
+        let mut without = 0;
+        for model in ["kind", "chat"] {
+            let reply = asked(&mut client, model).await.unwrap();
+            let answered = takes || serves || model == "kind";
+            assert_eq!(reply.status == 200, answered, "{when}: {reply:?}");
+            without += usize::from(answered && reply.receipt().is_none());
+            if let (true, Some(statement)) = (answered, reply.headers.get("provenance-statement")) {
+                held.insert(STANDARD.decode(statement.to_str().unwrap().trim_matches(':')).unwrap());
+            }
+        }
+        let ready = if takes || serves { 200 } else { 503 };
+        let cause = if takes { "no checkpoint of the provenance log can be made" } else { "the provenance log takes no entries" };
+        gateway.admin_until("/readyz", |_, body| body.contains("provenance log")).await;
+        let (status, body) = gateway.admin("/readyz").await;
+        assert!(status == ready && body.contains(cause) && body.contains("No space left"), "{when}: {status} {body}");
+        let reply = client.try_send(ask("GET", "/v2/health/ready", String::new())).await.unwrap();
+        assert_eq!(reply.status.as_u16(), ready, "{when}: {reply:?}");
+        plan.over();
+        gateway.admin_until("/readyz", |status, body| status == 200 && !body.contains("provenance log")).await;
+        assert_eq!(requests(&gateway, 1, &mut held).await.answered, 3, "{when}");
+        assert_eq!(gateway.metric("portcullis_log_gaps_total").await > 0.0, without > 0, "{when}");
+        gateway.stop().await;
+        holds(&folder, &held, &when);
+        let report = folder.verified_log();
+        assert_eq!(report["ok"], true, "{when}: {report:#}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sync_that_fails_ends_it_and_what_was_promised_is_there_at_the_next_start() {
     let upstream = Upstream::language().await;
     for call in [Call::Fdatasync, Call::Fsync] {

@@ -16,7 +16,7 @@ use super::super::heartbeat::Heart;
 use super::super::key::{Exposed, Key, KeyError, Vkey};
 use super::super::lock::LockFile;
 use super::super::log::{self, Fatal, OnFatal, Poisoned, Recovered, SEGMENT, Until, Wal};
-use super::super::prune::Pruner;
+use super::super::prune::{Pruner, Told};
 use super::super::publisher::{Desk, Publisher};
 use super::super::rotation::{self, Vkeys, signer_of};
 use super::super::salts::{self, MAX_SUBJECTS, Salts};
@@ -118,6 +118,19 @@ impl fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
+impl OpenError {
+    /// Whether the disk is full, and that is all.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Io(_, error) | Self::LockFile(_, error) => log::is_full(error),
+            Self::Tree(TreeError::Io(_, error)) | Self::Log(log::OpenError::Io(_, error)) => log::is_full(error),
+            Self::Salts(salts::OpenError::Io(_, error)) => log::is_full(error),
+            _ => false,
+        }
+    }
+}
+
 /// What was found when the ledger was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opened {
@@ -203,10 +216,15 @@ impl Ledger {
             (_, Err(OpenError::AnotherKey(_))) => return Err(OpenError::AnotherKey(directory)),
             (_, Err(no_checkpoint)) => return Err(no_checkpoint),
         };
-        apart.holds_for(&tree, &lock_path)?;
-        here.holds_for(&tree, &newest)?;
+        // What cannot be read of it may be what there was no room for.
+        let full = |error| match error {
+            OpenError::Tree(_) if tree.owes() => OpenError::Io(directory.join("tile"), io::ErrorKind::StorageFull.into()),
+            error => error,
+        };
+        apart.holds_for(&tree, &lock_path).map_err(full)?;
+        here.holds_for(&tree, &newest).map_err(full)?;
         let signed_at = apart.1.max(here.1);
-        known.iter().filter(|known| *known.origin == *origin).try_for_each(|known| known.held_against(&tree))?;
+        known.iter().filter(|known| *known.origin == *origin).try_for_each(|known| known.held_against(&tree)).map_err(full)?;
         let rotates = {
             let newest = [&here, &apart].into_iter().max_by_key(|signed| signed.size());
             let (covered, note) = newest.map_or((0, None), |signed| (signed.size(), signed.0.as_ref().map(|(note, _)| note)));
@@ -260,8 +278,13 @@ impl Ledger {
             heart: heart.clone(),
             keep: keep.get_ref().0,
             witnessed: config.has_witnesses(),
+            told: Told::default(),
         });
-        let desk = Desk { directory: directory.clone(), wal: wal.clone(), tree, lock, heart: heart.clone(), signed_at, on_fatal, pruner };
+        // A log that goes on waits for room as it does while it runs. One that is begun, or handed over, or has to tell that entries were
+        // lost, does that first.
+        let patient = recovered.last_seq.is_some() && !rotates && resumed_after.is_none();
+        let desk =
+            Desk { directory: directory.clone(), wal: wal.clone(), tree, lock, heart: heart.clone(), signed_at, on_fatal, pruner, patient };
         let publisher = Publisher::start(desk, next).map_err(io(&directory))?;
         if rotates {
             // Before the entry that endorses them is in the log, nothing may name them.
@@ -293,7 +316,13 @@ impl Ledger {
             events,
         };
         let begun = inner.count(Life::Began, resumed_after);
-        begun.map_err(unwritten)?;
+        if begun.is_err() && !(patient && inner.wal.tally().full) {
+            return Err(if inner.wal.tally().full {
+                OpenError::Io(directory, io::ErrorKind::StorageFull.into())
+            } else {
+                unwritten(Poisoned)
+            });
+        }
         // Before anybody is promised anything: were these lost, the next start would give the same numbers out again.
         inner.wal.goes_on().map_err(|error| OpenError::Io(directory.clone(), error))?;
         inner.finish_erasures(&inner.signer.salts, &found.untold).map_err(|error| OpenError::Io(directory.join(SALTS), error))?;

@@ -303,7 +303,7 @@ fn follow(directory: &Path, state: &mut State, first: u64) -> io::Result<()> {
 }
 
 /// Whether a failure says that there is no room, and that nothing else is wrong.
-fn is_full(error: &io::Error) -> bool {
+pub(in crate::prove) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }
 
