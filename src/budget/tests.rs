@@ -289,7 +289,7 @@ fn a_bucket_is_never_forgotten_while_threads_crowd_the_map() {
 
 #[test]
 fn a_count_of_tokens_that_cannot_be_does_not_shut_a_caller_out_for_good() {
-    let case = Case::new("[default]\ntokens = { rate = \"4294967295/s\" }");
+    let case = Case::new("[default]\ntokens = { rate = \"16777216/s\" }");
     case.ask("a", Some(1), ZERO).unwrap().settle(Usage { input: u64::MAX, output: u64::MAX });
     assert!(case.ask("a", Some(1), ZERO).is_err());
     assert!(case.ask("a", Some(1), Duration::from_secs(1)).is_ok());

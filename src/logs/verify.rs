@@ -34,10 +34,14 @@ pub(super) fn verify(dir: &Path, keys: &[Vkey], metrics: Option<&Path>, json: bo
         let label = label_of(shard);
         let renamed = !alone || label.is_some();
         let keys: Vec<Vkey> = if renamed { keys.iter().map(|key| of_shard(key, label)).collect() } else { keys.to_vec() };
-        reports.push(verify_dir(shard, (!keys.is_empty()).then_some(&keys)).map_err(at(shard))?);
+        let report = verify_dir(shard, (!keys.is_empty()).then_some(&keys)).map_err(at(shard))?;
         // The metrics are of the shard that is written.
         let metrics = metrics.as_ref().filter(|_| counts.is_empty());
-        let counted = Entries::of_live(shard).and_then(|entries| reconcile(entries, metrics));
+        // Both speak of the same entries, whatever was appended since; what the metrics count may have been on its way by then.
+        let end = if report.ok && metrics.is_none() { report.entries } else { u64::MAX };
+        let verified = |entry: &io::Result<(u64, Vec<u8>)>| entry.as_ref().map_or(true, |(index, _)| *index < end);
+        let counted = Entries::of_live(shard).and_then(|entries| reconcile(entries.take_while(verified), metrics));
+        reports.push(report);
         counts.push(counted.unwrap_or_else(|error| Reconciled { problems: vec![error.to_string()], ..Reconciled::default() }));
     }
     reports.reverse();
@@ -70,7 +74,7 @@ pub(super) fn verify(dir: &Path, keys: &[Vkey], metrics: Option<&Path>, json: bo
 }
 
 /// The label of a shard's folder.
-fn label_of(shard: &Path) -> Option<Label> {
+pub(super) fn label_of(shard: &Path) -> Option<Label> {
     shard.file_name()?.to_str()?.parse().ok()
 }
 

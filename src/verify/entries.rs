@@ -74,6 +74,12 @@ impl Entries {
         Ok(Self { covered, ..Self::of_live(directory)? })
     }
 
+    /// The index of the entry that comes next.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.next
+    }
+
     /// The index of the first entry that is there: those before it were pruned.
     ///
     /// # Errors
@@ -142,7 +148,11 @@ impl Entries {
         };
         let path = path_of(&self.directory, number);
         let mut file = match open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            // It was removed since: tiles have what it held, and another follows it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.segment = number + 1;
+                return Ok(true);
+            }
             file => file.map_err(of_file(name_of(number)))?,
         };
         let mut header = [0; HEADER];
@@ -174,8 +184,11 @@ impl Entries {
         if self.next >= end {
             return Ok(true);
         }
-        let path = files.path(bundle);
-        let read = read_whole(&path, MAX_BUNDLE).map_err(of_file(bundle));
+        let read = match read_whole(&files.path(bundle), MAX_BUNDLE) {
+            // It was pruned since: it is asked again what is there.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && files.first_index(end) > self.next => return Ok(true),
+            read => read.map_err(of_file(bundle)),
+        };
         let bytes = read.inspect_err(|_| self.next = end)?;
         let Some(entries) = tile::entries(&bytes).filter(|entries| entries.len() == usize::from(bundle.width)) else {
             self.next = end;

@@ -1,25 +1,29 @@
 //! Checks a log, or one statement: everything in a folder is derived again from its entries.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use uuid::Uuid;
+
 use super::chain::Ended;
-use super::files::{Files, of_file, read_whole};
+use super::files::{Files, TreeError, of_file, read_whole};
 use super::folder::{CHECKPOINT, CHECKPOINT_COSE, IDS, KEYS, WITNESSED};
 use super::ids::{ID, Ids};
-use super::segment::{First, HEADER, MAX_SEGMENT, Record, is_begun, numbers, sound_after};
+use super::segment::{First, HEADER, MAX_SEGMENT, Record, is_begun, numbers, path_of, sound_after};
 use super::statement::{Statement, id_of};
 use crate::tlog::merkle::{self, Hash};
 use crate::tlog::note::Verified;
 use crate::tlog::tile::{self, Edge, Tile, WIDTH};
 use crate::tlog::vkey::{Kind as KeyKind, Vkey};
 
+mod gone;
 mod heads;
 mod report;
 mod there;
 mod trust;
 
+use gone::Gone;
 use heads::Heads;
 pub use report::Report;
 use there::{Listed, listed, own_keys, strangers};
@@ -36,6 +40,12 @@ const MAX_ENDED: usize = 16;
 /// # Errors
 /// When the folder or a file in it cannot be read at all.
 pub fn verify_dir(directory: &Path, keys: Option<&[Vkey]>) -> io::Result<Report> {
+    verify_while(directory, keys, &mut |_| {})
+}
+
+/// The same; `meanwhile` is called between any two reads of entries, with the index of the entry that is next: a log goes on while it is
+/// read, and so do those who prune it.
+pub(crate) fn verify_while(directory: &Path, keys: Option<&[Vkey]>, meanwhile: &mut dyn FnMut(u64)) -> io::Result<Report> {
     let mut report = Report { integrity_only: keys.is_none(), ..Report::default() };
     strangers(directory, &mut report)?;
     let own = own_keys(directory, &mut report)?;
@@ -59,9 +69,15 @@ pub fn verify_dir(directory: &Path, keys: Option<&[Vkey]>) -> io::Result<Report>
         unwritten: HashMap::new(),
         ids: Ids::open(&directory.join(IDS)),
         kept: Files::of(directory).kept()?,
+        gone: Gone::of(directory),
+        behind: None,
+        cut: false,
+        meanwhile,
     };
     check.entries(directory)?;
-    check.tiles(there)?;
+    if !check.cut {
+        check.tiles(there)?;
+    }
     check.checkpoint();
     let name = check.heads.note.as_ref().map_or_else(String::new, |(_, checkpoint)| checkpoint.origin.clone());
     let Check { mut report, trust, .. } = check;
@@ -76,7 +92,7 @@ pub fn verify_dir(directory: &Path, keys: Option<&[Vkey]>) -> io::Result<Report>
 }
 
 /// What is known while a log is read from its first entry to its last.
-struct Check {
+struct Check<'a> {
     files: Files,
     heads: Heads,
     report: Report,
@@ -96,76 +112,105 @@ struct Check {
     ids: Ids,
     /// Entries that are kept though their bundles may be pruned: those that endorse keys.
     kept: BTreeMap<u64, Vec<u8>>,
+    /// Bundles that were pruned, before or since.
+    gone: Gone,
+    /// The index behind the last bundle that could not be read: which number that entry has to have is not known.
+    behind: Option<u64>,
+    /// Entries are missing and so are their hashes: of what follows nothing can be said.
+    cut: bool,
+    meanwhile: &'a mut dyn FnMut(u64),
 }
 
-impl Check {
+impl Check<'_> {
     fn entries(&mut self, directory: &Path) -> io::Result<()> {
         self.heads.see(&self.edge);
-        let segments = numbers(directory)?;
+        let mut segments = VecDeque::from(numbers(directory)?);
         if segments.is_empty() {
             self.report.problem("there is no write-ahead file".into());
+            let covered = self.heads.note.as_ref().map_or(0, |(_, checkpoint)| checkpoint.size);
+            self.cut = !self.bundles(covered);
         }
-        let mut in_tiles = None;
-        for (at, number) in segments.iter().enumerate() {
+        // Whether what stands before the next segment lies in bundles alone.
+        let (mut before, mut in_bundles) = (None, true);
+        while let Some(number) = segments.pop_front() {
             let name = format!("wal-{number:08}");
-            if *number != segments[0] + at as u64 {
+            let follows = before.replace(number);
+            if follows.is_some_and(|before| number != before + 1) {
                 self.report.problem(format!("{name}: the segment before it is missing"));
             }
-            let bytes = read_whole(&directory.join(&name), MAX_SEGMENT).map_err(of_file(&name))?;
-            let last = at + 1 == segments.len();
+            let last = segments.is_empty();
+            (self.meanwhile)(self.edge.size());
+            let bytes = match read_whole(&path_of(directory, number), MAX_SEGMENT) {
+                // A log that goes on has removed it since: full bundles have what it held, and another follows it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    if last {
+                        segments.extend(numbers(directory)?.into_iter().filter(|next| *next > number));
+                    }
+                    in_bundles = true;
+                    continue;
+                }
+                bytes => bytes.map_err(of_file(&name))?,
+            };
             let Some(first) = First::read(&bytes) else {
-                if last && at > 0 && bytes.len() < HEADER {
+                if last && follows.is_some() && bytes.len() < HEADER {
                     self.torn(&name, 0, &bytes);
                     continue;
                 }
                 self.report.problem(format!("{name}: the header is damaged, or of another version"));
                 continue;
             };
-            if in_tiles.is_none() {
-                in_tiles = Some(first.index);
-                self.bundles(first.index);
+            if std::mem::take(&mut in_bundles) && !self.bundles(first.index) {
+                self.cut = true;
+                return Ok(());
             }
             self.segment(&bytes, &name, first, last);
-        }
-        if segments.is_empty() {
-            let covered = self.heads.note.as_ref().map_or(0, |(_, checkpoint)| checkpoint.size);
-            self.bundles(covered);
         }
         Ok(())
     }
 
-    /// The entries that lie in bundles alone. Pruned ones have left their hashes.
-    fn bundles(&mut self, end: u64) {
-        let mut number = 0;
-        while number * WIDTH < end {
+    /// The entries before `end` that lie in bundles alone. Pruned ones have left their hashes. Says whether what follows has its place.
+    fn bundles(&mut self, end: u64) -> bool {
+        while self.edge.size() < end {
+            let (number, within) = (self.edge.size() / WIDTH, (self.edge.size() % WIDTH) as usize);
             let full = Tile { level: None, number, width: WIDTH as u16 };
-            let Ok(bytes) = self.files.read(full) else {
-                // Of a log that goes on, it may be gone since the others were read.
-                let read = self.edge.size();
-                self.kept.extend(self.files.kept().unwrap_or_default().into_iter().filter(|(index, _)| *index >= read));
-                let hashes = self.files.read(Tile { level: Some(0), ..full }).ok().and_then(|bytes| tile::hashes(&bytes));
-                match hashes.filter(|hashes| hashes.len() as u64 == WIDTH && self.report.first_index == number * WIDTH) {
-                    Some(hashes) => hashes.into_iter().for_each(|hash| self.pruned(hash)),
-                    None => {
-                        self.told.insert(full);
-                        self.report.problem(format!("{full}: missing"));
-                        return;
-                    }
-                }
-                number += 1;
-                (self.report.first_index, self.report.entries) = (number * WIDTH, number * WIDTH);
-                continue;
-            };
+            let read = self.files.read(full);
+            (self.meanwhile)(self.edge.size());
+            let Ok(bytes) = read else { if self.unread(full, within) { continue } else { return false } };
             let Some(entries) = tile::entries(&bytes).filter(|entries| entries.len() as u64 == WIDTH) else {
                 self.told.insert(full);
                 self.report.problem(format!("{full}: cut short"));
-                return;
+                return false;
             };
-            for (entry, index) in entries.into_iter().zip(number * WIDTH..end) {
+            for (entry, index) in entries.into_iter().zip(number * WIDTH..end).skip(within) {
                 self.entry(entry, &format!("{full} entry {index}"), None);
             }
-            number += 1;
         }
+        true
+    }
+
+    /// Goes on behind a bundle that cannot be read, by the hashes of its entries, where those are there. One that was not pruned is a problem.
+    fn unread(&mut self, full: Tile, within: usize) -> bool {
+        let end = full.leaves().end;
+        // Of a log that goes on, it may be gone since the others were read.
+        let read = self.edge.size();
+        self.kept.extend(self.files.kept().unwrap_or_default().into_iter().filter(|(index, _)| *index >= read));
+        let pruned = self.report.first_index == full.number * WIDTH || self.gone.has(full.number);
+        let hashes = self.files.read(Tile { level: Some(0), ..full }).ok().and_then(|bytes| tile::hashes(&bytes));
+        let hashes = hashes.filter(|hashes| hashes.len() as u64 == WIDTH);
+        if !pruned || hashes.is_none() {
+            self.told.insert(full);
+            let more = if hashes.is_none() { ", and so are the hashes of its entries: what follows is not verified" } else { "" };
+            self.report.problem(format!("{full}: missing{more}"));
+        }
+        let Some(hashes) = hashes else { return false };
+        for hash in hashes.into_iter().skip(within) {
+            if pruned { self.pruned(hash) } else { self.leaf(hash) }
+        }
+        if pruned {
+            (self.report.first_index, self.report.entries) = (end, end);
+        }
+        self.behind = Some(end);
+        true
     }
 
     /// An entry of which the hash is left, and if it endorsed keys the entry beside it.
@@ -235,6 +280,8 @@ impl Check {
         self.report.entries += 1;
         match self.ids.differs(index, id_of(entry)) {
             Ok(false) => {}
+            // It was pruned since it was read.
+            Ok(true) if self.ids.differs(index, Some(Uuid::nil())).is_ok_and(|other| !other) && self.gone.has(index / WIDTH) => {}
             Ok(true) => self.report.problem(format!("{IDS}: another id than that of entry {index}")),
             Err(error) => self.report.problem(format!("{IDS}: {error}")),
         }
@@ -254,7 +301,7 @@ impl Check {
         }
         if seq > next && next > 0 && statement.resumed_after() == Some(next - 1) {
             self.report.left_out.push((next, seq - 1));
-        } else if seq != next && !(self.report.first_index > 0 && index == self.report.first_index) {
+        } else if seq != next && self.behind != Some(index) {
             self.report.problem(format!("{place}: number {next} was expected"));
         }
         self.next = seq.saturating_add(1);
@@ -282,7 +329,7 @@ impl Check {
 
     fn leaf(&mut self, leaf: Hash) {
         let (files, report, checked, bundle) = (&self.files, &mut self.report, &mut self.checked, &mut self.bundle);
-        let (unwritten, told) = (&mut self.unwritten, &mut self.told);
+        let (unwritten, told, gone) = (&mut self.unwritten, &mut self.told, &mut self.gone);
         let covered = self.heads.note.as_ref().map_or(0, |(_, checkpoint)| checkpoint.size);
         let mut same = |tile: Tile, bytes: &[u8]| match files.read(tile) {
             Ok(there) if there == bytes => drop(checked.insert(tile)),
@@ -290,6 +337,8 @@ impl Check {
                 told.insert(tile);
                 report.problem(format!("{tile}: not what the entries make of it"));
             }
+            // Its entries were read, and it was pruned since.
+            Err(TreeError::Missing(_)) if tile.level.is_none() && gone.has(tile.number) => drop(checked.insert(tile)),
             Err(error) if tile.leaves().end <= covered => {
                 told.insert(tile);
                 report.problem(error.to_string());
@@ -367,7 +416,7 @@ impl Check {
         if let Some((note, checkpoint)) = &self.heads.note {
             (report.origin, report.covered) = (Some(checkpoint.origin.clone()), checkpoint.size);
             report.root = Some(hex(&checkpoint.root));
-            if self.heads.found.0 != Some(checkpoint.root) {
+            if !self.cut && self.heads.found.0 != Some(checkpoint.root) {
                 report.problem(format!("{CHECKPOINT}: its root is not that of the first {} entries", checkpoint.size));
             }
             if !checkpoint.extensions.is_empty() {
@@ -389,7 +438,7 @@ impl Check {
             }
         }
         if let Some((note, checkpoint, root)) = &self.heads.witnessed {
-            if *root != Some(checkpoint.root) {
+            if *root != Some(checkpoint.root) && (!self.cut || root.is_some()) {
                 report.problem(format!("{WITNESSED}: its root is not that of the first {} entries", checkpoint.size));
             }
             // Those whose keys nobody gave are held against the keys that the log lists: they must be whole, and count for nothing.
@@ -398,7 +447,7 @@ impl Check {
             match note.open(&listed) {
                 Ok(opened) => {
                     for line in opened.unknown.iter().filter_map(|line| note.lines().get(*line)) {
-                        report.problem(format!("{WITNESSED}: a line of {}, whose key is not known", line.name));
+                        report.problem(format!("{WITNESSED}: a line of {}, whose key is not known: give it by --key", line.name));
                     }
                     let own = |line: &Verified| line.key < trusted.len() && self.trust.holds(&listed[line.key], checkpoint.size);
                     if !opened.verified.iter().any(own) {
@@ -412,7 +461,7 @@ impl Check {
             }
         }
         if let Some(signed) = &self.heads.signed_root {
-            if self.heads.found.1.is_none() {
+            if !self.cut && self.heads.found.1.is_none() {
                 report.problem(format!("{CHECKPOINT_COSE}: its root is not that of any tree from the checkpoint's on"));
             }
             let size = self.heads.found.1.unwrap_or(u64::MAX);
@@ -429,7 +478,7 @@ impl Check {
             Ok(false) => report.problem(format!("{IDS}: ids of entries that are pruned")),
             Err(error) => report.problem(format!("{IDS}: {error}")),
         }
-        if !self.ids.length().is_multiple_of(ID) || self.ids.length() / ID > self.edge.size() {
+        if !self.cut && (!self.ids.length().is_multiple_of(ID) || self.ids.length() / ID > self.edge.size()) {
             report.problem(format!("{IDS}: longer than the log, or cut short"));
         }
     }

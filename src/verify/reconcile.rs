@@ -80,8 +80,10 @@ struct Span {
     census: Census,
     /// Whether its beginning is in the log. Where it is not, the first heartbeat is believed.
     known: bool,
-    /// Entries since the last heartbeat that counted.
+    /// Entries since the last heartbeat that counted, and it itself: the next one vouches for them.
     since: u64,
+    /// Those that follow it.
+    after: u64,
     traffic: Traffic,
     gaps: u64,
     suppressed: BTreeMap<String, u64>,
@@ -97,15 +99,19 @@ impl Span {
     }
 }
 
-/// Holds the heartbeats, and the metrics if there are any, against the entries of a log: numbers and bytes, oldest first.
+/// Holds the heartbeats, and the metrics if there are any, against the entries of a log: indices and bytes, oldest first.
 ///
 /// # Errors
 /// When an entry cannot be read.
 pub fn reconcile(entries: impl IntoIterator<Item = io::Result<(u64, Vec<u8>)>>, metrics: Option<&Metrics>) -> io::Result<Reconciled> {
     let mut reconciler = Reconciler::new(metrics);
+    let mut next = None;
     for entry in entries {
-        let (seq, entry) = entry?;
-        let statement = Statement::read(&entry).map_err(|error| io::Error::other(format!("seq {seq}: {error}")))?;
+        let (index, entry) = entry?;
+        if next.replace(index.saturating_add(1)).is_some_and(|next| next < index) {
+            reconciler.skip();
+        }
+        let statement = Statement::read(&entry).map_err(|error| io::Error::other(format!("entry {index}: {error}")))?;
         reconciler.entry(&statement);
     }
     Ok(reconciler.finish())
@@ -150,6 +156,15 @@ impl<'a> Reconciler<'a> {
         span.second += u64::from(statement.refuses_an_answer());
         span.census.count(statement.kind, statement.bytes_sent());
         span.since += 1;
+        span.after = if counted.is_some() { 0 } else { span.after + 1 };
+    }
+
+    /// Entries before the next one were pruned while those before them were read: it is gone on from there, as in a log that begins there.
+    fn skip(&mut self) {
+        (self.span, self.first) = (None, None);
+        if self.reached != Reached::All {
+            self.reached = Reached::No;
+        }
     }
 
     /// All that was found.
@@ -243,7 +258,7 @@ impl<'a> Reconciler<'a> {
     fn close(&mut self) {
         self.compare();
         let Some(span) = self.span.take() else { return };
-        self.so_far.uncounted = span.since;
+        self.so_far.uncounted = span.after;
         if let (Some(metrics), Reached::Began | Reached::Entries | Reached::All) = (self.metrics, self.reached)
             && metrics.census.began == span.census.began
         {

@@ -9,7 +9,7 @@ use crate::tlog::merkle;
 use crate::verify::entries::Entries;
 use crate::verify::files::kept_index;
 use crate::verify::folder::IDS;
-use crate::verify::log::{Report, verify_dir};
+use crate::verify::log::{Report, verify_dir, verify_while};
 use crate::verify::proof::verify_receipt;
 use crate::verify::proved::{NoProof, Proved};
 use crate::verify::reconcile::reconcile;
@@ -79,7 +79,7 @@ impl Log {
 fn pruner(ledger: &Ledger) -> Pruner {
     let inner = &ledger.0;
     let (files, ids, wal, heart) = (inner.archive.files.clone(), inner.archive.ids.clone(), inner.wal.clone(), inner.heart.clone());
-    Pruner { files, ids, wal, heart, keep: Duration::from_nanos(DAY), witnessed: false }
+    Pruner { files, ids, wal, heart, keep: Duration::from_nanos(DAY), witnessed: false, told: Told::default() }
 }
 
 /// A run, on a thread that may block.
@@ -196,6 +196,118 @@ async fn what_remains_is_proved_as_before_and_what_is_gone_is_said_to_be() {
     let told = last.iter().map(|(_, entry)| Statement::read(entry).unwrap().view()).find(|view| view["change"]["outcome"] == "pruned");
     assert_eq!(told.unwrap()["change"]["reason"], "entries before 512");
     assert!(reconcile(log.entries().into_iter().map(Ok), None).unwrap().ok);
+}
+
+#[tokio::test]
+async fn a_log_that_is_pruned_between_any_two_reads_of_it_holds() {
+    for at in 0.. {
+        let log = log(900, 768).await;
+        let ledger = log.open();
+        let (mut reads, mut pruned) = (0, false);
+        let report = verify_while(&log.path(), Some(&log.vkeys[..1]), &mut |_| {
+            if reads == at {
+                assert!(!prune(&ledger));
+                pruned = true;
+            }
+            reads += 1;
+        });
+        let report = report.unwrap();
+        assert!(report.ok, "at {at}: {report:?}");
+        if !pruned {
+            assert!(at > 3, "each bundle is read, and a segment");
+            break;
+        }
+        assert!(!log.there(0) && !log.there(2) && log.verify().ok);
+    }
+}
+
+#[tokio::test]
+async fn only_what_went_from_the_beginning_on_was_pruned_meanwhile() {
+    let log = log(900, 768).await;
+    let bundle = |number| Files::of(&log.path()).path(Tile { level: None, number, width: 256 });
+    let aside = log.path().with_extension("aside");
+    let problems = |number| {
+        let report = verify_while(&log.path(), Some(&log.vkeys[..1]), &mut |_| drop(fs::rename(bundle(number), &aside))).unwrap();
+        fs::rename(&aside, bundle(number)).unwrap();
+        report.problems
+    };
+    // The first is gone and nothing is kept of it; then one in the middle, beside what a prune leaves.
+    assert!(problems(0).iter().any(|problem| problem.starts_with("entry.0: missing")));
+    fs::write(log.path().join("entry.0"), &log.entries()[0].1).unwrap();
+    let told = problems(1);
+    assert!(told.len() == 1 && told[0].contains("tile/entries/001"), "{told:?}");
+    assert!(log.verify().ok);
+}
+
+#[tokio::test]
+async fn ids_that_are_overwritten_while_the_log_is_read_were_pruned_or_are_other_ids() {
+    for pruned in [true, false] {
+        let log = log(600, 512).await;
+        let ledger = log.open();
+        let mut first = true;
+        let report = verify_while(&log.path(), Some(&log.vkeys[..1]), &mut |_| {
+            let zeros = [0; (WIDTH * 16) as usize];
+            match std::mem::take(&mut first) {
+                true if pruned => drop(prune(&ledger)),
+                true => std::os::unix::fs::FileExt::write_all_at(
+                    &fs::OpenOptions::new().write(true).open(log.path().join(IDS)).unwrap(),
+                    &zeros,
+                    0,
+                )
+                .unwrap(),
+                false => {}
+            }
+        });
+        let report = report.unwrap();
+        assert_eq!(report.ok, pruned, "{report:?}");
+        let told = report.problems.iter().all(|problem| problem.starts_with("ids: another id"));
+        assert!(told, "{report:?}");
+    }
+}
+
+#[tokio::test]
+async fn entries_that_are_pruned_while_they_are_read_are_left_out_and_the_counts_go_on() {
+    for at in [0, 1, 255, 256, 300, 700, 899] {
+        let log = log(900, 768).await;
+        let ledger = log.open();
+        let mut seen = Vec::new();
+        for entry in Entries::of_covered(&log.path()).unwrap() {
+            if seen.len() == at {
+                assert!(!prune(&ledger));
+            }
+            seen.push(entry.unwrap());
+        }
+        assert!(seen.is_sorted_by_key(|(index, _)| *index) && seen.last().unwrap().0 >= 900, "at {at}");
+        let counts = reconcile(seen.into_iter().map(Ok), None).unwrap();
+        assert!(counts.ok, "at {at}: {counts:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_segment_that_is_removed_between_any_two_reads_is_read_from_its_bundles() {
+    for at in 0..5 {
+        let log = log(900, 512).await;
+        // The first segment ends in the middle of a bundle that is full.
+        let (entries, path) = (log.entries(), log.path());
+        let seq = |entry: &[u8]| Statement::read(entry).unwrap().seq;
+        for (number, from, to) in [(7, 512, 600), (8, 600, u64::MAX)] {
+            let mut of = entries.iter().filter(|(index, _)| (from..to).contains(index)).peekable();
+            let mut bytes = First { seq: seq(&of.peek().unwrap().1), index: from }.header().to_vec();
+            of.for_each(|(_, entry)| frame(&mut bytes, seq(entry), entry));
+            fs::write(path_of(&path, number), bytes).unwrap();
+        }
+        assert!(log.verify().ok);
+        let mut reads = 0;
+        let report = verify_while(&path, Some(&log.vkeys[..1]), &mut |_| {
+            if reads == at {
+                fs::remove_file(path_of(&path, 7)).unwrap();
+            }
+            reads += 1;
+        });
+        let report = report.unwrap();
+        assert!(report.ok && report.entries == entries.len() as u64, "at {at}: {report:?}");
+        assert!(log.verify().ok);
+    }
 }
 
 #[tokio::test]
@@ -360,6 +472,112 @@ async fn what_is_kept_beside_a_pruned_log_is_the_very_entry_that_stood_there() {
     bytes[5] = 1;
     fs::write(&ids, bytes).unwrap();
     tells("ids of entries that are pruned");
+}
+
+#[tokio::test]
+async fn what_goes_makes_room_in_a_log_that_is_full_and_is_told_then() {
+    let log = log(600, 512).await;
+    let ledger = log.open();
+    let (pruner, wal) = (pruner(&ledger), ledger.0.wal.clone());
+    let full = || {
+        wal.pretend_full();
+        false
+    };
+    assert!(run(&pruner, later(), full).unwrap(), "there is more to do: to tell it");
+    assert!(!log.there(0) && !log.there(1));
+    while wal.tally().full {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!run(&pruner, later(), || false).unwrap());
+    assert!(!run(&pruner, later(), || false).unwrap());
+    ledger.close();
+    let told = |(_, entry): &(u64, Vec<u8>)| Statement::read(entry).unwrap().view()["change"]["reason"] == "entries before 512";
+    assert_eq!(log.entries().iter().filter(|entry| told(entry)).count(), 1, "once");
+    assert!(log.verify().ok, "{:?}", log.verify());
+}
+
+#[tokio::test]
+async fn entry_0_is_kept_before_its_bundle_is_old() {
+    let log = log(600, 512).await;
+    let ledger = log.open();
+    assert!(!run(&pruner(&ledger), 0, || false).unwrap());
+    assert_eq!(fs::read(log.path().join("entry.0")).unwrap(), log.entries()[0].1);
+    ledger.close();
+    drop(ledger);
+    let report = log.verify();
+    assert!(report.ok && report.first_index == 0, "{report:?}");
+}
+
+#[tokio::test]
+async fn a_run_that_fails_names_the_file_and_what_it_told_is_not_told_again() {
+    let log = log(600, 512).await;
+    let ledger = log.open();
+    let pruner = pruner(&ledger);
+    let bundle = Files::of(&log.path()).path(Tile { level: None, number: 0, width: 256 });
+    let good = fs::read(&bundle).unwrap();
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    for _ in 0..2 {
+        asked.store(0, Ordering::Relaxed);
+        // Asked before it tells, and before each bundle.
+        let stands = || {
+            if asked.fetch_add(1, Ordering::Relaxed) == 1 {
+                fs::remove_file(&bundle).unwrap();
+                fs::create_dir(&bundle).unwrap();
+            }
+            false
+        };
+        let why = run(&pruner, later(), stands).unwrap_err().to_string();
+        assert!(why.starts_with(&bundle.display().to_string()), "{why}");
+        fs::remove_dir(&bundle).unwrap();
+        fs::write(&bundle, &good).unwrap();
+    }
+    assert!(!run(&pruner, later(), || false).unwrap());
+    ledger.close();
+    let told = |(_, entry): &(u64, Vec<u8>)| Statement::read(entry).unwrap().view()["change"]["outcome"] == "pruned";
+    assert_eq!(log.entries().iter().filter(|entry| told(entry)).count(), 1);
+    assert!(log.verify().ok);
+}
+
+#[tokio::test]
+async fn why_nothing_is_removed_is_told() {
+    let log = log(600, 512).await;
+    // It stands in the way of what is kept.
+    fs::create_dir(log.path().join(NEW_ENTRY)).unwrap();
+    let text = "directory = \"data/log\"\norigin = \"gw.example/node1\"\nkey = \"provenance.key\"\nkeep = \"1ms\"";
+    let (events, _reader) = crate::event::channel(64);
+    let build = crate::prove::Build::default();
+    let ledger = Ledger::open(&toml::from_str(text).unwrap(), log.folder.path(), build, events, Box::new(|_| {})).unwrap().0;
+    let asked = std::time::Instant::now();
+    while ledger.not_pruning().is_none() && asked.elapsed() < Duration::from_secs(20) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(ledger.not_pruning().unwrap().contains("entry.0: "), "{:?}", ledger.not_pruning());
+    assert!(ledger.counters().checkpoints.unpruned > 0 && ledger.missing().is_none());
+}
+
+#[tokio::test]
+async fn files_that_are_missing_are_named_at_the_start_and_pruned_ones_are_not_missing() {
+    let log = log(900, 768).await;
+    let files = Files::of(&log.path());
+    let path = |level, number| files.path(Tile { level, number, width: 256 });
+    let missing = || files.missing(768).unwrap();
+    assert_eq!(missing(), None);
+    fs::rename(path(None, 1), log.path().with_extension("aside")).unwrap();
+    let told = missing().unwrap();
+    assert!(told.contains("tile/entries/001") && told.contains("entry.0") && !told.contains("more"), "{told}");
+    let ledger = log.open();
+    let asked = std::time::Instant::now();
+    while ledger.missing().is_none() && asked.elapsed() < Duration::from_secs(20) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(ledger.missing(), Some(told));
+    fs::rename(log.path().with_extension("aside"), path(None, 1)).unwrap();
+    prune(&ledger);
+    assert_eq!(missing(), None, "what was pruned is not missing");
+    fs::remove_file(path(Some(0), 0)).unwrap();
+    fs::remove_file(path(Some(0), 2)).unwrap();
+    let told = missing().unwrap();
+    assert!(told.contains("tile/0/000") && told.contains("and 1 more") && !told.contains("entry.0"), "{told}");
 }
 
 #[test]
