@@ -17,13 +17,14 @@ use crate::cli::No;
 use crate::clock::from_rfc3339;
 use crate::prove::key::Vkey;
 use crate::say::{self, Lines, aside};
+use crate::verify::chain::Ended;
 use crate::verify::entries::Entries;
 use crate::verify::folder::folders;
 use crate::verify::proved::{NoProof, Proved};
 use crate::verify::show::{Select, show as statements};
 use crate::verify::statement::Statement;
 use finding::{NotAFinding, finding};
-use verify::verify;
+use verify::{label_of, verify};
 
 /// The most entries that `tail` begins with.
 const MAX_TAIL: u64 = 10_000;
@@ -213,10 +214,9 @@ fn shards(dir: &Path) -> Result<Vec<PathBuf>, No> {
     Ok(found)
 }
 
-/// The line of one entry: what its statement says.
-fn line(index: u64, entry: &[u8]) -> io::Result<String> {
-    let statement = Statement::read(entry).map_err(|error| io::Error::other(format!("entry {index}: {error}")))?;
-    Ok(statement.view().to_string())
+/// What an entry says.
+fn statement(index: u64, entry: &[u8]) -> io::Result<Statement> {
+    Statement::read(entry).map_err(|error| io::Error::other(format!("entry {index}: {error}")))
 }
 
 fn proof(arguments: &ProofArgs) -> Result<(), No> {
@@ -294,7 +294,7 @@ fn tail(dir: &Path, lines: u64, follow: bool) -> Result<(), No> {
     let mut out = Lines::default();
     for (shard, entries) in last.into_iter().rev() {
         for (index, entry) in entries {
-            if !out.line(line(index, &entry).map_err(at(shard))?)? {
+            if !out.line(statement(index, &entry).map_err(at(shard))?.view())? {
                 return Ok(());
             }
         }
@@ -302,18 +302,34 @@ fn tail(dir: &Path, lines: u64, follow: bool) -> Result<(), No> {
     let heard = out.flush()?;
     let Some(interrupted) = interrupted.as_mut().filter(|_| heard) else { return Ok(()) };
     runtime.block_on(async {
+        let mut over: Vec<Ended> = Vec::new();
         loop {
             // The requests that began in a shard end in it, beside those of the next one.
-            for (shard, entries) in &mut following {
-                for entry in entries {
-                    let (index, entry) = entry.map_err(at(shard))?;
-                    out.line(line(index, &entry).map_err(at(shard))?)?;
-                    if !out.flush()? {
-                        return Ok(());
+            let (mut place, mut last) = (0, following.len() - 1);
+            while let Some((shard, entries)) = following.get_mut(place) {
+                match entries.next() {
+                    Some(Ok((index, entry))) => {
+                        let statement = statement(index, &entry).map_err(at(shard))?;
+                        over.extend(statement.ended());
+                        out.line(statement.view())?;
+                        if !out.flush()? {
+                            return Ok(());
+                        }
                     }
+                    // Who takes one away that is not written any more takes nothing from those after it.
+                    Some(Err(_)) if place < last && !shard.exists() => {
+                        aside!("portcullis: {}: it was taken away before an entry of the next shard told its end", shard.display());
+                        following.remove(place);
+                        last -= 1;
+                    }
+                    Some(Err(error)) => return Err(at(shard)(error)),
+                    None => place += 1,
                 }
             }
             let newest = following.last().map(|(shard, _)| shard.clone());
+            // One that was read to the end that is told of it is let go of.
+            let ended = |shard: &Path, read: u64| over.iter().any(|ended| is_of(ended, shard) && ended.entries <= read);
+            following.retain(|(shard, entries)| Some(shard) == newest.as_ref() || !ended(shard, entries.position()));
             for shard in folders(dir).map_err(at(dir))?.into_iter().skip_while(|shard| Some(shard) != newest.as_ref()).skip(1) {
                 let entries = Entries::of_live(&shard).map_err(at(&shard))?;
                 following.push((shard, entries));
@@ -324,6 +340,11 @@ fn tail(dir: &Path, lines: u64, follow: bool) -> Result<(), No> {
             }
         }
     })
+}
+
+/// Whether it is the shard in this folder that has ended.
+fn is_of(ended: &Ended, shard: &Path) -> bool {
+    label_of(shard) == ended.origin.rsplit('/').next().and_then(|label| label.parse().ok())
 }
 
 fn export(arguments: &ExportArgs) -> Result<(), No> {

@@ -301,6 +301,30 @@ async fn who_follows_a_log_follows_it_into_the_next_shard() {
     assert!(told.recv_timeout(Duration::from_millis(600)).is_err(), "nothing comes twice");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_was_followed_to_its_end_may_be_taken_away() {
+    let logs = Logs::begun(&key(), 2).await;
+    let mut tail = Command::new(PROGRAM);
+    tail.args(["log", "tail", "log", "--lines", "1", "--follow"]).current_dir(logs.folder.path()).stdout(Stdio::piped());
+    let mut tail = Running(tail.spawn().unwrap());
+    let (to, told) = mpsc::channel();
+    let out = BufReader::new(tail.0.stdout.take().unwrap());
+    std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| to.send(line)));
+    let next = || serde_json::from_str::<Value>(&told.recv_timeout(PATIENCE).unwrap()).unwrap();
+    next();
+    logs.rolled().await;
+    while next()["change"]["outcome"] != "ended" {}
+    // It is let go of when it is looked at again, and what is new in the next one is told then.
+    for entries in 1..4 {
+        logs.append(1).await;
+        while next()["kind"] != "error" {}
+        if entries == 2 {
+            fs::rename(logs.folder.path().join("log").join(LABELS[0]), logs.folder.path().join("taken")).unwrap();
+        }
+    }
+    assert!(tail.0.try_wait().unwrap().is_none());
+}
+
 #[test]
 fn where_no_log_lies_it_is_said_what_to_name() {
     let folder = tempfile::tempdir().unwrap();
