@@ -212,7 +212,7 @@ fn record() {
     bench("record: begin and end a request", || {
         let (_, active) = recorder.begin(&headers, false);
         let (headers, body, trail) = (headers.clone(), body.clone().into(), trail.clone());
-        let answered = Answered { status: StatusCode::OK, headers, body, trail, late: None, code: None };
+        let answered = Answered { status: StatusCode::OK, headers, body, trail, receipt: None, late: None, code: None };
         recorder.record(active, answered, Instant::now()).into_response()
     });
 }
