@@ -112,7 +112,7 @@ pub struct Sight {
 }
 
 impl Sight {
-    /// [Learns](Self::learn), and in its turn where that is much.
+    /// Learns, and in its turn where that is much.
     pub async fn learn_in_turn(self, said: &[Tensor]) {
         let bytes = said.iter().filter(|tensor| tensor.name == VECTORS).map(|tensor| tensor.data.len()).sum();
         heavy::work(bytes, || self.learn(said)).await;

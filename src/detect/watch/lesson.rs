@@ -74,7 +74,7 @@ pub(super) struct Answered<'a> {
 }
 
 impl Lesson {
-    /// [Learns](Self::learn), and in its turn where that is much.
+    /// Learns, and in its turn where that is much.
     pub async fn learn_in_turn(self, said: &[Tensor], told_of_it: &[Tensor]) -> Option<Exposure> {
         heavy::work(self.size(), || self.learn(said, told_of_it)).await
     }

@@ -32,7 +32,7 @@ use row::Kind;
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Keep the best so many classes. The others are zero; where that is not below what is kept, as among logits, they are
-    /// [as unlikely as anything that is told](row::below).
+    /// as unlikely as anything that is told.
     pub top: Option<u32>,
     /// Round probabilities to so many decimals, at most 15.
     pub decimals: Option<u8>,
