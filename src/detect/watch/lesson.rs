@@ -125,7 +125,7 @@ impl Lesson {
                     let scores = scores.as_ref().and_then(|scores| scores.iter().nth(at)).unwrap_or_default();
                     let answered = Answered { point, told, scores, row: &row };
                     let repeat = known.state.repeats != repeats;
-                    let more = known.state.told(point, &row).unwrap_or_default();
+                    let more = known.state.told(point, &row).unwrap_or_else(|| row.bits());
                     self.lose(known, &answered, more, repeat);
                     // A repeat that tells no more than was told before costs nothing.
                     if !repeat || more > 0.0 {

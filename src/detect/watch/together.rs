@@ -116,8 +116,8 @@ impl Lesson {
                     Some(_) => Vec::new(),
                 };
                 let repeat = repeated.is_some() || theirs.state.repeats != repeats;
-                // What the cohort has forgotten by now, the caller has not.
-                let more = theirs.state.told(point, answered.row).or(repeated).unwrap_or_default();
+                // What the cohort has forgotten by now, the caller has not; and what is not remembered at all was not told before.
+                let more = theirs.state.told(point, answered.row).or(repeated).unwrap_or_else(|| answered.row.bits());
                 self.lose(theirs, answered, more, repeat);
                 let spent = (!part.spent && theirs.loss.is_past(&self.watch.budgets)).then(|| theirs.loss.exposure());
                 (words, spent, company.callers())
