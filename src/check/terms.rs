@@ -266,6 +266,21 @@ mod tests {
     }
 
     #[test]
+    fn the_rows_of_a_watched_upstream_are_bounded_in_every_mode_and_by_no_less_than_its_owner_allows() {
+        for (text, held, most_rows) in [
+            ("", None, 1_024),
+            ("max_batch = 4096", Some(4_096), 1_024),
+            ("mode = \"shadow\"\nmax_batch = 10", None, 1_024),
+            ("mode = \"shadow\"\nmax_batch = 4096", None, 4_096),
+            ("mode = \"off\"\nmax_batch = 4096", None, 1_024),
+        ] {
+            let mut terms = compiled(text, None).0;
+            terms.watch_rows();
+            assert_eq!((terms.held.rules.max_batch, terms.held.rules.most_rows), (held, Some(most_rows)), "{text}");
+        }
+    }
+
+    #[test]
     fn defaults_are_the_houses_and_a_contract_bounds_the_batch() {
         let (terms, mistakes) = compiled("", None);
         assert!(mistakes.is_empty());
