@@ -412,17 +412,21 @@ fn rows_of_a_batch_that_says_more_than_it_holds_cost_what_new_ones_do_and_are_co
 
 #[test]
 fn who_asks_beside_a_long_batch_of_the_same_caller_does_not_wait_for_all_of_it() {
-    let (watch, mut caller) = (watch(&calibration(), ""), Caller::new());
-    let lesson = caller.lesson(&watch, vec![sent("x", &[4_000, WIDTH as u64])], Moment::now());
-    let learns = std::thread::spawn(move || lesson.learn(&[], &[]));
-    let mut between = 0;
-    while !learns.is_finished() {
-        let rows = locked(&caller.known.pupil).learned.first().map_or(0, |learned| learned.state.rows);
-        between += u64::from((1..4_000).contains(&rows));
-        std::thread::yield_now();
-    }
-    learns.join().unwrap();
-    assert!(between > 0);
+    // A busy machine may not run the one who waits while the lock is free: he has more than one try, each with some sixty gaps.
+    let got_between = || {
+        let (watch, mut caller) = (watch(&calibration(), ""), Caller::new());
+        let lesson = caller.lesson(&watch, vec![sent("x", &[4_000, WIDTH as u64])], Moment::now());
+        let learns = std::thread::spawn(move || lesson.learn(&[], &[]));
+        let mut between = false;
+        while !between && !learns.is_finished() {
+            let rows = locked(&caller.known.pupil).learned.first().map_or(0, |learned| learned.state.rows);
+            between = (1..4_000).contains(&rows);
+            std::thread::yield_now();
+        }
+        learns.join().unwrap();
+        between
+    };
+    assert!((0..40).any(|_| got_between()));
 }
 
 #[test]
