@@ -7,7 +7,7 @@
 //! a refusal takes nothing, so nothing has to be given back, and no other request can see a state between.
 
 use std::fmt::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::RETRY_AFTER;
@@ -18,15 +18,15 @@ use crate::trail::{Usage, Who};
 use crate::wire::Asked;
 
 pub(crate) mod gate;
+mod meter;
 mod quota;
 mod rate;
 mod terms;
 
 pub use terms::{Config, DEFAULT_BURST, DEFAULT_IN_FLIGHT, DEFAULT_REQUESTS, DEFAULT_SERVERWIDE, Flow, Quotas, Table, Terms};
 
-use gate::{Gate, State, locked};
-use quota::Window;
-use rate::{Bucket, Measure};
+use gate::Gate;
+use meter::{Meter, Meters, Short};
 use terms::{Limits, NAMES, whole_seconds};
 
 /// Tokens reserved for each answer where neither the caller nor the policy caps them.
@@ -410,200 +410,6 @@ impl Budget {
         drop((own_meter, shared_meter));
         let meters = Meters { own, shared: shared.map(|(_, meter)| meter) };
         Ok(Hold { meters, standing, reserved: ask, queries: 0, began: false, delivered: 0 })
-    }
-}
-
-/// The meters that a request is charged to.
-#[derive(Debug)]
-struct Meters {
-    own: Arc<Meter>,
-    shared: Option<Arc<Meter>>,
-}
-
-impl Meters {
-    fn each(&self, change: impl Fn(&mut Readings)) {
-        for meter in [Some(&self.own), self.shared.as_ref()].into_iter().flatten() {
-            change(&mut meter.lock());
-        }
-    }
-}
-
-/// What one caller of one model, or all callers of a model, have used.
-#[derive(Debug)]
-struct Meter(Mutex<Readings>);
-
-/// What is read on a meter.
-#[derive(Debug)]
-struct Readings {
-    requests: Option<Bucket>,
-    request_quota: Option<Window>,
-    tokens: Option<Bucket>,
-    token_quota: Option<Window>,
-    in_flight: u32,
-    made: Instant,
-}
-
-impl Meter {
-    fn new(now: Instant) -> Self {
-        Self(Mutex::new(Readings { requests: None, request_quota: None, tokens: None, token_quota: None, in_flight: 0, made: now }))
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Readings> {
-        locked(&self.0)
-    }
-}
-
-impl State for Meter {
-    fn is_idle(&self, now: Instant) -> bool {
-        let mut readings = self.lock();
-        readings.roll(now);
-        readings.in_flight == 0
-            && [&readings.requests, &readings.tokens].into_iter().flatten().all(|bucket| bucket.until_full().is_zero())
-            && [&readings.request_quota, &readings.token_quota].into_iter().flatten().all(Window::is_unused)
-    }
-}
-
-impl Readings {
-    /// Brings the readings to `now` and puts `limits` in force.
-    fn look(&mut self, limits: &Limits, now: Instant) {
-        self.roll(now);
-        let made = self.made;
-        for (bucket, measure) in [(&mut self.requests, limits.requests), (&mut self.tokens, limits.tokens)] {
-            tune(bucket, measure, |measure| Bucket::full(measure, made.max(now)), Bucket::retune);
-        }
-        for (window, measure) in [(&mut self.request_quota, limits.request_quota), (&mut self.token_quota, limits.token_quota)] {
-            tune(window, measure, |measure| Window::unused(measure, now), Window::retune);
-        }
-    }
-
-    fn roll(&mut self, now: Instant) {
-        [&mut self.requests, &mut self.tokens].into_iter().flatten().for_each(|bucket| bucket.refill(now));
-        [&mut self.request_quota, &mut self.token_quota].into_iter().flatten().for_each(|window| window.roll(now));
-    }
-
-    /// The first limit that has no room for one request of `tokens`, and when it may have.
-    fn short_of(&self, limits: &Limits, tokens: u64, now: Instant) -> Option<Short> {
-        if let Some(wait) = self.wait_for_requests(1, now) {
-            return Some(Short::Requests(wait));
-        }
-        // What reserves no tokens owes none, and a debt of tokens does not hold it up.
-        if let Some(wait) = wait(&self.tokens, &self.token_quota, tokens, now).filter(|_| tokens > 0) {
-            return Some(Short::Tokens(wait));
-        }
-        limits.in_flight.filter(|most| self.in_flight >= *most).map(|_| Short::InFlight)
-    }
-
-    fn charge(&mut self, tokens: u64) {
-        self.in_flight = self.in_flight.saturating_add(1);
-        self.take_requests(1);
-        take(&mut self.tokens, &mut self.token_quota, tokens);
-    }
-
-    fn wait_for_requests(&self, units: u64, now: Instant) -> Option<Wait> {
-        wait(&self.requests, &self.request_quota, units, now)
-    }
-
-    fn take_requests(&mut self, units: u64) {
-        take(&mut self.requests, &mut self.request_quota, units);
-    }
-
-    fn give_back_requests(&mut self, units: u64) {
-        give_back(&mut self.requests, &mut self.request_quota, units);
-    }
-
-    /// Puts `used` tokens in the place of those `reserved`.
-    fn correct(&mut self, reserved: u64, used: u64) {
-        let (more, less) = (used.saturating_sub(reserved), reserved.saturating_sub(used));
-        take(&mut self.tokens, &mut self.token_quota, more);
-        give_back(&mut self.tokens, &mut self.token_quota, less);
-    }
-
-    fn standing(&self, limits: &Arc<Limits>, now: Instant) -> Standing {
-        let bucket = |bucket: &Bucket| (bucket.remaining(), whole_seconds(bucket.until_full()));
-        let window = |window: &Window| (window.remaining(), whole_seconds(window.until_over(now)));
-        let left = [
-            self.requests.as_ref().map(bucket),
-            self.request_quota.as_ref().map(window),
-            self.tokens.as_ref().map(bucket),
-            self.token_quota.as_ref().map(window),
-        ];
-        Standing { limits: limits.clone(), left }
-    }
-}
-
-/// How long until a bucket and a window have room for `units`, where they have not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Wait {
-    time: Duration,
-    /// The window is the one that is waited for.
-    for_window: bool,
-    /// They never have room for so many.
-    in_vain: bool,
-}
-
-fn wait(bucket: &Option<Bucket>, window: &Option<Window>, units: u64, now: Instant) -> Option<Wait> {
-    let of_bucket = bucket.as_ref().map_or(Duration::ZERO, |bucket| bucket.wait(units));
-    let of_window = window.as_ref().map_or(Duration::ZERO, |window| window.wait(units, now));
-    let in_vain =
-        bucket.as_ref().is_some_and(|bucket| units > bucket.most()) || window.as_ref().is_some_and(|window| units > window.most());
-    let time = of_bucket.max(of_window);
-    (!time.is_zero()).then_some(Wait { time, for_window: of_window > of_bucket, in_vain })
-}
-
-fn take(bucket: &mut Option<Bucket>, window: &mut Option<Window>, units: u64) {
-    bucket.iter_mut().for_each(|bucket| bucket.take(units));
-    window.iter_mut().for_each(|window| window.take(units));
-}
-
-fn give_back(bucket: &mut Option<Bucket>, window: &mut Option<Window>, units: u64) {
-    bucket.iter_mut().for_each(|bucket| bucket.give_back(units));
-    window.iter_mut().for_each(|window| window.give_back(units));
-}
-
-fn tune<M>(meter: &mut Option<M>, measure: Option<Measure>, make: impl FnOnce(Measure) -> M, retune: impl FnOnce(&mut M, Measure)) {
-    match (meter.as_mut(), measure) {
-        (Some(meter), Some(measure)) => retune(meter, measure),
-        (None, Some(measure)) => *meter = Some(make(measure)),
-        (_, None) => *meter = None,
-    }
-}
-
-/// A limit without room, and how long until it may have some.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Short {
-    Requests(Wait),
-    Tokens(Wait),
-    InFlight,
-}
-
-impl Short {
-    /// The refusal. For the limit that refused the caller reads that nothing is left, whether it was his own or the model's; but where he asked for more
-    /// than there ever is, what there is.
-    fn refusal(self, own: bool, mut standing: Standing) -> Error {
-        let mut spent = |[rate, quota]: [usize; 2], wait: Wait| {
-            let at = if wait.for_window && standing.left[quota].is_some() || standing.left[rate].is_none() { quota } else { rate };
-            if !wait.in_vain {
-                standing.left[at] = standing.left[at].map(|_| (0, whole_seconds(wait.time).max(1)));
-            }
-        };
-        let refused =
-            |Wait { time: retry_after, in_vain, .. }, rule, standing| Refused { retry_after, in_vain, rule, standing: Box::new(standing) };
-        match self {
-            Self::Requests(wait) => {
-                spent([0, 1], wait);
-                let rule = if own { "caller.requests" } else { "model.requests" };
-                Error::CallerSpentRequests(refused(wait, rule, standing))
-            }
-            Self::Tokens(wait) => {
-                spent([2, 3], wait);
-                let rule = if own { "caller.tokens" } else { "model.tokens" };
-                Error::CallerSpentTokens(refused(wait, rule, standing))
-            }
-            Self::InFlight => {
-                let rule = if own { "caller.in_flight" } else { "model.in_flight" };
-                Error::CallerHasTooManyInFlight(Refused { retry_after: SOON, in_vain: false, rule, standing: Box::new(standing) })
-            }
-        }
     }
 }
 
