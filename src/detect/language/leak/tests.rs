@@ -95,8 +95,11 @@ fn short_instructions_are_not_looked_for_and_of_long_ones_the_beginning() {
     let text = |grams: usize| (0..).map(|n: u32| char::from_u32(0x4e00 + n).unwrap()).take(grams + GRAM - 1).collect::<String>();
     assert!(Guarded::new([], [text(FEWEST_GRAMS - 1).as_str()], []).is_empty());
     assert_eq!(Guarded::new([], [text(FEWEST_GRAMS).as_str()], []).texts[0].len(), FEWEST_GRAMS);
-    assert_eq!(Guarded::new([], [text(MOST_GRAMS).as_str()], []).texts[0].len(), MOST_GRAMS);
-    assert_eq!(Guarded::new([], [text(MOST_GRAMS + 1).as_str()], []).texts[0].len(), MOST_GRAMS);
+    // Grams are kept by hashes of 32 bits under a key of the process: of so many, two are alike once in five hundred times.
+    let kept = |grams: usize| Guarded::new([], [text(grams).as_str()], []).texts[0].len();
+    for grams in [MOST_GRAMS, MOST_GRAMS + 1, 2 * MOST_GRAMS] {
+        assert!((MOST_GRAMS - 3..=MOST_GRAMS).contains(&kept(grams)), "{grams}: {}", kept(grams));
+    }
     let many = || vec![PROMPT; MOST_TEXTS + 1];
     assert_eq!(Guarded::new([], many(), []).texts.len(), MOST_TEXTS);
     assert_eq!(Guarded::new(many(), [PROMPT], []).texts.len(), MOST_TEXTS + 1);
