@@ -30,6 +30,8 @@ mod cohort;
 mod crowd;
 mod due;
 mod families;
+#[cfg(test)]
+mod figures;
 mod ladder;
 mod lesson;
 mod loss;
