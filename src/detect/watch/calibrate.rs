@@ -309,11 +309,11 @@ fn bets_of(bounds: &mut Bounds, callers: &[Points<'_>]) -> Result<usize, Unfit> 
         // Over all rows of all callers, and for the caller who has most of it, as far as its rows say.
         let (odd, count) = heard.iter().fold((0.0, 0.0), |(odd, count), heard| (odd + heard[at].0, count + heard[at].1));
         // Honest texts make no long chains, and a family that then heard nothing has its own word; where nothing is known of numbers, nothing is.
-        let unheard = if family.looks_at == LooksAt::Texts { family.honest } else { 0.5 };
+        let unheard = if family.looks_at == LooksAt::Texts { family.honest(bounds.of) } else { 0.5 };
         let overall = (odd + unheard) / (count + 1.0);
         let of_caller = |heard: &[(f32, f32); COUNT]| (heard[at].0 + CAUTION * overall) / (heard[at].1 + CAUTION);
         let rates = sorted(heard.iter().map(of_caller));
-        let rate = quantile(&rates, 1.0 - 2.0 * f64::from(bounds.rate)).max(overall).max(family.honest);
+        let rate = quantile(&rates, 1.0 - 2.0 * f64::from(bounds.rate)).max(overall).max(family.honest(bounds.of));
         // Whoever is odd half of the time says nothing: nothing is betted on.
         let rate = if rate > 0.5 { 1.0 } else { rate };
         bounds.bets.insert(family.name.to_owned(), Bet { rate, alarm: (families::speaking(bounds.of) as f32 / bounds.rate).ln() });

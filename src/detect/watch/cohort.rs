@@ -18,7 +18,7 @@
 //! back ([`Seen::returned`](super::near::Seen)).
 
 use super::bounds::Calibration;
-use super::families::{COUNT, Own, Signal};
+use super::families::{COUNT, Signal};
 use super::rows::Told;
 use super::space::Point;
 use super::state::{Alarm, State};
@@ -71,10 +71,10 @@ pub(super) fn learn(
     company: &Company,
     part: &mut Part,
     calibration: &Calibration,
-    (point, told, own): (&Point, &Told, Own),
+    (point, told, new): (&Point, &Told, bool),
 ) -> Vec<Alarm> {
     let mut heard = [None::<Signal>; COUNT];
-    state.learn_of(calibration, point, told, own, |family, signal| heard[family] = Some(signal));
+    state.learn_of(calibration, point, told, new, |family, signal| heard[family] = Some(signal));
     let mut words = Vec::new();
     for (family, signal) in heard.iter().enumerate() {
         let (Some(signal), bet) = (*signal, calibration.bets[family]) else { continue };

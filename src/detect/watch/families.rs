@@ -71,7 +71,7 @@ pub(super) struct Family {
     /// How far its word carries.
     pub(super) reach: Reach,
     /// What the mean of an honest caller's signal may be, whatever a recording says: other callers than those in it are honest too.
-    pub(super) honest: f32,
+    honest: f32,
     /// What a person may do next.
     pub(super) advice: &'static str,
     /// How odd a row is; `None` where the family has no opinion of it.
@@ -87,7 +87,15 @@ impl Family {
             LooksAt::Texts => of != Of::Numbers,
         }
     }
+
+    /// What the mean of an honest caller's signal may be of a model that takes that, whatever a recording says.
+    pub(super) fn honest(&self, of: Of) -> f32 {
+        if of == Of::Numbers { self.honest } else { self.honest.max(OF_TEXTS) }
+    }
 }
+
+/// What every honest caller's signal may be at least where a model takes texts: few of them are near another, and so each weighs.
+const OF_TEXTS: f32 = 0.06;
 
 /// How many families have an opinion of what a model takes.
 pub(super) fn speaking(of: Of) -> usize {
@@ -107,8 +115,8 @@ pub(super) struct Occasion<'a> {
     pub(super) bounds: &'a Bounds,
     /// All that the caller asked that was the first of its kind.
     pub(super) sums: &'a Sums,
-    /// The point, less what all of the caller's have in common as far as that is known.
-    pub(super) own: &'a Own,
+    /// Nothing like it was asked before, neither here nor, in a cohort, by its own caller.
+    pub(super) new: bool,
     /// What its text adds to a chain of texts.
     pub(super) link: Option<Link>,
     /// Coordinates that are kept of an input.
@@ -128,20 +136,6 @@ pub(super) struct Sums {
     pub(super) squares: f32,
     /// How many buckets they lie in.
     pub(super) buckets: u32,
-}
-
-/// A row as it stands to its caller's own mean.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Own {
-    /// The square of its distance in the projection.
-    pub(super) distance: f32,
-    /// The mean square of its kept coordinates, in standard deviations.
-    pub(super) energy: f32,
-}
-
-impl Own {
-    /// That of a row whose caller has no mean yet.
-    pub(super) const UNKNOWN: Self = Self { distance: f32::INFINITY, energy: f32::INFINITY };
 }
 
 impl Default for Sums {

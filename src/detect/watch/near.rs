@@ -349,6 +349,11 @@ impl Seen {
         !self.repeat && self.change.is_none() && !self.swept
     }
 
+    /// Nothing that is remembered is like it.
+    pub(super) fn is_new(&self) -> bool {
+        self.is_first() && self.kin.is_none()
+    }
+
     /// The changes that led here lie on one line.
     pub(super) fn on_a_line(&self) -> bool {
         self.line.is_some_and(|line| line.abs() >= ON_A_LINE)

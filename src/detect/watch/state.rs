@@ -1,22 +1,16 @@
 //! What is kept of one caller of one model, or of a cohort of callers.
 
 use super::bounds::Calibration;
-use super::families::{self, COUNT, Occasion, Own, Reach, Signal, Sums};
+use super::families::{self, COUNT, Occasion, Reach, Signal, Sums};
 use super::near::{self, Near};
 use super::rows::Told;
-use super::space::{BUCKETS, Point, SAMPLE, STEPS, Z};
+use super::space::{BUCKETS, Point};
 use super::telling::Row;
 use super::wealth::Wealth;
 use crate::detect::text::substitution::{Chains, Said};
 
 /// Rows up to which no more is kept of a caller than they are.
 const AT_FIRST: u64 = near::FIRST as u64 - 1;
-
-/// Rows to which a caller's own mean is half believed.
-const FEW: f32 = 5.0;
-
-/// Rows that the mean goes back.
-const LONG: f32 = 64.0;
 
 /// What is kept of everyone.
 #[derive(Clone, Debug)]
@@ -37,15 +31,14 @@ pub(super) struct State {
     near: Near,
     /// What is kept of those who are watched closely.
     close: Option<Box<Close>>,
-    /// How its last row stood to its own mean.
-    pub(super) own: Own,
+    /// Its last row was like nothing that is remembered of it.
+    pub(super) new: bool,
 }
 
 /// What is kept of a caller that is watched closely.
 #[derive(Clone, Debug)]
 struct Close {
     sums: Sums,
-    mean: Mean,
     /// Where it has been.
     buckets: [u64; BUCKETS / 64],
     /// Its last texts, where it sends any.
@@ -54,37 +47,7 @@ struct Close {
 
 impl Default for Close {
     fn default() -> Self {
-        Self { sums: Sums::default(), mean: Mean::default(), buckets: [0; BUCKETS / 64], chains: None }
-    }
-}
-
-/// What a caller's rows have in common.
-#[derive(Clone, Debug)]
-struct Mean {
-    count: f32,
-    z: [f32; Z],
-    sample: [f32; SAMPLE],
-}
-
-impl Default for Mean {
-    fn default() -> Self {
-        Self { count: 0.0, z: [0.0; Z], sample: [0.0; SAMPLE] }
-    }
-}
-
-impl Mean {
-    /// How a row stands to the mean of those before, which then has it too. A few rows have no mean yet.
-    fn apart(&mut self, point: &Point, kept: usize) -> Own {
-        let known = self.count / (self.count + FEW);
-        let of = |numbers: f32, mean: f32| (numbers - known * mean).powi(2);
-        let distance = point.z.iter().zip(&self.z).map(|(z, mean)| of(*z, *mean)).sum();
-        let coordinates = || point.sample[..kept].iter().map(|kept| f32::from(*kept) / STEPS);
-        let energy = coordinates().zip(&self.sample).map(|(number, mean)| of(number, *mean)).sum::<f32>() / kept as f32;
-        self.count += 1.0;
-        let share = 1.0 / self.count.min(LONG);
-        self.z.iter_mut().zip(&point.z).for_each(|(mean, z)| *mean += (z - *mean) * share);
-        self.sample.iter_mut().zip(coordinates()).for_each(|(mean, number)| *mean += (number - *mean) * share);
-        Own { distance, energy }
+        Self { sums: Sums::default(), buckets: [0; BUCKETS / 64], chains: None }
     }
 }
 
@@ -110,16 +73,16 @@ impl Default for State {
             insists: false,
             near: Near::default(),
             close: None,
-            own: Own::UNKNOWN,
+            new: false,
         }
     }
 }
 
 impl State {
-    /// Learns from a row of a cohort: `own` is how the row stands to the mean of the caller who sent it. Many callers have no mean in common, and
+    /// Learns from a row of a cohort: `new` is whether it was like nothing that its own caller asked. Of many callers less is remembered of each, and
     /// a camera that is moved is as odd in company as it is alone.
-    pub(super) fn learn_of(&mut self, calibration: &Calibration, point: &Point, told: &Told, own: Own, heard: impl FnMut(usize, Signal)) {
-        self.weigh(calibration, point, told, Some(own), heard);
+    pub(super) fn learn_of(&mut self, calibration: &Calibration, point: &Point, told: &Told, new: bool, heard: impl FnMut(usize, Signal)) {
+        self.weigh(calibration, point, told, Some(new), heard);
     }
 
     /// Learns from a row and what it was told; tells which families come to an alarm with it. A family that has alarmed is silent until it is
@@ -147,7 +110,7 @@ impl State {
         calibration: &Calibration,
         point: &Point,
         told: &Told,
-        own: Option<Own>,
+        of_caller: Option<bool>,
         mut heard: impl FnMut(usize, Signal),
     ) -> Vec<Alarm> {
         let Calibration { bounds, space, bets, .. } = calibration;
@@ -158,9 +121,10 @@ impl State {
         let query = self.rows.min(u64::from(u32::MAX)) as u32;
         let mut seen = self.near.look(space, point, told, (low, near::most(bounds.of, self.is_close())), bounds.radius, query);
         // Callers take turns: what leads from one's input to another's and back is no search, nor where the one has meanwhile changed a number.
-        if own.is_some() && (seen.returned || seen.swept) {
+        if of_caller.is_some() && (seen.returned || seen.swept) {
             seen.line = None;
         }
+        self.new = seen.is_new();
         if seen.repeat {
             self.repeats += 1;
             return Vec::new();
@@ -181,14 +145,9 @@ impl State {
             (Some(close), Some(tokens)) => close.chains.get_or_insert_default().learn(tokens, Said { label: told.label, unsure: low }),
             _ => None,
         };
-        let own = match (own, &mut self.close) {
-            (Some(own), _) => own,
-            (None, Some(close)) => close.mean.apart(point, space.sampled().0),
-            (None, None) => Own::UNKNOWN,
-        };
-        self.own = own;
+        let new = self.new && of_caller.unwrap_or(true);
         let sums = self.close.as_ref().map_or(&none, |close| &close.sums);
-        let occasion = Occasion { seen: &seen, point, told, bounds, sums, own: &own, link, kept: space.sampled().0, kernel };
+        let occasion = Occasion { seen: &seen, point, told, bounds, sums, new, link, kept: space.sampled().0, kernel };
         let mut alarms = Vec::new();
         for (at, family) in families::ALL.iter().enumerate().filter(|(_, family)| family.speaks(bounds.of)) {
             let Some(signal) = (family.weigh)(&occasion) else { continue };

@@ -429,6 +429,35 @@ fn who_asks_beside_a_long_batch_of_the_same_caller_does_not_wait_for_all_of_it()
     assert!((0..40).any(|_| got_between()));
 }
 
+/// What `outlier` is told of a caller who asks some rows as everybody does and then `rows`, at one false alarm in 1,000: the row of its alarm.
+fn outlying(rows: impl Iterator<Item = [f32; WIDTH]>) -> Option<usize> {
+    let mut text: serde_json::Value = serde_json::from_str(&calibration()).unwrap();
+    text["bets"]["outlier"] = serde_json::json!({ "rate": 0.02, "alarm": 9.2 });
+    let calibration = Calibration::read(text.to_string().as_bytes()).unwrap();
+    let (mut state, mut noise) = (State::default(), Noise::new(&[13; 32], "as everybody"));
+    let mut alarms = |values: &[f32; WIDTH]| {
+        let said = answer(values);
+        let told = Told::of(&said, 1)[0];
+        let alarms = state.learn_closely(&calibration, &calibration.space.point(values), &told, |_, _| {});
+        alarms.iter().any(|alarm| families::ALL[alarm.family].name == "outlier")
+    };
+    assert!(!(0..4).any(|_| alarms(&std::array::from_fn(|_| noise.normal()))));
+    rows.take(100).position(|values| alarms(&values))
+}
+
+#[test]
+fn who_asks_with_rows_of_another_kind_is_told_of_though_all_of_his_are() {
+    let mut noise = Noise::new(&[14; 32], "of another kind");
+    let found = outlying(std::iter::from_fn(|| Some(std::array::from_fn(|_| 2.0 + noise.normal()))));
+    assert!(found.is_some_and(|row| row < 10), "{found:?}");
+}
+
+#[test]
+fn a_camera_that_is_moved_is_odd_once() {
+    let mut noise = Noise::new(&[15; 32], "a camera");
+    assert_eq!(outlying(std::iter::from_fn(|| Some(std::array::from_fn(|_| 4.0 + 0.05 * noise.normal())))), None);
+}
+
 #[test]
 fn much_is_learned_in_turn_and_little_where_it_is() {
     let (watch, mut caller) = (watch(&calibration(), ""), Caller::new());

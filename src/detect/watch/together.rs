@@ -100,7 +100,7 @@ impl Lesson {
         row: u64,
         heard: &mut Vec<Heard<'a>>,
     ) {
-        let own = known.state.own;
+        let new = known.state.new;
         for cohort in cohorts {
             let part = &mut parts[cohort.kind as usize];
             let (words, spent, callers) = {
@@ -112,7 +112,7 @@ impl Lesson {
                 let Answered { point, told, .. } = *answered;
                 let repeats = theirs.state.repeats;
                 let words = match repeated {
-                    None => cohort::learn(&mut theirs.state, company, part, &self.watch.calibration, (point, told, own)),
+                    None => cohort::learn(&mut theirs.state, company, part, &self.watch.calibration, (point, told, new)),
                     Some(_) => Vec::new(),
                 };
                 let repeat = repeated.is_some() || theirs.state.repeats != repeats;

@@ -17,6 +17,5 @@ pub(super) const FAMILY: Family = Family {
 fn weigh(occasion: &Occasion<'_>) -> Option<Signal> {
     let margin = occasion.told.margin?;
     // One object that is hard to tell is one word, from whatever side it is seen.
-    let new = occasion.seen.is_first() && occasion.seen.kin.is_none();
-    new.then(|| Signal::when(occasion.low(), "margin", margin)).flatten()
+    occasion.new.then(|| Signal::when(occasion.low(), "margin", margin)).flatten()
 }
