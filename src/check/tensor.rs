@@ -161,7 +161,11 @@ impl Rules {
             if tensor.shape.len() > MOST_DIMENSIONS {
                 return Err(Broken::Shape);
             }
-            let first = tensor.shape.first().copied();
+            let mut lengths = tensor.shape.iter().copied();
+            let first = lengths.next();
+            if self.max_length.is_some_and(|most| lengths.any(|length| length > most)) {
+                return Err(Broken::Shape);
+            }
             return if first.zip(self.max_batch).is_some_and(|(first, most)| first > most) { Err(Broken::Batch) } else { Ok(()) };
         };
         let port = contract.every_input().find(|port| port.name == tensor.name).ok_or(Broken::Name)?;

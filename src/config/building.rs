@@ -57,8 +57,8 @@ impl Building<'_> {
         let (mut broken, mut unread) = (BTreeSet::new(), false);
         let (mut models, mut standing) = (Vec::new(), Vec::new());
         for file in reading.files("models", ".toml") {
-            let text = reading.text(&file).unwrap_or_default();
-            let Some(parsed) = reading.digest.contains_key(&file).then(|| reading.parsed::<ModelFile>(&file, &text)).flatten() else {
+            let text = reading.text(&file);
+            let Some((text, parsed)) = text.and_then(|text| reading.parsed::<ModelFile>(&file, &text).map(|parsed| (text, parsed))) else {
                 unread = true;
                 continue;
             };
@@ -146,7 +146,7 @@ impl Building<'_> {
                 return Err(mistakes);
             }
         };
-        mistakes.extend(kinds::mistakes(text, serves));
+        mistakes.extend(kinds::mistakes(text, kinds::Of::new(serves, contract.as_ref())));
         if (serves == Serves::Raw) != file.route.is_some() {
             mistakes.push(Mistake::at(
                 file.backend.span(),
