@@ -448,7 +448,8 @@ async fn answer<H: Handler>(seat: Arc<Seat<H>>, request: Request<Incoming>) -> R
                 // Others may share the connection, as behind a proxy, who gave nothing up.
                 return Err(Unanswered::Refused(h2::Reason::REFUSED_STREAM.into()));
             }
-            let mut response = seat.handler.refuse(TurnedAway { connection: &seat.connection, arrived, head: &head, error }).await;
+            let turned_away = TurnedAway { connection: &seat.connection, arrived, head: &head, error };
+            let mut response = timeout_at(hard_stop.into(), seat.handler.refuse(turned_away)).await.map_err(|_| Unanswered::Late)?;
             if version < Version::HTTP_2 {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
