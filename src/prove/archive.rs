@@ -1,6 +1,7 @@
 //! A log as it is read: the one that is being written, and the shards that have ended.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -117,7 +118,11 @@ impl Archive {
         } else if config.has_witnesses() && !vkeys.is_empty() {
             // Those that are about to cosign it may be others than those that were asked while it was written.
             let listed = keys_of(&directory, &vkeys, Witnesses::keys_of(config, base));
-            write_keys(&directory, &listed).map_err(|error| OpenError::Io(directory.join(KEYS), error))?;
+            match write_keys(&directory, &listed) {
+                // Where nothing can be written, nothing will be cosigned either, and that is told as it fails.
+                Err(error) if matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied) => {}
+                written => written.map_err(|error| OpenError::Io(directory.join(KEYS), error))?,
+            }
         }
         let archive = Self {
             origin,
