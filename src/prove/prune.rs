@@ -81,7 +81,9 @@ impl Pruner {
         if plan.from > 0 {
             self.forget(plan.from - 1)?;
         }
-        let owes = self.told.owes.load(Ordering::Relaxed);
+        // Nor is it known of what went before this process began whether it was told.
+        let unknown = plan.from > 0 && self.told.before.load(Ordering::Relaxed) == 0;
+        let owes = self.told.owes.load(Ordering::Relaxed) || unknown;
         if plan.from == plan.to && !owes || closing() {
             return Ok(false);
         }

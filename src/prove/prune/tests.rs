@@ -497,6 +497,27 @@ async fn what_goes_makes_room_in_a_log_that_is_full_and_is_told_then() {
 }
 
 #[tokio::test]
+async fn what_a_process_pruned_on_a_full_disk_is_told_by_the_next() {
+    let log = log(600, 512).await;
+    let ledger = log.open();
+    let wal = ledger.0.wal.clone();
+    let full = || {
+        wal.pretend_full();
+        false
+    };
+    assert!(run(&pruner(&ledger), later(), full).unwrap());
+    ledger.close();
+    drop((ledger, wal));
+    let ledger = log.open();
+    let pruner = pruner(&ledger);
+    (0..2).for_each(|_| assert!(!run(&pruner, 0, || false).unwrap()));
+    ledger.close();
+    let told = |(_, entry): &(u64, Vec<u8>)| Statement::read(entry).unwrap().view()["change"]["reason"] == "entries before 512";
+    assert_eq!(log.entries().iter().filter(|entry| told(entry)).count(), 1, "once");
+    assert!(log.verify().ok, "{:?}", log.verify());
+}
+
+#[tokio::test]
 async fn entry_0_is_kept_before_its_bundle_is_old() {
     let log = log(600, 512).await;
     let ledger = log.open();
