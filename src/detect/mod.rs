@@ -454,11 +454,23 @@ impl Detector {
         };
         let first = query.saturating_sub(rows) + 1;
         // A step that comes with one row of a batch holds for all of it.
-        let (manner, moved) = watch.manner(&known.pupil, query, now.mono);
+        let explained = match request {
+            Request::Explain(explanation) => explanation.output.as_str(),
+            _ => "",
+        };
+        let named = request.tensors().map_or(&[][..], |request| &request.outputs).iter().map(|output| &*output.name);
+        let beside = Some(explained).filter(|explained| !explained.is_empty() && named.len() > 0);
+        // What a model is asked beside each row, to explain it.
+        let more = match request {
+            Request::Explain(explanation) => explanation.evaluations() / explanation.rows.max(1),
+            _ => 0,
+        };
+        let bits = watch.most(named.chain(beside)) * (1 + more) as f64;
+        let (manner, moved, held) = watch.manner_of(&known, (rows, bits), query, now.mono);
         if let Some((from, to)) = moved {
             watch::tell_moved(who, model, trail.id, (from, to), events, now);
         }
-        let (more, price) = match manner {
+        let (lessened, price) = match manner {
             Manner::With(care) => (care, None),
             Manner::ForWork(care) => {
                 let rows = u32::try_from(rows).unwrap_or(u32::MAX);
@@ -466,14 +478,6 @@ impl Detector {
                 (care, Some(Price { caller, model, rows, due: watch.due(&known.pupil, rows) }))
             }
             Manner::NotNow => return Err(Error::CallerAsksTooOften),
-        };
-        let beside = match request {
-            Request::Explain(explanation) => explanation.evaluations() / explanation.rows.max(1),
-            _ => 0,
-        };
-        let explained = match request {
-            Request::Explain(explanation) => explanation.output.as_str(),
-            _ => "",
         };
         let lesson = request.tensors().map(|request| Lesson {
             watch: watch.clone(),
@@ -486,15 +490,16 @@ impl Detector {
             caller: self.hasher.hash_one(&who.caller),
             inputs: request.inputs.clone(),
             first,
-            more: u32::try_from(beside).unwrap_or(u32::MAX),
+            more: u32::try_from(more).unwrap_or(u32::MAX),
             explained: explained.into(),
             who: who.clone(),
             model: model.cloned(),
             receipt: trail.id,
             events: events.clone(),
             at: now,
+            held,
         });
-        Ok(Judged { care: care.and(more), listener, lesson, price })
+        Ok(Judged { care: care.and(lessened), listener, lesson, price })
     }
 
     /// What is to be learned of the embeddings that a request asks for, if there may be any.

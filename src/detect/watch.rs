@@ -3,16 +3,16 @@
 //! [`Watch`] is what a model's policy says of it, [`Pupil`] what is known of one caller of one model, and [`Lesson`] what a request leaves to be
 //! learned once its answer is known.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::Care;
 use super::response::{Level, Response, Seed, Shaping};
 use super::text::Key;
 use super::text::substitution::Tokens;
+use super::{Care, Known};
 use crate::budget::gate::locked;
 use crate::check::Contract;
 use crate::clock::Moment;
@@ -24,6 +24,7 @@ use crate::trail::Who;
 use crate::unit::Span;
 use crate::wire::tensor::{Datatype, Tensor};
 
+mod awaited;
 mod bounds;
 mod calibrate;
 mod cohort;
@@ -34,6 +35,7 @@ mod families;
 mod figures;
 mod ladder;
 mod lesson;
+mod living;
 mod loss;
 mod near;
 pub(super) mod noise;
@@ -47,6 +49,7 @@ mod texts;
 mod together;
 mod wealth;
 
+pub(super) use awaited::Held;
 pub(super) use cohort::KINDS;
 pub use ladder::Step;
 pub use lesson::Lesson;
@@ -55,12 +58,14 @@ pub(super) use room::{MOST as MOST_WATCHED, Room};
 pub(super) use study::Studies;
 pub(super) use together::Cohort;
 
+use awaited::{Awaited, Most};
 use bounds::{Calibration, Of, text_key};
 use calibrate::Asked;
 use cohort::{Company, Part};
 use crowd::{Counted, Crowd};
 use families::Reach;
 use ladder::{Ladder, Rungs, Taken};
+use living::Living;
 use loss::{Budgets, Kept, Loss};
 use noise::Noise;
 use rows::{Rows, Told};
@@ -238,6 +243,9 @@ pub struct Watch {
     crowd: Crowd,
     /// Of the calibration's file: what was learned in another space is nothing in this.
     digest: Digest,
+    living: Arc<Living>,
+    /// What one row tells at most.
+    most: Most,
 }
 
 impl Config {
@@ -266,7 +274,9 @@ impl Config {
                 .push(Mistake::of_file(format!("the model takes {has} numbers a row, and its calibration is of {was}: calibrate anew")));
         }
         let (degrade, crowd) = (self.degrade.shaping(), Crowd::default());
-        Some(Watch { enforced, calibration, rungs, degrade, budgets, crowd, digest: calibration_of })
+        let most = Most::of(contract, calibration.bounds.holdout.as_ref().map_or(0, Kept::classes));
+        let (digest, living) = (calibration_of, Living::of(calibration_of));
+        Some(Watch { enforced, calibration, rungs, degrade, budgets, crowd, digest, living, most })
     }
 
     fn rungs(&self, mistakes: &mut Vec<Mistake>) -> Rungs {
@@ -297,6 +307,10 @@ pub struct Pupil {
     ladder: Ladder,
     /// By the calibrations of the model's versions, between which a caller may choose.
     learned: Vec<Learned>,
+    /// What is under way.
+    awaited: Awaited,
+    /// It was told that a budget is spent.
+    told: bool,
     throttle: Throttle,
     /// Of a caller, its part in each kind of its cohorts.
     parts: [Part; KINDS],
@@ -332,36 +346,41 @@ impl Throttle {
 #[derive(Debug)]
 struct Learned {
     under: Digest,
-    /// Whoever watched last: when it is gone, so is its calibration.
-    watch: Weak<Watch>,
+    /// Gone when no policy has the calibration any more.
+    living: Weak<Living>,
+    /// Of the policy under which it was learned last.
+    budgets: Budgets,
     state: State,
     counted: Counted,
     loss: Loss,
 }
 
 impl Learned {
-    /// What was learned under a watch's calibration; what was under one that no policy has any more makes room for it.
-    fn of<'a>(all: &'a mut Vec<Self>, watch: &Arc<Watch>) -> &'a mut Self {
+    /// What was learned under a watch's calibration, and what was told of the model's other versions. What was under a calibration that no policy
+    /// has any more makes room for it.
+    fn of<'a>(all: &'a mut Vec<Self>, watch: &Watch) -> (&'a mut Self, Exposure) {
         let at = all.iter().position(|learned| learned.under == watch.digest).unwrap_or_else(|| {
-            all.retain(|learned| learned.watch.strong_count() > 0);
+            all.retain(Self::is_living);
             let (state, counted, loss) = (State::default(), Counted::default(), Loss::default());
             // Nearly everyone asks one version.
             all.reserve_exact(1);
-            all.push(Self { under: watch.digest, watch: Weak::new(), state, counted, loss });
+            all.push(Self { under: watch.digest, living: Weak::new(), budgets: watch.budgets, state, counted, loss });
             all.len() - 1
         });
-        all[at].watch = Arc::downgrade(watch);
-        &mut all[at]
+        let others = all.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, learned)| learned.loss.exposure());
+        let others = others.fold(Exposure::default(), Exposure::and);
+        (all[at].living, all[at].budgets) = (Arc::downgrade(&watch.living), watch.budgets);
+        (&mut all[at], others)
+    }
+
+    fn is_living(&self) -> bool {
+        self.living.strong_count() > 0
     }
 }
 
 impl Pupil {
     pub(super) fn exposure(&self) -> Exposure {
-        self.learned.iter().map(|learned| learned.loss.exposure()).fold(Exposure::default(), |sum, one| Exposure {
-            fidelity: sum.fidelity.max(one.fidelity),
-            bits: sum.bits + one.bits,
-            rows: sum.rows + one.rows,
-        })
+        self.learned.iter().map(|learned| learned.loss.exposure()).fold(Exposure::default(), Exposure::and)
     }
 
     pub(super) fn step(&self) -> Step {
@@ -380,8 +399,8 @@ impl Pupil {
 
     /// Whether the ladder was climbed, or some of a budget is spent.
     fn has_cause(&self) -> bool {
-        let spent =
-            |learned: &Learned| learned.watch.upgrade().is_some_and(|watch| learned.loss.spent(&watch.budgets) >= EVIDENCE_OF_BUDGET);
+        let has = self.exposure();
+        let spent = |learned: &Learned| learned.budgets.spent(has) >= EVIDENCE_OF_BUDGET;
         self.ladder.step() > Step::Observe || self.learned.iter().any(spent)
     }
 }
@@ -410,13 +429,45 @@ pub(super) enum Manner {
 
 impl Watch {
     /// How a caller is to be answered the last of whose rows is `row`.
-    pub(super) fn manner(&self, pupil: &Mutex<Pupil>, row: u64, now: Instant) -> (Manner, Option<(Step, Step)>) {
+    #[cfg(test)]
+    pub(super) fn manner(&self, pupil: &std::sync::Mutex<Pupil>, row: u64, now: Instant) -> (Manner, Option<(Step, Step)>) {
+        self.answer(&mut locked(pupil), row, now)
+    }
+
+    /// How a caller is to be answered the last of whose rows is `row`, where it asks so many and is held to be told `bits` of each until that is
+    /// learned or dropped.
+    pub(super) fn manner_of(
+        &self,
+        known: &Arc<Known>,
+        (rows, bits): (u64, f64),
+        row: u64,
+        now: Instant,
+    ) -> (Manner, Option<(Step, Step)>, Held) {
+        let mut pupil = locked(&known.pupil);
+        let (manner, moved) = self.answer(&mut pupil, row, now);
+        let held = match manner {
+            Manner::With(care) | Manner::ForWork(care) if self.enforced => {
+                let bits = if care.response.shaping == Shaping::LabelOnly { self.most.label() } else { bits };
+                Held::of(known, &mut pupil, Awaited::of(rows, bits))
+            }
+            _ => Held::default(),
+        };
+        (manner, moved, held)
+    }
+
+    /// The most bits that a row tells of which these outputs are asked for, or all where none is named.
+    pub(super) fn most<'a>(&self, outputs: impl Iterator<Item = &'a str>) -> f64 {
+        self.most.of_row(outputs)
+    }
+
+    fn answer(&self, pupil: &mut Pupil, row: u64, now: Instant) -> (Manner, Option<(Step, Step)>) {
         if !self.enforced {
             return (Manner::With(Care::default()), None);
         }
-        let mut pupil = locked(pupil);
-        // What was learned is not unlearned by waiting.
-        let spent = pupil.learned.iter().map(|learned| learned.loss.spent(&self.budgets)).fold(0.0, f64::max);
+        // What was learned is not unlearned by waiting, and what is under way is as good as learned where all together would spend it.
+        let has = pupil.exposure();
+        let spent = self.budgets.spent(has);
+        let shown = if spent < 1.0 && pupil.awaited.spends(has, &self.budgets) { 1.0 } else { spent };
         if spent >= 1.0 {
             pupil.ladder.hold(self.spent(), &self.rungs, now);
         }
@@ -427,15 +478,15 @@ impl Watch {
         let moved = from.map(|from| (from, step));
         let manner = match step {
             Step::Block => Manner::NotNow,
-            Step::Price | Step::Quarantine => self.priced(step, spent),
+            Step::Price | Step::Quarantine => self.priced(step, shown),
             Step::Throttle => {
                 if pupil.throttle.lets_through() {
-                    Manner::With(self.care(step, spent))
+                    Manner::With(self.care(step, shown))
                 } else {
                     Manner::NotNow
                 }
             }
-            Step::Observe | Step::Alert | Step::Degrade => Manner::With(self.care(step, spent)),
+            Step::Observe | Step::Alert | Step::Degrade => Manner::With(self.care(step, shown)),
         };
         (manner, moved)
     }
@@ -450,7 +501,8 @@ impl Watch {
             Step::Observe | Step::Alert | Step::Throttle => Shaping::AsIs,
         };
         let graded = Level::of_spent(spent.min(1.0)).filter(|_| self.rungs.most >= Step::Degrade);
-        let by_budget = graded.map_or(Shaping::AsIs, Shaping::Quantised);
+        // What is spent is spent, before the ladder has come to it.
+        let by_budget = graded.map_or(Shaping::AsIs, |level| if spent >= 1.0 { Shaping::LabelOnly } else { Shaping::Quantised(level) });
         // From degrade on it is what the owner chose for it, until all is spent.
         let shaping = if by_step == Shaping::AsIs { by_budget } else { by_step };
         if shaping == Shaping::AsIs {

@@ -43,8 +43,7 @@ impl Watch {
 
     /// What an answer of so many rows costs a caller on that step, by what it may have learned of the model.
     pub(in crate::detect) fn due(&self, pupil: &Mutex<Pupil>, rows: u32) -> Difficulty {
-        let spent = locked(pupil).learned.iter().map(|learned| learned.loss.spent(&self.budgets)).max_by(f64::total_cmp);
-        Difficulty::on_the_step(spent.unwrap_or_default(), rows)
+        Difficulty::on_the_step(self.budgets.spent(locked(pupil).exposure()), rows)
     }
 }
 

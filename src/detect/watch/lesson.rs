@@ -17,7 +17,7 @@ use super::state::Alarm;
 use super::telling::{Row, Telling};
 use super::together::{Cohort, Heard, Said};
 use super::wealth::Wealth;
-use super::{Exposure, Learned, Pupil, Room, Step, Studies, Watch, telling};
+use super::{Exposure, Held, Learned, Pupil, Room, Step, Studies, Watch, telling};
 use crate::budget::gate::locked;
 use crate::clock::Moment;
 use crate::digest::Digest;
@@ -54,6 +54,9 @@ pub struct Lesson {
     pub(in crate::detect) receipt: uuid::Uuid,
     pub(in crate::detect) events: Events,
     pub(in crate::detect) at: Moment,
+    /// What its caller has under way for it, until it is learned or dropped.
+    #[expect(dead_code, reason = "it is dropped with the lesson")]
+    pub(in crate::detect) held: Held,
 }
 
 /// Rows after which the lock of a caller is let go: whoever asks beside a long batch under the same name does not wait for all of it.
@@ -110,8 +113,8 @@ impl Lesson {
             // Nobody waits for what is the same for every caller.
             let points: Vec<Point> = rows.iter().enumerate().skip(first).take(PIECE).map(|(at, row)| self.point(&rows, at, row)).collect();
             let mut pupil = locked(&self.pupil.pupil);
-            let Pupil { ladder, learned, parts, .. } = &mut *pupil;
-            let known = Learned::of(learned, &self.watch);
+            let Pupil { ladder, learned, parts, told: was_told, .. } = &mut *pupil;
+            let (known, others) = Learned::of(learned, &self.watch);
             for (at, told) in told.iter().enumerate().skip(first).take(PIECE) {
                 let number = self.first.saturating_add(at as u64);
                 let row = telling.row(at, self.watch.classes().max(told.classes)).explained(&self.explained, self.more);
@@ -138,12 +141,13 @@ impl Lesson {
                 } else {
                     // It is not looked at, and was answered: it may be a repeat, and costs what a new one does.
                     known.loss.charge(row.bits());
+                    self.charge_together(&company, (ladder, known, parts), row.bits(), number, &mut heard);
                 }
-                if known.loss.is_past(&self.watch.budgets) {
+                if self.watch.budgets.is_past(known.loss.exposure().and(others)) {
                     if self.watch.enforced {
                         ladder.spend(self.watch.spent(), number, self.wait(number), &self.watch.rungs, self.at.mono);
                     }
-                    if known.loss.is_told() {
+                    if !std::mem::replace(was_told, true) {
                         spent = Some((number, self.watch.step_of(ladder)));
                     }
                 }
@@ -151,10 +155,10 @@ impl Lesson {
         }
         let exposure = {
             let mut pupil = locked(&self.pupil.pupil);
-            let known = Learned::of(&mut pupil.learned, &self.watch);
+            let (known, others) = Learned::of(&mut pupil.learned, &self.watch);
             // Honest callers are of the crowd as well.
             self.watch.crowd.discovers(&mut known.counted, Wealth::default());
-            known.loss.exposure()
+            known.loss.exposure().and(others)
         };
         if let Some((row, step)) = spent {
             self.tell_spent(row, exposure, step, None);

@@ -72,6 +72,42 @@ impl Config {
     }
 }
 
+impl Budgets {
+    /// The part that is spent of the budget of which more is: 1 and above when [it is past](Self::is_past).
+    pub(super) fn spent(&self, has: Exposure) -> f64 {
+        self.copied(has.fidelity).max(self.told(has.bits))
+    }
+
+    /// Of a copy's fidelity the errors count, by their logarithm: each of the halvings from all wrong to as few as the budget leaves is as much
+    /// of it as the next.
+    pub(super) fn copied(&self, fidelity: f32) -> f64 {
+        let errors = |fidelity: f64| (1.0 - fidelity).max(FEWEST_ERRORS).ln();
+        self.fidelity.map_or(0.0, |most| match f64::from(fidelity) {
+            // What is past no budget at all is past it without end, also by nothing.
+            _ if most <= 0.0 => f64::INFINITY,
+            fidelity if fidelity >= most => (errors(fidelity) / errors(most)).max(1.0),
+            fidelity => (errors(fidelity) / errors(most)).min(ALMOST),
+        })
+    }
+
+    /// Of the budget of bits.
+    pub(super) fn told(&self, bits: f64) -> f64 {
+        let mut ledger = Ledger::default();
+        ledger.charge_bits(bits);
+        self.bits.map_or(0.0, |(budget, capacity)| budget.spent(ledger, capacity))
+    }
+
+    /// Whether a copy's fidelity is bounded.
+    pub(super) fn bounds_fidelity(&self) -> bool {
+        self.fidelity.is_some()
+    }
+
+    /// Whether a budget is spent.
+    pub(super) fn is_past(&self, has: Exposure) -> bool {
+        self.fidelity.is_some_and(|most| f64::from(has.fidelity) >= most) || self.told(has.bits) >= 1.0
+    }
+}
+
 /// The owner's rows, as they are kept in a calibration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -179,8 +215,6 @@ pub(super) struct Loss {
     ledger: Ledger,
     /// Rows that told something.
     rows: u64,
-    /// It was told that a budget is spent.
-    spent: bool,
 }
 
 /// What is kept to measure how much of the model a caller may have.
@@ -199,6 +233,13 @@ pub struct Exposure {
     pub bits: f64,
     /// Rows that it was answered, repeats left out.
     pub rows: u64,
+}
+
+impl Exposure {
+    /// What was learned of two versions of a model: bits add up, and the better copy counts.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self { fidelity: self.fidelity.max(other.fidelity), bits: self.bits + other.bits, rows: self.rows + other.rows }
+    }
 }
 
 impl Loss {
@@ -251,30 +292,6 @@ impl Loss {
         self.before = self.exposure().fidelity;
         self.closely = None;
     }
-
-    /// The part that is spent of the budget of which more is: 1 and above when [it is past](Self::is_past). Of a copy's fidelity the errors
-    /// count, by their logarithm: each of the halvings from all wrong to as few as the budget leaves is as much of it as the next.
-    pub(super) fn spent(&self, budgets: &Budgets) -> f64 {
-        let errors = |fidelity: f64| (1.0 - fidelity).max(FEWEST_ERRORS).ln();
-        let copied = budgets.fidelity.map_or(0.0, |most| match f64::from(self.exposure().fidelity) {
-            // What is past no budget at all is past it without end, also by nothing.
-            _ if most <= 0.0 => f64::INFINITY,
-            fidelity if fidelity >= most => (errors(fidelity) / errors(most)).max(1.0),
-            fidelity => (errors(fidelity) / errors(most)).min(ALMOST),
-        });
-        copied.max(budgets.bits.map_or(0.0, |(budget, capacity)| budget.spent(self.ledger, capacity)))
-    }
-
-    /// Whether a budget is spent.
-    pub(super) fn is_past(&self, budgets: &Budgets) -> bool {
-        let copied = budgets.fidelity.is_some_and(|most| f64::from(self.exposure().fidelity) >= most);
-        copied || budgets.bits.is_some_and(|(budget, capacity)| budget.spent(self.ledger, capacity) >= 1.0)
-    }
-
-    /// Whether it is to be told that a budget is spent: once.
-    pub(super) fn is_told(&mut self) -> bool {
-        !std::mem::replace(&mut self.spent, true)
-    }
 }
 
 #[cfg(test)]
@@ -287,7 +304,7 @@ mod tests {
             let budgets = toml::from_str::<Config>(text).unwrap().compile(&mut Vec::new());
             let mut loss = Loss::default();
             (0..rows).for_each(|_| loss.charge(1.0));
-            (loss.spent(&budgets), loss.is_past(&budgets))
+            (budgets.spent(loss.exposure()), budgets.is_past(loss.exposure()))
         };
         // A bit a row, of half of 24 times 2.
         assert_eq!(spent("bits = 0.5\nparameters = 2", 0), (0.0, false));

@@ -104,7 +104,7 @@ fn gives_way(holder: &Known, under: Digest, must: bool) -> Gives {
         Err(TryLockError::WouldBlock) => return Gives::No,
     };
     // Of a calibration that no policy has any more, nothing may be left to lose.
-    let is_close = pupil.learned.iter().any(|learned| learned.under == under && learned.state.is_close());
+    let is_close = pupil.learned.iter().any(|learned| learned.under == under && learned.is_living() && learned.state.is_close());
     if is_close && pupil.has_cause() {
         return Gives::No;
     }

@@ -1,3 +1,4 @@
+use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
 use super::super::{Known, price};
@@ -94,6 +95,7 @@ impl Caller {
             receipt: uuid::Uuid::from_u128(u128::from(self.rows)),
             events: self.events.clone(),
             at: now,
+            held: Held::default(),
         }
     }
 
@@ -247,7 +249,7 @@ fn answers_tell_less_by_grades_as_a_budget_is_spent_and_labels_when_it_is() {
     assert_eq!(shaping(Step::Observe, 0.5), Shaping::AsIs);
     assert_eq!(shaping(Step::Observe, 0.51), Shaping::Quantised(Level::LEAST));
     assert_eq!(shaping(Step::Throttle, 0.99), Shaping::Quantised(Level::MOST));
-    assert_eq!(shaping(Step::Observe, 2.0), Shaping::Quantised(Level::MOST), "until the step comes");
+    assert_eq!(shaping(Step::Observe, 1.0), Shaping::LabelOnly, "before the step has come");
     assert_eq!(shaping(Step::Degrade, 0.0), Shaping::LabelOnly);
     let grade = |spent| watch.care(Step::Observe, spent);
     assert_eq!(grade(0.60), grade(0.61), "within a grade equal inputs get equal answers");
@@ -493,4 +495,54 @@ fn who_asks_for_labels_first_is_charged_for_the_scores_that_come_after() {
     assert!((once.bits - twice.bits).abs() < 0.1, "{once:?} {twice:?}");
     assert_eq!((once.rows, twice.rows, explained.rows), (8, 8, 8));
     assert!((explained.bits - 101.0 * once.bits).abs() < 1.0, "{once:?} {explained:?}");
+}
+
+#[test]
+fn what_is_under_way_is_counted_and_a_burst_takes_one_request_past_a_budget_at_most() {
+    // 23 bits a row, of 120: requests of two rows each.
+    let (watch, caller, now) = (watch(&calibration(), "bits = 0.5\nparameters = 10"), Caller::new(), Moment::now());
+    let burst = || {
+        let asked = (0..40).map(|at| watch.manner_of(&caller.known, (2, 23.0), 2 * at + 1, now.mono));
+        let asked: Vec<_> = asked.map(|(manner, _, held)| (manner, held)).collect();
+        asked.iter().filter(|(manner, _)| *manner == Manner::With(Care::default())).count()
+    };
+    assert_eq!(burst(), 3, "two are within it, and the third is past");
+    assert_eq!(locked(&caller.known.pupil).awaited, Awaited::default(), "what is dropped is given back");
+    assert_eq!(burst(), 3);
+    let (far, none) = (watch_with(&calibration(), "", "bits = 0.5\nparameters = 10000"), watch_with(&calibration(), "", ""));
+    for watch in [far, none] {
+        let asked: Vec<_> = (0..40).map(|at| watch.manner_of(&caller.known, (2, 23.0), at + 1, now.mono)).collect();
+        assert!(asked.iter().all(|(manner, ..)| *manner == Manner::With(Care::default())), "who is far from a budget notices nothing");
+    }
+}
+
+#[test]
+fn a_reload_forgets_nothing_and_what_is_told_of_versions_adds_up() {
+    let (one, other, policy, now) = (calibration(), calibration(), "bits = 0.5\nparameters = 10", Moment::now());
+    let (mut caller, mut noise) = (Caller::new(), Noise::new(&[12; 32], "reload"));
+    let mut ask = |caller: &mut Caller, watch: &Arc<Watch>, rows: usize| {
+        (0..rows).for_each(|_| assert!(caller.ask(watch, &std::array::from_fn::<_, WIDTH, _>(|_| noise.normal()), now)));
+    };
+    let first = watch(&one, policy);
+    ask(&mut caller, &first, 3);
+    let told = caller.exposure();
+    assert!(told.bits >= 60.0);
+    // Both are read anew, then the old one goes; and the other version is asked first.
+    let (first, second) = (watch(&one, policy), (watch(&other, policy), drop(first)).0);
+    let rows = |caller: &Caller| locked(&caller.known.pupil).learned.iter().map(|learned| learned.state.rows).collect::<Vec<_>>();
+    ask(&mut caller, &second, 1);
+    assert_eq!(rows(&caller), [3, 1]);
+    assert!(caller.exposure().bits > told.bits + 20.0, "{:?}", caller.exposure());
+    // What is told of both is of one model: together they spend the budget that neither does.
+    ask(&mut caller, &first, 1);
+    ask(&mut caller, &second, 1);
+    assert!(second.budgets.is_past(caller.exposure()));
+    let Manner::With(care) = second.manner(&caller.known.pupil, caller.rows + 1, now.mono).0 else { panic!("nobody is turned away") };
+    assert_eq!(care.response.shaping, Shaping::LabelOnly);
+    // A calibration that is gone takes along what was learned under it.
+    drop(first);
+    let third = watch(&calibration(), policy);
+    ask(&mut caller, &third, 1);
+    assert_eq!(rows(&caller), [2, 1]);
+    assert_eq!(caller.exposure().rows, 3);
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use super::cohort;
 use super::lesson::Answered;
 use super::state::Alarm;
-use super::{Exposure, KINDS, Ladder, Learned, Lesson, Part, Pupil, Reach, Rungs, Step, Taken, families};
+use super::{Counted, Exposure, KINDS, Ladder, Learned, Lesson, Part, Pupil, Reach, Rungs, Step, Taken, families};
 use crate::budget::gate::locked;
 use crate::detect::Known;
 use crate::detect::cohorts::Kind;
@@ -70,20 +70,28 @@ impl Lesson {
                 }
             }
         };
-        let begins = first.upgrade().and_then(|first| {
+        let begins = first.upgrade().map(|first| {
             let first = locked(&first.pupil);
-            let learned = first.learned.iter().find(|learned| learned.under == self.watch.digest);
-            learned.map(|learned| (learned.state.clone(), learned.loss.clone()))
+            let learned = first.learned.iter().map(|Learned { under, living, budgets, state, loss, .. }| Learned {
+                under: *under,
+                living: living.clone(),
+                budgets: *budgets,
+                state: state.clone(),
+                counted: Counted::default(),
+                loss: loss.clone(),
+            });
+            learned.collect::<Vec<_>>()
         });
         let mut theirs = locked(&cohort.known.pupil);
         if matches!(theirs.members, Members::One(..)) {
             theirs.members = Members::Many;
-            if let Some((state, loss)) = begins {
-                let known = Learned::of(&mut theirs.learned, &self.watch);
-                (known.state, known.loss) = (state, loss);
-                if known.state.is_close() && !self.room.take(&cohort.known, self.watch.digest) {
-                    known.state.step_back();
-                    known.loss.step_back();
+            if let Some(learned) = begins {
+                theirs.learned = learned;
+                for known in &mut theirs.learned {
+                    if known.state.is_close() && !self.room.take(&cohort.known, known.under) {
+                        known.state.step_back();
+                        known.loss.step_back();
+                    }
                 }
             }
         }
@@ -103,11 +111,11 @@ impl Lesson {
         let new = known.state.new;
         for cohort in cohorts {
             let part = &mut parts[cohort.kind as usize];
-            let (words, spent, callers) = {
+            let (words, has, callers) = {
                 let mut theirs = locked(&cohort.known.pupil);
                 let Pupil { learned, company, .. } = &mut *theirs;
                 cohort.known.asked.store(true, Ordering::Relaxed);
-                let theirs = Learned::of(learned, &self.watch);
+                let (theirs, others) = Learned::of(learned, &self.watch);
                 self.look_closely(theirs, &cohort.known);
                 let Answered { point, told, .. } = *answered;
                 let repeats = theirs.state.repeats;
@@ -119,15 +127,53 @@ impl Lesson {
                 // What the cohort has forgotten by now, the caller has not; and what is not remembered at all was not told before.
                 let more = theirs.state.told(point, answered.row).or(repeated).unwrap_or_else(|| answered.row.bits());
                 self.lose(theirs, answered, more, repeat);
-                let spent = (!part.spent && theirs.loss.is_past(&self.watch.budgets)).then(|| theirs.loss.exposure());
-                (words, spent, company.callers())
+                (words, theirs.loss.exposure().and(others), company.callers())
             };
-            part.spent |= spent.is_some();
-            let said = words.into_iter().map(Said::Word).chain(spent.map(Said::Spent));
-            for said in said {
+            for said in words.into_iter().map(Said::Word) {
                 self.follow(ladder, known, &said, row);
                 heard.push(Heard { row, cohort, callers, said, step: self.watch.step_of(ladder) });
             }
+            self.spend_together((ladder, known, part), cohort, (has, callers), row, heard);
+        }
+    }
+
+    /// Charges the cohorts for a row that nobody looks at.
+    pub(super) fn charge_together<'a>(
+        &self,
+        cohorts: &[&'a Cohort],
+        (ladder, known, parts): (&mut Ladder, &mut Learned, &mut [Part; KINDS]),
+        bits: f64,
+        row: u64,
+        heard: &mut Vec<Heard<'a>>,
+    ) {
+        for cohort in cohorts {
+            let (has, callers) = {
+                let mut theirs = locked(&cohort.known.pupil);
+                let Pupil { learned, company, .. } = &mut *theirs;
+                let (theirs, others) = Learned::of(learned, &self.watch);
+                theirs.loss.charge(bits);
+                (theirs.loss.exposure().and(others), company.callers())
+            };
+            self.spend_together((ladder, known, &mut parts[cohort.kind as usize]), cohort, (has, callers), row, heard);
+        }
+    }
+
+    /// Holds a caller to the budget of a cohort that `has` so much, for as long as it goes on asking. Of that people are told once.
+    fn spend_together<'a>(
+        &self,
+        (ladder, known, part): (&mut Ladder, &mut Learned, &mut Part),
+        cohort: &'a Cohort,
+        (has, callers): (Exposure, u64),
+        row: u64,
+        heard: &mut Vec<Heard<'a>>,
+    ) {
+        if !self.watch.budgets.is_past(has) {
+            return;
+        }
+        let said = Said::Spent(has);
+        self.follow(ladder, known, &said, row);
+        if !std::mem::replace(&mut part.spent, true) {
+            heard.push(Heard { row, cohort, callers, said, step: self.watch.step_of(ladder) });
         }
     }
 
@@ -153,6 +199,7 @@ impl Lesson {
             Said::Spent(_) => {
                 let step = if self.has_cause(known) { Step::Degrade } else { Step::Throttle };
                 ladder.spend(step, row, wait, &rungs, now);
+                ladder.hold(step, &rungs, now);
             }
         }
     }

@@ -9,7 +9,7 @@ use super::super::calibrate::{Asked, fit, placed};
 use super::super::loss::Kept;
 use super::super::noise::Noise;
 use super::super::rows::Told;
-use super::super::{Crowd, DELAY, Exposing, Manner, Room, Shaping, Studies, Watch};
+use super::super::{Crowd, DELAY, Exposing, Held, Living, Manner, Most, Room, Shaping, Studies, Watch};
 use super::*;
 use crate::clock::Moment;
 use crate::digest::Digest;
@@ -74,6 +74,8 @@ impl Place {
             budgets,
             crowd: Crowd::default(),
             digest: Digest::of(b"calibration"),
+            living: Living::of(Digest::of(b"calibration")),
+            most: Most::default(),
         };
         let (events, reader) = channel(4_096);
         let now = Moment::now();
@@ -99,6 +101,10 @@ impl Place {
 
     fn ask_for(&self, key: usize, known: &Arc<Known>, first: u64, row: &[f32; WIDTH], told: &[Tensor]) {
         let said = tensor(&[1.0 - score(row), score(row)]);
+        self.learn((key, known), first, tensor(row), (&said, told));
+    }
+
+    fn learn(&self, (key, known): (usize, &Arc<Known>), first: u64, inputs: Vec<Tensor>, (said, told): (&[Tensor], &[Tensor])) {
         let lesson = Lesson {
             more: 0,
             explained: Box::default(),
@@ -110,15 +116,16 @@ impl Place {
             full: AtomicBool::default(),
             cohorts: vec![Cohort { kind: Kind::Family, name: self.family.clone(), known: self.cohort.clone() }],
             caller: Noise::new(&[9; 32], &format!("key-{key}")).next(),
-            inputs: tensor(row),
+            inputs,
             first,
             who: Arc::new(Who { caller: format!("key-{key}").into(), tenant: "".into(), tier: "".into(), method: "api_key" }),
             model: None,
             receipt: uuid::Uuid::from_u128(u128::from(first)),
             events: self.events.clone(),
             at: self.now,
+            held: Held::default(),
         };
-        lesson.learn(&said, told).unwrap();
+        lesson.learn(said, told).unwrap();
     }
 
     async fn alarms(self) -> Vec<Event> {
@@ -211,6 +218,51 @@ async fn a_budget_that_a_cohort_has_spent_throttles_and_does_no_more_without_cau
     let alarms = place.alarms().await;
     assert_eq!(alarms.len(), 2, "one for each, once: {alarms:?}");
     assert!(alarms.iter().all(|alarm| more(alarm, "family") == "exposure" && more(alarm, "cohort")["callers"] == 2));
+}
+
+#[test]
+fn who_goes_on_asking_of_a_spent_cohort_is_not_forgiven_for_it() {
+    let mut place = Place::new("bits = 0.01\nparameters = 1000");
+    let keys = [place.key(), place.key()];
+    let mut noise = Noise::new(&[5; 32], "rows");
+    let calm = place.watch.rungs.calm;
+    let step = |place: &Place, key: usize| {
+        place.watch.manner(&keys[key].pupil, 1_000, place.now.mono);
+        locked(&keys[key].pupil).ladder.step()
+    };
+    for n in 0..12 {
+        place.ask(n % 2, &keys[n % 2], n as u64 / 2 + 1, &honest(&mut noise));
+    }
+    assert_eq!([0, 1].map(|key| step(&place, key)), [Step::Throttle; 2]);
+    // The one asks a row every half of that time, and the other nothing.
+    for n in 0..3 {
+        place.now.mono += calm / 2;
+        place.ask(0, &keys[0], 20 + n, &honest(&mut noise));
+        assert_eq!(step(&place, 0), Step::Throttle, "{n}");
+    }
+    assert_eq!(step(&place, 1), Step::Alert);
+    // It asks again.
+    place.ask(1, &keys[1], 30, &honest(&mut noise));
+    assert_eq!(step(&place, 1), Step::Throttle);
+}
+
+#[test]
+fn what_is_not_looked_at_costs_the_cohort_as_well() {
+    let bits = |rows: u64| {
+        let (place, mut noise) = (Place::new(""), Noise::new(&[6; 32], "rows"));
+        let keys = [place.key(), place.key()];
+        (0..2).for_each(|key| place.ask(key, &keys[key], 1, &honest(&mut noise)));
+        // Beside the rows lies one tensor that is sent once: no more of them than it has bytes for are looked at.
+        let bytes = |shape: [u64; 2]| {
+            let data = vec![7; (shape[0] * shape[1]) as usize];
+            Tensor { name: "x".into(), datatype: Datatype::Uint8, shape: shape.to_vec(), data: data.into() }
+        };
+        let mut said = tensor(&[0.25, 0.75].repeat(rows as usize));
+        said[0].shape = vec![rows, 2];
+        place.learn((0, &keys[0]), 2, vec![bytes([rows, 1]), bytes([1, 60_000])], (&said, &said));
+        locked(&place.cohort.pupil).exposure().bits
+    };
+    assert!(bits(40) > bits(20) + 6.0 * 20.0, "{} {}", bits(40), bits(20));
 }
 
 #[test]
