@@ -1,7 +1,8 @@
 //! What is done about a caller, step by step.
 //!
-//! A step needs the word of a family, and never two in a row on the word of the same one. It comes after a random number of rows, so that a
-//! caller cannot tell for which of them it came (Feng et al., 2023, arXiv 2303.06280), and stays until the caller was calm for long.
+//! A step needs the word of a family, and never two in a row on the word of the same one. Each comes a random number of rows after the word, or
+//! after the step before it, so that a caller cannot tell for which of them it came (Feng et al., 2023, arXiv 2303.06280), and stays until the
+//! caller was calm for long.
 
 use std::time::{Duration, Instant};
 
@@ -69,15 +70,24 @@ pub(super) struct Rungs {
 }
 
 /// Where a caller stands.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Ladder {
     step: Step,
     /// The family whose word the last step was taken on.
     by: Option<u8>,
-    /// The step that is decided, and the row from which it holds.
-    coming: Option<(Step, u64)>,
+    /// The row from which each step holds that is decided and has not come, and [`NEVER`] for the others.
+    from: [u64; Step::ALL.len()],
     /// When the last word came.
     heard: Option<Instant>,
+}
+
+/// The row of a step that is not decided.
+const NEVER: u64 = u64::MAX;
+
+impl Default for Ladder {
+    fn default() -> Self {
+        Self { step: Step::default(), by: None, from: [NEVER; Step::ALL.len()], heard: None }
+    }
 }
 
 /// What became of a word.
@@ -93,7 +103,7 @@ impl Ladder {
     /// Takes the word of a family, at a row, with so many rows to wait.
     pub(super) fn take(&mut self, family: u8, may_act: bool, row: u64, wait: u64, rungs: &Rungs, now: Instant) -> Taken {
         self.heard = Some(now);
-        let decided = self.coming.map_or(self.step, |(step, _)| step);
+        let decided = self.decided();
         let next = decided.next(rungs).filter(|next| *next == Step::Alert || may_act && self.by != Some(family));
         let Some(next) = next else { return Taken::Waits };
         self.by = Some(family);
@@ -101,18 +111,32 @@ impl Ladder {
             // Of this the caller sees nothing.
             self.step = next;
         } else {
-            self.coming = Some((next, row + wait));
+            // Each step is lived through before the next.
+            let before = self.from[decided as usize];
+            let begun = if before == NEVER { row } else { before.max(row) };
+            self.from[next as usize] = begun.saturating_add(wait);
         }
         Taken::Moves(next)
+    }
+
+    /// The last step that is decided, whether it has come or not.
+    fn decided(&self) -> Step {
+        Step::ALL.into_iter().rev().find(|step| self.from[*step as usize] != NEVER).unwrap_or(self.step)
+    }
+
+    /// Stands on a step; those up to it do not come any more.
+    fn stand(&mut self, step: Step) {
+        self.step = step;
+        self.from[..=step as usize].fill(NEVER);
     }
 
     /// Moves the caller to a step for a budget that is spent, after so many rows; never back.
     pub(super) fn spend(&mut self, step: Step, row: u64, wait: u64, rungs: &Rungs, now: Instant) -> bool {
         let step = step.min(rungs.most);
-        if self.coming.map_or(self.step, |(coming, _)| coming) >= step {
+        if self.decided() >= step {
             return false;
         }
-        (self.coming, self.heard) = (Some((step, row + wait)), Some(now));
+        (self.from[step as usize], self.heard) = (row.saturating_add(wait), Some(now));
         true
     }
 
@@ -128,11 +152,15 @@ impl Ladder {
         }
     }
 
-    /// The step that holds at a row, and the one before where it is another since the last time this was asked.
+    /// The step that holds at a row, and the one before where it is another since the last time this was asked. Nobody stands higher than the
+    /// owner allows by now.
     pub(super) fn at(&mut self, row: u64, rungs: &Rungs, now: Instant) -> (Step, Option<Step>) {
         let before = self.step;
-        if let Some((step, _)) = self.coming.filter(|(_, from)| row >= *from) {
-            (self.step, self.coming) = (step, None);
+        self.from[rungs.most as usize + 1..].fill(NEVER);
+        if self.step > rungs.most {
+            self.stand(rungs.most);
+        } else if let Some(step) = Step::ALL.into_iter().rev().find(|step| self.from[*step as usize] <= row) {
+            self.stand(step);
         } else if self.step > Step::Observe && self.heard.is_some_and(|heard| now.saturating_duration_since(heard) >= rungs.calm) {
             (self.step, self.heard, self.by) = (self.step.before(rungs), Some(now), None);
         }
@@ -159,6 +187,30 @@ mod tests {
         assert_eq!(ladder.take(2, true, 12, 5, &RUNGS, now), Taken::Moves(Step::Throttle));
         assert_eq!(ladder.take(2, true, 13, 5, &RUNGS, now), Taken::Waits);
         assert_eq!(ladder.take(1, true, 14, 5, &RUNGS, now), Taken::Moves(Step::Degrade));
+    }
+
+    #[test]
+    fn every_step_is_lived_through_however_many_words_come_at_once() {
+        let (mut ladder, now) = (Ladder::default(), Instant::now());
+        // Two families, in turn, on ten rows in a row.
+        for row in 0..10 {
+            ladder.take((row % 2) as u8, true, row, 20, &RUNGS, now);
+        }
+        let steps: Vec<(u64, Step)> = (10..200).filter_map(|row| ladder.at(row, &RUNGS, now).1.map(|_| (row, ladder.step()))).collect();
+        assert_eq!(steps, [(21, Step::Throttle), (41, Step::Degrade), (61, Step::Quarantine), (81, Step::Block)]);
+    }
+
+    #[test]
+    fn who_stands_higher_than_is_allowed_by_now_comes_down_at_once_and_no_higher_any_more() {
+        let (mut ladder, now) = (Ladder::default(), Instant::now());
+        for row in 0..4 {
+            ladder.take((row % 2) as u8, true, row, 5, &RUNGS, now);
+        }
+        assert_eq!(ladder.at(15, &RUNGS, now), (Step::Degrade, Some(Step::Alert)), "two steps were due");
+        let lower = Rungs { most: Step::Throttle, ..RUNGS };
+        assert_eq!(ladder.at(16, &lower, now), (Step::Throttle, Some(Step::Degrade)));
+        assert_eq!(ladder.at(1_000, &RUNGS, now), (Step::Throttle, None), "what was to come does not");
+        assert_eq!(ladder.at(1_001, &Rungs { most: Step::Observe, ..RUNGS }, now), (Step::Observe, Some(Step::Throttle)));
     }
 
     #[test]
