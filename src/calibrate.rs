@@ -130,7 +130,7 @@ fn learn(arguments: &Arguments, runtime: &Runtime, of: &Asked<Terms>, path: &Pat
             "{}",
             json!({
                 "calibration": place, "version": version, "recording": path, "callers": callers, "rows": rows, "alarms": alarms,
-                "at_most": at_most, "torn": torn, "refused": refused, "left": calibration.left, "silent": calibration.silent,
+                "at_most": at_most, "torn": torn, "refused": refused, "left": calibration.left, "silent": calibration.silent, "untried": calibration.untried,
             })
         )?;
         return Ok(());
@@ -146,6 +146,9 @@ fn learn(arguments: &Arguments, runtime: &Runtime, of: &Asked<Terms>, path: &Pat
     if !calibration.silent.is_empty() {
         let families = calibration.silent.join(", ");
         say!("never alarms by these bounds: {families}. To it some caller of the recording is as odd as any attack; was that one honest?")?;
+    }
+    if let Some(needed) = calibration.untried {
+        say!("no budget of fidelity can be held by it: it takes {needed} different rows with a class, and the recording has fewer")?;
     }
     if torn > 0 {
         say!("{torn} lines of the recording were torn, and skipped: what a gateway that was killed, or a full disk, left behind")?;

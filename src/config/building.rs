@@ -173,6 +173,10 @@ impl Building<'_> {
             self.next.named.push(base.join(explain.background.get_ref()));
             check.explain(explain, around, &mut mistakes);
         }
+        if let (Some(_), Some(fidelity), None) = (&file.explain, &file.detect.exposure.fidelity, &file.detect.exposure.bits) {
+            let what = "explanations tell a model faster than copies of it are tried: bound `bits` beside it, or leave `[explain]` out";
+            mistakes.push(Mistake::at(fidelity.span(), what));
+        }
         let budget = file.budget.compile(&mut mistakes);
         let mut detect = file.detect.compile(calibration, contract.as_ref(), &mut mistakes);
         if detect.is_watched() {

@@ -215,6 +215,9 @@ pub struct Made {
     pub left: usize,
     /// Families that never alarm by these bounds: to them some honest caller is as odd as any attack.
     pub silent: Vec<String>,
+    /// The fewest different rows with a class that a recording needs for copies to be tried on, where this one had fewer: then no budget of
+    /// fidelity can be held.
+    pub untried: Option<usize>,
 }
 
 /// Learns from what honest callers asked.
@@ -226,9 +229,10 @@ pub fn calibrate(model: &str, rate: f32, mut recorded: Recorded) -> Result<Made,
     let bounds = calibrate::calibrate(model, rate, (recorded.of(), recorded.seed), &recorded.callers)?;
     let bounds::Evidence { callers, rows, alarms, at_most, .. } = bounds.rests_on;
     let silent = bounds.bets.iter().filter(|(_, bet)| bet.alarm > CEILING || bet.rate >= 1.0).map(|(family, _)| family.clone()).collect();
+    let untried = bounds.holdout.is_none().then_some(loss::ROWS_TO_TRY);
     let unwritten = |error| calibrate::Error::OperatorRecordedNothing(bounds::Error::OperatorGaveNoCalibration(error));
     let text = serde_json::to_string(&bounds).map_err(unwritten)?;
-    Ok::<_, calibrate::Error>(Made { text, callers, rows, alarms, at_most, left, silent })
+    Ok::<_, calibrate::Error>(Made { text, callers, rows, alarms, at_most, left, silent, untried })
 }
 
 /// What a model's policy says of those who ask it.
@@ -272,6 +276,13 @@ impl Config {
             let (has, was) = (width.unwrap_or_default(), calibration.width());
             mistakes
                 .push(Mistake::of_file(format!("the model takes {has} numbers a row, and its calibration is of {was}: calibrate anew")));
+        }
+        if let (None, Some(fidelity)) = (&calibration.bounds.holdout, &exposing.fidelity) {
+            let what = format!(
+                "nobody would count against it: the calibration has no rows to try a copy on. Record at least {} different ones that are answered with classes and calibrate anew, or bound `bits`",
+                loss::ROWS_TO_TRY
+            );
+            mistakes.push(Mistake::at(fidelity.span(), what));
         }
         let (degrade, crowd) = (self.degrade.shaping(), Crowd::default());
         let most = Most::of(contract, calibration.bounds.holdout.as_ref().map_or(0, Kept::classes));

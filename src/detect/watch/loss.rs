@@ -30,6 +30,9 @@ const ALMOST: f64 = 0.999;
 /// The least part of errors that a budget of fidelity can leave, for their logarithm.
 const FEWEST_ERRORS: f64 = 1e-3;
 
+/// Different rows with a class that a recording needs for copies to be tried on a part of them.
+pub(super) const ROWS_TO_TRY: usize = 3 * FEWEST_ROWS;
+
 /// `[detect.exposure]`
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]

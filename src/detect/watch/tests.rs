@@ -190,6 +190,19 @@ fn where_answers_have_a_price_a_spent_budget_is_paid_for_and_the_price_rises_wit
 }
 
 #[test]
+fn a_budget_of_fidelity_that_nobody_could_count_against_is_a_mistake() {
+    let (calibration, mut mistakes) = (calibration(), Vec::new());
+    let mut told = |exposing: &str, calibration| {
+        Config::default().compile(&toml::from_str(exposing).unwrap(), calibration, None, true, &mut mistakes);
+        std::mem::take(&mut mistakes).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let [mistake] = &told("fidelity = 0.5", Some(&calibration))[..] else { panic!("one mistake") };
+    assert!(mistake.contains("at least 384 different ones"), "{mistake}");
+    assert!(told("bits = 0.5\nparameters = 10", Some(&calibration)).is_empty());
+    assert!(told("fidelity = 0.5", None).is_empty(), "without any, it runs in shadow");
+}
+
+#[test]
 fn in_shadow_nobody_is_asked_for_work() {
     let mut mistakes = Vec::new();
     let (config, exposing): (Config, Exposing) =
