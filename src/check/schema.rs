@@ -37,7 +37,7 @@ pub use place::Place;
 pub struct Schema {
     validator: Validator,
     /// The same once more, for who looks for the place of what it refused.
-    metered: Option<Validator>,
+    marked: Option<Validator>,
 }
 
 impl Schema {
@@ -51,8 +51,8 @@ impl Schema {
         let (Some(root), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
             return Err(mistake("the schema's name is not UTF-8".into()));
         };
-        let build = |metered: bool| {
-            let folder = Folder { root: root.to_owned(), left: AtomicUsize::new(MOST_SCHEMA), metered };
+        let build = |marked: bool| {
+            let folder = Folder { root: root.to_owned(), left: AtomicUsize::new(MOST_SCHEMA), marked };
             let schema = folder.read(&path).map_err(|what| {
                 let place = what.downcast_ref::<serde_json::Error>().map(|error| (error.line(), error.column()));
                 mistake(what.to_string()).on_line(place)
@@ -61,7 +61,7 @@ impl Schema {
                 .with_base_uri(format!("{SCHEME}:///{name}"))
                 .with_retriever(folder)
                 .with_pattern_options(PatternOptions::regex().size_limit(MOST_PATTERN).dfa_size_limit(MOST_PATTERN));
-            let options = if metered { place::with_meter(options) } else { options };
+            let options = if marked { place::with_marks(options) } else { options };
             options.build(&schema).map_err(|error| {
                 let at = error.instance_path().as_str();
                 let what: String = error.to_string().chars().take(MOST_TOLD).collect();
@@ -71,7 +71,7 @@ impl Schema {
                 mistake(format!("the schema does not compile{}{at}: {what}{right}", if at.is_empty() { "" } else { " at " })).on_line(place)
             })
         };
-        Ok(Self { validator: build(false)?, metered: build(true).ok() })
+        Ok(Self { validator: build(false)?, marked: build(true).ok() })
     }
 
     /// Holds `value` against the schema.
@@ -83,7 +83,7 @@ impl Schema {
         if self.validator.is_valid(value) {
             return Ok(());
         }
-        Err(self.metered.as_ref().map_or_else(Place::unknown, |metered| place::find(metered, value)))
+        Err(self.marked.as_ref().map_or_else(Place::unknown, |marked| place::find(marked, value)))
     }
 }
 
@@ -104,8 +104,8 @@ struct Folder {
     root: PathBuf,
     /// How many more bytes may be read.
     left: AtomicUsize,
-    /// Whether what is read gets the marks of a meter.
-    metered: bool,
+    /// Whether what is read gets the marks of who looks for a place.
+    marked: bool,
 }
 
 impl Folder {
@@ -116,7 +116,7 @@ impl Folder {
         let left = left.checked_sub(bytes.len()).ok_or("the schema and what it refers to are longer than 1 MiB")?;
         self.left.store(left, Ordering::Relaxed);
         let mut schema = serde_json::from_slice(&bytes)?;
-        if self.metered {
+        if self.marked {
             place::mark(&mut schema);
         }
         Ok(schema)

@@ -1,8 +1,9 @@
 //! Where a document breaks a schema.
 //!
-//! Whether it does is known without looking twice at one part of it: what a schema that refers to itself said of a part is remembered. Where it
-//! does is not: below an `anyOf` or a `oneOf` every way of every part is gone again, and all that was wrong is kept, two to the power of the depth in a
-//! schema of trees. So the search is metered by marks in the schema, and ends without a place where it would cost more than a few readings of the document.
+//! Whether it does is known without looking twice at one part of it: what a schema that refers to itself said of a part is remembered, and where it
+//! does is looked for in a copy of the schema with marks in it. Of an `anyOf` or a `oneOf` that holds for none the engine would collect all that
+//! is wrong in every way of every part, each with a copy of the part: two to the power of the depth in a schema of trees. There a mark ends the search, as
+//! the place of the choice is all that is told. Elsewhere marks are a meter, and a search that would cost more than a few readings of the document ends without a place.
 
 use std::cell::Cell;
 use std::fmt;
@@ -10,17 +11,23 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use jsonschema::paths::Location;
 use jsonschema::{Keyword, ValidationError, ValidationOptions, Validator};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-/// The keyword that a marked schema has more.
+/// The keyword of a meter. As of all keywords that are not the engine's own, its turn is after the others of its schema.
 const METER: &str = "portcullis:meter";
 
-/// So many marks may be passed in any document, and so many more for each value in it.
-const STEPS: usize = 4_096;
-const STEPS_PER_VALUE: usize = 2;
+/// The keyword that the first way of a choice begins with; its value is the choice's own.
+const CHOICE: &str = "portcullis:choice";
+
+/// So much may be looked at in any document, and the document so many times more. Every mark that is passed counts as much as what it stands for.
+const STEPS: usize = 65_536;
+const READINGS: usize = 16;
+
+/// So many bytes of text count as much as one more value.
+const BYTES_PER_STEP: usize = 32;
 
 /// By these a schema has others in it.
-const APPLICATORS: [&str; 18] = [
+const APPLICATORS: [&str; 22] = [
     "$dynamicRef",
     "$recursiveRef",
     "$ref",
@@ -37,12 +44,22 @@ const APPLICATORS: [&str; 18] = [
     "not",
     "oneOf",
     "patternProperties",
+    "prefixItems",
     "properties",
+    "propertyNames",
     "then",
+    "unevaluatedItems",
+    "unevaluatedProperties",
 ];
+
+/// What stands in these has a name of the author's choice, which may be that of a keyword.
+const NAMED: [&str; 6] = ["$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"];
 
 /// What stands in these is no schema.
 const DATA: [&str; 5] = ["const", "default", "dependentRequired", "enum", "examples"];
+
+/// The schemas of schemas, which the engine has at hand: they are not read here and so have no marks.
+const OF_SCHEMAS: [&str; 2] = ["http://json-schema.org/", "https://json-schema.org/"];
 
 /// Where a document breaks a schema, and which of its keywords. Never a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +73,7 @@ const MOST_POINTER: usize = 200;
 
 impl Place {
     fn new(pointer: &str, rule: &str) -> Self {
-        let pointer = &pointer[..pointer.floor_char_boundary(MOST_POINTER)];
-        Self { pointer: pointer.to_owned(), rule: rule.to_owned() }
+        Self { pointer: cut(pointer).to_owned(), rule: rule.to_owned() }
     }
 
     /// Somewhere in the document.
@@ -85,21 +101,27 @@ impl fmt::Display for Place {
 }
 
 thread_local! {
-    /// How many more marks the search of this thread may pass.
+    /// How much more the search of this thread may look at.
     static LEFT: Cell<usize> = const { Cell::new(0) };
 }
 
-/// What ends a search that is too long.
-struct TooLong;
+/// What ends a search. There is no other way out of a validator, and none in which it would copy less.
+enum End {
+    TooLong,
+    /// The value at this address is none of those that a choice is between.
+    Choice {
+        address: usize,
+        rule: String,
+    },
+}
 
 struct Meter;
 
 impl<'i> Keyword<'i> for Meter {
-    fn validate(&self, _: &'i Value) -> Result<(), ValidationError<'i>> {
-        match LEFT.get().checked_sub(1) {
+    fn validate(&self, value: &'i Value) -> Result<(), ValidationError<'i>> {
+        match LEFT.get().checked_sub(weight(value)) {
             Some(left) => LEFT.set(left),
-            // There is no other way out of a validator, and none in which it would say less.
-            None => resume_unwind(Box::new(TooLong)),
+            None => resume_unwind(Box::new(End::TooLong)),
         }
         Ok(())
     }
@@ -109,12 +131,52 @@ impl<'i> Keyword<'i> for Meter {
     }
 }
 
-/// Puts marks into a schema wherever it has others in it.
+struct Choice(String);
+
+impl<'i> Keyword<'i> for Choice {
+    fn validate(&self, _: &'i Value) -> Result<(), ValidationError<'i>> {
+        Ok(())
+    }
+
+    fn is_valid(&self, _: &'i Value) -> bool {
+        true
+    }
+
+    /// Errors are collected nowhere but below a choice that is known not to hold, from its first way on.
+    fn iter_errors(&self, value: &'i Value) -> Box<dyn Iterator<Item = ValidationError<'i>> + 'i> {
+        resume_unwind(Box::new(End::Choice { address: address(value), rule: self.0.clone() }))
+    }
+}
+
+/// Puts marks into a schema: a meter wherever it has others in it, and one into every choice.
 pub(super) fn mark(schema: &mut Value) {
     match schema {
         Value::Array(all) => all.iter_mut().for_each(mark),
         Value::Object(members) => {
-            members.iter_mut().filter(|(name, _)| !DATA.contains(&name.as_str())).for_each(|(_, value)| mark(value));
+            for (name, value) in members.iter_mut() {
+                match (name.as_str(), value) {
+                    (name, _) if DATA.contains(&name) => {}
+                    (name, Value::Object(named)) if NAMED.contains(&name) => named.values_mut().for_each(mark),
+                    ("$ref" | "$dynamicRef", Value::String(pointer)) => *pointer = into_choices(pointer),
+                    (name @ ("anyOf" | "oneOf"), Value::Array(ways)) => {
+                        ways.iter_mut().for_each(mark);
+                        if let Some(first) = ways.first_mut() {
+                            *first = begin(name, first.take());
+                        }
+                    }
+                    (_, value) => mark(value),
+                }
+            }
+            if let Some(Value::String(to)) = members.get("$ref")
+                && OF_SCHEMAS.iter().any(|those| to.starts_with(those))
+            {
+                // A choice of one way is one that can be marked.
+                let choice = json!({"anyOf": [begin("$ref", json!({"$ref": to}))]});
+                members.remove("$ref");
+                if let Value::Array(all) = members.entry("allOf").or_insert_with(|| json!([])) {
+                    all.push(choice);
+                }
+            }
             if APPLICATORS.iter().any(|name| members.contains_key(*name)) {
                 members.insert(METER.into(), Value::Bool(true));
             }
@@ -123,28 +185,80 @@ pub(super) fn mark(schema: &mut Value) {
     }
 }
 
+/// The first way of a choice with a mark that is met before anything in it.
+fn begin(choice: &str, way: Value) -> Value {
+    json!({"allOf": [{CHOICE: choice}, way]})
+}
+
+/// A reference to where what it refers to stands behind the marks.
+fn into_choices(reference: &str) -> String {
+    ["anyOf", "oneOf"]
+        .iter()
+        .fold(reference.to_owned(), |reference, choice| reference.replace(&format!("/{choice}/0/"), &format!("/{choice}/0/allOf/1/")))
+}
+
 /// Understands the marks.
-pub(super) fn with_meter(options: ValidationOptions<'_>) -> ValidationOptions<'_> {
-    options.with_keyword(METER, |_: &Map<String, Value>, _: &Value, _: Location| Ok(Box::new(Meter)))
+pub(super) fn with_marks(options: ValidationOptions<'_>) -> ValidationOptions<'_> {
+    options
+        .with_keyword(METER, |_: &Map<String, Value>, _: &Value, _: Location| Ok(Box::new(Meter)))
+        .with_keyword(CHOICE, |_: &Map<String, Value>, choice: &Value, _: Location| {
+            Ok(Box::new(Choice(choice.as_str().unwrap_or_default().to_owned())))
+        })
 }
 
 /// Looks for the first place where `value`, which is refused, breaks a marked schema.
-pub(super) fn find(metered: &Validator, value: &Value) -> Place {
-    LEFT.set(STEPS.saturating_add(values(value).saturating_mul(STEPS_PER_VALUE)));
+pub(super) fn find(marked: &Validator, value: &Value) -> Place {
+    LEFT.set(STEPS.saturating_add(weight(value).saturating_mul(READINGS)));
     let found = catch_unwind(AssertUnwindSafe(|| {
-        metered.validate(value).map_err(|error| Place::new(error.instance_path().as_str(), error.kind().keyword()))
+        marked.validate(value).map_err(|error| Place::new(error.instance_path().as_str(), error.kind().keyword()))
     }));
-    match found {
+    match found.map_err(|why| why.downcast::<End>()) {
         Ok(found) => found.err().unwrap_or_else(Place::unknown),
-        Err(why) if why.is::<TooLong>() => Place::unknown(),
-        Err(why) => resume_unwind(why),
+        Err(Ok(end)) => match *end {
+            End::TooLong => Place::unknown(),
+            // What is validated and is no value of the document is the name of a member.
+            End::Choice { address, rule } => {
+                pointer_to(address, value).map_or_else(|| Place::new("", "propertyNames"), |pointer| Place::new(&pointer, &rule))
+            }
+        },
+        Err(Err(why)) => resume_unwind(why),
     }
 }
 
-fn values(value: &Value) -> usize {
+/// What it takes to look at all of `value`.
+fn weight(value: &Value) -> usize {
+    let text = |text: &str| text.len() / BYTES_PER_STEP;
     1 + match value {
-        Value::Array(all) => all.iter().map(values).sum(),
-        Value::Object(members) => members.values().map(values).sum(),
+        Value::String(string) => text(string),
+        Value::Array(all) => all.iter().map(weight).sum(),
+        Value::Object(members) => members.iter().map(|(name, value)| text(name) + weight(value)).sum(),
         _ => 0,
     }
+}
+
+fn address(value: &Value) -> usize {
+    std::ptr::from_ref(value).addr()
+}
+
+/// The JSON Pointer from `value` to what stands at `wanted`, as much of it as is told.
+fn pointer_to(wanted: usize, value: &Value) -> Option<String> {
+    if address(value) == wanted {
+        return Some(String::new());
+    }
+    let pointer = match value {
+        Value::Array(all) => {
+            let mut all = all.iter().enumerate();
+            all.find_map(|(index, value)| pointer_to(wanted, value).map(|rest| format!("/{index}{rest}")))
+        }
+        Value::Object(members) => members.iter().find_map(|(name, value)| {
+            let rest = pointer_to(wanted, value)?;
+            Some(format!("/{}{rest}", name.replace('~', "~0").replace('/', "~1")))
+        }),
+        _ => None,
+    };
+    pointer.map(|pointer| cut(&pointer).to_owned())
+}
+
+fn cut(pointer: &str) -> &str {
+    &pointer[..pointer.floor_char_boundary(MOST_POINTER)]
 }
