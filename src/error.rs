@@ -229,7 +229,7 @@ fn budget(error: &budget::Error) -> Told {
         "budget.in_flight" => "Too many requests at the same time.",
         _ => "Too many requests for now.",
     };
-    Told::new(code, StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted, message).with(refused.headers())
+    Told::new(code, StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted, message).with(refused.headers()).rule(refused.rule())
 }
 
 fn infer(error: infer::Error) -> Told {

@@ -17,6 +17,8 @@ pub enum Name {
     AuthenticateFailed,
     /// An access rule in shadow mode would have decided otherwise.
     AuthorizeShadowed,
+    /// A limit in shadow mode would have refused a request.
+    BudgetShadowed,
     /// What a model's owner says of bodies, in shadow mode, would have refused one.
     CheckShadowed,
     /// A detector decided that something is wrong.
@@ -55,6 +57,7 @@ impl Name {
             Self::RequestRefused => "request.refused",
             Self::AuthenticateFailed => "authenticate.failed",
             Self::AuthorizeShadowed => "authorize.shadowed",
+            Self::BudgetShadowed => "budget.shadowed",
             Self::CheckShadowed => "check.shadowed",
             Self::DetectAlarm => "detect.alarm",
             Self::DetectMoved => "detect.moved",

@@ -115,13 +115,17 @@ impl House {
             (Some(_), Action::Embed) => Some(Ask::prompt(grant.length())),
             (asked, _) => asked.map(|asked| Ask::language(grant.length(), asked, terms.check.max_tokens())),
         };
-        let permit = self.budget.admit(grant, &terms.budget, ask, arrived.mono);
+        let mut permit = self.budget.admit(grant, &terms.budget, ask, arrived.mono);
+        if let Ok(permit) = &mut permit {
+            tell_shadowed(walk, permit.take_shadowed().map(Refusal::Budget), events);
+        }
         let permit = walk.past(Stop::Budget, permit, Refusal::Budget)?;
 
         let input = check::check(permit, &terms.check, &mut walk.trail).await.map_err(Refusal::Check);
         let mut input = input.and_then(|input| input.paid(Instant::now()).map_err(Refusal::Budget));
         if let Ok(input) = &mut input {
-            tell_shadowed(&mut walk.trail, input.take_shadowed().map(Refusal::Check), events);
+            tell_shadowed(walk, input.take_shadowed().map(Refusal::Check), events);
+            tell_shadowed(walk, input.permit_mut().take_shadowed().map(Refusal::Budget), events);
         }
         let input = walk.past(Stop::Check, input, |refusal| refusal)?;
         let standing = input.permit().headers();
@@ -238,11 +242,17 @@ impl House {
 }
 
 /// Tells what a rule in shadow mode would have refused the request for, in the words of that refusal.
-fn tell_shadowed(trail: &mut Trail, refusal: Option<Refusal>, events: &Events) {
+fn tell_shadowed(walk: &mut Walk, refusal: Option<Refusal>, events: &Events) {
     let Some(refusal) = refusal else { return };
+    let (name, readable) = match refusal {
+        // Whose limit it was is left out of the receipt's step of `budget`, and of no other.
+        Refusal::Budget(_) => (Name::BudgetShadowed, walk.at == Stop::Budget),
+        _ => (Name::CheckShadowed, true),
+    };
     let told = refusal.told();
-    trail.shadowed.get_or_insert_with(|| told.rule.clone().unwrap_or_else(|| told.code.into()));
-    let mut event = shadowed(Name::CheckShadowed, told.rule, trail);
+    let rule = told.rule.clone().filter(|_| readable).unwrap_or_else(|| told.code.into());
+    walk.trail.shadowed.get_or_insert(rule);
+    let mut event = shadowed(name, told.rule, &walk.trail);
     event.code = Some(told.code);
     events.tell(match told.param {
         Some(place) => event.with("place", place),

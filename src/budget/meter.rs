@@ -1,4 +1,7 @@
 //! What one caller of a model has used, or all of them, and what there is room for.
+//!
+//! Limits in shadow mode have readings of their own, beside those of the limits that are enforced, which are charged as if they were enforced: a request that
+//! they would have refused takes nothing of them.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -22,6 +25,11 @@ impl Meters {
             change(&mut meter.lock());
         }
     }
+
+    /// The same with the readings of the limits in shadow mode.
+    pub(super) fn each_tried(&self, change: impl Fn(&mut Readings)) {
+        self.each(|readings| readings.tried.iter_mut().for_each(|tried| change(tried)));
+    }
 }
 
 /// What one caller of one model, or all callers of a model, have used.
@@ -37,11 +45,13 @@ pub(super) struct Readings {
     token_quota: Option<Window>,
     pub(super) in_flight: u32,
     made: Instant,
+    /// Those of the limits in shadow mode, where there ever were some.
+    pub(super) tried: Option<Box<Readings>>,
 }
 
 impl Meter {
     pub(super) fn new(now: Instant) -> Self {
-        Self(Mutex::new(Readings { requests: None, request_quota: None, tokens: None, token_quota: None, in_flight: 0, made: now }))
+        Self(Mutex::new(Readings::new(now)))
     }
 
     pub(super) fn lock(&self) -> std::sync::MutexGuard<'_, Readings> {
@@ -53,16 +63,43 @@ impl State for Meter {
     fn is_idle(&self, now: Instant) -> bool {
         let mut readings = self.lock();
         readings.roll(now);
-        readings.in_flight == 0
-            && [&readings.requests, &readings.tokens].into_iter().flatten().all(|bucket| bucket.until_full().is_zero())
-            && [&readings.request_quota, &readings.token_quota].into_iter().flatten().all(Window::is_unused)
+        readings.is_idle()
     }
 }
 
 impl Readings {
+    fn new(now: Instant) -> Self {
+        Self { requests: None, request_quota: None, tokens: None, token_quota: None, in_flight: 0, made: now, tried: None }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.in_flight == 0
+            && [&self.requests, &self.tokens].into_iter().flatten().all(|bucket| bucket.until_full().is_zero())
+            && [&self.request_quota, &self.token_quota].into_iter().flatten().all(Window::is_unused)
+            && self.tried.as_ref().is_none_or(|tried| tried.is_idle())
+    }
+
     /// Brings the readings to `now` and puts `limits` in force.
     pub(super) fn look(&mut self, limits: &Limits, now: Instant) {
         self.roll(now);
+        let nothing = Limits::default();
+        let to_try = limits.tried.as_deref();
+        if to_try.is_some() && self.tried.is_none() {
+            // Those who are in flight leave these readings too.
+            self.tried = Some(Box::new(Self { in_flight: self.in_flight, ..Self::new(now) }));
+        }
+        if let Some(tried) = &mut self.tried {
+            let to_try = to_try.unwrap_or(&nothing);
+            follow((&mut self.requests, limits.requests), (&mut tried.requests, to_try.requests), Bucket::measure);
+            follow((&mut self.tokens, limits.tokens), (&mut tried.tokens, to_try.tokens), Bucket::measure);
+            follow((&mut self.request_quota, limits.request_quota), (&mut tried.request_quota, to_try.request_quota), Window::measure);
+            follow((&mut self.token_quota, limits.token_quota), (&mut tried.token_quota, to_try.token_quota), Window::measure);
+            tried.tune(to_try, now);
+        }
+        self.tune(limits, now);
+    }
+
+    fn tune(&mut self, limits: &Limits, now: Instant) {
         let made = self.made;
         for (bucket, measure) in [(&mut self.requests, limits.requests), (&mut self.tokens, limits.tokens)] {
             tune(bucket, measure, |measure| Bucket::full(measure, made.max(now)), Bucket::retune);
@@ -75,6 +112,7 @@ impl Readings {
     pub(super) fn roll(&mut self, now: Instant) {
         [&mut self.requests, &mut self.tokens].into_iter().flatten().for_each(|bucket| bucket.refill(now));
         [&mut self.request_quota, &mut self.token_quota].into_iter().flatten().for_each(|window| window.roll(now));
+        self.tried.iter_mut().for_each(|tried| tried.roll(now));
     }
 
     /// The first limit that has no room for one request of `tokens`, and when it may have.
@@ -87,6 +125,11 @@ impl Readings {
             return Some(Short::Tokens(wait));
         }
         limits.in_flight.filter(|most| self.in_flight >= *most).map(|_| Short::InFlight)
+    }
+
+    /// The same of the limits in shadow mode.
+    pub(super) fn would_be_short_of(&self, limits: &Limits, tokens: u64, now: Instant) -> Option<Short> {
+        self.tried.as_ref()?.short_of(limits.tried.as_ref()?, tokens, now)
     }
 
     pub(super) fn charge(&mut self, tokens: u64) {
@@ -112,6 +155,11 @@ impl Readings {
         let (more, less) = (used.saturating_sub(reserved), reserved.saturating_sub(used));
         take(&mut self.tokens, &mut self.token_quota, more);
         give_back(&mut self.tokens, &mut self.token_quota, less);
+    }
+
+    /// A request is answered to its end.
+    pub(super) fn leave(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
     }
 
     pub(super) fn standing(&self, limits: &Arc<Limits>, now: Instant) -> Standing {
@@ -154,6 +202,18 @@ fn take(bucket: &mut Option<Bucket>, window: &mut Option<Window>, units: u64) {
 fn give_back(bucket: &mut Option<Bucket>, window: &mut Option<Window>, units: u64) {
     bucket.iter_mut().for_each(|bucket| bucket.give_back(units));
     window.iter_mut().for_each(|window| window.give_back(units));
+}
+
+/// A limit whose mode has changed takes along what is used of it.
+fn follow<M>(enforced: (&mut Option<M>, Option<Measure>), tried: (&mut Option<M>, Option<Measure>), measure: fn(&M) -> Measure) {
+    let goes = |from: &Option<M>, stays: Option<Measure>, to: Option<Measure>| {
+        from.as_ref().is_some_and(|meter| to == Some(measure(meter)) && to != stays)
+    };
+    if goes(tried.0, tried.1, enforced.1) {
+        *enforced.0 = tried.0.take();
+    } else if goes(enforced.0, enforced.1, tried.1) {
+        *tried.0 = enforced.0.take();
+    }
 }
 
 fn tune<M>(meter: &mut Option<M>, measure: Option<Measure>, make: impl FnOnce(Measure) -> M, retune: impl FnOnce(&mut M, Measure)) {

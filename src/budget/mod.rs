@@ -5,6 +5,7 @@
 //! `rate` and `quota` are the arithmetic, `gate` is the bounded map, `terms` is the policy. Here a request is held against
 //! all of its limits under the locks of its caller and of its model, and only when it holds to all of them is any of them charged:
 //! a refusal takes nothing, so nothing has to be given back, and no other request can see a state between.
+//! What limits in shadow mode would have refused passes, and takes nothing of them.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ mod terms;
 pub use terms::{Config, DEFAULT_BURST, DEFAULT_IN_FLIGHT, DEFAULT_REQUESTS, DEFAULT_SERVERWIDE, Flow, Quotas, Table, Terms};
 
 use gate::Gate;
-use meter::{Meter, Meters, Short};
+use meter::{Meter, Meters, Readings, Short};
 use terms::{Limits, NAMES, whole_seconds};
 
 /// Tokens reserved for each answer where neither the caller nor the policy caps them.
@@ -107,6 +108,11 @@ impl Permit {
         &mut self.grant
     }
 
+    /// What a limit in shadow mode would have refused it with.
+    pub fn take_shadowed(&mut self) -> Option<Error> {
+        self.hold.shadowed.take()
+    }
+
     /// What is held, to settle it.
     pub fn hold_mut(&mut self) -> &mut Hold {
         &mut self.hold
@@ -140,6 +146,10 @@ pub struct Hold {
     meters: Meters,
     standing: Standing,
     reserved: Option<Ask>,
+    /// The tokens reserved of limits in shadow mode; nothing where one of those would have refused it.
+    tried: Option<u64>,
+    /// With what, until somebody is told.
+    shadowed: Option<Error>,
     queries: u64,
     began: bool,
     delivered: u64,
@@ -151,7 +161,7 @@ impl Hold {
     /// dropped are given back.
     ///
     /// # Errors
-    /// The first limit that has no room for all of them; then nothing was charged.
+    /// The first limit that has no room for all of them; then nothing was charged. One in shadow mode is none.
     pub fn reserve_queries(&mut self, more: u64, now: Instant) -> Result<(), Error> {
         let mut own = self.meters.own.lock();
         own.roll(now);
@@ -169,6 +179,21 @@ impl Hold {
         }
         self.queries = self.queries.saturating_add(more);
         self.standing = own.standing(&self.standing.limits, now);
+
+        let wait = |meter: &Readings| meter.tried.as_ref()?.wait_for_requests(more, now);
+        let mine = wait(&own);
+        let short = mine.or_else(|| wait(shared.as_ref()?)).map(Short::Requests);
+        drop((own, shared));
+        let Some(tokens) = self.tried else { return Ok(()) };
+        if let Some(short) = short {
+            // Refused, it would have given back all but itself.
+            self.meters.each_tried(|meter| meter.correct(tokens, 0));
+            self.meters.each_tried(Readings::leave);
+            self.tried = None;
+            self.shadowed = Some(short.refusal(mine.is_some(), self.standing.clone()));
+        } else {
+            self.meters.each_tried(|meter| meter.take_requests(more));
+        }
         Ok(())
     }
 
@@ -210,6 +235,7 @@ impl Hold {
         let used = used.min(MOST_TOKENS);
         if let Some(ask) = self.reserved.take() {
             self.meters.each(|meter| meter.correct(ask.tokens(), used));
+            self.tried.iter().for_each(|tokens| self.meters.each_tried(|meter| meter.correct(*tokens, used)));
         }
     }
 }
@@ -235,7 +261,11 @@ impl Drop for Hold {
         }
         let unasked = std::mem::take(&mut self.queries);
         self.meters.each(|meter| meter.give_back_requests(unasked));
-        self.meters.each(|meter| meter.in_flight = meter.in_flight.saturating_sub(1));
+        self.meters.each(Readings::leave);
+        if self.tried.is_some() {
+            self.meters.each_tried(|meter| meter.give_back_requests(unasked));
+            self.meters.each_tried(Readings::leave);
+        }
     }
 }
 
@@ -385,9 +415,12 @@ impl Budget {
         };
         let shared = shared.and_then(|(limits, meter)| Some((limits, meter?)));
 
-        let most = [Some(limits), terms.model.as_ref()].into_iter().flatten().filter_map(|limits| limits.most_tokens()).min();
-        let ask = ask.map(|ask| most.map_or(ask, |most| ask.within(most)));
+        let all = || [Some(limits), terms.model.as_ref()].into_iter().flatten();
+        let within = |ask: Ask, most: Option<u64>| most.map_or(ask, |most| ask.within(most));
+        let ask = ask.map(|ask| within(ask, all().filter_map(|limits| limits.most_tokens()).min()));
         let tokens = ask.map_or(0, Ask::tokens);
+        let to_try = all().filter_map(|limits| limits.tried.as_ref()?.most_tokens()).min();
+        let tokens_tried = ask.map_or(0, |ask| within(ask, to_try).tokens());
         let mut own_meter = own.lock();
         own_meter.look(limits, now);
         // The caller's lock is always taken before the model's, so no two requests wait for each other.
@@ -402,14 +435,20 @@ impl Budget {
         if let Some((short, own)) = short {
             return Err(short.refusal(own, own_meter.standing(limits, now)));
         }
-        own_meter.charge(tokens);
-        if let Some((_, meter)) = &mut shared_meter {
+        let would = own_meter.would_be_short_of(limits, tokens_tried, now).map(|short| (short, true)).or_else(|| {
+            let (limits, meter) = shared_meter.as_ref()?;
+            Some((meter.would_be_short_of(limits, tokens_tried, now)?, false))
+        });
+        for meter in [Some(&mut own_meter), shared_meter.as_mut().map(|(_, meter)| meter)].into_iter().flatten() {
             meter.charge(tokens);
+            meter.tried.iter_mut().filter(|_| would.is_none()).for_each(|tried| tried.charge(tokens_tried));
         }
         let standing = own_meter.standing(limits, now);
         drop((own_meter, shared_meter));
+        let tried = would.is_none().then_some(tokens_tried);
+        let shadowed = would.map(|(short, own)| short.refusal(own, standing.clone()));
         let meters = Meters { own, shared: shared.map(|(_, meter)| meter) };
-        Ok(Hold { meters, standing, reserved: ask, queries: 0, began: false, delivered: 0 })
+        Ok(Hold { meters, standing, reserved: ask, tried, shadowed, queries: 0, began: false, delivered: 0 })
     }
 }
 

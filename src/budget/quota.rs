@@ -47,6 +47,11 @@ impl Window {
         }
     }
 
+    /// What is in force.
+    pub(crate) fn measure(&self) -> Measure {
+        self.measure
+    }
+
     /// As many units as are ever there at once.
     pub(crate) fn most(&self) -> u64 {
         self.measure.count.into()

@@ -73,6 +73,11 @@ impl Bucket {
         nanos(self.used.saturating_sub(room).div_ceil(u128::from(self.measure.count)))
     }
 
+    /// What is in force.
+    pub(crate) fn measure(&self) -> Measure {
+        self.measure
+    }
+
     /// As many units as are ever there at once.
     pub(crate) fn most(&self) -> u64 {
         self.measure.burst.into()

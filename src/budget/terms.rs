@@ -10,6 +10,7 @@ use toml::Spanned;
 
 use super::rate::Measure;
 use crate::mistake::Mistake;
+use crate::mode::Mode;
 use crate::unit::Rate;
 
 /// Requests a caller may send to a model of which the policy says nothing.
@@ -41,6 +42,8 @@ pub struct Config {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Table {
+    /// What becomes of a request past one of these limits. A table that is not enforced replaces nothing.
+    pub mode: Mode,
     /// Requests.
     pub requests: Option<Flow>,
     /// Tokens, of prompts and answers together.
@@ -94,7 +97,7 @@ impl Terms {
 }
 
 /// One set of limits, in force.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Limits {
     pub(super) requests: Option<Measure>,
     pub(super) request_quota: Option<Measure>,
@@ -103,6 +106,8 @@ pub(super) struct Limits {
     pub(super) in_flight: Option<u32>,
     /// `RateLimit-Policy`, as callers read it.
     pub(super) policy: Option<HeaderValue>,
+    /// What would hold in their place, or beside them, if the tables in shadow mode were enforced; it tries nothing itself.
+    pub(super) tried: Option<Box<Limits>>,
 }
 
 /// How callers read the names of limits, in the order of [`Limits::measures`].
@@ -112,6 +117,24 @@ impl Limits {
     /// Requests, their quota, tokens, their quota.
     pub(super) fn measures(&self) -> [Option<Measure>; 4] {
         [self.requests, self.request_quota, self.tokens, self.token_quota]
+    }
+
+    /// Those that `enforced` has not.
+    fn beyond(self, enforced: &Self) -> Self {
+        let new = |tried: Option<Measure>, enforced| tried.filter(|_| tried != enforced);
+        Self {
+            requests: new(self.requests, enforced.requests),
+            request_quota: new(self.request_quota, enforced.request_quota),
+            tokens: new(self.tokens, enforced.tokens),
+            token_quota: new(self.token_quota, enforced.token_quota),
+            in_flight: self.in_flight.filter(|_| self.in_flight != enforced.in_flight),
+            policy: None,
+            tried: None,
+        }
+    }
+
+    fn bounds(&self) -> bool {
+        self.in_flight.is_some() || self.measures().iter().any(Option::is_some)
     }
 
     /// As many tokens as there is ever room for at once.
@@ -141,18 +164,36 @@ impl Config {
             in_flight: Some(Spanned::new(0..0, DEFAULT_IN_FLIGHT)),
             ..Table::default()
         };
-        let default = self.default.over(&house);
-        let tiers = self.tier.iter().map(|(name, table)| (name.as_str().into(), Arc::new(table.over(&default).limits()))).collect();
-        let model = self.model.limits();
-        let bounded = model.in_flight.is_some() || model.measures().iter().any(Option::is_some);
-        Terms { default: Arc::new(default.limits()), tiers, model: bounded.then(|| Arc::new(model)) }
+        let default = |tried| self.default.says(tried).over(&house);
+        let tier = |table: &Table| Arc::new(limits(|tried| table.says(tried).over(&default(tried))));
+        let tiers = self.tier.iter().map(|(name, table)| (name.as_str().into(), tier(table))).collect();
+        let model = limits(|tried| self.model.says(tried));
+        let bounded = model.bounds() || model.tried.is_some();
+        Terms { default: Arc::new(limits(default)), tiers, model: bounded.then(|| Arc::new(model)) }
     }
 }
 
+/// The limits of a table as it is enforced, and what is tried beside them: what it would say with the tables in shadow mode.
+fn limits(table: impl Fn(bool) -> Table) -> Limits {
+    let enforced = table(false).limits();
+    let tried = table(true).limits().beyond(&enforced);
+    Limits { tried: tried.bounds().then(|| Box::new(tried)), ..enforced }
+}
+
 impl Table {
+    /// This table where it is enforced, or `tried` and in shadow mode; else one that says nothing.
+    fn says(&self, tried: bool) -> Self {
+        match self.mode {
+            Mode::Enforce => self.clone(),
+            Mode::Shadow if tried => self.clone(),
+            Mode::Shadow | Mode::Off => Self::default(),
+        }
+    }
+
     /// This table, and what it leaves out from `under`.
     fn over(&self, under: &Self) -> Self {
         Self {
+            mode: Mode::Enforce,
             requests: self.requests.clone().or_else(|| under.requests.clone()),
             tokens: self.tokens.clone().or_else(|| under.tokens.clone()),
             in_flight: self.in_flight.clone().or_else(|| under.in_flight.clone()),
@@ -176,7 +217,7 @@ impl Table {
         let (requests, tokens) = (self.requests.as_ref().map(Flow::measure), self.tokens.as_ref().map(Flow::measure));
         let (request_quota, token_quota) = (self.quota.requests.map(quota), self.quota.tokens.map(quota));
         let in_flight = self.in_flight.as_ref().map(|most| (*most.get_ref()).max(1));
-        let mut limits = Limits { requests, request_quota, tokens, token_quota, in_flight, policy: None };
+        let mut limits = Limits { requests, request_quota, tokens, token_quota, in_flight, policy: None, tried: None };
         limits.policy = policy(&limits);
         limits
     }
@@ -252,12 +293,46 @@ mod tests {
     }
 
     #[test]
+    fn a_table_in_shadow_is_tried_beside_what_would_hold_without_it() {
+        let text = |[default, gold, model]: [&str; 3]| {
+            format!(
+                "[default]\nmode = \"{default}\"\nrequests = {{ rate = \"20/s\" }}\ntokens = {{ rate = \"9/s\" }}\n\
+                 [tier.gold]\nmode = \"{gold}\"\nrequests = {{ rate = \"200/s\" }}\n[model]\nmode = \"{model}\"\nin_flight = 5\n"
+            )
+        };
+        let counts = |limits: &Limits| (limits.requests.map(|measure| measure.count), limits.tokens.map(|measure| measure.count));
+        let house = Some(DEFAULT_REQUESTS.count);
+
+        let (terms, _) = compiled(&text(["shadow", "enforce", "shadow"]));
+        let gold = terms.of_tier("gold");
+        assert_eq!((counts(gold), counts(gold.tried.as_ref().unwrap())), ((Some(200), None), (None, Some(9))));
+        assert_eq!(gold.policy.as_ref().unwrap(), "\"default\";q=200;w=1");
+        let default = terms.of_tier("");
+        assert_eq!((counts(default), counts(default.tried.as_ref().unwrap())), ((house, None), (Some(20), Some(9))));
+        // Nobody wrote how many may be in flight: the house's own is enforced, and not tried a second time.
+        assert_eq!((default.in_flight, default.tried.as_ref().unwrap().in_flight), (Some(DEFAULT_IN_FLIGHT), None));
+        let model = terms.model.as_ref().unwrap();
+        assert_eq!((model.in_flight, model.tried.as_ref().unwrap().in_flight), (None, Some(5)));
+
+        let (terms, _) = compiled(&text(["enforce", "shadow", "enforce"]));
+        let gold = terms.of_tier("gold");
+        assert_eq!((counts(gold), counts(gold.tried.as_ref().unwrap())), ((Some(20), Some(9)), (Some(200), None)));
+        let (terms, _) = compiled(&text(["enforce", "off", "off"]));
+        let gold = terms.of_tier("gold");
+        assert_eq!((counts(gold), &gold.tried, &terms.model), ((Some(20), Some(9)), &None, &None));
+        let (terms, _) = compiled(&text(["off", "enforce", "off"]));
+        assert_eq!((counts(terms.of_tier("gold")), counts(terms.of_tier(""))), ((Some(200), None), (house, None)));
+        // What is off is read all the same.
+        assert_eq!(compiled("[model]\nmode = \"off\"\nin_flight = 0").1.len(), 1);
+    }
+
+    #[test]
     fn every_mistake_is_told_with_its_place() {
         let text = "[default]\nrequests = { rate = \"20/s\", burst = 0 }\nin_flight = 0\n[tier.a]\ntokens = { rate = \"1/s\", burst = 0 }";
         let (_, mistakes) = compiled(text);
         assert_eq!(mistakes.len(), 3);
         assert!(mistakes.iter().all(|mistake| &text[mistake.span.clone().unwrap()] == "0"));
-        for unknown in ["[other]", "[default]\nrate = \"1/s\"", "[default]\nrequests = { rate = \"0/s\" }"] {
+        for unknown in ["[other]", "[default]\nrate = \"1/s\"", "[default]\nrequests = { rate = \"0/s\" }", "[model]\nmode = \"on\""] {
             assert!(toml::from_str::<Config>(unknown).is_err(), "{unknown}");
         }
     }

@@ -424,3 +424,193 @@ fn of_rate_and_quota_only_the_one_that_is_spent_reads_zero() {
     let limit = error.refused().headers().find(|(name, _)| name == "ratelimit").unwrap().1;
     assert_eq!(limit, "\"default\";r=18;t=1, \"quota\";r=0;t=86400");
 }
+
+/// What a limit in shadow mode would have refused a request with.
+fn would(hold: &Hold) -> Option<(&'static str, &'static str)> {
+    hold.shadowed.as_ref().map(|error| (error.code(), error.refused().rule()))
+}
+
+#[test]
+fn past_a_limit_in_shadow_a_request_passes_and_past_none_that_is_off() {
+    for (limit, ask, named) in [
+        ("requests = { rate = \"1/day\", burst = 2 }", None, ("budget.requests", "requests")),
+        ("quota = { requests = \"2/day\" }", None, ("budget.requests", "requests")),
+        ("tokens = { rate = \"2/day\" }", Some(1), ("budget.tokens", "tokens")),
+        ("quota = { tokens = \"2/day\" }", Some(1), ("budget.tokens", "tokens")),
+        ("in_flight = 2", None, ("budget.in_flight", "in_flight")),
+    ] {
+        for (table, whose) in [("default", "caller"), ("model", "model"), ("tier.gold", "caller")] {
+            let ended = |mode: &str| -> Vec<Result<_, _>> {
+                let case = Case::new(&format!("[{table}]\nmode = \"{mode}\"\n{limit}"));
+                let ask = ask.map(|answer| Ask { prompt: 0, answer, said: true });
+                let hold = |_| case.budget.hold(&who("a", "gold"), Some(&"m".into()), &case.terms, ask, case.start);
+                // All at once: each is in flight while the next is asked.
+                let holds: Vec<_> = (0..4).map(hold).collect();
+                let named = |hold: &Result<Hold, Error>| match hold {
+                    Ok(hold) => Ok(would(hold)),
+                    Err(error) => Err((error.code(), error.refused().rule())),
+                };
+                holds.iter().map(named).collect()
+            };
+            let rule = format!("{whose}.{}", named.1);
+            let named = (named.0, rule.as_str());
+            assert_eq!(ended("enforce"), [Ok(None), Ok(None), Err(named), Err(named)], "{table} {limit}");
+            assert_eq!(ended("shadow"), [Ok(None), Ok(None), Ok(Some(named)), Ok(Some(named))], "{table} {limit}");
+            assert_eq!(ended("off"), [Ok(None); 4], "{table} {limit}");
+        }
+    }
+}
+
+#[test]
+fn callers_read_of_enforced_limits_alone() {
+    let case = Case::new("[default]\nmode = \"shadow\"\ntokens = { rate = \"5/h\" }\nquota = { requests = \"1/day\" }");
+    case.ask("a", Some(5), ZERO).unwrap();
+    let hold = case.ask("a", Some(5), ZERO).unwrap();
+    assert_eq!(would(&hold), Some(("budget.requests", "caller.requests")));
+    let told: Vec<_> = hold.standing.headers().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+    assert_eq!(told, ["ratelimit-policy: \"default\";q=50;w=5", "ratelimit: \"default\";r=48;t=1"]);
+}
+
+#[test]
+fn a_table_in_shadow_loosens_nothing() {
+    let case = Case::new(
+        "[default]\nrequests = { rate = \"1/h\", burst = 2 }\nin_flight = 2\n\
+         [tier.gold]\nmode = \"shadow\"\nrequests = { rate = \"100/s\" }\nin_flight = 1\n",
+    );
+    let ask = || case.budget.hold(&who("a", "gold"), Some(&"m".into()), &case.terms, None, case.start);
+    let first = ask().unwrap();
+    let second = ask().unwrap();
+    assert_eq!([would(&first), would(&second)], [None, Some(("budget.in_flight", "caller.in_flight"))]);
+    assert_eq!(ask().unwrap_err().code(), "budget.requests");
+}
+
+#[test]
+fn what_is_enforced_refuses_beside_what_is_tried_and_then_nothing_is_tried() {
+    let case = Case::new(
+        "[default]\nrequests = { rate = \"1/h\", burst = 3 }\n[model]\nmode = \"shadow\"\nrequests = { rate = \"1/h\", burst = 2 }",
+    );
+    assert_eq!([(); 3].map(|()| would(&case.ask("a", None, ZERO).unwrap())), [None, None, Some(("budget.requests", "model.requests"))]);
+    assert_eq!(case.ask("a", None, ZERO).unwrap_err().refused().rule(), "caller.requests");
+    // What was refused, or would have been, took nothing of the model's.
+    let hour = Duration::from_secs(3_600);
+    assert_eq!(would(&case.ask("b", None, hour).unwrap()), None);
+    assert_eq!(would(&case.ask("b", None, hour).unwrap()), Some(("budget.requests", "model.requests")));
+}
+
+#[test]
+fn a_reservation_of_who_says_no_length_is_cut_for_each_mode_by_its_own_limits() {
+    let case = Case::new("[default]\ntokens = { rate = \"500/h\" }\n[model]\nmode = \"shadow\"\ntokens = { rate = \"100/h\" }");
+    let ask = Ask { prompt: 10, answer: 1_024, said: false };
+    let hold = case.budget.hold(&who("a", ""), Some(&"m".into()), &case.terms, Some(ask), case.start).unwrap();
+    assert_eq!((would(&hold), hold.tried, hold.standing.left[2].unwrap().0), (None, Some(100), 0));
+    assert_eq!(would(&case.ask("b", Some(1), ZERO).unwrap()), Some(("budget.tokens", "model.tokens")));
+    drop(hold);
+    assert_eq!(would(&case.ask("b", Some(100), ZERO).unwrap()), None);
+}
+
+#[test]
+fn a_limit_bites_at_once_when_it_leaves_the_shadow_and_nobody_is_in_debt_for_what_passed() {
+    let text = "requests = { rate = \"1000/s\" }\ntokens = { rate = \"100/h\" }\nin_flight = 3";
+    let in_mode = |mode: &str| terms(&format!("[default]\nmode = \"{mode}\"\n{text}"));
+    let mut case = Case { terms: in_mode("shadow"), ..Case::new("") };
+    let mut first = case.ask("a", Some(100), ZERO).unwrap();
+    let over: Vec<_> = (0..4).map(|_| case.ask("a", Some(100), ZERO).unwrap()).collect();
+    assert!(over.iter().all(|hold| would(hold) == Some(("budget.tokens", "caller.tokens"))));
+    case.terms = in_mode("enforce");
+    // What passed beyond the limit is not owed: the wait is that of the hundred which it allows.
+    let error = case.ask("a", Some(100), ZERO).unwrap_err();
+    assert_eq!((error.code(), error.refused().retry_after()), ("budget.tokens", 3_600));
+    // All that is in flight counts, whatever it was charged to.
+    assert_eq!(case.ask("a", None, ZERO).unwrap_err().code(), "budget.in_flight");
+    drop(over);
+    first.settle(Usage { input: 40, output: 0 });
+    drop(first);
+    assert_eq!(case.tokens_left("a"), 100);
+}
+
+#[test]
+fn a_limit_that_goes_to_the_shadow_and_back_keeps_what_is_used_of_it() {
+    let in_mode = |mode: &str| terms(&format!("[default]\nmode = \"{mode}\"\nquota = {{ requests = \"3/day\", tokens = \"100/day\" }}"));
+    let mut case = Case { terms: in_mode("enforce"), ..Case::new("") };
+    (0..2).for_each(|_| drop(case.ask("a", Some(0), ZERO).unwrap()));
+    case.terms = in_mode("shadow");
+    assert_eq!([(); 2].map(|()| would(&case.ask("a", Some(0), ZERO).unwrap())), [None, Some(("budget.requests", "caller.requests"))]);
+    case.terms = in_mode("enforce");
+    assert_eq!(case.ask("a", Some(0), ZERO).unwrap_err().refused().retry_after(), 86_400);
+    case.terms = in_mode("off");
+    case.ask("a", Some(0), ZERO).unwrap();
+    case.terms = in_mode("enforce");
+    case.ask("a", Some(0), ZERO).unwrap();
+}
+
+#[test]
+fn a_limit_in_flight_that_goes_to_the_shadow_counts_those_who_were_there_before() {
+    let in_mode = |mode: &str| terms(&format!("[default]\nmode = \"{mode}\"\nin_flight = 2"));
+    let mut case = Case { terms: in_mode("enforce"), ..Case::new("") };
+    let mut held = std::collections::VecDeque::from([(); 2].map(|()| case.ask("a", None, ZERO).unwrap()));
+    case.terms = in_mode("shadow");
+    let over = case.ask("a", None, ZERO).unwrap();
+    assert_eq!(would(&over), Some(("budget.in_flight", "caller.in_flight")));
+    drop(over);
+    for _ in 0..4 {
+        held.pop_front();
+        held.push_back(case.ask("a", None, ZERO).unwrap());
+        assert_eq!(would(&held[1]), None);
+        assert!(would(&case.ask("a", None, ZERO).unwrap()).is_some());
+    }
+}
+
+#[test]
+fn queries_past_a_limit_in_shadow_pass_and_take_nothing_of_it() {
+    let case = Case::new(
+        "[default]\nrequests = { rate = \"1/h\", burst = 100 }\n[model]\nmode = \"shadow\"\nrequests = { rate = \"1/h\", burst = 10 }\nin_flight = 1\n",
+    );
+    let mut hold = case.ask("a", None, ZERO).unwrap();
+    hold.reserve_queries(10, case.start).unwrap();
+    assert_eq!(would(&hold), Some(("budget.requests", "model.requests")));
+    // Refused, it would be in flight no more.
+    assert_eq!(would(&case.ask("a", None, ZERO).unwrap()), None);
+    (0..4).for_each(|_| hold.queried());
+    drop(hold);
+    // Two of ten are used, as they would be where the queries were refused; of what is enforced six are.
+    let mut hold = case.ask("a", None, ZERO).unwrap();
+    hold.reserve_queries(7, case.start).unwrap();
+    assert_eq!(would(&hold), None);
+    assert_eq!(hold.reserve_queries(87, case.start).unwrap_err().refused().rule(), "caller.requests");
+    drop(hold);
+    assert_eq!(would(&case.ask("a", None, ZERO).unwrap()), None);
+}
+
+proptest! {
+    #[test]
+    fn a_limit_in_shadow_would_have_refused_just_what_it_refuses_where_it_is_enforced(
+        steps in prop::collection::vec((0_u64..2_000, any::<bool>(), (0_u64..60, any::<bool>()), 0_u64..80, 0_usize..3), 1..100),
+    ) {
+        let text = |mode: &str| format!(
+            "[default]\nrequests = {{ rate = \"1000/s\" }}\nin_flight = 1000\n\
+             [tier.gold]\nmode = \"{mode}\"\nrequests = {{ rate = \"2/s\", burst = 4 }}\ntokens = {{ rate = \"20/s\", burst = 90 }}\nin_flight = 3\n\
+             quota = {{ requests = \"40/min\", tokens = \"900/min\" }}\n\
+             [model]\nmode = \"{mode}\"\nrequests = {{ rate = \"3/s\", burst = 6 }}\ntokens = {{ rate = \"30/s\", burst = 50 }}\nin_flight = 5\n"
+        );
+        let [enforced, tried] = ["enforce", "shadow"].map(|mode| Case::new(&text(mode)));
+        let (mut after, mut held) = (ZERO, std::collections::VecDeque::<(Option<Hold>, Hold)>::new());
+        for (gap, who_asks, (answer, said), used, ends) in steps {
+            after += Duration::from_millis(gap);
+            for (one, other) in held.drain(..ends.min(held.len())) {
+                one.into_iter().chain([other]).for_each(|mut hold| hold.settle(Usage { input: used, output: 0 }));
+            }
+            let caller = who(if who_asks { "a" } else { "b" }, "gold");
+            let ask = |case: &Case| {
+                case.budget.hold(&caller, Some(&"m".into()), &case.terms, Some(Ask { prompt: 0, answer, said }), case.start + after)
+            };
+            let (ended, passed) = (ask(&enforced), ask(&tried).unwrap());
+            let expected = ended.as_ref().err().map(|error| (error.code(), error.refused().rule()));
+            prop_assert_eq!(would(&passed), expected);
+            held.push_back((ended.ok(), passed));
+        }
+        drop(held);
+        let meter = tried.budget.models.entry("m".into(), tried.start, || Meter::new(tried.start)).unwrap();
+        let readings = meter.lock();
+        prop_assert_eq!((readings.in_flight, readings.tried.as_ref().unwrap().in_flight), (0, 0));
+    }
+}

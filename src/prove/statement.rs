@@ -245,6 +245,8 @@ fn told(to: &mut Writer, steps: &[Step], limited: bool) {
     for step in steps {
         match step.stop {
             Stop::Detect => item(to, step, Verdict::Passed, None),
+            // Whose limit it was is told to nobody whom it refuses, and so to nobody whom it would have refused.
+            Stop::Budget if step.verdict == Verdict::Shadowed => item(to, step, step.verdict, None),
             // Of a refusal the caller was told what `check` held against the request, and nothing else that a stop found.
             stop if refused && stop != Stop::Check => item(to, step, step.verdict, None),
             _ => item(to, step, step.verdict, step.rule.as_deref()),

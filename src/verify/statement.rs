@@ -60,8 +60,8 @@
 //!
 //! **The caller reads this.** So it never says what a detector thought: a rule of `detect` is left out and its shadow verdict reads
 //! as passed; a refusal by `budget` or by `detect` reads as one of `budget`, with neither the stops between, nor times, nor what was
-//! known of the body. On any refusal the rules of all stops but `check` are left out: which part of a credential did not hold, which rule
-//! denied, what an upstream did wrong. The security log has all of it.
+//! known of the body; nor does a limit in shadow mode say whose it is. On any refusal the rules of all stops but `check` are left out:
+//! which part of a credential did not hold, which rule denied, what an upstream did wrong. The security log has all of it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

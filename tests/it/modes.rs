@@ -4,10 +4,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::Request;
+use http_body_util::BodyExt;
 use portcullis::wire::grpc as message;
 use serde_json::{Value, json};
 
 use crate::support::ask::{ask, chat, digit, framed, post_chat, post_stream};
+use crate::support::upstream::{events, stream};
 use crate::support::{Client, Folder, Gateway, PATIENCE, Reply, Upstream};
 
 /// A chat of which `[check]` in shadow says that it asks for too much, whole or as a stream.
@@ -138,4 +140,117 @@ async fn what_was_in_shadow_bites_once_it_is_enforced_and_no_more_once_it_is_off
     digests.dedup();
     assert_eq!(digests.len(), 3);
     assert_eq!(told(&folder, "check.shadowed", 1).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_request_past_a_limit_in_shadow_is_answered_and_told_of() {
+    let upstream = Upstream::language().await;
+    let folder = Folder::new();
+    let limits = "[budget.default]\nrequests = { rate = \"1000/s\" }\n[budget.model]\nmode = \"shadow\"\nrequests = { rate = \"1/day\", burst = 2 }\n";
+    folder.upstream("chat", "openai", &upstream, "", limits);
+    folder.digits("[budget.default]\nmode = \"shadow\"\nrequests = { rate = \"1/day\", burst = 2 }\n");
+    let gateway = folder.serve().await;
+    let mut client = gateway.h2().await;
+    // At the limit nothing is told, nor what is left of one that refuses nobody.
+    for request in [post_chat(), post_stream()] {
+        let reply = client.send(request).await.is(200);
+        assert_eq!(reply.header("ratelimit-policy"), "\"default\";q=1000;w=1");
+    }
+    for grpc in [false, true] {
+        let reply = client.send(picture(1.0, grpc)).await.is(200);
+        // What the house says where nobody enforces anything else.
+        assert_eq!((reply.header("ratelimit-policy"), reply.header("retry-after")), ("\"default\";q=50;w=5", ""));
+    }
+    let whole = client.send(post_chat()).await.is(200);
+    let streamed = client.send(post_stream()).await.is(200);
+    assert!(streamed.body.ends_with(b"data: [DONE]\n\n"));
+    let over_json = client.send(picture(1.0, false)).await.is(200);
+    let over_grpc = client.send(picture(1.0, true)).await.is(200);
+    assert_eq!(over_grpc.trailers.get("grpc-status").unwrap(), "0");
+
+    let lines = told(&folder, "budget.shadowed", 4).await;
+    assert_eq!(lines.len(), 4, "{lines:#?}");
+    let expected = [
+        (&whole, "chat", "model.requests"),
+        (&streamed, "chat", "model.requests"),
+        (&over_json, "digits", "caller.requests"),
+        (&over_grpc, "digits", "caller.requests"),
+    ];
+    for (line, (reply, model, rule)) in lines.iter().zip(expected) {
+        assert_eq!((&line["caller"], &line["tenant"], &line["model"]), (&json!("api_key:app"), &json!("acme"), &json!(model)), "{line}");
+        assert_eq!((&line["code"], &line["rule"]), (&json!("budget.requests"), &json!(rule)), "{line}");
+        assert_eq!(line["receipt"].as_str(), reply.receipt().as_deref(), "{line}");
+    }
+    assert_eq!((decided(&gateway, "budget", "shadowed").await, decided(&gateway, "budget", "passed").await), (4.0, 4.0));
+    // Callers hear that they are past a limit, and not whose it is.
+    let seen = step(&mut client, &whole, "budget").await;
+    assert_eq!((&seen["verdict"], seen.get("rule")), (&json!("shadowed"), None));
+    assert!(folder.security_log().iter().all(|line| line["event"] != "request.refused"));
+}
+
+#[tokio::test]
+async fn streams_past_a_limit_in_flight_pass_in_shadow_and_bite_once_it_is_enforced() {
+    let (tell, mut begun) = tokio::sync::mpsc::unbounded_channel();
+    let upstream = Upstream::start(move |_| {
+        let (sender, response) = stream("text/event-stream");
+        let _ = tell.send(sender);
+        async move { response }
+    })
+    .await;
+    let folder = Folder::new();
+    let in_mode = |mode: &str| {
+        let limits = format!("[budget.default]\nmode = \"{mode}\"\nrequests = {{ rate = \"1000/s\" }}\nin_flight = 1\n");
+        folder.upstream("chat", "openai", &upstream, "", &limits);
+    };
+    in_mode("shadow");
+    let gateway = folder.serve().await;
+    let mut client = gateway.h2().await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let reply = client.open(post_stream()).await.unwrap();
+        assert_eq!(reply.status(), 200);
+        held.push((reply, tokio::time::timeout(PATIENCE, begun.recv()).await.unwrap().unwrap()));
+    }
+    let lines = told(&folder, "budget.shadowed", 2).await;
+    assert!(lines.iter().all(|line| line["code"] == "budget.in_flight" && line["rule"] == "caller.in_flight"), "{lines:#?}");
+    in_mode("enforce");
+    told(&folder, "policy.reloaded", 1).await;
+    assert_eq!(client.send(post_chat()).await.is(429).reason(), "budget.in_flight");
+    assert_eq!(told(&folder, "request.refused", 1).await[0]["rule"], "caller.in_flight");
+    for (reply, writer) in held {
+        for event in events("chat", true) {
+            writer.send(event.into()).await.unwrap();
+        }
+        drop(writer);
+        assert!(reply.into_body().collect().await.unwrap().to_bytes().ends_with(b"data: [DONE]\n\n"));
+    }
+    // All places came back, those beyond the limit too.
+    let reply = client.open(post_stream()).await.unwrap();
+    assert_eq!(reply.status(), 200);
+    assert_eq!(client.send(post_chat()).await.is(429).reason(), "budget.in_flight");
+    in_mode("off");
+    told(&folder, "policy.reloaded", 2).await;
+    assert_eq!(client.open(post_stream()).await.unwrap().status(), 200);
+    assert_eq!(told(&folder, "budget.shadowed", 2).await.len(), 2);
+}
+
+#[tokio::test]
+async fn one_request_is_told_of_once_by_each_stop_that_would_have_refused_it() {
+    let upstream = Upstream::language().await;
+    let folder = Folder::new();
+    let rules = "[budget.default]\nmode = \"shadow\"\nrequests = { rate = \"1/day\", burst = 1 }\ntokens = { rate = \"1/day\" }\n\
+                 [check]\nmode = \"shadow\"\nmax_tokens = 5\nstrict = true\n";
+    folder.upstream("chat", "openai", &upstream, "", rules);
+    let gateway = folder.serve().await;
+    let mut client = gateway.h2().await;
+    client.send(greedy(false)).await.is(200);
+    client.send(greedy(false)).await.is(200);
+    let check = told(&folder, "check.shadowed", 2).await;
+    let budget = told(&folder, "budget.shadowed", 2).await;
+    assert_eq!((check.len(), budget.len()), (2, 2));
+    assert!(budget.iter().all(|line| line["code"] == "budget.tokens"), "{budget:#?}");
+    assert_eq!(
+        check.iter().map(|line| &line["receipt"]).collect::<Vec<_>>(),
+        budget.iter().map(|line| &line["receipt"]).collect::<Vec<_>>()
+    );
 }

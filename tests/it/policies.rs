@@ -322,6 +322,12 @@ const MISTAKES: &[Mistake] = &[
         words: &["monitor", "shadow"],
     },
     Mistake {
+        what: "an unknown mode of limits",
+        breaks: |folder| append(folder, "models/chat.toml", "[budget.tier.gold]\nmode = \"on\"\n"),
+        at: "models/chat.toml:8:8:",
+        words: &["`on`", "shadow"],
+    },
+    Mistake {
         what: "what lets nothing pass, though it is off",
         breaks: |folder| append(folder, "models/chat.toml", "[check]\nmode = \"off\"\nmax_tokens = 0\n"),
         at: "models/chat.toml:9:14:",

@@ -206,6 +206,9 @@ fn no_statement_tells_what_a_detector_thought() {
     let view = Statement::read(&signer().answer(Kind::Inference, 7, 1, &trail, &sent())).unwrap().view();
     assert_eq!(view["trail"][5], json!({ "stop": "detect", "verdict": "passed", "at_most_micros": 32 }));
     assert_eq!(view["trail"][3]["rule"], "default");
+    (trail.steps[3].verdict, trail.steps[3].rule) = (Verdict::Shadowed, Some("model.requests".into()));
+    let view = Statement::read(&signer().answer(Kind::Inference, 7, 1, &trail, &sent())).unwrap().view();
+    assert_eq!((&view["trail"][3]["verdict"], view["trail"][3].get("rule")), (&json!("shadowed"), None));
     let denied = signer().answer(Kind::Deny, 7, 1, &refused(Stop::Authorize), &sent());
     assert!(!Statement::read(&denied).unwrap().view().to_string().contains("rule"));
     let checked = signer().answer(Kind::Deny, 7, 1, &refused(Stop::Check), &sent());
