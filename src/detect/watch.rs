@@ -30,6 +30,7 @@ mod calibrate;
 mod cohort;
 mod crowd;
 mod due;
+mod exact;
 mod families;
 #[cfg(test)]
 mod figures;

@@ -1,12 +1,10 @@
 //! A request's tensors as rows of numbers, and its answer as what each row was told: all that the families ever see of either.
 
 use std::cmp::Reverse;
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
-use std::sync::LazyLock;
 
 use half::{bf16, f16};
 
+use super::exact;
 use crate::detect::text::substitution::Tokens;
 use crate::wire::openai::embeddings::{TOKENS, VECTORS};
 use crate::wire::tensor::{Datatype, Tensor};
@@ -28,17 +26,13 @@ pub(crate) struct Rows {
     pub(super) width: usize,
     /// All rows, one after another.
     pub(super) numbers: Vec<f32>,
-    /// A keyed digest of each row's bytes, where its numbers do not tell all of them: where they are finer than 32 bits, thinned, or beside texts. Without it
-    /// inputs that differ only in what is not looked at would pass for repeats.
+    /// A keyed digest of each row as it was sent. Without it inputs that differ only in what is not looked at would pass for repeats.
     pub(super) exact: Vec<u64>,
     /// The words of each row's text, where texts are looked at.
     pub(super) tokens: Vec<Tokens>,
     /// Rows of the batch behind them, that are not among them: [so many](most_rows) are looked at.
     pub(super) left: usize,
 }
-
-/// What digests are keyed with: they are compared in this process alone.
-pub(super) static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// Rows of so many numbers that are made of a batch which holds `held`: one in any case.
 pub(super) fn most_rows(held: usize, width: usize) -> usize {
@@ -49,7 +43,6 @@ pub(super) fn most_rows(held: usize, width: usize) -> usize {
 struct Layout<'a> {
     /// By their names and not in the order in which a caller sends them.
     numeric: Vec<&'a Tensor>,
-    texts: Vec<&'a Tensor>,
     rows: usize,
     /// Of so many rows each of them holds the numbers: all of them, or the one that is of every row.
     held: Vec<usize>,
@@ -58,8 +51,8 @@ struct Layout<'a> {
 impl<'a> Layout<'a> {
     /// None where there are no numbers.
     fn of(tensors: &'a [Tensor]) -> Option<Self> {
-        let (mut numeric, texts): (Vec<&Tensor>, Vec<&Tensor>) =
-            tensors.iter().filter(|tensor| !tensor.data.is_empty()).partition(|tensor| tensor.datatype != Datatype::Bytes);
+        let mut numeric: Vec<&Tensor> =
+            tensors.iter().filter(|tensor| !tensor.data.is_empty() && tensor.datatype != Datatype::Bytes).collect();
         numeric.sort_by(|a, b| a.name.cmp(&b.name));
         let of = |tensor: &Tensor| tensor.shape.first().copied().unwrap_or(1);
         let dimension = numeric.iter().map(|tensor| of(tensor)).max()?;
@@ -67,28 +60,7 @@ impl<'a> Layout<'a> {
         let shared = columned && numeric.iter().all(|tensor| [1, dimension].contains(&of(tensor)));
         let rows = if shared { usize::try_from(dimension).unwrap_or(1).max(1) } else { 1 };
         let held = numeric.iter().map(|tensor| if shared && of(tensor) == 1 { 1 } else { rows }).collect();
-        Some(Self { numeric, texts, rows, held })
-    }
-
-    /// The digests of the first rows.
-    fn digests(&self, rows: usize) -> Vec<u64> {
-        let part = |tensor: &Tensor, held: usize, row: usize| {
-            let bytes = tensor.data.len() / held;
-            KEY.hash_one(&tensor.data[row * bytes..(row + 1) * bytes])
-        };
-        // What is of every row is read once for all of them. Where one's text ends and another's begins is not looked at.
-        let all = self.numeric.iter().zip(&self.held);
-        let common: Vec<Option<u64>> = all.map(|(tensor, held)| (*held == 1).then(|| part(tensor, 1, 0))).collect();
-        let texts: Vec<u64> = self.texts.iter().map(|text| KEY.hash_one(&text.data[..])).collect();
-        let digest = |row: usize| {
-            let mut hasher = KEY.build_hasher();
-            for ((tensor, held), common) in self.numeric.iter().zip(&self.held).zip(&common) {
-                hasher.write_u64(common.unwrap_or_else(|| part(tensor, *held, row)));
-            }
-            texts.iter().for_each(|text| hasher.write_u64(*text));
-            hasher.finish()
-        };
-        (0..rows).map(digest).collect()
+        Some(Self { numeric, rows, held })
     }
 }
 
@@ -98,7 +70,7 @@ impl Rows {
     /// the order in which a caller sends them. Texts have no numbers, and only tell repeats apart; where there is nothing else, there are no rows.
     pub(crate) fn of(tensors: &[Tensor]) -> Self {
         let Some(layout) = Layout::of(tensors) else { return Self::default() };
-        let Layout { numeric, texts, rows, held } = &layout;
+        let Layout { numeric, rows, held } = &layout;
         let columns: Vec<Vec<f32>> = numeric.iter().map(|tensor| numbers(tensor)).collect();
         let widths: Vec<usize> = columns.iter().zip(held).map(|(column, held)| column.len() / held).collect();
         let whole: usize = widths.iter().sum();
@@ -106,8 +78,7 @@ impl Rows {
         let width = whole.div_ceil(step);
         let kept = most_rows(columns.iter().map(Vec::len).sum(), width).min(*rows);
         let left = rows - kept;
-        let told_by_all = step == 1 && texts.is_empty() && !numeric.iter().any(|tensor| is_finer(tensor.datatype));
-        let exact = if told_by_all { Vec::new() } else { layout.digests(kept) };
+        let exact = exact::digests(tensors, *rows, kept);
         if columns.len() == 1 && step == 1 {
             let [numbers] = <[_; 1]>::try_from(columns).unwrap_or_default();
             return Self { width, numbers, exact, left, ..Self::default() };
@@ -183,11 +154,6 @@ pub(in crate::detect) fn numbers(tensor: &Tensor) -> Vec<f32> {
     // What is not finite is judged elsewhere; here it is only not to spread.
     numbers.iter_mut().filter(|number| !number.is_finite()).for_each(|number| *number = 0.0);
     numbers
-}
-
-/// Whether 32 bits of floating point do not tell all of a number.
-fn is_finer(datatype: Datatype) -> bool {
-    matches!(datatype, Datatype::Fp64 | Datatype::Int32 | Datatype::Uint32 | Datatype::Int64 | Datatype::Uint64)
 }
 
 pub(in crate::detect) fn is_floating(datatype: Datatype) -> bool {
@@ -341,7 +307,6 @@ mod tests {
         assert_eq!(long(1.0), long(1.0));
         assert_eq!(long(1.0).numbers, long(2.0).numbers);
         assert_ne!(long(1.0).exact, long(2.0).exact);
-        assert!(Rows::of(&[fp32(&[2, 1], &[1.0, 2.0])]).exact.is_empty());
         let beside = |text: &'static [u8]| {
             let text = Tensor { name: "t".into(), datatype: Datatype::Bytes, shape: vec![1], data: text.into() };
             Rows::of(&[fp32(&[1, 1], &[1.0]), text])

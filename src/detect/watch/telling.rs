@@ -7,7 +7,8 @@ use std::hash::BuildHasher;
 
 use half::{bf16, f16};
 
-use super::rows::{KEY, is_floating};
+use super::exact::KEY;
+use super::rows::is_floating;
 use crate::detect::exposure::bits::{Grain, Told};
 use crate::wire::tensor::{Datatype, Tensor};
 

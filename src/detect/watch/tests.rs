@@ -7,6 +7,7 @@ use super::*;
 use crate::event::channel;
 use crate::wire::tensor::Datatype;
 
+mod repeats;
 mod texts;
 
 const WIDTH: usize = 8;

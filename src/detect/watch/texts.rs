@@ -10,7 +10,8 @@
 use std::hash::BuildHasher;
 
 use super::bounds::Of;
-use super::rows::{KEY, Rows, most_rows, numbers};
+use super::exact::{self, KEY};
+use super::rows::{Rows, most_rows, numbers};
 use crate::detect::text::sketch::{NUMBERS, sketch};
 use crate::detect::text::substitution::Tokens;
 use crate::detect::text::{Key, MOST_BYTES, looked_at};
@@ -78,22 +79,21 @@ impl Rows {
             true => (Self { width: NUMBERS, ..Self::default() }, Of::Texts),
             false => (Self::of(tensors), Of::Both),
         };
-        let (mut numbers, mut exact) = (Vec::new(), Vec::new());
+        let mut numbers = Vec::new();
         let most = if texts.alone { texts.rows } else { rows.iter().len() };
         for text in texts.looked_at().take(most) {
             if texts.alone {
                 numbers.extend(sketch(key, &text));
             }
             rows.tokens.push(Tokens::of(key, &text));
-            exact.push(KEY.hash_one(&text));
         }
+        let read = rows.tokens.len();
         if texts.alone {
-            (rows.numbers, rows.left) = (numbers, texts.rows - exact.len());
+            // Texts of one sketch are not the same.
+            let exact = exact::digests(tensors, texts.rows, read);
+            rows = Self { numbers, exact, left: texts.rows - read, ..rows };
         }
-        rows.keep(exact.len());
-        // Texts of one sketch, or of equal numbers, are not the same.
-        rows.exact.resize(exact.len(), 0);
-        rows.exact.iter_mut().zip(exact).for_each(|(exact, text)| *exact ^= text);
+        rows.keep(read);
         (rows, of)
     }
 }
@@ -189,7 +189,8 @@ mod tests {
         assert_eq!((rows.width, rows.iter().len(), rows.tokens.len(), rows.exact.len()), (64, 2, 2, 2));
         assert_eq!(rows.iter().next().unwrap(), sketch(&key(), "a warm film"));
         assert_eq!(rows.tokens[1], Tokens::of(&key(), "a cold film"));
-        assert_eq!(rows, read(&[text("text", &[2, 1], &["a warm film", "a cold film"])], &key()));
+        let columned = read(&[text("text", &[2, 1], &["a warm film", "a cold film"])], &key());
+        assert_eq!((&rows.numbers, &rows.tokens), (&columned.numbers, &columned.tokens));
         let [once, again, other] = ["same", "same", "Same"].map(|one| read(&[text("text", &[1], &[one])], &key()).exact);
         assert!(once == again && once != other);
     }

@@ -311,3 +311,38 @@ fn keys_of_one_family_that_search_in_turn_have_one_chain() {
         richest(&family)
     );
 }
+
+#[test]
+fn texts_and_tokens_are_repeats_where_all_that_the_model_reads_was_asked_before() {
+    use super::repeats::repeats;
+    let watch = reviews();
+    let raw = |name: &str, texts: &[&[u8]]| {
+        let data: Vec<u8> = texts.iter().flat_map(|text| [&[text.len() as u8, 0, 0, 0][..], text].concat()).collect();
+        Tensor { name: name.into(), datatype: Datatype::Bytes, shape: vec![texts.len() as u64], data: data.into() }
+    };
+    let columns = |title: &[u8], body: &[u8]| [raw("body", &[body]), raw("title", &[title])];
+    assert_eq!(repeats(&watch, &[&columns(b"warm", b"film"), &columns(b"warm", b"film")]), 1);
+    assert_eq!(repeats(&watch, &[&columns(b"warm\ncold", b"film"), &columns(b"cold", b"film\nwarm")]), 0, "from one column to another");
+    assert_eq!(repeats(&watch, &[&[raw("t", &[b"a \xff"])], &[raw("t", &[b"a \xfe"])]]), 0, "bytes that are no text");
+    assert_eq!(repeats(&watch, &[&text(&["warm", "film"]), &text(&["film"])]), 1, "in a batch and alone");
+    let ints = |name: &str, values: &[i64]| Tensor {
+        name: name.into(),
+        datatype: Datatype::Int64,
+        shape: vec![1, values.len() as u64],
+        data: values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>().into(),
+    };
+    let encoded = |ids: &[i64], mask: &[i64], kinds: &[i64]| {
+        vec![ints("input_ids", ids), ints("attention_mask", mask), ints("token_type_ids", kinds)]
+    };
+    let first = encoded(&[101, 7, 8, 0], &[1, 1, 1, 0], &[0, 0, 0, 0]);
+    assert_eq!(repeats(&watch, &[&first, &first]), 1);
+    for (other, what) in [
+        (encoded(&[101, 7, 8, 0], &[1, 1, 1, 0], &[0, 0, 1, 0]), "kinds"),
+        (encoded(&[101, 7, 8, 0], &[1, 1, 2, 0], &[0, 0, 0, 0]), "another mask"),
+        (encoded(&[101, 7, 8, 5], &[1, 1, 1, 0], &[0, 0, 0, 0]), "what is masked"),
+        (encoded(&[101, 0, 7, 8], &[1, 0, 1, 1], &[0, 0, 0, 0]), "where it is masked"),
+        (encoded(&[101, 7, 8], &[1, 1, 1], &[0, 0, 0]), "how far it is filled up"),
+    ] {
+        assert_eq!(repeats(&watch, &[&first, &other]), 0, "{what}");
+    }
+}
