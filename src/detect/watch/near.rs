@@ -3,7 +3,7 @@
 use super::bounds::Of;
 use super::rows::Told;
 use super::space::{Point, SAMPLE, STEPS, Space};
-use super::telling::{Row, Sum};
+use super::telling::{Explained, Row, Sum};
 
 /// Inputs that are remembered of a caller who is watched closely.
 const RING: usize = 112;
@@ -83,6 +83,7 @@ pub(super) fn most(of: Of, closely: bool) -> usize {
 pub(super) struct Near {
     items: Vec<Item>,
     clusters: Vec<Cluster>,
+    explained: Explained,
 }
 
 /// How an input differs from the nearest before it.
@@ -191,7 +192,7 @@ impl Near {
     pub(super) fn told(&mut self, digest: u64, row: &Row) -> Option<f64> {
         let item = self.items.iter_mut().find(|item| item.digest == digest)?;
         let mut sum = Sum { bits: item.told, marks: item.marks };
-        let more = sum.add(row);
+        let more = sum.add(row) + self.explained.add(digest, row);
         (item.told, item.marks) = (sum.bits, sum.marks);
         Some(more)
     }
@@ -270,7 +271,7 @@ impl Near {
     /// Bytes that are kept.
     #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
-        self.items.capacity() * size_of::<Item>() + self.clusters.capacity() * size_of::<Cluster>()
+        self.items.capacity() * size_of::<Item>() + self.clusters.capacity() * size_of::<Cluster>() + self.explained.kept()
     }
 
     /// Forgets all but the newest few.

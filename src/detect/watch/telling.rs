@@ -34,9 +34,14 @@ struct Output {
     finest: Grain,
 }
 
-/// Bits that a row was told, by the marks of what told them; labels have none.
+/// Bits that a row was told.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Row(Vec<(u16, f64)>);
+pub(super) struct Row {
+    /// By the marks of what told them; labels have none.
+    told: Vec<(u16, f64)>,
+    /// By the explanation of an output, where one is explained: which that is, and the bits.
+    explained: Option<(u64, f64)>,
+}
 
 /// What is remembered of how much an input was told already.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,36 +53,68 @@ pub(super) struct Sum {
 
 impl Sum {
     /// Remembers that `row` was told too, and tells how many bits more that is. What is told again, coarser or finer, tells no more than the
-    /// finer; and a label lies in whatever scores are told after it.
+    /// finer; and a label lies in whatever scores are told after it. What explanations tell is [remembered by itself](Explained).
     pub(super) fn add(&mut self, row: &Row) -> f64 {
         let only_labels = self.marks == 0;
         let (mut new, mut again) = (0.0, 0.0);
-        for (mark, bits) in &row.0 {
+        for (mark, bits) in &row.told {
             let known = only_labels || *mark == 0 || self.marks & mark != 0;
             *if known { &mut again } else { &mut new } += bits;
             self.marks |= mark;
         }
-        let more = new + (again - f64::from(self.bits)).max(0.0);
-        // What was lost in rounding is nothing that was told.
-        let more = if more < again * f64::from(f32::EPSILON) { 0.0 } else { more };
+        let more = new + beyond(again, self.bits);
         self.bits += more as f32;
         more
     }
+}
+
+/// The last explanations: of which input and output, and the most bits that one told. They are many bits, so that what one output told is not held
+/// against what another tells; and few are asked for, so that there is no place for one beside each input.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Explained(Vec<(u64, f32)>);
+
+impl Explained {
+    /// Explanations that are remembered.
+    const MOST: usize = 8;
+
+    /// Remembers the explanation in `row`, if there is one, and tells how many bits more that is: all of them, where it is remembered no longer.
+    pub(super) fn add(&mut self, digest: u64, row: &Row) -> f64 {
+        let Some((output, bits)) = row.explained else { return 0.0 };
+        let of = digest ^ output;
+        let known = self.0.iter().position(|(known, _)| *known == of);
+        let before = known.map_or(0.0, |at| self.0.remove(at).1);
+        if self.0.len() == Self::MOST {
+            self.0.remove(0);
+        }
+        self.0.push((of, before.max(bits as f32)));
+        beyond(bits, before)
+    }
+
+    /// Bytes that are kept apart from it.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.0.capacity() * size_of::<(u64, f32)>()
+    }
+}
+
+/// By how much bits are more than those before. What was lost in rounding is nothing that was told.
+fn beyond(bits: f64, before: f32) -> f64 {
+    let more = bits - f64::from(before);
+    if more > bits * f64::from(f32::EPSILON) { more } else { 0.0 }
 }
 
 impl Row {
     /// As much again was told for each of `evaluations` that the model was asked for to explain the row's `output`.
     pub(super) fn explained(mut self, output: &str, evaluations: u32) -> Self {
         if evaluations > 0 {
-            let bits: f64 = self.0.iter().map(|(_, bits)| bits).sum();
-            self.0.push((mark(&("explained", output)), bits * f64::from(evaluations)));
+            self.explained = Some((KEY.hash_one(output), self.bits() * f64::from(evaluations)));
         }
         self
     }
 
     /// All of them.
     pub(super) fn bits(&self) -> f64 {
-        self.0.iter().map(|(_, bits)| bits).sum()
+        self.told.iter().map(|(_, bits)| bits).sum::<f64>() + self.explained.map_or(0.0, |(_, bits)| bits)
     }
 }
 
@@ -101,7 +138,7 @@ impl Telling {
         if all.is_empty() {
             all.push((0, Told::Label { classes: classes.max(2) }.bits()));
         }
-        Row(all)
+        Row { told: all, ..Row::default() }
     }
 }
 
@@ -261,9 +298,32 @@ mod tests {
         assert_eq!(sum.add(&label), 0.0);
         assert!((sum.add(&scores) - (23.0 - 10_f64.log2())).abs() < 1e-5);
         assert_eq!((sum.add(&scores), sum.add(&label)), (0.0, 0.0));
-        let explained = scores.clone().explained("p", 100);
-        assert!(sum.add(&explained) > 2_200.0);
-        assert_eq!(sum.add(&explained), 0.0);
-        assert!(sum.add(&scores.explained("p", 200)) > 2_200.0, "what goes on where it ended tells the rest");
+        let mut all = Explained::default();
+        let mut more = |evaluations: u32| {
+            let explained = scores.clone().explained("p", evaluations);
+            sum.add(&explained) + all.add(1, &explained)
+        };
+        assert!(more(100) > 2_200.0);
+        assert_eq!(more(100), 0.0);
+        assert!(more(200) > 2_200.0, "what goes on where it ended tells the rest");
+    }
+
+    #[test]
+    fn each_output_that_is_explained_tells_its_own() {
+        let scores = Telling::of(&[fp32("p", &[1, 2], &[0.123_456_7, 0.876_543_3])], 1).row(0, 2);
+        let bits = scores.bits();
+        let (mut sum, mut all) = (Sum::default(), Explained::default());
+        let mut add = |digest: u64, output: &str, evaluations: u32| {
+            let row = scores.clone().explained(output, evaluations);
+            sum.add(&row) + all.add(digest, &row)
+        };
+        for (output, evaluations, more) in
+            [("p", 100, 101.0), ("q", 1, 1.0), ("q", 100, 99.0), ("q", 100, 0.0), ("q", 50, 0.0), ("p", 100, 0.0)]
+        {
+            assert!((add(1, output, evaluations) - more * bits).abs() < 0.1, "{output} {evaluations}");
+        }
+        (2..=8).for_each(|digest| assert!(add(digest, "p", 100) > 99.0 * bits, "of another input"));
+        assert_eq!(add(1, "p", 100), 0.0, "eight are remembered");
+        assert!(add(1, "q", 100) > 99.0 * bits, "and one before them is told anew");
     }
 }
