@@ -27,6 +27,7 @@ use crate::mode::Mode;
 use crate::secret::Secret;
 use crate::trail::{Stop, Trail, Verdict, Who};
 use crate::wire::oip::InferRequest;
+use crate::wire::tensor;
 
 pub mod cohorts;
 pub mod distinct;
@@ -587,9 +588,7 @@ fn rows(request: &Request) -> u64 {
 }
 
 fn rows_of(tensors: &InferRequest) -> u64 {
-    // A dimension beside a zero is the caller's word for nothing: there are no more rows than bytes.
-    let rows = tensors.inputs.iter().filter_map(|tensor| Some((*tensor.shape.first()?).min(tensor.data.len() as u64)));
-    rows.max().unwrap_or(1).max(1)
+    tensor::rows(&tensors.inputs).max(1) as u64
 }
 
 /// How a caller of a model stands.

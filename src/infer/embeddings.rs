@@ -6,11 +6,12 @@ use http::StatusCode;
 
 use super::memory::Memory;
 use super::model::Model;
-use super::tensors::{rows, run, settled, shared};
+use super::tensors::{run, settled, shared};
 use super::{Answer, Call, Error, Held, Terms, shadow, whole};
 use crate::check::{Embed, Request};
 use crate::trail::Trail;
 use crate::wire::openai::embeddings;
+use crate::wire::tensor::rows;
 
 pub(super) async fn from_model(
     mut call: Box<Call>,

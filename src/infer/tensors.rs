@@ -18,7 +18,7 @@ use crate::trail::{Trail, Usage};
 use crate::wire::grpc::{self as message, Code, trailers};
 use crate::wire::oip::{self, HEADER_LENGTH, InferRequest, InferResponse, Unwritable};
 use crate::wire::openai::embeddings::{TOKENS, tokens_read};
-use crate::wire::tensor::Tensor;
+use crate::wire::tensor::{Tensor, rows};
 
 const OCTETS: &str = "application/octet-stream";
 const JSON: &str = "application/json";
@@ -111,11 +111,6 @@ pub(super) async fn run(model: &Model, inputs: Vec<Tensor>, wanted: &[String], c
         }
         from_engine(error)
     })
-}
-
-/// How many rows there are in tensors.
-pub(super) fn rows(inputs: &[Tensor]) -> usize {
-    inputs.first().and_then(|tensor| tensor.shape.first()).map_or(0, |rows| usize::try_from(*rows).unwrap_or(usize::MAX))
 }
 
 /// Settles the tokens that a model of texts read; none for another.

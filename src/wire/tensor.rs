@@ -130,6 +130,15 @@ impl Tensor {
     }
 }
 
+/// How many rows a batch has: the greatest first dimension of its tensors, in whatever order they are sent. A dimension beside a zero is the caller's
+/// word for nothing: there are no more rows than bytes.
+#[must_use]
+pub fn rows(tensors: &[Tensor]) -> usize {
+    let rows =
+        tensors.iter().filter_map(|tensor| Some(usize::try_from(*tensor.shape.first()?).unwrap_or(usize::MAX).min(tensor.data.len())));
+    rows.max().unwrap_or(0)
+}
+
 /// Whether bytes are exactly so many elements of a type: the width times the count, `BOOL` only 0 and 1 (anything else is
 /// undefined to the code behind us), and the lengths of `BYTES` adding up.
 #[must_use]

@@ -543,6 +543,27 @@ async fn versions_behind_model_servers_share_the_traffic_of_every_protocol() {
 }
 
 #[tokio::test]
+async fn the_order_of_its_inputs_says_nothing_of_how_an_answer_is_shaped() {
+    let upstream = Upstream::start(|_: Seen| async move {
+        let y = json!({"name": "y", "datatype": "FP32", "shape": [2], "data": [0.25, 0.75]});
+        whole(200, &json!({"model_name": "m", "model_version": "1", "outputs": [y]}))
+    })
+    .await;
+    let folder = Folder::new();
+    behind(&folder, "top", "1", &upstream, "", "protocol = \"oip\"", "[answer]\ntop = 1\n");
+    let gateway = folder.serve().await;
+    let mut client = gateway.h2().await;
+    let (one, two) = (
+        json!({"name": "a", "datatype": "FP32", "shape": [1], "data": [1.0]}),
+        json!({"name": "b", "datatype": "FP32", "shape": [2, 1], "data": [1.0, 2.0]}),
+    );
+    for inputs in [[&two, &one], [&one, &two]] {
+        let told = client.send(ask("POST", "/v2/models/top/infer", json!({"inputs": inputs}).to_string())).await.is(200).json();
+        assert_eq!(told["outputs"][0]["data"], json!([0.25, 0.75]), "a probability for each of two rows");
+    }
+}
+
+#[tokio::test]
 async fn callers_name_our_versions_and_a_model_server_is_asked_for_its_own() {
     let upstream = Upstream::start(|seen: Seen| async move {
         match seen.uri.path().rsplit('/').next() {
