@@ -17,14 +17,14 @@ use super::state::Alarm;
 use super::telling::{Row, Telling};
 use super::together::{Cohort, Heard, Said};
 use super::wealth::Wealth;
-use super::{Exposure, Held, Learned, Pupil, Room, Step, Studies, Watch, telling};
+use super::{Exposure, Held, Learned, Pupil, Room, Step, Studies, Watch, telling, texts};
 use crate::budget::gate::locked;
 use crate::clock::Moment;
 use crate::digest::Digest;
 use crate::event::{Event, Events, Name};
 use crate::heavy;
 use crate::trail::Who;
-use crate::wire::tensor::Tensor;
+use crate::wire::tensor::{self, Tensor};
 
 /// What a request leaves to be learned once its answer is known.
 #[derive(Debug)]
@@ -85,9 +85,14 @@ impl Lesson {
     /// How much work it is, about, in bytes.
     pub(super) fn size(&self) -> usize {
         let bytes: usize = self.inputs.iter().map(|tensor| tensor.data.len()).sum();
-        let rows = self.inputs.iter().filter_map(|tensor| usize::try_from(*tensor.shape.first()?).ok()).max().unwrap_or(1).min(bytes);
+        let rows = tensor::rows(&self.inputs);
         let width = size_of::<f32>() * self.watch.calibration.width();
-        bytes.saturating_add(rows.saturating_mul(width.max(ROW)))
+        // A text that is of every row is read with each.
+        let common = match self.watch.calibration.key {
+            Some(_) => texts::common(&self.inputs, rows),
+            None => 0,
+        };
+        bytes.saturating_add(rows.saturating_mul(width.max(ROW).saturating_add(common)))
     }
 
     /// Learns from what the model said, before anything is withheld of it, and from what of it the caller was told. Tells how much of the

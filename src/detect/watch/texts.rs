@@ -66,6 +66,12 @@ impl Texts {
     }
 }
 
+/// Bytes of texts that are read with every row, of a batch that has so many.
+pub(super) fn common(tensors: &[Tensor], rows: usize) -> usize {
+    let of_all = |tensor: &&Tensor| tensor.datatype == Datatype::Bytes && tensor.shape.first() != Some(&(rows as u64));
+    tensors.iter().filter(of_all).map(|tensor| tensor.data.len()).sum::<usize>().min(MOST_BYTES)
+}
+
 /// Whether an input by this name and type is one of texts.
 pub(super) fn is_text(name: &str, datatype: Datatype) -> bool {
     datatype == Datatype::Bytes || name == TOKENS

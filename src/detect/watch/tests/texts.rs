@@ -346,3 +346,13 @@ fn texts_and_tokens_are_repeats_where_all_that_the_model_reads_was_asked_before(
         assert_eq!(repeats(&watch, &[&first, &other]), 0, "{what}");
     }
 }
+
+#[test]
+fn a_text_of_every_row_is_read_with_each_and_is_as_much_work() {
+    let (watch, mut caller) = (reviews(), Caller::new());
+    let mut size = |inputs: Vec<Tensor>| caller.lesson(&watch, inputs, Moment::now()).size();
+    let long = "word ".repeat(10_000);
+    let beside = |rows: usize| [text(&vec!["a"; rows]), vec![Tensor { name: "all".into(), ..text(&[&long]).remove(0) }]].concat();
+    assert!(size(beside(1)) < crate::heavy::MANY);
+    assert!(size(beside(20)) >= crate::heavy::MANY);
+}
