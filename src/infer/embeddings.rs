@@ -32,9 +32,7 @@ pub(super) async fn from_model(
     if let Some(sight) = call.sight.take() {
         sight.learn_in_turn(&tensors).await;
     }
-    if let Some(lesson) = call.lesson.take() {
-        lesson.learn_in_turn(&tensors, &tensors).await;
-    }
+    let lesson = call.lesson.take().map(|lesson| (lesson, tensors.clone()));
     let given = copied.as_ref().map(|_| tensors.clone());
     terms.shape.tensors(&mut tensors, call.care, inputs);
     let mut vectors = embeddings::embedded(&tensors, inputs).ok_or(Error::UpstreamBroke("the model answered no vectors"))?;
@@ -42,6 +40,10 @@ pub(super) async fn from_model(
         && !vectors.iter_mut().all(|vector| embeddings::shorten(vector, dimensions))
     {
         return Err(Error::CallerSentUnfit("the model has fewer dimensions"));
+    }
+    if let Some((lesson, said)) = lesson {
+        let exposure = lesson.learn_in_turn(&said, &[embeddings::tensor(&vectors)]).await;
+        trail.exposure = exposure.map(|exposure| exposure.fidelity);
     }
     let tokens = usage.map_or(0, |usage| usage.input);
     let bytes = embeddings::answer(&call.name, &vectors, tokens, encoding);

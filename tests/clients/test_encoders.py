@@ -17,6 +17,7 @@ import ssl
 import tritonclient.http as triton
 
 import gate as gates
+import receipt
 
 DATA = gates.ROOT / "tests/data"
 HOME = pathlib.Path(os.environ.get("XDG_DATA_HOME") or pathlib.Path.home() / ".local/share") / "portcullis"
@@ -230,3 +231,32 @@ def test_a_tokenizer_that_grows_without_end_brings_down_its_worker_and_not_the_g
     assert "grows.toml" in told and "the model's worker did not come up" in told, told
     # Kilobytes, of the largest process there was: a worker's bound for this model.
     assert time.monotonic() - began < 70 and usage.ru_maxrss < 1_500_000
+
+
+def test_embeddings_are_metered_as_they_leave(tmp_path):
+    gate, random = gates.Gate(tmp_path), numpy.random.default_rng(1)
+    folder = DATA / "encoders/bert-mean"
+    words = [word for word in json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"] if word.isalpha()]
+    text = lambda: " ".join(random.choice(words, size=6))
+    serve(gate, "small", folder)
+    with open(tmp_path / "honest.jsonl", "w") as file:
+        for caller in range(240):
+            body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [text()]}]}
+            file.write(json.dumps({"caller": f"day-{caller % 20}", "body": body}) + "\n")
+    arguments = ["--policies", gate.policies, "--model", "small", "--recording", tmp_path / "honest.jsonl", "--fpr", 0.1]
+    gates.run("calibrate", *arguments, timeout=600)
+    serve(gate, "small", folder, backend='[detect]\nmode = "enforce"')
+    secrets = {name: gate.key(name) for name in ("whole", "short")}
+    gate.start()
+    transport = httpx.Client(verify=ssl.create_default_context(cafile=gate.ca))
+    asked = [text() for _ in range(5)]
+    for name, dimensions in (("whole", {}), ("short", {"dimensions": 2})):
+        client = openai.OpenAI(base_url=gate.url + "/v1", api_key=secrets[name], http_client=transport, max_retries=0)
+        for one in asked:
+            answer = client.embeddings.with_raw_response.create(model="small", input=one, **dimensions).http_response
+            _, payload, _ = receipt.verify(answer.headers, answer.content, gate.log)
+            assert 0 <= payload[22] <= 10, "the statement tells how much of the model may be out"
+    shown = json.loads(gates.run("exposure", f"127.0.0.1:{gate.admin_port}", "--json"))
+    bits = {line["caller"].removeprefix("api_key:"): line["bits"] for line in shown}
+    assert bits["whole"] > 3 * bits["short"] > 0, bits
+    assert gate.stop() == 0

@@ -132,6 +132,14 @@ pub fn embedded(answer: &[Tensor], inputs: usize) -> Option<Vec<Vec<f32>>> {
     vectors.iter().flatten().all(|number| number.is_finite()).then_some(vectors)
 }
 
+/// Vectors of one length as the tensor that they came in, once they are shorter.
+#[must_use]
+pub fn tensor(vectors: &[Vec<f32>]) -> Tensor {
+    let data: Vec<u8> = vectors.iter().flatten().flat_map(|number| number.to_le_bytes()).collect();
+    let shape = vec![vectors.len() as u64, vectors.first().map_or(0, Vec::len) as u64];
+    Tensor { name: VECTORS.to_owned(), datatype: Datatype::Fp32, shape, data: data.into() }
+}
+
 /// How many tokens a model read of so many texts of at most `longest` tokens each, by its output `tokens`, `INT64` of one dimension. `None`
 /// where it tells other ones: what is charged hangs on it.
 #[must_use]
