@@ -1,9 +1,10 @@
 //! Where a document breaks a schema.
 //!
-//! Whether it does is known without looking twice at one part of it: what a schema that refers to itself said of a part is remembered, and where it
-//! does is looked for in a copy of the schema with marks in it. Of an `anyOf` or a `oneOf` that holds for none the engine would collect all that
-//! is wrong in every way of every part, each with a copy of the part: two to the power of the depth in a schema of trees. There a mark ends the search, as
-//! the place of the choice is all that is told. Elsewhere marks are a meter, and a search that would cost more than a few readings of the document ends without a place.
+//! Whether it does is known without looking twice at one part of it: what a schema that refers to itself said of a part is remembered. Where it
+//! does is looked for in a copy of the schema with marks in it. Where none of an `anyOf` or `oneOf` holds, the engine would collect all that is wrong
+//! in every way of every part, each with a copy of the part: two to the power of the depth in a schema of trees. There a mark ends the search, as the
+//! place of the choice is all that is told. Elsewhere marks are a meter, and a search that would cost more than a few readings of the document ends
+//! without a place.
 
 use std::cell::Cell;
 use std::fmt;
