@@ -479,7 +479,7 @@ impl Watch {
         // What was learned is not unlearned by waiting, and what is under way is as good as learned where all together would spend it.
         let has = pupil.exposure();
         let spent = self.budgets.spent(has);
-        let shown = if spent < 1.0 && pupil.awaited.spends(has, &self.budgets) { 1.0 } else { spent };
+        let shown = if spent < 1.0 && pupil.awaited.may_spend(has, &self.budgets, self.calibration.owned.is_some()) { 1.0 } else { spent };
         if spent >= 1.0 {
             pupil.ladder.hold(self.spent(), &self.rungs, now);
         }

@@ -1,8 +1,9 @@
 //! What was asked and is not learned yet, counted against budgets while it is under way: many requests at once take no more past one than the last
 //! of them alone does.
 //!
-//! Bits are held for as many rows as were asked, at the most that one can tell. A copy's fidelity is only known once the answers are: what is under way
-//! is held to teach as much a row as those before it did, and of a caller of whom little is known yet, the whole budget in [`FIRST_ROWS`].
+//! Bits are held for as many rows as were asked, at the most that one can tell. What rows teach a copy is only known once their answers are, and those
+//! before them say nothing of it, as they may have been rubbish: where a copy's fidelity is bounded, no more rows are under way than were learned
+//! before, or [`FIRST_ROWS`].
 
 use std::sync::Arc;
 
@@ -16,10 +17,7 @@ use crate::detect::watch::rows::is_floating;
 use crate::wire::tensor::Datatype;
 
 /// Rows that may be under way before anything is known of what they teach.
-const FIRST_ROWS: f64 = 256.0;
-
-/// Rows from which on it is known how much each taught: the meter is first tried after as many.
-const KNOWN_ROWS: u64 = 16;
+const FIRST_ROWS: u64 = 256;
 
 /// What is under way of one caller.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -43,15 +41,13 @@ impl Awaited {
         *self = Self { rows, bits: if rows == 0 { 0.0 } else { (self.bits - other.bits).max(0.0) } };
     }
 
-    /// Whether a budget would be spent with all that is under way of a caller who `has` so much.
-    pub(super) fn spends(&self, has: Exposure, budgets: &Budgets) -> bool {
-        let told = Exposure { bits: has.bits + self.bits, ..has };
+    /// Whether a budget may be spent with all that is under way of a caller who `has` so much. Of a copy's fidelity none is, where it is not measured.
+    pub(super) fn may_spend(&self, has: Exposure, budgets: &Budgets, is_measured: bool) -> bool {
         if self.rows == 0 {
             return false;
         }
-        let copied = budgets.copied(has.fidelity);
-        let a_row = if has.rows >= KNOWN_ROWS { copied / has.rows as f64 } else { 1.0 / FIRST_ROWS };
-        budgets.told(told.bits) >= 1.0 || budgets.bounds_fidelity() && copied + a_row * self.rows as f64 >= 1.0
+        let copied = is_measured && budgets.bounds_fidelity() && self.rows >= has.rows.max(FIRST_ROWS);
+        copied || budgets.told(has.bits + self.bits) >= 1.0
     }
 }
 
@@ -118,3 +114,6 @@ impl Most {
         self.label
     }
 }
+
+#[cfg(test)]
+mod tests;

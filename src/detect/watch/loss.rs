@@ -83,7 +83,7 @@ impl Budgets {
 
     /// Of a copy's fidelity the errors count, by their logarithm: each of the halvings from all wrong to as few as the budget leaves is as much
     /// of it as the next.
-    pub(super) fn copied(&self, fidelity: f32) -> f64 {
+    fn copied(&self, fidelity: f32) -> f64 {
         let errors = |fidelity: f64| (1.0 - fidelity).max(FEWEST_ERRORS).ln();
         self.fidelity.map_or(0.0, |most| match f64::from(fidelity) {
             // What is past no budget at all is past it without end, also by nothing.
