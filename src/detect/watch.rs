@@ -369,14 +369,14 @@ struct Learned {
 
 impl Learned {
     /// What was learned under a watch's calibration, and what was told of the model's other versions. What was under a calibration that no policy
-    /// has any more makes room for it.
+    /// has any more is let go.
     fn of<'a>(all: &'a mut Vec<Self>, watch: &Watch) -> (&'a mut Self, Exposure) {
+        all.retain(Self::is_living);
         let at = all.iter().position(|learned| learned.under == watch.digest).unwrap_or_else(|| {
-            all.retain(Self::is_living);
             let (state, counted, loss) = (State::default(), Counted::default(), Loss::default());
             // Nearly everyone asks one version.
             all.reserve_exact(1);
-            all.push(Self { under: watch.digest, living: Weak::new(), budgets: watch.budgets, state, counted, loss });
+            all.push(Self { under: watch.digest, living: Arc::downgrade(&watch.living), budgets: watch.budgets, state, counted, loss });
             all.len() - 1
         });
         let others = all.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, learned)| learned.loss.exposure());
@@ -391,8 +391,13 @@ impl Learned {
 }
 
 impl Pupil {
+    /// What was learned under calibrations that some policy has.
+    fn living(&self) -> impl Iterator<Item = &Learned> {
+        self.learned.iter().filter(|learned| learned.is_living())
+    }
+
     pub(super) fn exposure(&self) -> Exposure {
-        self.learned.iter().map(|learned| learned.loss.exposure()).fold(Exposure::default(), Exposure::and)
+        self.living().map(|learned| learned.loss.exposure()).fold(Exposure::default(), Exposure::and)
     }
 
     pub(super) fn step(&self) -> Step {
@@ -406,14 +411,14 @@ impl Pupil {
 
     /// Whether some family has won, which takes no more than a few odd rows.
     fn is_suspected(&self) -> bool {
-        self.learned.iter().any(|learned| learned.state.wealth.iter().any(|wealth| wealth.0 > EVIDENCE))
+        self.living().any(|learned| learned.state.wealth.iter().any(|wealth| wealth.0 > EVIDENCE))
     }
 
     /// Whether the ladder was climbed, or some of a budget is spent.
     fn has_cause(&self) -> bool {
         let has = self.exposure();
         let spent = |learned: &Learned| learned.budgets.spent(has) >= EVIDENCE_OF_BUDGET;
-        self.ladder.step() > Step::Observe || self.learned.iter().any(spent)
+        self.ladder.step() > Step::Observe || self.living().any(spent)
     }
 }
 

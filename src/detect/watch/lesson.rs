@@ -155,6 +155,9 @@ impl Lesson {
                     if !std::mem::replace(was_told, true) {
                         spent = Some((number, self.watch.step_of(ladder)));
                     }
+                } else {
+                    // It may have been, under a calibration that is gone.
+                    *was_told = false;
                 }
             }
         }

@@ -560,3 +560,43 @@ fn a_reload_forgets_nothing_and_what_is_told_of_versions_adds_up() {
     assert_eq!(rows(&caller), [2, 1]);
     assert_eq!(caller.exposure().rows, 3);
 }
+
+#[tokio::test]
+async fn what_was_learned_under_a_calibration_that_is_gone_counts_no_longer_and_a_budget_is_told_of_anew() {
+    let (one, other, policy, now) = (calibration(), calibration(), "bits = 0.5\nparameters = 10", Moment::now());
+    let (events, mut reader) = channel(64);
+    let (mut caller, mut noise) = (Caller { events, ..Caller::new() }, Noise::new(&[14; 32], "gone"));
+    let mut ask = |caller: &mut Caller, watch: &Arc<Watch>, rows: usize| {
+        for _ in 0..rows {
+            caller.ask(watch, &std::array::from_fn::<_, WIDTH, _>(|_| noise.normal()), now);
+        }
+    };
+    let (first, second) = (watch(&one, policy), watch(&other, policy));
+    ask(&mut caller, &second, 1);
+    let of_second = caller.exposure();
+    ask(&mut caller, &first, 6);
+    assert!(first.budgets.is_past(caller.exposure()));
+    drop(first);
+    assert_eq!(caller.exposure(), of_second);
+    // Of what was two versions one is left, and nobody else was asked.
+    ask(&mut caller, &second, 1);
+    assert_eq!(locked(&caller.known.pupil).learned.len(), 1);
+    assert!(!second.budgets.is_past(caller.exposure()));
+    ask(&mut caller, &second, 5);
+    drop(caller);
+    let mut told = 0;
+    while let Some(event) = reader.next().await {
+        told += u32::from(event.rule.as_deref() == Some("exposure"));
+    }
+    assert_eq!(told, 2);
+}
+
+#[test]
+fn what_was_spent_under_a_calibration_that_is_gone_is_no_evidence() {
+    let (first, mut caller) = (watch(&calibration(), "bits = 0.5\nparameters = 10"), Caller::new());
+    let mut noise = Noise::new(&[15; 32], "gone");
+    caller.ask(&first, &std::array::from_fn::<_, WIDTH, _>(|_| noise.normal()), Moment::now());
+    assert!(locked(&caller.known.pupil).has_evidence());
+    drop(first);
+    assert!(!locked(&caller.known.pupil).has_evidence());
+}

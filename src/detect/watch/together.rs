@@ -72,7 +72,7 @@ impl Lesson {
         };
         let begins = first.upgrade().map(|first| {
             let first = locked(&first.pupil);
-            let learned = first.learned.iter().map(|Learned { under, living, budgets, state, loss, .. }| Learned {
+            let learned = first.living().map(|Learned { under, living, budgets, state, loss, .. }| Learned {
                 under: *under,
                 living: living.clone(),
                 budgets: *budgets,
