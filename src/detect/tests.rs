@@ -316,3 +316,35 @@ fn whoever_reads_exposures_keeps_nobody_waiting_for_a_caller_who_is_learned_from
     reads.join().unwrap();
     assert!(!waits, "other callers waited for a lock of the map");
 }
+
+#[test]
+fn a_burst_takes_one_request_past_a_budget_and_what_is_dropped_is_given_back() {
+    use crate::wire::oip::InferRequest;
+    use crate::wire::tensor::{Datatype, Tensor};
+    let mut case = Case::new("");
+    let who = |name: &str| Arc::new(Who { caller: name.into(), tenant: "acme".into(), tier: "".into(), method: "api_key" });
+    let input = Tensor { name: "x".into(), datatype: Datatype::Uint8, shape: vec![2, 1], data: vec![0; 2].into() };
+    let request = Request::Tensors(InferRequest { inputs: vec![input], ..InferRequest::default() });
+    let model: Arc<str> = "m".into();
+    let mut burst = |name: &str, watch: Arc<watch::Watch>| {
+        case.terms.watch = Some(watch);
+        let ask =
+            |_| case.detector.judge(&who(name), Some(&model), &request, &case.terms, &mut case.trail, &case.events, case.now).unwrap();
+        (0..40).map(ask).collect::<Vec<Judged>>()
+    };
+    let as_it_is = |judged: &[Judged]| judged.iter().filter(|judged| judged.care == Care::default()).count();
+    let calibration = watch::tests::calibration();
+    // Two rows of 23 bits each, of 120.
+    let bounded = || watch::tests::watch(&calibration, "bits = 0.5\nparameters = 10");
+    let first = burst("a", bounded());
+    assert_eq!(as_it_is(&first), 3);
+    assert!(first[3..].iter().all(|judged| judged.care.response.shaping == response::Shaping::LabelOnly && judged.price.is_none()));
+    assert_eq!(as_it_is(&burst("a", bounded())), 0, "as long as they are under way");
+    assert_eq!(as_it_is(&burst("b", bounded())), 3, "another caller has a budget of his own");
+    drop(first);
+    assert_eq!(as_it_is(&burst("a", bounded())), 3, "what is dropped was not told, and nobody climbed for it");
+    let free = burst("a", watch::tests::watch(&calibration, ""));
+    let tried = burst("a", watch::tests::watch_in_shadow(&calibration, "bits = 0.5\nparameters = 10"));
+    assert_eq!((as_it_is(&free), as_it_is(&tried)), (40, 40));
+    assert_eq!(as_it_is(&burst("a", bounded())), 3, "nothing is held where there is no budget, nor in shadow");
+}

@@ -463,7 +463,7 @@ impl Watch {
         let mut pupil = locked(&known.pupil);
         let (manner, moved) = self.answer(&mut pupil, row, now);
         let held = match manner {
-            Manner::With(care) | Manner::ForWork(care) if self.enforced => {
+            Manner::With(care) | Manner::ForWork(care) if self.enforced && self.budgets.are_any() => {
                 let bits = if care.response.shaping == Shaping::LabelOnly { self.most.label() } else { bits };
                 Held::of(known, &mut pupil, Awaited::of(rows, bits))
             }

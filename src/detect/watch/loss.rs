@@ -100,6 +100,11 @@ impl Budgets {
         self.bits.map_or(0.0, |(budget, capacity)| budget.spent(ledger, capacity))
     }
 
+    /// Whether anything is bounded.
+    pub(super) fn are_any(&self) -> bool {
+        self.bits.is_some() || self.bounds_fidelity()
+    }
+
     /// Whether a copy's fidelity is bounded.
     pub(super) fn bounds_fidelity(&self) -> bool {
         self.fidelity.is_some()

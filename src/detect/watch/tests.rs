@@ -43,9 +43,17 @@ pub(in crate::detect) fn watch(calibration: &str, policy: &str) -> Arc<Watch> {
 }
 
 pub(in crate::detect) fn watch_with(calibration: &str, ladder: &str, policy: &str) -> Arc<Watch> {
+    compiled(calibration, ladder, policy, true)
+}
+
+pub(in crate::detect) fn watch_in_shadow(calibration: &str, policy: &str) -> Arc<Watch> {
+    compiled(calibration, "", policy, false)
+}
+
+fn compiled(calibration: &str, ladder: &str, policy: &str, enforced: bool) -> Arc<Watch> {
     let (mut mistakes, exposing) = (Vec::new(), toml::from_str(policy).unwrap());
     let config: Config = toml::from_str(ladder).unwrap();
-    let watch = config.compile(&exposing, Some(calibration), None, true, &mut mistakes);
+    let watch = config.compile(&exposing, Some(calibration), None, enforced, &mut mistakes);
     assert!(mistakes.is_empty(), "{mistakes:?}");
     Arc::new(watch.unwrap())
 }
