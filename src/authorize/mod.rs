@@ -59,6 +59,8 @@ pub enum Serves {
     Embeddings,
     /// The Open Inference Protocol v2 over HTTP alone.
     OipHttp,
+    /// The Open Inference Protocol v2 over HTTP and gRPC, from an upstream that is asked by calls.
+    OipGrpc,
     /// The path that its file declares.
     Raw,
 }
@@ -71,8 +73,8 @@ impl Serves {
             Route::ChatCompletions | Route::Completions | Route::Responses => matches!(self, Self::OpenAi),
             Route::Embeddings => matches!(self, Self::OpenAi | Self::Embeddings),
             Route::Messages => matches!(self, Self::Anthropic),
-            Route::Oip { .. } => matches!(self, Self::Oip | Self::Embeddings | Self::OipHttp),
-            Route::Grpc(_) => matches!(self, Self::Oip | Self::Embeddings),
+            Route::Oip { .. } => matches!(self, Self::Oip | Self::Embeddings | Self::OipHttp | Self::OipGrpc),
+            Route::Grpc(_) => matches!(self, Self::Oip | Self::Embeddings | Self::OipGrpc),
             Route::Raw { .. } => matches!(self, Self::Raw),
             Route::Models(_) | Route::Receipt { .. } => true,
         }

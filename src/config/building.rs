@@ -352,9 +352,7 @@ impl Building<'_> {
             Protocol::Anthropic => (Serves::Anthropic, "anthropic"),
             Protocol::Oip => (Serves::OipHttp, "oip"),
             Protocol::Raw => (Serves::Raw, "raw"),
-            Protocol::OipGrpc => {
-                return Err(vec![Mistake::at(file.backend.span(), "upstreams of protocol \"oip-grpc\" are not served yet: use \"oip\"")]);
-            }
+            Protocol::OipGrpc => (Serves::OipGrpc, "oip-grpc"),
         };
         // The credential may change without the model's file: it is part of what the connections are opened with.
         let credential = config.credential_file.as_ref().and_then(|path| std::fs::read(base.join(path.get_ref())).ok()).unwrap_or_default();

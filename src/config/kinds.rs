@@ -42,10 +42,14 @@ struct Kinds {
 }
 
 const LANGUAGE: Kinds = Kinds { has: Of::is_language, called: "upstreams of protocol \"openai\" or \"anthropic\"" };
-const TENSORS: Kinds =
-    Kinds { has: |of| of.is_here() || of.serves == Serves::OipHttp, called: "models in this machine and upstreams of protocol \"oip\"" };
+const TENSORS: Kinds = Kinds {
+    has: |of| of.is_here() || matches!(of.serves, Serves::OipHttp | Serves::OipGrpc),
+    called: "models in this machine and upstreams of protocol \"oip\" or \"oip-grpc\"",
+};
 const HERE: Kinds = Kinds { has: Of::is_here, called: "models in this machine" };
-const ELSEWHERE: Kinds = Kinds { has: |of| !of.is_here(), called: "upstreams" };
+/// An answer over gRPC is one message, which is read whole.
+const STREAMED: Kinds =
+    Kinds { has: |of| !of.is_here() && of.serves != Serves::OipGrpc, called: "upstreams of every protocol but \"oip-grpc\"" };
 const EMBEDDING: Kinds = Kinds { has: |of| of.embeds, called: "models in this machine that embed sentences" };
 const COUNTING: Kinds = Kinds {
     has: |of| of.is_language() || of.texts || of.embeds,
@@ -77,7 +81,7 @@ const KEYS: &[(&str, &Kinds)] = &[
     ("answer.top", &TENSORS),
     ("answer.decimals", &NOT_RAW),
     ("answer.logits", &TENSORS),
-    ("answer.stream", &ELSEWHERE),
+    ("answer.stream", &STREAMED),
 ];
 
 /// The same of each table of limits.
@@ -116,7 +120,8 @@ fn asks(value: &DeValue<'_>) -> bool {
 mod tests {
     use super::*;
 
-    const ALL: [Serves; 6] = [Serves::OpenAi, Serves::Anthropic, Serves::Oip, Serves::Embeddings, Serves::OipHttp, Serves::Raw];
+    const ALL: [Serves; 7] =
+        [Serves::OpenAi, Serves::Anthropic, Serves::Oip, Serves::Embeddings, Serves::OipHttp, Serves::OipGrpc, Serves::Raw];
 
     fn of(serves: Serves) -> Of {
         Of { serves, texts: serves == Serves::Embeddings, embeds: serves == Serves::Embeddings }
@@ -126,18 +131,18 @@ mod tests {
     fn a_key_is_told_where_the_model_cannot_hold_to_it() {
         let told_of = |text: &str| ALL.map(|serves| mistakes(text, of(serves)).len());
         for (text, told) in [
-            ("[check]\nmax_tokens = 3\n", [0, 0, 1, 1, 1, 1]),
-            ("[check]\nstrict = true\n", [0, 0, 0, 0, 0, 1]),
-            ("[check]\nrange = { x = [0.0, 1.0] }\nmax_batch = 3\n", [2, 2, 0, 0, 0, 2]),
-            ("[detect.leak]\nmode = \"enforce\"\n", [0, 0, 1, 1, 1, 1]),
-            ("[detect.vectors]\nmode = \"enforce\"\n", [1, 1, 1, 0, 1, 1]),
-            ("[detect]\nexposure.bits = 0.5\n", [1, 1, 0, 0, 0, 1]),
-            ("[answer]\ntop = 3\ndecimals = 2\n", [1, 1, 0, 0, 0, 2]),
-            ("answer.stream = true\n", [0, 0, 1, 1, 0, 0]),
-            ("[check]\nmax_body = \"1MiB\"\nmax_depth = 3\n[detect]\nmode = \"enforce\"\n", [0; 6]),
-            ("[check]\nstrict = false\nnan = []\nrange = {}\n[detect.leak]\nmode = \"off\"\n", [0; 6]),
-            ("[budget]\ndefault = { requests = { rate = \"1/s\" }, tokens = { rate = \"1/s\" } }\n", [0, 0, 1, 0, 1, 1]),
-            ("[budget.tier.gold.quota]\ntokens = \"5/day\"\n[budget.model]\ntokens = { rate = \"1/s\" }\n", [0, 0, 2, 0, 2, 2]),
+            ("[check]\nmax_tokens = 3\n", [0, 0, 1, 1, 1, 1, 1]),
+            ("[check]\nstrict = true\n", [0, 0, 0, 0, 0, 0, 1]),
+            ("[check]\nrange = { x = [0.0, 1.0] }\nmax_batch = 3\n", [2, 2, 0, 0, 0, 0, 2]),
+            ("[detect.leak]\nmode = \"enforce\"\n", [0, 0, 1, 1, 1, 1, 1]),
+            ("[detect.vectors]\nmode = \"enforce\"\n", [1, 1, 1, 0, 1, 1, 1]),
+            ("[detect]\nexposure.bits = 0.5\n", [1, 1, 0, 0, 0, 0, 1]),
+            ("[answer]\ntop = 3\ndecimals = 2\n", [1, 1, 0, 0, 0, 0, 2]),
+            ("answer.stream = true\n", [0, 0, 1, 1, 0, 1, 0]),
+            ("[check]\nmax_body = \"1MiB\"\nmax_depth = 3\n[detect]\nmode = \"enforce\"\n", [0; 7]),
+            ("[check]\nstrict = false\nnan = []\nrange = {}\n[detect.leak]\nmode = \"off\"\n", [0; 7]),
+            ("[budget]\ndefault = { requests = { rate = \"1/s\" }, tokens = { rate = \"1/s\" } }\n", [0, 0, 1, 0, 1, 1, 1]),
+            ("[budget.tier.gold.quota]\ntokens = \"5/day\"\n[budget.model]\ntokens = { rate = \"1/s\" }\n", [0, 0, 2, 0, 2, 2, 2]),
         ] {
             assert_eq!(told_of(text), told, "{text}");
         }

@@ -39,7 +39,7 @@ use crate::wire::Body;
 
 use memory::{Memory, Share};
 use shadow::Shadow;
-use upstream::Upstream;
+use upstream::{Protocol, Upstream};
 
 /// Who answers for one model, and in what shape.
 #[derive(Debug)]
@@ -244,6 +244,9 @@ impl Inference {
             (_, Backend::Nothing) => Err(Error::Unavailable("nobody answers for it")),
             (Route::Oip { .. } | Route::Grpc(_), Backend::Model(model)) => {
                 tensors::from_model(call, model, terms, &self.memory, trail).await
+            }
+            (Route::Oip { .. } | Route::Grpc(_), Backend::Upstream(upstream)) if upstream.protocol() == Protocol::OipGrpc => {
+                tensors::over_grpc::from_upstream(call, upstream, &terms.shape, &self.memory, trail).await
             }
             (Route::Oip { .. }, Backend::Upstream(upstream)) => {
                 tensors::over_http::from_upstream(call, upstream, &terms.shape, &self.memory, trail).await

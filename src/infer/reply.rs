@@ -1,5 +1,8 @@
 //! What an upstream's reply must be before anything of it is passed on.
 
+pub(super) mod call;
+
+use std::ops::RangeInclusive;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -18,8 +21,8 @@ const ERROR_MAX: usize = 64 << 10;
 /// The most of an upstream's own words that a caller is told, in characters.
 const WORDS_MAX: usize = 400;
 
-/// The longest that an upstream may have a caller wait, in seconds.
-const MOST_AGAIN: u64 = 3600;
+/// How long an upstream may have a caller wait, in seconds.
+const MEANT: RangeInclusive<u64> = 1..=3600;
 
 /// Reads a whole answer of at most `most` bytes, out of the memory that all answers share.
 ///
@@ -33,13 +36,16 @@ pub(super) async fn whole(incoming: Incoming, most: usize, memory: &Memory, dead
     }
     let mut body = incoming.body;
     let read = read::whole_with_room(&mut body, most, deadline, |bytes| share.grow_to(bytes).is_ok()).await;
-    let bytes = read.map_err(|error| match error {
+    Ok((read.map_err(unread)?, share))
+}
+
+fn unread(error: read::Error) -> Error {
+    match error {
         read::Error::TheySentTooMuch => Error::TooLarge,
         read::Error::TheySentTooSlowly => Error::Deadline,
         read::Error::TheyBrokeOff => Error::UpstreamBroke("its answer broke off"),
         read::Error::NoRoom => Error::Unavailable("the memory for answers is full"),
-    })?;
-    Ok((bytes, share))
+    }
 }
 
 /// Upstreams are asked for `identity`; a coded answer could not be checked, and is not passed on.
@@ -81,15 +87,19 @@ pub(super) async fn refused(mut incoming: Incoming, deadline: Instant, name: Opt
 
 /// In how many seconds an upstream wants to be asked again, as far as it says that in seconds and means anything by it.
 fn again(headers: &HeaderMap) -> Option<u64> {
-    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-    (1..=MOST_AGAIN).contains(&seconds).then_some(seconds)
+    headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok().filter(|seconds| MEANT.contains(seconds))
 }
 
 fn words(bytes: &[u8], name: Option<(&str, &str)>) -> Option<String> {
     let document: Value = serde_json::from_slice(bytes).ok()?;
     let text = ["/error/message", "/error", "/message", "/detail"].iter().find_map(|at| document.pointer(at)?.as_str())?;
+    Some(told(text, name))
+}
+
+/// What a caller is told of an upstream's words.
+fn told(text: &str, name: Option<(&str, &str)>) -> String {
     let text = name.map_or_else(|| text.to_owned(), |(theirs, ours)| text.replace(theirs, ours));
-    Some(text.chars().filter(|c| !c.is_control()).take(WORDS_MAX).collect())
+    text.chars().filter(|c| !c.is_control()).take(WORDS_MAX).collect()
 }
 
 #[cfg(test)]

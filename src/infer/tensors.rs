@@ -1,5 +1,6 @@
 //! The Open Inference Protocol: tensors to a model in this machine, or to a model server that speaks it.
 
+pub(super) mod over_grpc;
 pub(super) mod over_http;
 
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use prost::Message;
 
 use super::memory::Memory;
 use super::model::{self, Model};
-use super::{Answer, Call, Error, Held, Payload, Terms, explain, shadow, whole};
+use super::{Answer, Call, Error, Held, Payload, Terms, explain, shadow, shape, whole};
 use crate::authorize::{OipAsks, Route};
 use crate::check::Request;
 use crate::heavy;
@@ -22,6 +23,8 @@ use crate::wire::tensor::{Tensor, rows};
 
 const OCTETS: &str = "application/octet-stream";
 const JSON: &str = "application/json";
+
+const NOT_THE_PROTOCOL: Error = Error::UpstreamBroke("its answer is not the Open Inference Protocol");
 
 /// From a model in this machine: its metadata, whether it is ready, or what it says to the tensors.
 pub(super) async fn from_model(
@@ -130,6 +133,17 @@ pub(super) fn shared(mut answer: Answer, memory: &Memory) -> Result<Answer, Erro
         answer.held._memory = Some(share);
     }
     Ok(answer)
+}
+
+/// Shapes what an upstream said, where anything of it is to be shaped, and learns from what it said and what of that is told.
+async fn shaped(response: &mut InferResponse, request: &InferRequest, shape: &shape::Config, call: &mut Call, trail: &mut Trail) {
+    let lesson = call.lesson.take().map(|lesson| (lesson, response.outputs.clone()));
+    if !shape.leaves_tensors_alone(call.care) {
+        shape.tensors(&mut response.outputs, call.care, rows(&request.inputs));
+    }
+    if let Some((lesson, said)) = lesson {
+        trail.exposure = lesson.learn_in_turn(&said, &response.outputs).await.map(|exposure| exposure.fidelity);
+    }
 }
 
 fn asks(route: &Route) -> OipAsks {

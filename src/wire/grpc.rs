@@ -15,7 +15,7 @@ use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 pub use message::*;
-pub use status::{Code, MESSAGE_MAX, trailers};
+pub use status::{Code, MESSAGE_MAX, again, told, trailers};
 
 /// What the path of every method begins with.
 pub const SERVICE: &str = "/inference.GRPCInferenceService/";
@@ -23,12 +23,12 @@ pub const SERVICE: &str = "/inference.GRPCInferenceService/";
 /// The most entries a repeated field of a message may have at its top: tensors, raw contents, parameters.
 pub const ENTRIES_MAX: usize = super::oip::TENSORS_MAX;
 
-/// The most parts that all tensors of a request may have together: a parameter of a few bytes takes over a hundred in memory.
+/// The most parts that all tensors of a request, or of an answer, may have together: a parameter of a few bytes takes over a hundred in memory.
 pub const PARTS_MAX: usize = 16 * ENTRIES_MAX;
 
-/// The tags of a request's inputs and of the outputs that are asked for.
-const INPUTS: u32 = 5;
-const OUTPUTS: u32 = 6;
+/// The tags of a request's inputs and of the outputs that are asked for, and that of an answer's outputs.
+const TENSORS_OF_REQUEST: [u32; 2] = [5, 6];
+const TENSORS_OF_ANSWER: [u32; 1] = [5];
 
 /// The methods that are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -152,7 +152,16 @@ pub fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, Malformed> {
 /// # Errors
 /// [`Malformed::TooManyEntries`], [`Malformed::Message`].
 pub fn decode_request(bytes: Bytes) -> Result<ModelInferRequest, Malformed> {
-    few_parts(bytes.clone())?;
+    few_parts(bytes.clone(), &TENSORS_OF_REQUEST)?;
+    decode(bytes)
+}
+
+/// A model's answer, as an upstream sends it; its tensors too may have [`PARTS_MAX`] parts.
+///
+/// # Errors
+/// [`Malformed::TooManyEntries`], [`Malformed::Message`].
+pub fn decode_answer(bytes: Bytes) -> Result<ModelInferResponse, Malformed> {
+    few_parts(bytes.clone(), &TENSORS_OF_ANSWER)?;
     decode(bytes)
 }
 
@@ -182,11 +191,11 @@ fn few_entries(mut bytes: Bytes) -> Result<(), Malformed> {
     Ok(())
 }
 
-fn few_parts(mut bytes: Bytes) -> Result<(), Malformed> {
+fn few_parts(mut bytes: Bytes, tensors: &[u32]) -> Result<(), Malformed> {
     let mut parts = 0;
     while bytes.has_remaining() {
         let (tag, wire) = decode_key(&mut bytes).map_err(|_| Malformed::Message)?;
-        if matches!(tag, INPUTS | OUTPUTS) && wire == WireType::LengthDelimited {
+        if tensors.contains(&tag) && wire == WireType::LengthDelimited {
             parts += parts_of(bytes.clone())?;
             if parts > PARTS_MAX {
                 return Err(Malformed::TooManyEntries);
@@ -227,6 +236,16 @@ pub fn timeout(value: &HeaderValue) -> Option<Duration> {
         b'n' => Duration::from_nanos(count),
         _ => return None,
     })
+}
+
+/// Writes `grpc-timeout`: milliseconds, as far as eight digits go, and seconds past that; never nothing.
+#[must_use]
+pub fn timeout_value(timeout: Duration) -> HeaderValue {
+    const MOST: u128 = 99_999_999;
+    let milliseconds = timeout.as_millis().max(1);
+    let text = if milliseconds <= MOST { format!("{milliseconds}m") } else { format!("{}S", u128::from(timeout.as_secs()).min(MOST)) };
+    // Digits and a letter.
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("1m"))
 }
 
 #[cfg(test)]

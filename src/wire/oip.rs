@@ -33,6 +33,8 @@ pub struct InferRequest {
     pub parameters: Map<String, Value>,
     /// The input tensors.
     pub inputs: Vec<Tensor>,
+    /// The parameters of each of them, in the same order, where they came as JSON.
+    pub input_parameters: Vec<Map<String, Value>>,
     /// The outputs that are asked for; all of them where empty.
     pub outputs: Vec<RequestedOutput>,
     /// Whether outputs are to be binary unless an output says otherwise.
@@ -40,12 +42,14 @@ pub struct InferRequest {
 }
 
 /// One output that is asked for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct RequestedOutput {
     /// Its name.
     pub name: String,
     /// Whether it is to be binary.
     pub binary: Option<bool>,
+    /// Its parameters, where they came as JSON.
+    pub parameters: Map<String, Value>,
 }
 
 /// An inference answer, whatever encoding it leaves in.

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use http_body::Body as _;
 use http_body_util::BodyExt;
 
@@ -36,19 +37,37 @@ pub async fn whole(body: &mut Body, cap: usize, deadline: Instant) -> Result<Byt
 /// # Errors
 /// See [`Error`].
 pub async fn whole_with_room(body: &mut Body, cap: usize, deadline: Instant, room: impl FnMut(usize) -> bool) -> Result<Bytes, Error> {
+    whole_with_trailers(body, cap, deadline, room).await.map(|(bytes, _)| bytes)
+}
+
+/// The same, and what stands behind the body, where a protocol means something by that.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn whole_with_trailers(
+    body: &mut Body,
+    cap: usize,
+    deadline: Instant,
+    room: impl FnMut(usize) -> bool,
+) -> Result<(Bytes, Option<HeaderMap>), Error> {
     if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > cap {
         return Err(Error::TheySentTooMuch);
     }
     tokio::time::timeout_at(deadline.into(), collect(body, cap, room)).await.unwrap_or(Err(Error::TheySentTooSlowly))
 }
 
-async fn collect(body: &mut Body, cap: usize, mut room: impl FnMut(usize) -> bool) -> Result<Bytes, Error> {
-    let mut first = Bytes::new();
+async fn collect(body: &mut Body, cap: usize, mut room: impl FnMut(usize) -> bool) -> Result<(Bytes, Option<HeaderMap>), Error> {
+    let (mut first, mut trailers) = (Bytes::new(), None);
     let mut rest = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| broken(&*error))?;
-        // Trailers say nothing that the gateway acts on.
-        let Ok(data) = frame.into_data() else { continue };
+        let data = match frame.into_data() {
+            Ok(data) => data,
+            Err(frame) => {
+                trailers = frame.into_trailers().ok().or(trailers);
+                continue;
+            }
+        };
         let so_far = first.len() + rest.len();
         if data.len() > cap - so_far {
             return Err(Error::TheySentTooMuch);
@@ -69,7 +88,7 @@ async fn collect(body: &mut Body, cap: usize, mut room: impl FnMut(usize) -> boo
         }
         rest.extend_from_slice(&data);
     }
-    Ok(if rest.is_empty() { first } else { rest.freeze() })
+    Ok((if rest.is_empty() { first } else { rest.freeze() }, trailers))
 }
 
 /// A body's own deadline, set where the connection is accepted, reports itself as an I/O error of kind `TimedOut`.

@@ -60,7 +60,12 @@ def mlserver_port():
 
 
 @pytest.fixture(scope="session")
-def gate(tmp_path_factory, llama, scripted, mlserver_port):
+def mlserver_grpc_port():
+    return gates.free_port()
+
+
+@pytest.fixture(scope="session")
+def gate(tmp_path_factory, llama, scripted, mlserver_port, mlserver_grpc_port):
     """The gateway that most tests ask."""
     gate = gates.Gate(tmp_path_factory.mktemp("gate"))
     gate.app, gate.other, gate.gold = gate.key("app"), gate.key("other", tenant="other"), gate.key("golden", tier="gold")
@@ -77,9 +82,15 @@ def gate(tmp_path_factory, llama, scripted, mlserver_port):
     gate.upstream("raw", "raw", scripted.url, backend=token, more='[check]\nschema = "../schemas/raw.json"')
     gate.write("schemas/raw.json", '{"type": "object", "required": ["text"], "properties": {"text": {"type": "string", "maxLength": 2000}}}')
     gate.upstream("iris", "oip", f"http://127.0.0.1:{mlserver_port}", model="iris-theirs")
+    version = 'model_version = "v1"'
+    gate.upstream("iris-2024", "oip", f"http://127.0.0.1:{mlserver_port}", model="iris-theirs", backend=version, version="2024")
+    ready = 'health = { every = "200ms" }'
+    gate.upstream("iris-called", "oip-grpc", f"http://127.0.0.1:{mlserver_grpc_port}", model="iris-theirs",
+                  backend=f"{version}\n{ready}", version="2024", more='[check]\nmax_body = "8MiB"')
     (gate.policies / "keys/own.token").write_text(gate.app)
     own = 'ca = "../tls/ca.pem"\ncredential_file = "../keys/own.token"'
     gate.upstream("behind", "oip", gate.url, model="digits", backend=own)
+    gate.upstream("behind-called", "oip-grpc", gate.url, model="digits", backend=own)
     gate.upstream("down", "openai", f"http://127.0.0.1:{gates.free_port()}")
     gate.upstream("small", "openai", scripted.url, more='[check]\nmax_body = "2KiB"\nmax_tokens = 64\nstrict = true')
     gate.upstream("tight", "openai", scripted.url, budget=False, more='[budget.default]\nrequests = { rate = "2/min", burst = 2 }')

@@ -187,12 +187,13 @@ class Gate:
             {more}
         """)
 
-    def upstream(self, name, protocol, url, model=None, backend="", more="", budget=True):
+    def upstream(self, name, protocol, url, model=None, backend="", more="", budget=True, version=""):
         """A model behind an upstream."""
         wide = '[budget.default]\nrequests = { rate = "1000/s", burst = 1000 }\n'
         named = f'model = "{model}"' if model else ""
         self.write(f"models/{name}.toml", f"""
             name = "{name}"
+            version = "{version}"
             tenants = ["acme"]
             {"[route]" + chr(10) + 'path = "/' + name + '"' + chr(10) + 'methods = ["POST"]' if protocol == "raw" else ""}
             [backend.upstream]

@@ -261,14 +261,15 @@ def test_grpc_asynchronously_many_at_once(gate):
     triton.client.close()
 
 
+@pytest.mark.parametrize("model", ["behind", "behind-called"])
 @pytest.mark.parametrize("binary", [False, True])
-def test_a_gateway_behind_the_gateway_over_tls(gate, binary):
-    """An upstream of protocol `oip` that takes binary tensors, over TLS: the same gateway once more."""
+def test_a_gateway_behind_the_gateway_over_tls(gate, binary, model):
+    """An upstream of protocol `oip` that takes binary tensors, and one of `oip-grpc`, over TLS: the same gateway once more."""
     triton = Http(gate, gate.app, binary)
-    answer = infer(triton, triton.input(DIGITS[:4]), model="behind", outputs=("label", "probabilities"), request_id="7")
-    assert answer.as_numpy("label").tolist() == LABELS[:4] and answer.get_response()["model_name"] == "behind"
+    answer = infer(triton, triton.input(DIGITS[:4]), model=model, outputs=("label", "probabilities"), request_id="7")
+    assert answer.as_numpy("label").tolist() == LABELS[:4] and answer.get_response()["model_name"] == model
     np.testing.assert_allclose(answer.as_numpy("probabilities"), PROBABILITIES[:4], atol=1e-5)
     with pytest.raises(InferenceServerException) as caught:
-        infer(triton, triton.input(DIGITS[:1, :63].copy()), model="behind")
+        infer(triton, triton.input(DIGITS[:1, :63].copy()), model=model)
     assert caught.value.status() == "400"
     triton.client.close()

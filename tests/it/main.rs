@@ -20,6 +20,7 @@ mod limits;
 mod logs;
 mod modes;
 mod oracle;
+mod over_grpc;
 mod policies;
 mod reload;
 mod routes;

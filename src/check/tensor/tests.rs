@@ -62,9 +62,9 @@ fn names_are_all_there_once_and_no_others() {
     assert_eq!(changed(|inputs| inputs.push(fp32("scale", &[2], &[1.0, 1.0]))), Some((Broken::Twice, Some(2))));
     assert_eq!(changed(|inputs| inputs.push(fp32("other", &[2], &[1.0, 1.0]))), Some((Broken::Name, Some(2))));
     let mut asked = request(good());
-    asked.outputs = vec![RequestedOutput { name: "label".into(), binary: None }];
+    asked.outputs = vec![RequestedOutput { name: "label".into(), ..RequestedOutput::default() }];
     assert_eq!(digits().hold(&asked), Ok(()));
-    asked.outputs.push(RequestedOutput { name: "label".into(), binary: None });
+    asked.outputs.push(RequestedOutput { name: "label".into(), ..RequestedOutput::default() });
     assert_eq!(digits().hold(&asked).unwrap_err().to_string(), "/outputs/1");
     asked.outputs[1].name = "logits".into();
     assert_eq!(digits().hold(&asked).unwrap_err().broken, Broken::Name);

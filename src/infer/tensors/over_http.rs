@@ -7,7 +7,7 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde_json::Value;
 
-use super::{JSON, OCTETS, asks, encoded, rows};
+use super::{JSON, NOT_THE_PROTOCOL, OCTETS, asks, encoded, shaped};
 use crate::authorize::OipAsks;
 use crate::check::Request;
 use crate::heavy;
@@ -76,29 +76,21 @@ pub(in crate::infer) async fn from_upstream(
         return Err(Error::Unavailable("the route carries no tensors"));
     };
     let mut response = heavy::work(bytes.len(), || understood(&bytes, header_length, shape)).await?;
-    let lesson = call.lesson.take().map(|lesson| (lesson, response.outputs.clone()));
     if shape.leaves_tensors_alone(call.care) {
         let length = bytes.len();
         let (bytes, header_length) = heavy::work(length, || named_ours(bytes, header_length, &response, &call)).await?;
-        if let Some((lesson, said)) = lesson {
-            trail.exposure = lesson.learn_in_turn(&said, &said).await.map(|exposure| exposure.fidelity);
-        }
+        shaped(&mut response, &request, shape, &mut call, trail).await;
         let mut answer = whole(StatusCode::OK, if header_length.is_some() { OCTETS } else { JSON }, bytes, held(call));
         if let Some(length) = header_length {
             answer.headers.insert(HEADER_LENGTH, HeaderValue::from(length));
         }
         return Ok(answer);
     }
-    shape.tensors(&mut response.outputs, call.care, rows(&request.inputs));
-    if let Some((lesson, said)) = lesson {
-        trail.exposure = lesson.learn_in_turn(&said, &response.outputs).await.map(|exposure| exposure.fidelity);
-    }
+    shaped(&mut response, &request, shape, &mut call, trail).await;
     (response.model_name, response.model_version) = (call.name.to_string(), call.version.to_string());
     let held = held(call);
     heavy::work(bytes.len(), || encoded(&response, &request, held)).await
 }
-
-const NOT_THE_PROTOCOL: Error = Error::UpstreamBroke("its answer is not the Open Inference Protocol");
 
 /// Whatever an upstream answers must be the protocol, whether or not it is shaped.
 fn understood(bytes: &Bytes, header_length: Option<usize>, shape: &shape::Config) -> Result<InferResponse, Error> {

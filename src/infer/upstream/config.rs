@@ -38,6 +38,8 @@ pub const HEALTH_EVERY_MIN: Duration = Duration::from_millis(50);
 pub const MAX_CREDENTIAL: usize = 8 << 10;
 /// The largest file of authorities.
 pub const MAX_CA: usize = 1 << 20;
+/// What says over gRPC whether a replica is well.
+const READY: &str = "/inference.GRPCInferenceService/ServerReady";
 
 /// What the upstream speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -110,8 +112,8 @@ impl Config {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Health {
-    /// The path that answers with 2xx while the replica is well.
-    pub path: Spanned<String>,
+    /// The path that answers with 2xx while the replica is well. Over gRPC there is none: `ServerReady` says it.
+    pub path: Option<Spanned<String>>,
     /// The time between two checks, at least [`HEALTH_EVERY_MIN`].
     pub every: Spanned<Span>,
 }
@@ -143,6 +145,8 @@ impl Credential {
 /// What every replica of an upstream goes by.
 pub(super) struct Settings {
     pub(super) version: Version,
+    /// Whether gRPC is spoken over HTTP/2.
+    pub(super) grpc: bool,
     pub(super) tls: Option<Arc<ClientConfig>>,
     pub(super) credential: Option<Credential>,
     pub(super) connect_timeout: Duration,
@@ -209,12 +213,13 @@ pub(super) fn resolve(config: &Config, base: &Path) -> Result<(Settings, Vec<Ori
             mistakes.push(Mistake::at(version.span(), what));
         }
     }
-    let health = config.health.as_ref().and_then(|health| checked(health, &mut mistakes));
+    let health = config.health.as_ref().and_then(|health| checked(config, health, &mut mistakes));
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
+    let grpc = config.protocol == Protocol::OipGrpc;
     let settings =
-        Settings { version, tls, credential, connect_timeout, response_timeout, idle_timeout, keep_alive, max_in_flight, health };
+        Settings { version, grpc, tls, credential, connect_timeout, response_timeout, idle_timeout, keep_alive, max_in_flight, health };
     Ok((settings, origins))
 }
 
@@ -320,16 +325,29 @@ fn is_ours(header: &HeaderName) -> bool {
             | "upgrade"
             | "expect"
             | "keep-alive"
-    )
+    ) || header.as_str().starts_with("grpc-")
 }
 
-fn checked(health: &Health, mistakes: &mut Vec<Mistake>) -> Option<(PathAndQuery, Duration)> {
-    let path = Some(health.path.get_ref())
-        .filter(|path| path.starts_with('/') && !path.contains('#'))
-        .and_then(|path| path.parse::<PathAndQuery>().ok());
-    if path.is_none() {
-        mistakes.push(Mistake::at(health.path.span(), "health.path must be a path such as \"/health\""));
-    }
+fn checked(config: &Config, health: &Health, mistakes: &mut Vec<Mistake>) -> Option<(PathAndQuery, Duration)> {
+    let path = match (config.protocol, &health.path) {
+        (Protocol::OipGrpc, None) => Some(PathAndQuery::from_static(READY)),
+        (Protocol::OipGrpc, Some(path)) => {
+            mistakes.push(Mistake::at(path.span(), "leave health.path out: an upstream of \"oip-grpc\" is asked for its ServerReady"));
+            None
+        }
+        (_, None) => {
+            mistakes.push(Mistake::at(health.every.span(), "health needs a path, such as `path = \"/health\"`"));
+            None
+        }
+        (_, Some(path)) => {
+            let plain = Some(path.get_ref()).filter(|path| path.starts_with('/') && !path.contains('#'));
+            let parsed = plain.and_then(|path| path.parse::<PathAndQuery>().ok());
+            if parsed.is_none() {
+                mistakes.push(Mistake::at(path.span(), "health.path must be a path such as \"/health\""));
+            }
+            parsed
+        }
+    };
     let every = health.every.get_ref().0;
     if every < HEALTH_EVERY_MIN {
         mistakes.push(Mistake::at(health.every.span(), "health.every must be at least 50ms"));

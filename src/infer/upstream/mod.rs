@@ -11,6 +11,7 @@
 //! The connections are hyper's own, kept here: the pooling client of hyper-util makes a boxed future and a channel for each
 //! request and tries again on its own terms, which are not these.
 
+mod check;
 mod config;
 mod pool;
 mod replica;
@@ -26,15 +27,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, StatusCode};
-use http_body_util::{BodyExt, Limited};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use tokio::task::AbortHandle;
 
 use self::replica::{Failed, Replica, Then, Turn};
 use self::standing::Way;
 use crate::mistake::Mistake;
 use crate::outbound::Unreached;
-use crate::wire::Body;
+use crate::wire::{Body, grpc};
 
 pub use self::config::{
     CONNECT_TIMEOUT, Config, HEALTH_EVERY_MIN, Health, IDLE_TIMEOUT, KEEP_ALIVE, MAX_CA, MAX_CREDENTIAL, MAX_IN_FLIGHT, MAX_REPLICAS,
@@ -45,10 +45,6 @@ pub use self::config::{
 const FURTHER_TRIES: u32 = 2;
 /// How often unused connections are looked through.
 const TEND_EVERY: Duration = Duration::from_secs(1);
-/// The longest a health check waits, however rare the checks are.
-const CHECK_WITHIN: Duration = Duration::from_secs(5);
-/// How much of a health check's answer is read.
-const CHECK_MAX_BODY: usize = 64 << 10;
 
 /// A request to send on. Its headers are the whole of what is sent, but for `host` and the credential.
 #[derive(Clone, Debug)]
@@ -61,6 +57,19 @@ pub struct Outgoing {
     pub headers: HeaderMap,
     /// Its body.
     pub body: Bytes,
+}
+
+impl Outgoing {
+    /// A call of a gRPC method: its message in its frame, and how long the call may take. Its answer ends with trailers.
+    #[must_use]
+    pub fn of_call(path_and_query: PathAndQuery, framed: Bytes, within: Duration) -> Self {
+        let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
+        headers.insert("grpc-timeout", grpc::timeout_value(within));
+        Self { method: Method::POST, path_and_query, headers, body: framed }
+    }
 }
 
 /// The beginning of an answer, and its body as it comes.
@@ -338,31 +347,12 @@ async fn tend(upstream: Weak<Upstream>, health: Option<(PathAndQuery, Duration)>
         if let Some((path, every)) = &health
             && now >= check_at
         {
-            join_all(replicas.iter().map(|replica| check(replica, path, *every))).await;
+            join_all(replicas.iter().map(|replica| check::check(replica, path, *every))).await;
             check_at = now + *every;
         }
         drop(replicas);
         tokio::time::sleep(every.min(TEND_EVERY)).await;
     }
-}
-
-/// One health check: well is whoever answers with 2xx before the next is due.
-async fn check(replica: &Arc<Replica>, path: &PathAndQuery, every: Duration) {
-    let request = Outgoing { method: Method::GET, path_and_query: path.clone(), headers: HeaderMap::new(), body: Bytes::new() };
-    let deadline = Instant::now() + every.min(CHECK_WITHIN);
-    let well = match Turn::of_check(replica).send(request, deadline).await {
-        Ok(answer) => {
-            let well = answer.status.is_success();
-            // Read to its end, so that the connection can be used again.
-            let _ = Limited::new(answer.body, CHECK_MAX_BODY).collect().await;
-            well
-        }
-        Err(Failed::Unsent { then: Then::RatherElsewhere, .. }) => false,
-        // A connection that was stale says nothing, and neither does a replica that has all the requests it may have.
-        Err(Failed::Unsent { then: Then::Anew, .. } | Failed::Unsent { error: Error::Full, .. }) => return,
-        Err(_) => false,
-    };
-    replica.checked(well);
 }
 
 #[cfg(test)]

@@ -170,7 +170,7 @@ impl Pool {
             Version::Chosen => stream.chose_http2(),
         };
         if http2 {
-            return self.share(stream, now).await.map(Lease::Many);
+            return self.share(stream, settings, now).await.map(Lease::Many);
         }
         self.chose_http1.store(true, Ordering::Relaxed);
         let watch = stream.watch();
@@ -188,13 +188,16 @@ impl Pool {
         Ok(Lease::One(Line { sender, watch, task: task.abort_handle() }))
     }
 
-    async fn share(&self, stream: Stream, now: Instant) -> Result<Strand, Unreached> {
+    async fn share(&self, stream: Stream, settings: &Settings, now: Instant) -> Result<Strand, Unreached> {
+        // A gRPC server takes more than two PINGs within five minutes of one slow call for an attack, and ends the connection (gRFC A8):
+        // there, that nothing comes is told by `response_timeout` alone.
+        let ping_after = (!settings.grpc).then_some(PING_AFTER);
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
-            .keep_alive_interval(PING_AFTER)
+            .keep_alive_interval(ping_after)
             .keep_alive_timeout(PING_WITHIN)
             .handshake(TokioIo::new(stream))
             .await

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::SeqCst;
 
-use http::{HeaderValue, header};
+use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 
+mod calls;
 mod ends;
 mod http2;
 mod replicas;
@@ -515,6 +516,10 @@ fn every_mistake_of_the_config_is_told() {
         ("protocol = \"oip\"\nurls = [\"http://a\"]\nmodel_version = \"..\"", 1),
         ("protocol = \"oip\"\nurls = [\"http://a\"]\nmodel_version = \"1/infer\"", 1),
         ("protocol = \"openai\"\nurls = [\"http://a\"]\nmodel_version = \"1\"", 1),
+        ("protocol = \"oip-grpc\"\nurls = [\"http://a\"]\nmodel_version = \"1\"\nhealth = { every = \"5s\" }", 0),
+        ("protocol = \"oip-grpc\"\nurls = [\"http://a\"]\nhealth = { path = \"/\", every = \"5s\" }", 1),
+        ("protocol = \"oip\"\nurls = [\"http://a\"]\nhealth = { every = \"5s\" }", 1),
+        ("protocol = \"raw\"\nurls = [\"http://a\"]\ncredential_file = \"longest\"\ncredential_header = \"grpc-timeout\"", 1),
         ("protocol = \"raw\"\nurls = [\"http://a\"]\nhealth = { path = \"health\", every = \"1ms\" }", 2),
     ];
     for (text, count) in cases {

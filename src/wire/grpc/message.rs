@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Number, Value, json};
 
 use crate::wire::oip::{DIMENSIONS_MAX, InferRequest, InferResponse, NAME_MAX, RequestedOutput, classification, distinct, shared_memory};
 use crate::wire::shape::Shape;
@@ -264,7 +264,7 @@ impl ModelInferRequest {
             named(&output.name, &place)?;
             shared_memory(output.parameters.keys(), &place)?;
             classification(output.parameters.keys(), &place)?;
-            outputs.push(RequestedOutput { name: output.name.clone(), binary: None });
+            outputs.push(RequestedOutput { name: output.name.clone(), ..RequestedOutput::default() });
         }
         distinct(outputs.iter().map(|output| output.name.as_str()), "outputs")?;
         Ok(InferRequest {
@@ -272,7 +272,7 @@ impl ModelInferRequest {
             parameters: parameters(&self.parameters)?,
             inputs: tensors(&self.inputs, &self.raw_input_contents, "inputs", "raw_input_contents")?,
             outputs,
-            binary_output: false,
+            ..InferRequest::default()
         })
     }
 }
@@ -292,22 +292,79 @@ impl ModelInferResponse {
     }
 }
 
-impl From<&InferResponse> for ModelInferResponse {
-    /// Always with raw contents, as Triton answers.
-    fn from(response: &InferResponse) -> Self {
-        let output = |tensor: &Tensor| InferTensor {
+impl ModelMetadataResponse {
+    /// The same, as HTTP has it: the body of `GET /v2/models/{m}`.
+    #[must_use]
+    pub fn to_json(&self) -> Bytes {
+        let ports = |ports: &[TensorMetadata]| -> Vec<Value> {
+            ports.iter().map(|port| json!({ "name": port.name, "datatype": port.datatype, "shape": port.shape })).collect()
+        };
+        let (inputs, outputs) = (ports(&self.inputs), ports(&self.outputs));
+        let document =
+            json!({ "name": self.name, "versions": self.versions, "platform": self.platform, "inputs": inputs, "outputs": outputs });
+        Bytes::from(document.to_string())
+    }
+}
+
+impl From<&InferRequest> for ModelInferRequest {
+    /// Always with raw contents; the parameters that belong to the binary tensor extension of HTTP stay there. The model is not named yet.
+    fn from(request: &InferRequest) -> Self {
+        let input = |(at, tensor): (usize, &Tensor)| InferTensor {
+            parameters: request.input_parameters.get(at).map(told).unwrap_or_default(),
+            ..InferTensor::of(tensor)
+        };
+        let output =
+            |output: &RequestedOutput| InferRequestedOutputTensor { name: output.name.clone(), parameters: told(&output.parameters) };
+        Self {
+            id: request.id.clone().unwrap_or_default(),
+            parameters: told(&request.parameters),
+            inputs: request.inputs.iter().enumerate().map(input).collect(),
+            outputs: request.outputs.iter().map(output).collect(),
+            raw_input_contents: request.inputs.iter().map(|tensor| tensor.data.clone()).collect(),
+            ..Self::default()
+        }
+    }
+}
+
+impl InferTensor {
+    /// What a tensor is, without its elements.
+    fn of(tensor: &Tensor) -> Self {
+        Self {
             name: tensor.name.clone(),
             datatype: tensor.datatype.as_str().to_owned(),
             // A tensor in memory has no dimension past i64, but for one beside a zero.
             shape: tensor.shape.iter().map(|length| i64::try_from(*length).unwrap_or(i64::MAX)).collect(),
-            ..InferTensor::default()
-        };
+            ..Self::default()
+        }
+    }
+}
+
+/// Parameters that came as JSON, which are strings, numbers and booleans.
+fn told(parameters: &Map<String, Value>) -> BTreeMap<String, InferParameter> {
+    const OF_THE_EXTENSION: [&str; 3] = ["binary_data", "binary_data_size", "binary_data_output"];
+    let choice = |value: &Value| match value {
+        Value::Bool(value) => Some(ParameterChoice::Bool(*value)),
+        Value::String(text) => Some(ParameterChoice::String(text.clone())),
+        Value::Number(number) => Some(match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => ParameterChoice::Int64(number),
+            (None, Some(number)) => ParameterChoice::Uint64(number),
+            (None, None) => ParameterChoice::Double(number.as_f64()?),
+        }),
+        _ => None,
+    };
+    let sent = parameters.iter().filter(|(key, _)| !OF_THE_EXTENSION.contains(&key.as_str()));
+    sent.filter_map(|(key, value)| Some((key.clone(), InferParameter { parameter_choice: Some(choice(value)?) }))).collect()
+}
+
+impl From<&InferResponse> for ModelInferResponse {
+    /// Always with raw contents, as Triton answers.
+    fn from(response: &InferResponse) -> Self {
         Self {
             model_name: response.model_name.clone(),
             model_version: response.model_version.clone(),
             id: response.id.clone().unwrap_or_default(),
             parameters: BTreeMap::new(),
-            outputs: response.outputs.iter().map(output).collect(),
+            outputs: response.outputs.iter().map(InferTensor::of).collect(),
             raw_output_contents: response.outputs.iter().map(|tensor| tensor.data.clone()).collect(),
         }
     }

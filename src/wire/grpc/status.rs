@@ -1,8 +1,14 @@
 //! How a call ended: `grpc-status` and `grpc-message`.
 
 use std::fmt::Write;
+use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderValue, StatusCode};
+use prost::Message;
 
 /// The longest message that is sent, in bytes before escaping; what is longer is cut.
 pub const MESSAGE_MAX: usize = 1024;
@@ -66,6 +72,13 @@ impl Code {
         number.and_then(|number| Self::ALL.get(number)).copied().unwrap_or(Self::Unknown)
     }
 
+    /// How an upstream's call ended, and the headers that say it: its trailers, or where there are none its headers. `None` where neither do.
+    #[must_use]
+    pub fn of_call<'h>(headers: &'h HeaderMap, trailers: Option<&'h HeaderMap>) -> Option<(Self, &'h HeaderMap)> {
+        let said = trailers.unwrap_or(headers);
+        said.get("grpc-status").map(|code| (Self::read(code), said))
+    }
+
     /// The code of a refusal that has this HTTP status elsewhere.
     #[must_use]
     pub fn of(status: StatusCode) -> Self {
@@ -118,4 +131,79 @@ fn escape(message: &str) -> String {
         }
     }
     out
+}
+
+/// What an upstream's `grpc-message` says: as it was before it was escaped. What is no escape stays, as gRPC over HTTP/2 has it.
+#[must_use]
+pub fn told(headers: &HeaderMap) -> Option<String> {
+    let escaped = headers.get("grpc-message")?.as_bytes();
+    let mut out = Vec::with_capacity(escaped.len());
+    let mut rest = escaped;
+    while let Some((first, after)) = rest.split_first() {
+        let byte = match rest {
+            [b'%', high, low, ..] => digit(*high).zip(digit(*low)).map(|(high, low)| high << 4 | low),
+            _ => None,
+        };
+        out.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { after.get(2..).unwrap_or_default() } else { after };
+    }
+    Some(String::from_utf8_lossy(&out).into_owned()).filter(|text| !text.is_empty())
+}
+
+fn digit(character: u8) -> Option<u8> {
+    char::from(character).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}
+
+/// After what time an upstream wants to be asked again, as its status or its trailers say: `RetryInfo` in `grpc-status-details-bin`
+/// (`google.rpc.Status`), `grpc-retry-pushback-ms` (gRFC A6), or `retry-after` in seconds.
+#[must_use]
+pub fn again(headers: &HeaderMap) -> Option<Duration> {
+    let number = |name: &str| headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
+    retry_info(headers)
+        .or_else(|| number("grpc-retry-pushback-ms").map(Duration::from_millis))
+        .or_else(|| number(RETRY_AFTER.as_str()).map(Duration::from_secs))
+}
+
+/// Binary headers come with and without padding.
+const BASE64: GeneralPurpose =
+    GeneralPurpose::new(&base64::alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
+
+/// `google.rpc.Status`, as far as it is read here.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Details {
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Detail>,
+}
+
+/// `google.protobuf.Any`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Detail {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+/// `google.rpc.RetryInfo`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    delay: Option<Delay>,
+}
+
+/// `google.protobuf.Duration`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Delay {
+    #[prost(int64, tag = "1")]
+    seconds: i64,
+    #[prost(int32, tag = "2")]
+    nanos: i32,
+}
+
+fn retry_info(headers: &HeaderMap) -> Option<Duration> {
+    let bytes = BASE64.decode(headers.get("grpc-status-details-bin")?.as_bytes()).ok()?;
+    let details = Details::decode(bytes.as_slice()).ok()?.details;
+    let info = details.iter().find(|detail| detail.type_url.ends_with("/google.rpc.RetryInfo"))?;
+    let delay = RetryInfo::decode(info.value.as_slice()).ok()?.delay?;
+    Duration::from_secs(u64::try_from(delay.seconds).ok()?).checked_add(Duration::from_nanos(u64::try_from(delay.nanos).ok()?))
 }

@@ -1,4 +1,4 @@
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use proptest::prelude::*;
 use prost::bytes::Bytes;
 use serde_json::Value;
@@ -259,5 +259,87 @@ proptest! {
         if let Ok(message) = decode::<ModelInferRequest>(bytes) {
             let _ = message.to_request();
         }
+    }
+}
+
+/// Made with tritonclient's own classes.
+#[test]
+fn a_request_that_came_as_json_is_said_as_a_message() {
+    let document = serde_json::json!({
+        "id": "7",
+        "parameters": {"b": true, "d": 0.5, "u": 9_223_372_036_854_775_808_u64, "binary_data_output": true},
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.0], "parameters": {"content_type": "np"}}],
+        "outputs": [{"name": "y", "parameters": {"n": -3, "binary_data": true}}]
+    });
+    let request = crate::wire::oip::InferRequest::from_json(&document).unwrap();
+    let expected = unhex(concat!(
+        "1a013722070a016212020801220e0a0164120921000000000000e03f22100a0175120b288080808080808080800",
+        "12a230a01781204465033321a02010222140a0c636f6e74656e745f7479706512041a026e7032150a017912100a016e120b10fdffffffffffffffff01",
+        "3a080000803f00000040"
+    ));
+    assert_eq!(ModelInferRequest::from(&request).encode_to_vec(), expected);
+}
+
+#[test]
+fn metadata_is_the_same_over_http() {
+    let port = TensorMetadata { name: "x".into(), datatype: "FP32".into(), shape: vec![-1, 4] };
+    let told = ModelMetadataResponse {
+        name: "m".into(),
+        versions: vec!["7".into()],
+        platform: "p".into(),
+        inputs: vec![port],
+        outputs: vec![TensorMetadata { name: "y".into(), ..Default::default() }],
+    };
+    let told: Value = serde_json::from_slice(&told.to_json()).unwrap();
+    let expected = serde_json::json!({"name": "m", "versions": ["7"], "platform": "p",
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}], "outputs": [{"name": "y", "datatype": "", "shape": []}]});
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn the_tensors_of_an_answer_may_have_as_many_parts_as_the_bound_and_no_more() {
+    let parameter = |at: usize| (format!("{at:04x}"), InferParameter::default());
+    let output = |parts: usize| InferTensor { parameters: (0..parts).map(parameter).collect(), ..Default::default() };
+    // Raw contents are no tensors, and are not looked into.
+    let raw = vec![Bytes::from_static(b"\xff\xff")];
+    let answer = |parts| ModelInferResponse { outputs: vec![output(parts)], raw_output_contents: raw.clone(), ..Default::default() };
+    assert!(decode_answer(answer(PARTS_MAX).encode_to_vec().into()).is_ok());
+    assert_eq!(decode_answer(answer(PARTS_MAX + 1).encode_to_vec().into()), Err(Malformed::TooManyEntries));
+}
+
+#[test]
+fn what_an_upstream_says_is_read_as_it_was_before_it_was_escaped() {
+    let read = |escaped: &'static str| told(&HeaderMap::from_iter([("grpc-message".parse().unwrap(), HeaderValue::from_static(escaped))]));
+    assert_eq!(read("50%25 of %C3%a9").as_deref(), Some("50% of é"));
+    assert_eq!(read("100% of it%").as_deref(), Some("100% of it%"), "no escape");
+    assert_eq!(read("%zz%4").as_deref(), Some("%zz%4"));
+    assert_eq!(read("%FF").as_deref(), Some("\u{fffd}"));
+    assert_eq!((read(""), told(&HeaderMap::new())), (None, None));
+    assert_eq!(told(&trailers(Code::Internal, "50% of é\n")).as_deref(), Some("50% of é\n"), "what we write ourselves");
+}
+
+#[test]
+fn a_status_stands_in_the_trailers_or_where_there_are_none_in_the_headers() {
+    let said = |code| trailers(code, "");
+    let of = |headers: &HeaderMap, behind: Option<&HeaderMap>| Code::of_call(headers, behind).map(|(code, _)| code);
+    assert_eq!(of(&HeaderMap::new(), Some(&said(Code::Ok))), Some(Code::Ok));
+    assert_eq!(of(&said(Code::NotFound), None), Some(Code::NotFound));
+    assert_eq!(of(&said(Code::Ok), Some(&said(Code::DataLoss))), Some(Code::DataLoss));
+    assert_eq!(of(&said(Code::Ok), Some(&HeaderMap::new())), None);
+    assert_eq!(of(&HeaderMap::new(), None), None);
+}
+
+#[test]
+fn a_timeout_is_written_as_it_is_read() {
+    for (duration, text) in [
+        (Duration::from_secs(60), "60000m"),
+        (Duration::from_micros(1), "1m"),
+        (Duration::ZERO, "1m"),
+        (Duration::from_millis(99_999_999), "99999999m"),
+        (Duration::from_millis(100_000_000), "100000S"),
+        (Duration::MAX, "99999999S"),
+    ] {
+        assert_eq!(timeout_value(duration), text);
+        assert!(timeout(&timeout_value(duration)).is_some());
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn request(document: &Value, tail: Option<Bytes>) -> Result<InferRequ
     let members = object(document, "")?;
     Shape::look_alike(members, &["id", "inputs", "outputs", "parameters"])?;
     let parameters = parameters(members, "")?;
-    let inputs = tensors(members, "inputs", tail)?;
+    let (inputs, input_parameters) = tensors(members, "inputs", tail)?;
     if inputs.is_empty() {
         return Err(Shape::new("/inputs", "range", "must have at least one input"));
     }
@@ -43,7 +43,7 @@ pub(super) fn request(document: &Value, tail: Option<Bytes>) -> Result<InferRequ
         let own = self::parameters(output, &place)?;
         shared_memory(own.keys(), &place)?;
         classification(own.keys(), &place)?;
-        outputs.push(RequestedOutput { name: name(output, &place)?, binary: flag(&own, "binary_data", &place)? });
+        outputs.push(RequestedOutput { name: name(output, &place)?, binary: flag(&own, "binary_data", &place)?, parameters: own });
     }
     distinct(outputs.iter().map(|output| output.name.as_str()), "outputs")?;
     Ok(InferRequest {
@@ -51,13 +51,14 @@ pub(super) fn request(document: &Value, tail: Option<Bytes>) -> Result<InferRequ
         binary_output: flag(&parameters, "binary_data_output", "")?.unwrap_or(false),
         parameters,
         inputs,
+        input_parameters,
         outputs,
     })
 }
 
 pub(super) fn response(document: &Value, tail: Option<Bytes>) -> Result<InferResponse, Shape> {
     let members = object(document, "")?;
-    let outputs = tensors(members, "outputs", tail)?;
+    let (outputs, _) = tensors(members, "outputs", tail)?;
     let model_name = text(members, "model_name", "")?.ok_or_else(|| Shape::new("/model_name", "required", "must be given"))?;
     Ok(InferResponse {
         model_name: model_name.to_owned(),
@@ -94,20 +95,25 @@ pub(in crate::wire) fn classification<'k>(mut keys: impl Iterator<Item = &'k Str
     }
 }
 
-fn tensors(members: &Map<String, Value>, key: &str, mut tail: Option<Bytes>) -> Result<Vec<Tensor>, Shape> {
+/// The tensors of a list, and the parameters of each.
+type Listed = (Vec<Tensor>, Vec<Map<String, Value>>);
+
+fn tensors(members: &Map<String, Value>, key: &str, mut tail: Option<Bytes>) -> Result<Listed, Shape> {
     let values = list(members, key)?.ok_or_else(|| Shape::at_member(key, "required", "must be given"))?;
-    let mut tensors = Vec::with_capacity(values.len());
+    let (mut tensors, mut parameters) = (Vec::with_capacity(values.len()), Vec::with_capacity(values.len()));
     for (at, value) in values.iter().enumerate() {
-        tensors.push(tensor(value, tail.as_mut()).map_err(|shape| shape.under(&format!("/{key}/{at}")))?);
+        let (tensor, own) = tensor(value, tail.as_mut()).map_err(|shape| shape.under(&format!("/{key}/{at}")))?;
+        tensors.push(tensor);
+        parameters.push(own);
     }
     distinct(tensors.iter().map(|tensor| tensor.name.as_str()), key)?;
     match tail {
         Some(tail) if !tail.is_empty() => Err(Shape::at_member(key, "binary", "bytes follow the last binary tensor")),
-        _ => Ok(tensors),
+        _ => Ok((tensors, parameters)),
     }
 }
 
-fn tensor(value: &Value, tail: Option<&mut Bytes>) -> Result<Tensor, Shape> {
+fn tensor(value: &Value, tail: Option<&mut Bytes>) -> Result<(Tensor, Map<String, Value>), Shape> {
     let members = object(value, "")?;
     Shape::look_alike(members, &["data", "datatype", "name", "parameters", "shape"])?;
     let name = name(members, "")?;
@@ -137,7 +143,7 @@ fn tensor(value: &Value, tail: Option<&mut Bytes>) -> Result<Tensor, Shape> {
         (None, None) => return Err(Shape::new("/data", "required", "must be given")),
         (None, Some(data)) => from_numbers(datatype, &shape, count, data)?,
     };
-    Ok(Tensor { name, datatype, shape, data })
+    Ok((Tensor { name, datatype, shape, data }, parameters))
 }
 
 fn shape(members: &Map<String, Value>) -> Result<Vec<u64>, Shape> {

@@ -199,7 +199,7 @@ fn an_answer_is_written_as_it_was_asked_for() {
     assert_eq!(response.to_json().unwrap(), text);
     let request = InferRequest {
         binary_output: true,
-        outputs: vec![RequestedOutput { name: "s".into(), binary: Some(false) }],
+        outputs: vec![RequestedOutput { name: "s".into(), binary: Some(false), ..Default::default() }],
         ..InferRequest::default()
     };
     let encoded = response.encode(&request).unwrap();

@@ -11,8 +11,9 @@ use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -47,6 +48,23 @@ impl Upstream {
         F: Fn(Seen) -> A + Send + Sync + 'static,
         A: Future<Output = Response<Body>> + Send + 'static,
     {
+        Self::over(script, false).await
+    }
+
+    /// The same over HTTP/2 without TLS, as gRPC servers have it.
+    pub async fn over_http2<F, A>(script: F) -> Self
+    where
+        F: Fn(Seen) -> A + Send + Sync + 'static,
+        A: Future<Output = Response<Body>> + Send + 'static,
+    {
+        Self::over(script, true).await
+    }
+
+    async fn over<F, A>(script: F, http2: bool) -> Self
+    where
+        F: Fn(Seen) -> A + Send + Sync + 'static,
+        A: Future<Output = Response<Body>> + Send + 'static,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -67,7 +85,11 @@ impl Upstream {
                     }
                 });
                 let _ = stream.set_nodelay(true);
-                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+                if http2 {
+                    tokio::spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service));
+                } else {
+                    tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+                }
             }
         });
         Self { address, seen, count, serving }
@@ -123,6 +145,13 @@ pub fn whole(status: u16, document: &Value) -> Response<Body> {
         .header("content-type", "application/json")
         .body(Full::new(Bytes::from(document.to_string())).boxed_unsync())
         .unwrap()
+}
+
+/// What a gRPC server answers: these bytes, and behind them these trailers.
+pub fn call(framed: Bytes, trailers: HeaderMap) -> Response<Body> {
+    let frames = [Ok(Frame::data(framed)), Ok(Frame::trailers(trailers))];
+    let body = StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync();
+    Response::builder().header("content-type", "application/grpc").body(body).unwrap()
 }
 
 /// An answer that is written piece by piece; the sender's `closed()` tells when nobody reads it any more.

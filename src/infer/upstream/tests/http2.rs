@@ -2,8 +2,9 @@
 
 use super::*;
 
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
-const RESET: u8 = 3;
+pub(super) const RESET: u8 = 3;
 const SETTINGS: u8 = 4;
 const GO_AWAY: u8 = 7;
 const ACK: u8 = 1;
@@ -12,7 +13,7 @@ const END_OF_STREAM_AND_HEADERS: u8 = 5;
 const STATUS_200: &[u8] = &[0x88];
 
 impl Speaker {
-    async fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+    pub(super) async fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
         let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
         self.say(&[&head, payload].concat()).await;
@@ -20,6 +21,15 @@ impl Speaker {
 
     /// The stream of the next whole request; none at the end.
     async fn hear_stream(&mut self) -> Option<u32> {
+        loop {
+            if let (DATA | HEADERS, stream, _) = self.hear_frame().await? {
+                return Some(stream);
+            }
+        }
+    }
+
+    /// The next frame that resets a stream, or ends a request: its kind, stream and payload; none at the end.
+    pub(super) async fn hear_frame(&mut self) -> Option<(u8, u32, Vec<u8>)> {
         loop {
             let mut head = [0; 9];
             self.tcp.read_exact(&mut head).await.ok()?;
@@ -30,15 +40,18 @@ impl Speaker {
             if kind == SETTINGS && flags & ACK == 0 {
                 self.frame(SETTINGS, ACK, 0, &[]).await;
             }
-            // DATA or HEADERS that end a stream.
+            let stream = u32::from_be_bytes(head[5..].try_into().unwrap());
             if kind <= HEADERS && flags & 1 == 1 {
                 self.requests.fetch_add(1, SeqCst);
-                return Some(u32::from_be_bytes(head[5..].try_into().unwrap()));
+                return Some((kind, stream, payload));
+            }
+            if kind == RESET {
+                return Some((kind, stream, payload));
             }
         }
     }
 
-    async fn greet(&mut self) {
+    pub(super) async fn greet(&mut self) {
         let mut preface = [0; 24];
         self.tcp.read_exact(&mut preface).await.unwrap();
         self.frame(SETTINGS, 0, 0, &[]).await;

@@ -23,7 +23,7 @@ impl Authority {
         Self { issuer, folder }
     }
 
-    fn server(&self, alpn: &[&[u8]]) -> tokio_rustls::TlsAcceptor {
+    pub(super) fn server(&self, alpn: &[&[u8]]) -> tokio_rustls::TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(vec!["localhost".into()]).unwrap().signed_by(&key, &self.issuer).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -39,7 +39,7 @@ impl Authority {
 }
 
 /// A hyper server, with TLS if there is an acceptor; each request adds one to the server's count and is answered by `answer`.
-async fn hyper_server<F>(
+pub(super) async fn hyper_server<F>(
     tls: Option<tokio_rustls::TlsAcceptor>,
     answer: impl Fn(http::Request<hyper::body::Incoming>) -> F + Clone + Send + Sync + 'static,
 ) -> Server
