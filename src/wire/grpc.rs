@@ -14,6 +14,8 @@ use http::HeaderValue;
 use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
+use super::oip::{DIMENSIONS_MAX, TENSORS_MAX};
+
 pub use message::*;
 pub use status::{Code, MESSAGE_MAX, again, told, trailers};
 
@@ -21,10 +23,17 @@ pub use status::{Code, MESSAGE_MAX, again, told, trailers};
 pub const SERVICE: &str = "/inference.GRPCInferenceService/";
 
 /// The most entries a repeated field of a message may have at its top: tensors, raw contents, parameters.
-pub const ENTRIES_MAX: usize = super::oip::TENSORS_MAX;
+pub const ENTRIES_MAX: usize = TENSORS_MAX;
 
 /// The most parts that all tensors of a request, or of an answer, may have together: a parameter of a few bytes takes over a hundred in memory.
 pub const PARTS_MAX: usize = 16 * ENTRIES_MAX;
+
+/// The most strings that all tensors of a message may have as contents that are not raw: one of two bytes takes 32 in memory.
+pub const STRINGS_MAX: usize = 1 << 20;
+
+/// The tag of a tensor's contents that are not raw, and in those that of its strings.
+const CONTENTS: u32 = 5;
+const STRINGS: u32 = 8;
 
 /// The tags of a request's inputs and of the outputs that are asked for, and that of an answer's outputs.
 const TENSORS_OF_REQUEST: [u32; 2] = [5, 6];
@@ -165,6 +174,16 @@ pub fn decode_answer(bytes: Bytes) -> Result<ModelInferResponse, Malformed> {
     decode(bytes)
 }
 
+/// What an upstream says of a model. None has tensors of more dimensions than a request may give.
+///
+/// # Errors
+/// [`Malformed::TooManyEntries`], [`Malformed::Message`].
+pub fn decode_metadata(bytes: Bytes) -> Result<ModelMetadataResponse, Malformed> {
+    let told: ModelMetadataResponse = decode(bytes)?;
+    let fits = |port: &TensorMetadata| port.shape.len() <= DIMENSIONS_MAX;
+    if told.inputs.iter().chain(&told.outputs).all(fits) { Ok(told) } else { Err(Malformed::TooManyEntries) }
+}
+
 /// The model and version that a request about a model names; its other fields are skipped.
 ///
 /// # Errors
@@ -192,12 +211,13 @@ fn few_entries(mut bytes: Bytes) -> Result<(), Malformed> {
 }
 
 fn few_parts(mut bytes: Bytes, tensors: &[u32]) -> Result<(), Malformed> {
-    let mut parts = 0;
+    let (mut parts, mut strings) = (0, 0);
     while bytes.has_remaining() {
         let (tag, wire) = decode_key(&mut bytes).map_err(|_| Malformed::Message)?;
         if tensors.contains(&tag) && wire == WireType::LengthDelimited {
-            parts += parts_of(bytes.clone())?;
-            if parts > PARTS_MAX {
+            let (more, of_strings) = parts_of(bytes.clone())?;
+            (parts, strings) = (parts + more, strings + of_strings);
+            if parts > PARTS_MAX || strings > STRINGS_MAX {
                 return Err(Malformed::TooManyEntries);
             }
         }
@@ -206,17 +226,36 @@ fn few_parts(mut bytes: Bytes, tensors: &[u32]) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// How many fields of their own length a tensor's message has: name, type, shape, contents, and each parameter.
-fn parts_of(mut bytes: Bytes) -> Result<usize, Malformed> {
-    let length = decode_varint(&mut bytes).ok().and_then(|length| usize::try_from(length).ok());
-    let mut tensor = length.filter(|length| *length <= bytes.len()).map(|length| bytes.slice(..length)).ok_or(Malformed::Message)?;
-    let mut parts = 0;
+/// How many fields of their own length a tensor's message has (name, type, shape, contents, and each parameter), and how many strings
+/// are its contents.
+fn parts_of(bytes: Bytes) -> Result<(usize, usize), Malformed> {
+    let mut tensor = inner(bytes)?;
+    let (mut parts, mut strings) = (0, 0);
     while tensor.has_remaining() {
         let (tag, wire) = decode_key(&mut tensor).map_err(|_| Malformed::Message)?;
+        if tag == CONTENTS && wire == WireType::LengthDelimited {
+            strings += strings_of(inner(tensor.clone())?)?;
+        }
         skip_field(wire, tag, &mut tensor, DecodeContext::default()).map_err(|_| Malformed::Message)?;
         parts += usize::from(wire == WireType::LengthDelimited);
     }
-    Ok(parts)
+    Ok((parts, strings))
+}
+
+fn strings_of(mut contents: Bytes) -> Result<usize, Malformed> {
+    let mut strings = 0;
+    while contents.has_remaining() {
+        let (tag, wire) = decode_key(&mut contents).map_err(|_| Malformed::Message)?;
+        skip_field(wire, tag, &mut contents, DecodeContext::default()).map_err(|_| Malformed::Message)?;
+        strings += usize::from(tag == STRINGS);
+    }
+    Ok(strings)
+}
+
+/// The message that begins with its length.
+fn inner(mut bytes: Bytes) -> Result<Bytes, Malformed> {
+    let length = decode_varint(&mut bytes).ok().and_then(|length| usize::try_from(length).ok());
+    length.filter(|length| *length <= bytes.len()).map(|length| bytes.slice(..length)).ok_or(Malformed::Message)
 }
 
 /// Reads `grpc-timeout`: one to eight digits and a unit (gRPC over HTTP/2).

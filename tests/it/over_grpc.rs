@@ -45,7 +45,8 @@ async fn model(seen: Seen) -> Response<Body> {
         }
         "ModelMetadata" => {
             let asked = message::ModelMetadataRequest::decode(body()).unwrap();
-            let port = message::TensorMetadata { name: "x".into(), datatype: "FP32".into(), shape: vec![-1] };
+            let dimensions = if asked.name == "wide" { 1_000_000 } else { 1 };
+            let port = message::TensorMetadata { name: "x".into(), datatype: "FP32".into(), shape: vec![-1; dimensions] };
             let versions = vec![asked.version];
             let told =
                 message::ModelMetadataResponse { name: asked.name, versions, platform: "p".into(), inputs: vec![port], outputs: vec![] };
@@ -75,7 +76,7 @@ const NONSENSE: [(&str, Spoil); 7] = [
     ("no model", |answer| answer.model_name.clear()),
 ];
 
-/// The model `adder` of version 7, which the server calls `theirs` and 1; `shaped`, `small` and `asleep`.
+/// The model `adder` of version 7, which the server calls `theirs` and 1; `shaped`, `small`, `asleep` and `wide`.
 async fn gate(deadlines: &str) -> (Upstream, Folder, Gateway) {
     let upstream = Upstream::over_http2(model).await;
     let folder = Folder::new();
@@ -86,6 +87,7 @@ async fn gate(deadlines: &str) -> (Upstream, Folder, Gateway) {
     folder.upstream("shaped", "oip-grpc", &upstream, "", "[answer]\ndecimals = 1\n");
     folder.upstream("small", "oip-grpc", &upstream, "", "[answer]\nmax_body = \"64B\"\n");
     folder.upstream("asleep", "oip-grpc", &upstream, "", "");
+    folder.upstream("wide", "oip-grpc", &upstream, "", "");
     let gateway = folder.serve().await;
     (upstream, folder, gateway)
 }
@@ -254,6 +256,7 @@ async fn an_answer_that_does_not_hold_together_is_the_upstreams_fault() {
             assert_eq!(reply.reason(), "infer.upstream", "{model}: {id}");
         }
     }
+    assert_eq!(client.send(ask("GET", "/v2/models/wide", "")).await.is(502).reason(), "infer.upstream");
     client.send(infer("adder", "well", &[1.0])).await.is(200);
 }
 

@@ -59,7 +59,7 @@ pub(in crate::infer) async fn from_upstream(
             };
         }
         _ => {
-            let told: message::ModelMetadataResponse = message::decode(bytes).map_err(|_| NOT_THE_PROTOCOL)?;
+            let told = message::decode_metadata(bytes).map_err(|_| NOT_THE_PROTOCOL)?;
             if told.name.is_empty() {
                 return Err(Error::UpstreamBroke("its metadata names no model"));
             }

@@ -308,6 +308,33 @@ fn the_tensors_of_an_answer_may_have_as_many_parts_as_the_bound_and_no_more() {
 }
 
 #[test]
+fn tensors_have_so_many_strings_together() {
+    let strings = |count| Some(Box::new(InferTensorContents { bytes_contents: vec![Bytes::new(); count], ..Default::default() }));
+    let tensor = |count| InferTensor { contents: strings(count), ..Default::default() };
+    let half = STRINGS_MAX / 2;
+    for (more, fits) in [(0, true), (1, false)] {
+        let tensors = vec![tensor(half), tensor(half + more)];
+        let answer = ModelInferResponse { outputs: tensors.clone(), ..Default::default() };
+        assert_eq!(decode_answer(answer.encode_to_vec().into()).is_ok(), fits);
+        let request = ModelInferRequest { inputs: tensors, ..Default::default() };
+        assert_eq!(decode_request(request.encode_to_vec().into()).is_ok(), fits);
+    }
+}
+
+#[test]
+fn no_metadata_of_a_tensor_has_more_dimensions_than_a_request_may_give() {
+    let port = |dimensions| TensorMetadata { shape: vec![-1; dimensions], ..Default::default() };
+    for (dimensions, fits) in [(DIMENSIONS_MAX, true), (DIMENSIONS_MAX + 1, false)] {
+        for told in [
+            ModelMetadataResponse { inputs: vec![port(dimensions)], ..Default::default() },
+            ModelMetadataResponse { outputs: vec![port(0), port(dimensions)], ..Default::default() },
+        ] {
+            assert_eq!(decode_metadata(told.encode_to_vec().into()).is_ok(), fits);
+        }
+    }
+}
+
+#[test]
 fn what_an_upstream_says_is_read_as_it_was_before_it_was_escaped() {
     let read = |escaped: &'static str| told(&HeaderMap::from_iter([("grpc-message".parse().unwrap(), HeaderValue::from_static(escaped))]));
     assert_eq!(read("50%25 of %C3%a9").as_deref(), Some("50% of é"));
