@@ -11,7 +11,7 @@ pub(super) const FAMILY: Family = Family {
     owasp: &["ML05:2023"],
     looks_at: LooksAt::Anything,
     reach: Reach::Alert,
-    honest: 0.02,
+    honest: 0.01,
     advice: "compare the caller's inputs with what the model is for; when its data have drifted, record and calibrate anew",
     weigh,
 };
