@@ -33,7 +33,7 @@ const ALL: &[Meaning] = &[
         family: "bias",
         atlas: &["AML.T0024.002", "AML.T0063"],
         owasp: &["LLM10:2025", "ML05:2023"],
-        advice: "logits are computed from biased answers: take logit_bias from the caller, or hold it to a budget with [detect.bias]",
+        advice: "logits are computed from biased answers: take logit_bias and its like from the caller, or hold it to a budget with [detect.bias]",
     },
     Meaning {
         family: "distillation",

@@ -23,7 +23,7 @@ pub struct Asked {
     pub answers: u64,
     /// Whether log-probabilities are asked for, and of how many alternatives a token.
     pub logprobs: Option<u64>,
-    /// How many entries `logit_bias` has.
+    /// How many entries `logit_bias`, `allowed_token_ids` and `bad_words` have together.
     pub logit_bias: usize,
     /// What it says, as far as detectors weigh it; nothing before the request was checked.
     pub said: Box<super::Said>,

@@ -10,7 +10,7 @@ pub const MOST_BYTES: usize = 128 << 10;
 /// The most texts of instructions.
 pub const MOST_INSTRUCTIONS: usize = 8;
 
-/// The most entries of a bias map.
+/// The most tokens of which it is read how a request steers them.
 pub const MOST_BIASES: usize = 4_096;
 
 /// The words of a request, for detectors to weigh.
@@ -22,7 +22,7 @@ pub struct Said {
     pub prompt: String,
     /// The temperature, where it is given.
     pub temperature: Option<f64>,
-    /// The bias map.
+    /// The tokens that it steers, and by how much: each an id in decimal, without zeros before it, or a word in quotes.
     pub bias: Vec<(String, f64)>,
 }
 
@@ -57,10 +57,7 @@ impl Said {
                 text(document.get(member), &mut said.prompt);
             }
         }
-        if let Some(bias) = document.get("logit_bias").and_then(Value::as_object) {
-            let number = |(token, bias): (&String, &Value)| Some((token.clone(), bias.as_f64()?));
-            said.bias = bias.iter().take(MOST_BIASES).filter_map(number).collect();
-        }
+        said.bias = biases(document).take(MOST_BIASES).collect();
         said
     }
 
@@ -70,6 +67,48 @@ impl Said {
         if !told.is_empty() && self.instructions.len() < MOST_INSTRUCTIONS {
             self.instructions.push(told);
         }
+    }
+}
+
+/// The tokens that a request steers: by `logit_bias`, and by vLLM's lists of those that alone may come and of words that may not. Each entry is one of them, whatever is said of it,
+/// as those are that [`Asked`](super::Asked) counts.
+fn biases(document: &Value) -> impl Iterator<Item = (String, f64)> {
+    let list = |name| document.get(name).and_then(Value::as_array).into_iter().flatten();
+    let map = document.get("logit_bias").and_then(Value::as_object).into_iter().flatten();
+    let map = map.map(|(token, bias)| (token_of(token), bias_of(bias)));
+    let allowed = list("allowed_token_ids").map(|token| match token {
+        Value::String(token) => (token_of(token), f64::INFINITY),
+        other => (token_of(other.to_string().trim_end_matches(".0")), f64::INFINITY),
+    });
+    let barred = list("bad_words").map(|word| match word {
+        Value::String(word) => (in_quotes(word), f64::NEG_INFINITY),
+        other => (in_quotes(&other.to_string()), f64::NEG_INFINITY),
+    });
+    map.chain(allowed).chain(barred)
+}
+
+/// A token by its id, where every server takes the text for one, however it is spelt; else by its word, as llama.cpp has it.
+fn token_of(text: &str) -> String {
+    let id = text.trim_ascii_start();
+    let id = id.strip_prefix('+').unwrap_or(id);
+    if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_digit()) {
+        return in_quotes(text);
+    }
+    let id = id.trim_start_matches('0');
+    if id.is_empty() { "0".to_owned() } else { id.to_owned() }
+}
+
+fn in_quotes(word: &str) -> String {
+    format!("\"{word}\"")
+}
+
+/// How much a token is steered. Servers take numbers in strings as well, and llama.cpp `false` for never.
+fn bias_of(bias: &Value) -> f64 {
+    match bias {
+        Value::Bool(true) => 1.0,
+        Value::Bool(false) => f64::NEG_INFINITY,
+        Value::String(number) => number.trim().parse().unwrap_or_default(),
+        other => other.as_f64().unwrap_or_default(),
     }
 }
 

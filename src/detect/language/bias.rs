@@ -1,6 +1,8 @@
 //! Who computes logits by biases: one token is pushed up at a time, under the same prompt, until every entry of the vocabulary has been
 //! (Carlini et al., 2024, arXiv 2403.06634; Finlayson et al., 2024, arXiv 2403.09539).
 //!
+//! A token is biased whatever it is steered by: `logit_bias`, a list of those that alone may come, a list of words that may not.
+//!
 //! Honest callers bias a fixed list, of words they want or do not want. Their distinct ids are below a thousand in all, and their maps are few.
 
 use std::collections::{HashMap, HashSet};

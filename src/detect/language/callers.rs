@@ -253,12 +253,20 @@ impl Known {
         let said = &asked.said;
         let prompt = key.digest(said.instructions.iter().chain([&said.prompt]).map(String::as_bytes));
         let map = said.bias.iter().map(|(token, bias)| (token.as_str(), *bias));
-        let seen = self.biases.get_or_insert_default().see(key, prompt, map, asked.max_tokens);
+        let mut seen = self.biases.get_or_insert_default().see(key, prompt, map, asked.max_tokens);
+        // What is not read is not counted: it would be past any budget, and no honest list is as long.
+        let unread = asked.logit_bias.saturating_sub(said.bias.len());
+        if unread > 0 {
+            seen.weight = 1.0;
+        }
         let spent = budget.map_or(0.0, |budget| seen.tokens / (budget as f64).max(1.0));
         self.biased = self.biased.max(spent).max(seen.weight).max(seen.maps as f64 / bias::MAPS as f64);
-        let evidence = vec![("tokens", whole(seen.tokens)), ("varied", whole(seen.varied)), ("maps", (seen.maps as u64).into())];
-        if let Some(budget) = budget.filter(|budget| seen.has_spent(self.share.unwrap_or(u64::MAX).min(*budget))) {
-            let rule = if seen.has_spent(budget) { "bias.budget" } else { "bias.share" };
+        let mut evidence = vec![("tokens", whole(seen.tokens)), ("varied", whole(seen.varied)), ("maps", (seen.maps as u64).into())];
+        if unread > 0 {
+            evidence.push(("unread", (unread as u64).into()));
+        }
+        if let Some(budget) = budget.filter(|budget| unread > 0 || seen.has_spent(self.share.unwrap_or(u64::MAX).min(*budget))) {
+            let rule = if unread > 0 || seen.has_spent(budget) { "bias.budget" } else { "bias.share" };
             return Some(Finding { rule, evidence, act: Act::RefuseParameters });
         }
         let rule = if seen.maps >= bias::MAPS { "bias.maps" } else { "bias.tokens" };

@@ -109,6 +109,9 @@ fn what_one_endpoint_knows_is_noticed_on_the_others() {
         }
         assert_eq!(with(json!({"logprob_token_ids": [1, 2, 3], "top_logprobs": 2})).logprobs, Some(3), "{kind:?}");
         assert_eq!(with(json!({"logit_bias": {"1": 1}, "allowed_token_ids": [1, 2], "bad_words": ["x"]})).logit_bias, 4, "{kind:?}");
+        let mut listed = document.clone();
+        listed["logit_bias"] = json!([[15043, 1.0]]);
+        assert_eq!(broken(kind, &listed), ("/logit_bias".into(), "type"), "llama.cpp's list of pairs is refused, {kind:?}");
         assert_eq!(with(json!({"n_probs": 0, "top_logprobs": 0})).logprobs, None);
         assert_eq!(with(json!({"logit_bias": {"1": 1, "2": 1}})).logit_bias, 2, "{kind:?}");
         assert_eq!(with(json!({"stream_options": {"include_usage": false}})).include_usage, Some(false));

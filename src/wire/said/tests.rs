@@ -49,12 +49,40 @@ fn every_dialect_says_its_instructions_and_its_prompt() {
 }
 
 #[test]
-fn temperature_and_biases_are_read_where_they_are_numbers() {
-    let said = Said::of(&json!({"temperature": 0.7, "logit_bias": {"5": -100, "6": "no", "7": 1.5}}));
+fn temperature_is_read_and_so_are_tokens_whatever_is_said_of_them() {
+    let said = Said::of(&json!({"temperature": 0.7, "logit_bias": {"5": -100, "6": "no", "7": 1.5, "8": false, "9": "-2"}}));
     assert_eq!(said.temperature, Some(0.7));
-    assert_eq!(said.bias, [("5".to_owned(), -100.0), ("7".to_owned(), 1.5)]);
+    let bias = [("5", -100.0), ("6", 0.0), ("7", 1.5), ("8", f64::NEG_INFINITY), ("9", -2.0)];
+    assert_eq!(said.bias, bias.map(|(token, bias)| (token.to_owned(), bias)));
     let many: Map<String, Value> = (0..=MOST_BIASES).map(|token| (token.to_string(), 1.into())).collect();
     assert_eq!(Said::of(&json!({"logit_bias": many})).bias.len(), MOST_BIASES);
+}
+
+#[test]
+fn tokens_that_alone_may_come_and_words_that_may_not_are_steered_as_well() {
+    let said = Said::of(&json!({"logit_bias": {"1": 2}, "allowed_token_ids": [5, 1], "bad_words": ["x", "5"]}));
+    let (only, never) = (f64::INFINITY, f64::NEG_INFINITY);
+    let bias = [("1", 2.0), ("5", only), ("1", only), ("\"x\"", never), ("\"5\"", never)];
+    assert_eq!(said.bias, bias.map(|(token, bias)| (token.to_owned(), bias)));
+    let many = Said::of(&json!({"logit_bias": {"1": 2}, "allowed_token_ids": vec![7; MOST_BIASES]}));
+    assert_eq!(many.bias.len(), MOST_BIASES);
+}
+
+#[test]
+fn a_token_is_one_however_its_id_is_spelt() {
+    let tokens = |document: Value| Said::of(&document).bias.into_iter().map(|(token, _)| token).collect::<Vec<_>>();
+    for id in ["1000", "0001000", "+1000", " 1000"] {
+        assert_eq!(tokens(json!({"logit_bias": {id: 1}})), ["1000"], "{id:?}");
+        assert_eq!(tokens(json!({"allowed_token_ids": [id]})), ["1000"], "{id:?}");
+    }
+    assert_eq!(tokens(json!({"allowed_token_ids": [1000, 1e3, 0, 10]})), ["1000", "1000", "0", "10"]);
+    assert_eq!(tokens(json!({"logit_bias": {"000": 1}})), ["0"]);
+    // What a server may take for a word is not the token of that number.
+    assert_eq!(
+        tokens(json!({"logit_bias": {"10 ": 1, "": 1, "+": 1, "yes": 1, "-1": 1}})).iter().filter(|token| token.starts_with('"')).count(),
+        5
+    );
+    assert_eq!(tokens(json!({"bad_words": ["10", "010"]})), ["\"10\"", "\"010\""]);
 }
 
 #[test]

@@ -1,3 +1,5 @@
+use serde_json::json;
+
 use super::*;
 use crate::wire::Said;
 
@@ -38,6 +40,48 @@ fn a_budget_of_biased_tokens_may_be_used_and_not_passed() {
     let told: Vec<_> = (0..10).map(|token| weigh(&callers, biased(token), rules, now)).collect();
     assert!(told[..8].iter().all(Vec::is_empty), "{told:?}");
     assert_eq!(told[9], ["bias.budget"]);
+}
+
+#[test]
+fn a_budget_of_biased_tokens_counts_them_by_whatever_they_are_steered() {
+    let now = Moment::now();
+    let callers = Callers::new(now.mono);
+    let rules = Rules { budget: Some(8), ..rules() };
+    let past = |caller: &str, document: fn(u32) -> serde_json::Value| {
+        (0..20).map(|n| weigh_of(&callers, caller, Said::of(&document(n)), rules, now)).position(|found| found == ["bias.budget"])
+    };
+    assert_eq!(past("allowed", |n| json!({"prompt": n.to_string(), "allowed_token_ids": [1_000 + n]})), Some(8));
+    assert_eq!(past("barred", |n| json!({"prompt": n.to_string(), "bad_words": [format!("w{n}")]})), Some(8));
+    assert_eq!(past("spelt", |n| json!({"prompt": "x", "logit_bias": {format!("{}1000", "0".repeat(n as usize)): 100}})), None);
+    assert_eq!(past("never", |n| json!({"prompt": n.to_string(), "logit_bias": {(1_000 + n).to_string(): false}})), Some(8));
+}
+
+#[test]
+fn tokens_under_one_prompt_that_alone_may_come_are_told_as_maps_are() {
+    let now = Moment::now();
+    let callers = Callers::new(now.mono);
+    let rules = Rules { distillation: Mode::Off, probing: Mode::Off, ..rules() };
+    let said = |n: u32| Said::of(&json!({"prompt": "hello", "allowed_token_ids": [5, 1_000 + n]}));
+    let told: Vec<_> = (0..20).map(|n| weigh(&callers, said(n), rules, now)).collect();
+    assert_eq!((told.iter().flatten().count(), &told[15]), (1, &vec!["bias.maps"]));
+}
+
+#[test]
+fn more_tokens_than_are_read_are_past_any_budget_and_told() {
+    let now = Moment::now();
+    let callers = Callers::new(now.mono);
+    let who = Arc::new(Who { caller: "api_key:a".into(), tenant: "acme".into(), tier: "".into(), method: "api_key" });
+    let found = |model: &str, tokens: usize, budget| {
+        // Decoys come first, and what is told apart is behind them.
+        let document = json!({"model": "m", "prompt": "x", "max_tokens": 1, "allowed_token_ids": vec![7; tokens]});
+        let asked = crate::wire::openai::asked(crate::wire::openai::Kind::Completions, &document).unwrap();
+        let asked = Asked { said: Box::new(Said::of(&document)), ..asked };
+        let (found, _) = callers.weigh((&who, [127, 0, 0, 1].into()), model.into(), &asked, Rules { budget, ..rules() }, now);
+        found.into_iter().filter_map(|(_, _, weighed)| weighed.finding).map(|finding| (finding.rule, finding.act)).collect::<Vec<_>>()
+    };
+    assert_eq!(found("read", 4_096, Some(100_000)), []);
+    assert_eq!(found("unread", 4_097, Some(100_000)), [("bias.budget", Act::RefuseParameters)]);
+    assert_eq!(found("told", 4_097, None), [("bias.tokens", Act::Tell)]);
 }
 
 #[test]
