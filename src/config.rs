@@ -16,10 +16,11 @@ use crate::digest::Digest;
 use crate::disk::{OnDisk, Sought};
 use crate::infer::model::{self, runtime::Runtime};
 use crate::infer::shadow::{Shadow, Tally};
-use crate::infer::upstream::{self, Upstream};
+use crate::infer::upstream::{self, Protocol, Upstream};
 use crate::infer::{self, Backend};
 use crate::life::{MAX_REFUSED, Refusal, Turn};
-use crate::mistake::Mistake;
+use crate::mistake::{Mistake, keys};
+use crate::mode::Mode;
 use crate::prove::Changed;
 use crate::trail::Which;
 use crate::wire::json;
@@ -121,8 +122,19 @@ struct BackendFile {
 
 impl ModelFile {
     /// What is allowed and may be an oversight.
-    fn warnings(&self) -> Vec<Mistake> {
-        self.backend.get_ref().upstream.iter().flat_map(upstream::Config::warnings).collect()
+    fn warnings(&self, text: &str) -> Vec<Mistake> {
+        let upstream = self.backend.get_ref().upstream.iter();
+        upstream.flat_map(|upstream| upstream.warnings().chain(self.unnamed(upstream, text))).collect()
+    }
+
+    /// That detectors act upon rows which the model need not have seen.
+    fn unnamed(&self, upstream: &upstream::Config, text: &str) -> Option<Mistake> {
+        let tensors = matches!(upstream.protocol, Protocol::Oip | Protocol::OipGrpc);
+        let (mode, inputs) = self.detect.graded();
+        let held = self.check.holds_names(check::ByName { mode, inputs: &inputs });
+        let at = keys::place(text, "detect.mode").filter(|_| tensors && self.detect.mode == Some(Mode::Enforce) && !held)?;
+        let what = "tensors of any name may be sent, and one that the model's server passes over hides rows from detectors: name the model's inputs in check.inputs, and enforce them";
+        Some(Mistake::at(at, what))
     }
 
     /// The files and folders that it names, whether they are there or not. `base` is its own folder.

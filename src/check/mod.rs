@@ -2,7 +2,7 @@
 //!
 //! Its value is the [`Input`]: bytes that were read whole and understood. They are the bytes that are used.
 //!
-//! `text` holds what is said about the body, `schema` and `tensor` what is in it; `terms` is the policy.
+//! `text` holds what is said about the body, `schema` and `tensor` what is in it; `terms` is the policy, and `names` what it says of tensors' names.
 
 use std::time::Instant;
 
@@ -21,12 +21,14 @@ use crate::wire::{Asked, Body, Said, Shape, anthropic, grpc, json, oip, openai, 
 
 mod document;
 pub mod explain;
+mod names;
 mod schema;
 mod tensor;
 mod terms;
 mod text;
 
 pub use explain::{Explanation, Unexplained};
+pub use names::ByName;
 pub use schema::{MOST_SCHEMA, Place, Schema};
 pub use tensor::{Broken, Contract, Fault, MOST_DIMENSIONS, MOST_TENSORS};
 pub use terms::{Around, Config, DEFAULT_MAX_BATCH, DEFAULT_MAX_DEPTH, MOST_DEPTH, Terms};

@@ -48,6 +48,8 @@ impl Contract {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rules {
     pub(super) contract: Option<Contract>,
+    /// The names that may be sent where there is no contract; all where it says none.
+    pub(super) names: Option<BTreeSet<String>>,
     pub(super) max_batch: Option<u64>,
     /// The most rows of a request without a contract, where nothing else is said of its batch.
     pub(super) most_rows: Option<u64>,
@@ -64,7 +66,7 @@ pub(super) struct Rules {
 /// Which rule a tensor breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
-    /// The model has no tensor of that name; `check.tensor_name`.
+    /// The model has no tensor of that name, or none of it may be sent; `check.tensor_name`.
     Name,
     /// A name stands twice; `check.tensor_twice`.
     Twice,
@@ -134,6 +136,10 @@ impl Rules {
         } else if request.inputs.len() > MOST_TENSORS || request.outputs.len() > MOST_TENSORS {
             let list = if request.inputs.len() > MOST_TENSORS { "inputs" } else { "outputs" };
             return Err(Fault { broken: Broken::TooMany, list, index: None });
+        } else if let Some(names) = &self.names
+            && let Some(index) = request.inputs.iter().position(|tensor| !names.contains(&tensor.name))
+        {
+            return Err(at(index)(Broken::Name));
         }
         for index in 1..request.inputs.len() {
             if request.inputs[..index].iter().any(|other| other.name == request.inputs[index].name) {

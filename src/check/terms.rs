@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::schema::Schema;
 use super::tensor::{Contract, Rules};
-use super::{Error, explain};
+use super::{ByName, Error, explain};
 use crate::mistake::Mistake;
 use crate::mode::Mode;
 use crate::unit::Size;
@@ -47,6 +47,8 @@ pub struct Config {
     pub max_batch: Option<Spanned<u64>>,
     /// The longest of the other dimensions that the model leaves free, such as a sequence of tokens, at least 1; bounded by the body alone where it is left out.
     pub max_length: Option<Spanned<u64>>,
+    /// The names of the tensors that may be sent to a model that has no contract of its own; those that other rules name where it is left out, and all where none does.
+    pub inputs: Option<Spanned<Vec<Spanned<String>>>>,
     /// Inclusive bounds, by the name of an input tensor.
     pub range: BTreeMap<String, Spanned<[f64; 2]>>,
     /// Input tensors that may hold NaN and infinities.
@@ -68,6 +70,8 @@ pub struct Around<'a> {
     pub max_body: usize,
     /// What the model says of itself; none behind an upstream.
     pub contract: Option<&'a Contract>,
+    /// The inputs that detectors go by.
+    pub later: ByName<'a>,
 }
 
 /// What a model's bodies are held against.
@@ -93,6 +97,11 @@ pub(super) struct Narrowed {
 }
 
 impl Narrowed {
+    /// What refuses no tensors of a model elsewhere.
+    fn to_nothing() -> Self {
+        Self { rules: Rules { any_nan: true, ..Rules::default() }, ..Self::default() }
+    }
+
     /// What is left of it where its owner does not enforce it: what keeps the model whole, and what its owner allows beyond that.
     fn loosened(&self) -> Self {
         let contract = self.rules.contract.clone();
@@ -186,6 +195,10 @@ impl Config {
         for name in &self.nan {
             mistakes.extend(known(name.get_ref(), name.span(), around.contract));
         }
+        let unnamed = around.contract.is_none();
+        if unnamed {
+            mistakes.extend(self.mistakes_in_names(around.later));
+        }
         let given = |number: &Option<Spanned<u64>>| number.as_ref().map(|number| *number.get_ref());
         let written = Narrowed {
             schema,
@@ -194,6 +207,7 @@ impl Config {
             rules: Rules {
                 contract: around.contract.cloned(),
                 max_batch: given(&self.max_batch).or(around.contract.map(|_| DEFAULT_MAX_BATCH)),
+                names: None,
                 most_rows: None,
                 max_length: given(&self.max_length),
                 range: self.range.iter().map(|(name, range)| (name.clone(), (range.get_ref()[0], range.get_ref()[1]))).collect(),
@@ -201,17 +215,22 @@ impl Config {
                 any_nan: false,
             },
         };
-        let (held, tried) = match self.mode {
+        let (mut held, mut tried) = match self.mode {
             Mode::Enforce => (written, None),
-            Mode::Shadow => (written.loosened(), Some(Arc::new(written))),
+            Mode::Shadow => (written.loosened(), Some(written)),
             Mode::Off => (written.loosened(), None),
         };
+        match self.names(around.later).filter(|_| unnamed) {
+            Some((Mode::Enforce, names)) => held.rules.names = Some(names),
+            Some((_, names)) => tried.get_or_insert_with(Narrowed::to_nothing).rules.names = Some(names),
+            None => {}
+        }
         Terms {
             stored: self.stored,
             max_body: self.max_body.as_ref().map_or(around.max_body, |size| size.get_ref().0),
             max_depth: self.max_depth.as_ref().map_or(DEFAULT_MAX_DEPTH, |depth| (*depth.get_ref()).min(MOST_DEPTH)),
             held,
-            tried,
+            tried: tried.map(Arc::new),
             explain: None,
         }
     }
@@ -256,7 +275,7 @@ mod tests {
         std::fs::write(policies.path().join("schemas/bad.json"), "{\"type\": 5}").unwrap();
         let config: Config = toml::from_str(text).unwrap();
         let mut mistakes = Vec::new();
-        let around = Around { policies: policies.path(), folder: &folder, max_body: 1 << 20, contract };
+        let around = Around { policies: policies.path(), folder: &folder, max_body: 1 << 20, contract, later: ByName::default() };
         (config.compile(around, &mut mistakes), mistakes)
     }
 

@@ -10,7 +10,7 @@ fn terms(text: &str, contract: Option<&Contract>, schema: Option<Value>) -> Term
     std::fs::write(policies.path().join("schema.json"), schema.clone().unwrap_or_default().to_string()).unwrap();
     let text = if schema.is_some() { format!("schema = \"schema.json\"\n{text}") } else { text.to_owned() };
     let mut mistakes = Vec::new();
-    let around = Around { policies: policies.path(), folder: policies.path(), max_body: 1 << 20, contract };
+    let around = Around { policies: policies.path(), folder: policies.path(), max_body: 1 << 20, contract, later: ByName::default() };
     let terms = toml::from_str::<Config>(&text).unwrap().compile(around, &mut mistakes);
     assert!(mistakes.is_empty(), "{mistakes:?}");
     terms
@@ -249,6 +249,35 @@ fn contract_range_and_schema_hold_in_every_encoding_of_tensors() {
         assert_eq!(understand(&route, &headers, &bytes, None, &range).unwrap_err().code(), "check.range", "{route:?}");
         let Err(Error::CallerBrokeSchema(place)) = understand(&route, &headers, &bytes, None, &schema) else { panic!("{route:?}") };
         assert_eq!(place.pointer(), "/inputs/0/data/1");
+    }
+}
+
+#[test]
+fn the_names_of_inputs_hold_in_every_encoding_whichever_key_says_them() {
+    for sent in encodings([0.0, 16.0]) {
+        for config in ["inputs = [\"input\", \"mask\"]", "range = { input = [0.0, 16.0] }", "nan = [\"input\"]"] {
+            assert_eq!(in_mode("enforce", config, None, None, &sent), [None, None], "{config} {sent:?}");
+            let config = config.replace("input\"", "x\"").replace("input ", "x ");
+            for (mode, expected) in
+                [("enforce", [Some("check.tensor_name"), None]), ("shadow", [None, Some("check.tensor_name")]), ("off", [None, None])]
+            {
+                assert_eq!(in_mode(mode, &config, None, None, &sent), expected, "{mode} {config} {sent:?}");
+            }
+        }
+        // A grid has a mode of its own.
+        let folder = std::path::Path::new(".");
+        let become_of = |mode, contract| {
+            let later = ByName { mode, inputs: &[("x", 0..0)] };
+            let around = Around { policies: folder, folder, max_body: 1 << 20, contract, later };
+            let terms = Config { mode: crate::mode::Mode::Off, ..Config::default() }.compile(around, &mut Vec::new());
+            let mut shadowed = None;
+            let refused = super::understand(&sent.2, &sent.0, &sent.1, None, &terms, &mut shadowed).err();
+            [refused, shadowed].map(|error| error.map(|error| error.code()))
+        };
+        assert_eq!(become_of(crate::mode::Mode::Enforce, None), [Some("check.tensor_name"), None]);
+        assert_eq!(become_of(crate::mode::Mode::Shadow, None), [None, Some("check.tensor_name")]);
+        assert_eq!(become_of(crate::mode::Mode::Off, None), [None, None]);
+        assert_eq!(become_of(crate::mode::Mode::Enforce, Some(&contract())), [None, None], "the model says its names itself");
     }
 }
 

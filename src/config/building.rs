@@ -75,7 +75,7 @@ impl Building<'_> {
             let wanted = !matches!(self.engines, Engines::Uncalibrated);
             let calibration = if wanted && reading.dir.join(&beside).exists() { reading.text(&beside) } else { None };
             let sought = Sought::at(parsed.named(&base));
-            reading.warn(&file, &parsed.warnings());
+            reading.warn(&file, &parsed.warnings(&text));
             let built = self.model((&file, &text), parsed, digest, &base, reading.dir, calibration.as_deref());
             if built.is_err() {
                 self.made.seek(sought);
@@ -167,7 +167,9 @@ impl Building<'_> {
             let what = "an encoder that embeds is asked in two forms, and a schema holds for one: bound it by `max_batch` and `max_length`";
             mistakes.push(Mistake::at(schema.span(), what));
         }
-        let around = check::Around { policies: root, folder: base, max_body: self.global_cap, contract: contract.as_ref() };
+        let (mode, inputs) = file.detect.graded();
+        let later = check::ByName { mode, inputs: &inputs };
+        let around = check::Around { policies: root, folder: base, max_body: self.global_cap, contract: contract.as_ref(), later };
         let mut check = file.check.compile(around, &mut mistakes);
         if let Some(explain) = &file.explain {
             self.next.named.push(base.join(explain.background.get_ref()));

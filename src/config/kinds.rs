@@ -46,6 +46,8 @@ const TENSORS: Kinds = Kinds {
     has: |of| of.is_here() || matches!(of.serves, Serves::OipHttp | Serves::OipGrpc),
     called: "models in this machine and upstreams of protocol \"oip\" or \"oip-grpc\"",
 };
+const TENSORS_ELSEWHERE: Kinds =
+    Kinds { has: |of| matches!(of.serves, Serves::OipHttp | Serves::OipGrpc), called: "upstreams of protocol \"oip\" or \"oip-grpc\"" };
 const HERE: Kinds = Kinds { has: Of::is_here, called: "models in this machine" };
 /// An answer over gRPC is one message, which is read whole.
 const STREAMED: Kinds =
@@ -64,6 +66,7 @@ const KEYS: &[(&str, &Kinds)] = &[
     ("check.max_tokens", &LANGUAGE),
     ("check.max_batch", &TENSORS),
     ("check.max_length", &TENSORS),
+    ("check.inputs", &TENSORS_ELSEWHERE),
     ("check.range", &TENSORS),
     ("check.nan", &TENSORS),
     ("explain", &HERE),
@@ -134,6 +137,7 @@ mod tests {
             ("[check]\nmax_tokens = 3\n", [0, 0, 1, 1, 1, 1, 1]),
             ("[check]\nstrict = true\n", [0, 0, 0, 0, 0, 0, 1]),
             ("[check]\nrange = { x = [0.0, 1.0] }\nmax_batch = 3\n", [2, 2, 0, 0, 0, 0, 2]),
+            ("[check]\ninputs = [\"x\"]\n", [1, 1, 1, 1, 0, 0, 1]),
             ("[detect.leak]\nmode = \"enforce\"\n", [0, 0, 1, 1, 1, 1, 1]),
             ("[detect.vectors]\nmode = \"enforce\"\n", [1, 1, 1, 0, 1, 1, 1]),
             ("[detect]\nexposure.bits = 0.5\n", [1, 1, 0, 0, 0, 0, 1]),

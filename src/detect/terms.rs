@@ -1,5 +1,6 @@
 //! What a policy says of detection, and what is looked for in a model's requests that comes of it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -93,6 +94,13 @@ impl Config {
     pub fn withholds(&self, speaks: bool) -> bool {
         let leak = self.leak.mode.or(speaks.then_some(self.mode.unwrap_or(DEFAULT_MODE)));
         leak == Some(Mode::Enforce) || self.exposure.has_budgets()
+    }
+
+    /// The inputs whose numbers are to lie on a grid, each with the place of that in the file, and the mode of it.
+    #[must_use]
+    pub fn graded(&self) -> (Mode, Vec<(&str, Range<usize>)>) {
+        let mode = self.precision.mode.or(self.mode).unwrap_or(DEFAULT_MODE);
+        (mode, self.precision.inputs.iter().map(|(name, grid)| (&**name, grid.span())).collect())
     }
 
     /// Turns the table and the calibration beside the model into terms; what is wrong with them is added to `mistakes`.

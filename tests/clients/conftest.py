@@ -82,6 +82,8 @@ def gate(tmp_path_factory, llama, scripted, mlserver_port, mlserver_grpc_port):
     gate.upstream("raw", "raw", scripted.url, backend=token, more='[check]\nschema = "../schemas/raw.json"')
     gate.write("schemas/raw.json", '{"type": "object", "required": ["text"], "properties": {"text": {"type": "string", "maxLength": 2000}}}')
     gate.upstream("iris", "oip", f"http://127.0.0.1:{mlserver_port}", model="iris-theirs")
+    held = '[check]\nrange = { predict = [0.0, 10.0] }\n[detect]\nmode = "enforce"\n[detect.precision]\ninputs = { predict = { step = 0.1 } }'
+    gate.upstream("iris-held", "oip", f"http://127.0.0.1:{mlserver_port}", model="iris-theirs", more=held)
     version = 'model_version = "v1"'
     gate.upstream("iris-2024", "oip", f"http://127.0.0.1:{mlserver_port}", model="iris-theirs", backend=version, version="2024")
     ready = 'health = { every = "200ms" }'

@@ -107,6 +107,27 @@ def test_what_the_server_refuses_is_the_callers_to_mend(gate, web):
     assert web.post(gate.url + "/v2/models/iris/infer", json=wrong).status_code == 400
 
 
+def test_a_server_that_reads_by_place_is_asked_for_no_tensor_by_another_name(gate, web):
+    """Whatever the first tensor is called, scikit-learn's runtime reads it, and passes over all others."""
+    fitting, far, fine = X[:2], numbers(1e6), numbers(1 / 3)
+    for rows, names, reason in [
+        (fitting, ["predict"], None), (far, ["predict"], "check.range"), (fine, ["predict"], "check.step"),
+        (far, ["anything"], "check.tensor_name"), (fine, ["anything"], "check.tensor_name"),
+        (fitting, ["predict", "more"], "check.tensor_name"), (fitting, ["predict", "predict"], "check.shape"),
+    ]:
+        inputs = [{"name": name, "shape": [2, 4], "datatype": "FP64", "data": rows.ravel().tolist()} for name in names]
+        answer = web.post(gate.url + "/v2/models/iris-held/infer", json={"inputs": inputs})
+        told = (answer.status_code, answer.headers.get("portcullis-reason"))
+        assert told == ((400, reason) if reason else (200, None)), (names, answer.text)
+        # Where nothing is said of names, the server takes all of them but for one that stands twice.
+        bare = web.post(gate.url + "/v2/models/iris/infer", json={"inputs": inputs})
+        assert bare.status_code == (400 if reason == "check.shape" else 200), (names, bare.text)
+
+
+def numbers(value):
+    return np.full((2, 4), value)
+
+
 CLIENTS = ["http-json", "http-binary", "grpc"]
 
 

@@ -139,6 +139,65 @@ fn named(reply: &Reply) -> Value {
 }
 
 #[tokio::test]
+async fn tensors_of_other_names_than_the_policy_says_do_not_come_to_the_model() {
+    let upstream = Upstream::over_http2(model).await;
+    let folder = Folder::new();
+    folder.upstream("listed", "oip-grpc", &upstream, "", "[check]\ninputs = [\"x\", \"mask\"]\n");
+    folder.upstream("ranged", "oip-grpc", &upstream, "", "[check]\nrange = { x = [0.0, 9.0] }\n");
+    folder.upstream("graded", "oip-grpc", &upstream, "", "[detect]\nmode = \"enforce\"\nprecision.inputs = { x = { step = 0.25 } }\n");
+    folder.upstream("tried", "oip-grpc", &upstream, "", "[check]\nmode = \"shadow\"\ninputs = [\"y\"]\n");
+    let gateway = folder.serve().await;
+    let mut client = gateway.h2().await;
+    let tensor = |name: &str| json!({"name": name, "datatype": "FP32", "shape": [1], "data": [0.25]});
+    let json = |model: &str, names: &[&str]| {
+        let inputs: Vec<Value> = names.iter().map(|name| tensor(name)).collect();
+        ask("POST", &format!("/v2/models/{model}/infer"), json!({ "inputs": inputs }).to_string())
+    };
+    let binary = |model: &str, names: &[&str]| {
+        let part = |name: &&str| json!({"name": name, "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}});
+        let head = json!({ "inputs": names.iter().map(part).collect::<Vec<_>>() }).to_string();
+        let bytes = 0.25_f32.to_le_bytes().repeat(names.len());
+        let mut request = ask("POST", &format!("/v2/models/{model}/infer"), [head.as_bytes(), &bytes].concat());
+        request.headers_mut().insert("inference-header-content-length", head.len().into());
+        request
+    };
+    let over_grpc = |model: &str, names: &[&str]| {
+        let input =
+            |name: &&str| message::InferTensor { name: (*name).into(), datatype: "FP32".into(), shape: vec![1], ..Default::default() };
+        let asked = message::ModelInferRequest {
+            model_name: model.into(),
+            inputs: names.iter().map(input).collect(),
+            raw_input_contents: vec![Bytes::copy_from_slice(&0.25_f32.to_le_bytes()); names.len()],
+            ..Default::default()
+        };
+        ask("POST", &format!("{SERVICE}ModelInfer"), framed(&asked))
+    };
+    for model in ["listed", "ranged", "graded", "tried"] {
+        for request in [json(model, &["x"]), binary(model, &["x"])] {
+            client.send(request).await.is(200);
+        }
+        called::<message::ModelInferResponse>(&mut client, over_grpc(model, &["x"])).await;
+    }
+    client.send(json("listed", &["mask"])).await.is(200);
+    let before = upstream.seen().len();
+    for (names, reason) in [
+        (&["anything"][..], "check.tensor_name"),
+        (&["x", "a"], "check.tensor_name"),
+        (&["a", "x"], "check.tensor_name"),
+        (&["x", "x"], "check.shape"),
+    ] {
+        for model in ["listed", "ranged", "graded"] {
+            for request in [json(model, names), binary(model, names)] {
+                assert_eq!(client.send(request).await.is(400).reason(), reason, "{model} {names:?}");
+            }
+            let reply = client.send(over_grpc(model, names)).await.is(200);
+            assert_eq!((reply.header("grpc-status"), reply.reason()), ("3", reason), "{model} {names:?}");
+        }
+    }
+    assert_eq!(upstream.seen().len(), before, "nothing of it was sent");
+}
+
+#[tokio::test]
 async fn json_binary_and_calls_get_the_answer_of_a_call_under_our_names() {
     let (upstream, _folder, gateway) = gate("").await;
     let mut client = gateway.h2().await;

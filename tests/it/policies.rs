@@ -197,6 +197,30 @@ const MISTAKES: &[Mistake] = &[
         words: &["check.range", "no effect", "oip"],
     },
     Mistake {
+        what: "names of tensors for a model that takes none",
+        breaks: |folder| append(folder, "models/chat.toml", "[check]\ninputs = [\"input\"]\n"),
+        at: "models/chat.toml:8:1:",
+        words: &["check.inputs", "no effect", "oip-grpc"],
+    },
+    Mistake {
+        what: "a range of a tensor that may not be sent",
+        breaks: |folder| {
+            let text = CHAT.replace("openai", "oip");
+            folder.write("models/chat.toml", text + "[check]\ninputs = [\"input\"]\nrange = { x = [0.0, 1.0] }\n");
+        },
+        at: "models/chat.toml:9:15:",
+        words: &["check.inputs", "\"x\"", "add it"],
+    },
+    Mistake {
+        what: "a grid of a tensor that may not be sent",
+        breaks: |folder| {
+            let text = CHAT.replace("openai", "oip-grpc");
+            folder.write("models/chat.toml", text + "[check]\ninputs = [\"a\"]\n[detect.precision]\ninputs = { x = { step = 1.0 } }\n");
+        },
+        at: "models/chat.toml:10:16:",
+        words: &["check.inputs", "\"x\"", "add it"],
+    },
+    Mistake {
         what: "a mode that waits for witnesses, of which there are none",
         breaks: |folder| append(folder, "models/chat.toml", "[prove]\nmode = \"witnessed\"\n"),
         at: "models/chat.toml:8:8:",
@@ -522,6 +546,34 @@ fn authorities_that_no_url_needs_are_told_and_not_looked_for() {
     let output = folder.run(&["check", "policies", "--json"]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&report["warnings"], report["missing"].as_array().map(Vec::len)), (&serde_json::json!([]), Some(1)), "{report}");
+}
+
+#[test]
+fn detectors_that_act_upon_tensors_of_any_name_are_told() {
+    let folder = good();
+    let warnings = |protocol: &str, more: &str| {
+        folder.write("models/chat.toml", format!("{}{more}", CHAT.replace("openai", protocol)));
+        let output = folder.run(&["check", "policies", "--json"]);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((output.status.code(), &report["ok"]), (Some(0), &true.into()), "{report}");
+        report["warnings"].as_array().unwrap().iter().map(|line| line.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let detect = "[detect]\nmode = \"enforce\"\n";
+    for protocol in ["oip", "oip-grpc"] {
+        for check in ["", "[check]\nmode = \"shadow\"\ninputs = [\"x\"]\n"] {
+            let told = warnings(protocol, &format!("{detect}{check}"));
+            assert!(told.len() == 1 && told[0].contains("models/chat.toml:8:8: ") && told[0].contains("check.inputs"), "{told:?}");
+        }
+        for held in [
+            "[check]\ninputs = [\"x\"]\n",
+            "[check]\nrange = { x = [0.0, 1.0] }\n",
+            "[check]\nmode = \"off\"\n[detect.precision]\ninputs = { x = { step = 1.0 } }\n",
+        ] {
+            assert_eq!(warnings(protocol, &format!("{detect}{held}")), [""; 0], "{held}");
+        }
+        assert_eq!(warnings(protocol, "[detect]\nmode = \"shadow\"\n"), [""; 0]);
+    }
+    assert_eq!(warnings("openai", detect), [""; 0]);
 }
 
 #[test]

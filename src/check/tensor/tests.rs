@@ -71,6 +71,22 @@ fn names_are_all_there_once_and_no_others() {
 }
 
 #[test]
+fn without_a_contract_only_the_names_of_the_policy_are_sent_each_once() {
+    let rules = Rules { names: Some(["x", "mask"].map(String::from).into()), ..Rules::default() };
+    let sent = |names: &[&str]| broken(&rules, names.iter().map(|name| fp32(name, &[1], &[0.0])).collect());
+    for names in [&["x"][..], &["mask"], &["x", "mask"], &["mask", "x"]] {
+        assert_eq!(sent(names), None, "{names:?}");
+    }
+    assert_eq!(sent(&["anything"]), Some((Broken::Name, Some(0))));
+    assert_eq!(sent(&["x", "X"]), Some((Broken::Name, Some(1))));
+    assert_eq!(sent(&["x", "mask", "extra"]), Some((Broken::Name, Some(2))));
+    assert_eq!(sent(&["x", "mask", "x"]), Some((Broken::Twice, Some(2))));
+    let mut asked = request(vec![fp32("x", &[1], &[0.0])]);
+    asked.outputs = vec![RequestedOutput { name: "anything".into(), ..RequestedOutput::default() }];
+    assert_eq!(rules.hold(&asked), Ok(()), "of its outputs the policy says nothing");
+}
+
+#[test]
 fn types_ranks_and_fixed_dimensions_are_the_contracts() {
     assert_eq!(changed(|inputs| inputs[0].datatype = Datatype::Fp16), Some((Broken::Datatype, Some(0))));
     assert_eq!(changed(|inputs| inputs[0].shape = vec![4]), Some((Broken::Shape, Some(0))));
