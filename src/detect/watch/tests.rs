@@ -212,6 +212,22 @@ fn a_budget_of_fidelity_that_nobody_could_count_against_is_a_mistake() {
 }
 
 #[test]
+fn in_shadow_a_caller_keeps_its_step_and_is_found_there_but_for_what_calm_takes() {
+    let (calibration, now) = (calibration(), Instant::now());
+    let (enforced, shadow) = (watch_with(&calibration, "most = \"block\"", ""), watch_in_shadow(&calibration, ""));
+    let pupil = Mutex::new(Pupil::default());
+    stand(&enforced, &pupil, Step::Quarantine, now);
+    assert_eq!(enforced.manner(&pupil, 1, now).1, Some((Step::Observe, Step::Quarantine)));
+    // However long it was, and though a policy in shadow ends its ladder earlier.
+    assert_eq!(shadow.manner(&pupil, 2, now + 5 * CALM), (Manner::With(Care::default()), None));
+    assert_eq!(locked(&pupil).step(), Step::Quarantine);
+    assert_eq!(enforced.manner(&pupil, 3, now), (Manner::With(enforced.care(Step::Quarantine, 0.0)), None));
+    let back = now + 5 * CALM;
+    assert_eq!(enforced.manner(&pupil, 4, back).1, Some((Step::Quarantine, Step::Degrade)));
+    assert_eq!(enforced.manner(&pupil, 5, back).1, None, "one step a time");
+}
+
+#[test]
 fn in_shadow_nobody_is_asked_for_work() {
     let mut mistakes = Vec::new();
     let (config, exposing): (Config, Exposing) =
