@@ -1,6 +1,6 @@
 //! The names of the tensors that may be sent to a model which says nothing of its inputs itself.
 //!
-//! Rules for tensors go by name, and not every server does: some read the first tensor whatever it is called, and pass over all others.
+//! Rules for tensors go by name, and not every server does: some read one tensor whatever it is called, and pass over those behind it.
 //! There a tensor of another name passes the rules for the one that it is read as, and one more shows detectors rows that no model sees.
 //! So where any rule goes by name, no other name than those of the policy may be sent.
 
