@@ -90,11 +90,12 @@ impl Family {
 
     /// What the mean of an honest caller's signal may be of a model that takes that, whatever a recording says.
     pub(super) fn honest(&self, of: Of) -> f32 {
-        if of == Of::Numbers { self.honest } else { self.honest.max(OF_TEXTS) }
+        if of != Of::Numbers && self.looks_at == LooksAt::Anything { self.honest.max(OF_TEXTS) } else { self.honest }
     }
 }
 
-/// What every honest caller's signal may be at least where a model takes texts: few of them are near another, and so each weighs.
+/// What the mean of a signal may be at least of where the inputs of an honest caller lie, where a model takes texts: few of them are near
+/// another, and so each weighs.
 const OF_TEXTS: f32 = 0.06;
 
 /// How many families have an opinion of what a model takes.
@@ -173,5 +174,20 @@ impl Occasion<'_> {
     /// Whether the margin is one that few honest rows have.
     pub(super) fn low(&self) -> bool {
         self.told.margin.is_some_and(|margin| margin < self.bounds.low_margin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beside_texts_single_numbers_are_weighed_as_strictly_as_alone() {
+        for family in ALL {
+            let at_least = if family.looks_at == LooksAt::Anything { OF_TEXTS } else { 0.0 };
+            let granted = [Of::Numbers, Of::Both, Of::Texts].map(|of| family.honest(of));
+            assert_eq!(granted, [family.honest, family.honest.max(at_least), family.honest.max(at_least)], "{}", family.name);
+        }
+        assert_eq!([&outlier::FAMILY, &lattice::FAMILY].map(|family| family.honest(Of::Both)), [0.06, 0.03]);
     }
 }
