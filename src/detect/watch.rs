@@ -321,8 +321,6 @@ pub struct Pupil {
     learned: Vec<Learned>,
     /// What is under way.
     awaited: Awaited,
-    /// It was told that a budget is spent.
-    told: bool,
     throttle: Throttle,
     /// Of a caller, its part in each kind of its cohorts.
     parts: [Part; KINDS],
@@ -365,6 +363,8 @@ struct Learned {
     state: State,
     counted: Counted,
     loss: Loss,
+    /// It was told that a budget is spent.
+    told: bool,
 }
 
 impl Learned {
@@ -376,7 +376,8 @@ impl Learned {
             let (state, counted, loss) = (State::default(), Counted::default(), Loss::default());
             // Nearly everyone asks one version.
             all.reserve_exact(1);
-            all.push(Self { under: watch.digest, living: Arc::downgrade(&watch.living), budgets: watch.budgets, state, counted, loss });
+            let living = Arc::downgrade(&watch.living);
+            all.push(Self { under: watch.digest, living, budgets: watch.budgets, state, counted, loss, told: false });
             all.len() - 1
         });
         let others = all.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, learned)| learned.loss.exposure());

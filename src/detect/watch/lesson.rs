@@ -118,7 +118,7 @@ impl Lesson {
             // Nobody waits for what is the same for every caller.
             let points: Vec<Point> = rows.iter().enumerate().skip(first).take(PIECE).map(|(at, row)| self.point(&rows, at, row)).collect();
             let mut pupil = locked(&self.pupil.pupil);
-            let Pupil { ladder, learned, parts, told: was_told, .. } = &mut *pupil;
+            let Pupil { ladder, learned, parts, .. } = &mut *pupil;
             let (known, others) = Learned::of(learned, &self.watch);
             for (at, told) in told.iter().enumerate().skip(first).take(PIECE) {
                 let number = self.first.saturating_add(at as u64);
@@ -152,12 +152,9 @@ impl Lesson {
                     if self.watch.enforced {
                         ladder.spend(self.watch.spent(), number, self.wait(number), &self.watch.rungs, self.at.mono);
                     }
-                    if !std::mem::replace(was_told, true) {
+                    if !std::mem::replace(&mut known.told, true) {
                         spent = Some((number, self.watch.step_of(ladder)));
                     }
-                } else {
-                    // It may have been, under a calibration that is gone.
-                    *was_told = false;
                 }
             }
         }

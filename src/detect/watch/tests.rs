@@ -615,6 +615,23 @@ async fn what_was_learned_under_a_calibration_that_is_gone_counts_no_longer_and_
     assert_eq!(told, 2);
 }
 
+#[tokio::test]
+async fn who_takes_turns_between_a_version_with_a_budget_and_one_without_is_told_of_once() {
+    let (events, mut reader) = channel(64);
+    let (mut caller, mut noise) = (Caller { events, ..Caller::new() }, Noise::new(&[16; 32], "turns"));
+    let versions = [watch(&calibration(), "bits = 0.5\nparameters = 10"), watch(&calibration(), "")];
+    for turn in 0..40 {
+        caller.ask(&versions[turn % 2], &std::array::from_fn::<_, WIDTH, _>(|_| noise.normal()), Moment::now());
+    }
+    assert!(versions[0].budgets.is_past(caller.exposure()));
+    drop(caller);
+    let mut told = 0;
+    while let Some(event) = reader.next().await {
+        told += u32::from(event.rule.as_deref() == Some("exposure"));
+    }
+    assert_eq!(told, 1);
+}
+
 #[test]
 fn what_was_spent_under_a_calibration_that_is_gone_is_no_evidence() {
     let (first, mut caller) = (watch(&calibration(), "bits = 0.5\nparameters = 10"), Caller::new());

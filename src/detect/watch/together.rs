@@ -79,6 +79,7 @@ impl Lesson {
                 state: state.clone(),
                 counted: Counted::default(),
                 loss: loss.clone(),
+                told: false,
             });
             learned.collect::<Vec<_>>()
         });
