@@ -454,19 +454,15 @@ impl Detector {
             return Ok(Judged { care, listener, ..Judged::default() });
         };
         let first = query.saturating_sub(rows) + 1;
-        // A step that comes with one row of a batch holds for all of it.
-        let explained = match request {
-            Request::Explain(explanation) => explanation.output.as_str(),
-            _ => "",
+        // The output that is explained, and what the model is asked beside each row for that; among the rows they are counted already.
+        let (explained, more) = match request {
+            Request::Explain(explanation) => (explanation.output.as_str(), explanation.evaluations() / explanation.rows.max(1)),
+            _ => ("", 0),
         };
         let named = request.tensors().map_or(&[][..], |request| &request.outputs).iter().map(|output| &*output.name);
         let beside = Some(explained).filter(|explained| !explained.is_empty() && named.len() > 0);
-        // What a model is asked beside each row, to explain it.
-        let more = match request {
-            Request::Explain(explanation) => explanation.evaluations() / explanation.rows.max(1),
-            _ => 0,
-        };
-        let bits = watch.most(named.chain(beside)) * (1 + more) as f64;
+        let bits = watch.most(named.chain(beside));
+        // A step that comes with one row of a batch holds for all of it.
         let (manner, moved, held) = watch.manner_of(&known, (rows, bits), query, now.mono);
         if let Some((from, to)) = moved {
             watch::tell_moved(who, model, trail.id, (from, to), events, now);
@@ -498,7 +494,7 @@ impl Detector {
             receipt: trail.id,
             events: events.clone(),
             at: now,
-            held,
+            _held: held,
         });
         Ok(Judged { care: care.and(lessened), listener, lesson, price })
     }

@@ -348,3 +348,23 @@ fn a_burst_takes_one_request_past_a_budget_and_what_is_dropped_is_given_back() {
     assert_eq!((as_it_is(&free), as_it_is(&tried)), (40, 40));
     assert_eq!(as_it_is(&burst("a", bounded())), 3, "nothing is held where there is no budget, nor in shadow");
 }
+
+#[test]
+fn an_explanation_is_held_for_as_many_rows_as_it_asks_its_model_about() {
+    let mut case = Case::new("");
+    let who = Arc::new(Who { caller: "a".into(), tenant: "acme".into(), tier: "".into(), method: "api_key" });
+    // One row, and 10 + 1 * 1 * 2 * 1 * 10 more beside it: 31, of 23 bits each, of 4,008.
+    let ask = |case: &mut Case| {
+        let terms = Arc::new(crate::check::explain::Terms::of_background(Vec::new(), 10, 2));
+        let explanation = crate::check::Explanation { request: <_>::default(), output: "score".into(), samples: 1, rows: 1, terms };
+        let request = Request::Explain(Box::new(explanation));
+        case.detector.judge(&who, Some(&"m".into()), &request, &case.terms, &mut case.trail, &case.events, case.now).unwrap()
+    };
+    case.terms.watch = Some(watch::tests::watch(&watch::tests::calibration(), "bits = 0.5\nparameters = 334"));
+    let judged: Vec<_> = (0..12).map(|_| ask(&mut case)).collect();
+    assert_eq!(
+        judged.iter().filter(|judged| judged.care == Care::default()).count(),
+        6,
+        "five of 713 bits are within 4,008, and the sixth is past"
+    );
+}

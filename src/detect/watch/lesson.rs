@@ -55,8 +55,7 @@ pub struct Lesson {
     pub(in crate::detect) events: Events,
     pub(in crate::detect) at: Moment,
     /// What its caller has under way for it, until it is learned or dropped.
-    #[expect(dead_code, reason = "it is dropped with the lesson")]
-    pub(in crate::detect) held: Held,
+    pub(in crate::detect) _held: Held,
 }
 
 /// Rows after which the lock of a caller is let go: whoever asks beside a long batch under the same name does not wait for all of it.

@@ -104,7 +104,7 @@ impl Caller {
             receipt: uuid::Uuid::from_u128(u128::from(self.rows)),
             events: self.events.clone(),
             at: now,
-            held: Held::default(),
+            _held: Held::default(),
         }
     }
 

@@ -123,7 +123,7 @@ impl Place {
             receipt: uuid::Uuid::from_u128(u128::from(first)),
             events: self.events.clone(),
             at: self.now,
-            held: Held::default(),
+            _held: Held::default(),
         };
         lesson.learn(said, told).unwrap();
     }
