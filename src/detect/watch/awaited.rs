@@ -7,14 +7,13 @@
 
 use std::sync::Arc;
 
-use super::Pupil;
 use super::loss::{Budgets, Exposure};
+use super::rows::is_floating;
+use super::{Pupil, telling};
 use crate::budget::gate::locked;
 use crate::check::Contract;
 use crate::detect::Known;
 use crate::detect::exposure::bits::{Grain, Told};
-use crate::detect::watch::rows::is_floating;
-use crate::wire::tensor::Datatype;
 
 /// Rows that may be under way before anything is known of what they teach.
 const FIRST_ROWS: u64 = 256;
@@ -85,12 +84,7 @@ impl Most {
         let likely = Told::Numbers { count: classes.max(1), grain: Grain::Single }.bits();
         let label = Told::Label { classes: classes.max(2) }.bits();
         let outputs = contract.map_or(&[][..], |contract| &contract.outputs).iter().map(|port| {
-            let grain = match port.datatype {
-                Datatype::Fp16 => Grain::Half,
-                Datatype::Bf16 => Grain::Brain,
-                Datatype::Fp64 => Grain::Double,
-                _ => Grain::Single,
-            };
+            let grain = telling::finest(port.datatype);
             let mut count = port.shape.iter().skip(1).map(|dimension| u32::try_from((*dimension)?).ok());
             let count = count.try_fold(1_u32, |all, dimension| Some(all.saturating_mul(dimension?)));
             let bits = count.map_or(likely, |count| Told::Numbers { count, grain }.bits());

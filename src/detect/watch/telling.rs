@@ -144,7 +144,7 @@ impl Telling {
 
 impl Output {
     fn of(tensor: &Tensor, rows: usize) -> Option<Self> {
-        let (values, finest) = numbers(tensor);
+        let (values, finest) = (numbers(tensor), finest(tensor.datatype));
         let width = values.len().div_ceil(rows.max(1));
         let last = tensor.shape.last().and_then(|last| usize::try_from(*last).ok()).unwrap_or(1);
         let classes = if tensor.shape.len() > 1 { last.clamp(1, width.max(1)) } else { width };
@@ -158,18 +158,28 @@ fn mark(of: &impl std::hash::Hash) -> u16 {
     1 << (KEY.hash_one(of) % 16)
 }
 
-/// All numbers of a floating tensor, what is not finite as 0, and how finely its type tells them.
-fn numbers(tensor: &Tensor) -> (Vec<f64>, Grain) {
+/// How finely a floating type tells a number.
+pub(super) fn finest(datatype: Datatype) -> Grain {
+    match datatype {
+        Datatype::Fp16 => Grain::Half,
+        Datatype::Bf16 => Grain::Brain,
+        Datatype::Fp64 => Grain::Double,
+        _ => Grain::Single,
+    }
+}
+
+/// All numbers of a floating tensor, what is not finite as 0.
+fn numbers(tensor: &Tensor) -> Vec<f64> {
     fn all<const W: usize>(data: &[u8], read: impl Fn([u8; W]) -> f64) -> Vec<f64> {
         let numbers = data.as_chunks::<W>().0.iter().map(|bytes| read(*bytes));
         numbers.map(|number| if number.is_finite() { number } else { 0.0 }).collect()
     }
     let data = &tensor.data[..];
     match tensor.datatype {
-        Datatype::Fp16 => (all(data, |bytes| f16::from_le_bytes(bytes).to_f64()), Grain::Half),
-        Datatype::Bf16 => (all(data, |bytes| bf16::from_le_bytes(bytes).to_f64()), Grain::Brain),
-        Datatype::Fp64 => (all(data, f64::from_le_bytes), Grain::Double),
-        _ => (all(data, |bytes| f64::from(f32::from_le_bytes(bytes))), Grain::Single),
+        Datatype::Fp16 => all(data, |bytes| f16::from_le_bytes(bytes).to_f64()),
+        Datatype::Bf16 => all(data, |bytes| bf16::from_le_bytes(bytes).to_f64()),
+        Datatype::Fp64 => all(data, f64::from_le_bytes),
+        _ => all(data, |bytes| f64::from(f32::from_le_bytes(bytes))),
     }
 }
 
