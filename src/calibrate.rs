@@ -130,7 +130,8 @@ fn learn(arguments: &Arguments, runtime: &Runtime, of: &Asked<Terms>, path: &Pat
             "{}",
             json!({
                 "calibration": place, "version": version, "recording": path, "callers": callers, "rows": rows, "alarms": alarms,
-                "at_most": at_most, "torn": torn, "refused": refused, "left": calibration.left, "silent": calibration.silent, "untried": calibration.untried,
+                "at_most": at_most, "torn": torn, "refused": refused, "left": calibration.left, "silent": calibration.silent,
+                "untried": calibration.untried,
             })
         )?;
         return Ok(());

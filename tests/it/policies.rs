@@ -137,6 +137,15 @@ const MISTAKES: &[Mistake] = &[
         words: &["SHA-256"],
     },
     Mistake {
+        what: "a budget of fidelity beside explanations, which are no copies",
+        breaks: |folder| {
+            let explain = format!("[explain]\nbackground = \"none.json\"\nsha256 = \"{}\"\n", "0".repeat(64));
+            folder.digits(&format!("{explain}[detect.exposure]\nfidelity = 0.5\n"));
+        },
+        at: "models/digits.toml:11:12:",
+        words: &["explanations", "`bits`"],
+    },
+    Mistake {
         what: "a key set that is not there",
         breaks: |folder| {
             append(

@@ -200,7 +200,9 @@ fn where_answers_have_a_price_a_spent_budget_is_paid_for_and_the_price_rises_wit
 
 #[test]
 fn a_budget_of_fidelity_that_nobody_could_count_against_is_a_mistake() {
-    let (calibration, mut mistakes) = (calibration(), Vec::new());
+    let made = calibrate("m", 0.1, honest(20, 12)).map_err(|error| error.to_string()).unwrap();
+    assert_eq!(made.untried, Some(384), "who calibrates is told");
+    let (calibration, mut mistakes) = (made.text, Vec::new());
     let mut told = |exposing: &str, calibration| {
         Config::default().compile(&toml::from_str(exposing).unwrap(), calibration, None, true, &mut mistakes);
         std::mem::take(&mut mistakes).iter().map(ToString::to_string).collect::<Vec<_>>()
