@@ -7,9 +7,9 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use toml::Spanned;
@@ -17,7 +17,7 @@ use toml::Spanned;
 use self::language::callers::{Callers, Campaign, Listener};
 use self::language::guard::Guard;
 use self::price::{Brought, Desk, Price};
-use crate::budget::gate::{Gate, MOST_ENTRIES, State, locked};
+use crate::budget::gate::{Gate, MOST_ENTRIES, locked};
 use crate::check::{Input, Request};
 use crate::clock::Moment;
 use crate::event::{Event, Events, Name};
@@ -32,6 +32,7 @@ use crate::wire::tensor;
 pub mod cohorts;
 pub mod distinct;
 pub mod exposure;
+mod known;
 pub mod language;
 mod meaning;
 pub mod parameters;
@@ -44,19 +45,14 @@ pub mod text;
 pub mod vectors;
 pub mod watch;
 
-use vectors::{Seen, Sight};
-use watch::{Cohort, Exposure, Lesson, MOST_WATCHED, Manner, Pupil, Room, Step, Studies};
+pub(crate) use known::Known;
+use vectors::Sight;
+use watch::{Cohort, Exposure, Lesson, MOST_WATCHED, Manner, Room, Step, Studies};
 
 pub use terms::{Config, Terms};
 
 /// The most decimals that anything is rounded to: more than a 64-bit number tells.
 pub(crate) const MOST_DECIMALS: u8 = 15;
-
-/// A pair of caller and model that has not been heard of for so long may be forgotten, when there is need of room; its count then begins anew.
-const FORGET_AFTER: Duration = Duration::from_secs(3_600);
-
-/// The same for one with evidence against it.
-const FORGET_EVIDENCE_AFTER: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 /// How an answer is to be shaped before it leaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -598,45 +594,6 @@ pub struct Exposed {
     pub step: Step,
     /// How much of the model it may have.
     pub exposure: Exposure,
-}
-
-/// What is known of a caller of a model.
-#[derive(Debug)]
-pub(crate) struct Known {
-    /// How many rows it has asked about.
-    count: AtomicU64,
-    /// What was learned of it.
-    pupil: Mutex<Pupil>,
-    /// Where its embeddings lay.
-    seen_vectors: Mutex<Seen>,
-    /// Seconds since the origin.
-    seen: AtomicU64,
-    /// It has asked since its place was last looked at.
-    asked: AtomicBool,
-    origin: Instant,
-}
-
-impl Known {
-    fn new(origin: Instant) -> Self {
-        Self {
-            count: AtomicU64::new(0),
-            pupil: Mutex::default(),
-            seen_vectors: Mutex::default(),
-            seen: AtomicU64::new(0),
-            asked: AtomicBool::new(false),
-            origin,
-        }
-    }
-}
-
-impl State for Known {
-    fn is_idle(&self, now: Instant) -> bool {
-        let seen = self.origin + Duration::from_secs(self.seen.load(Ordering::Relaxed));
-        let idle = now.saturating_duration_since(seen);
-        // Whoever left evidence does not lose it by being away for an hour.
-        let has_evidence = || locked(&self.pupil).has_evidence() || locked(&self.seen_vectors).is_evidence();
-        idle > FORGET_AFTER && (idle > FORGET_EVIDENCE_AFTER || !has_evidence())
-    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
+use std::time::Duration;
+
+use super::known::FORGET_AFTER;
+use super::*;
 use crate::digest::Digest;
 use crate::event::{Reader, channel};
 use crate::trail::Trace;
 use crate::wire::Asked;
-
-use super::*;
 
 struct Case {
     detector: Detector,
