@@ -114,7 +114,8 @@ def test_a_line_search_is_told_within_fifteen_rows(watched):
     while asked < 40:
         left, right = ROWS[random.integers(len(ROWS), size=2)]
         low, high = 0.0, 1.0
-        label = thief.ask(left).argmax()
+        # Who was told of is slowed down after some rows and some time: on a busy machine while this still runs.
+        label = told.argmax() if (told := thief.ask(left)) is not None else None
         for _ in range(12):
             middle = (low + high) / 2
             same = (answer := thief.ask(left + middle * (right - left))) is not None and answer.argmax() == label
