@@ -24,7 +24,7 @@ use crate::event::{Event, Events, Name};
 use crate::heavy;
 use crate::mistake::Mistake;
 use crate::mode::Mode;
-use crate::secret::Secret;
+use crate::secret::{Secret, Shared};
 use crate::trail::{Stop, Trail, Verdict, Who};
 use crate::wire::oip::InferRequest;
 use crate::wire::tensor;
@@ -234,7 +234,7 @@ pub struct Detector {
     nameless: Arc<str>,
     hasher: RandomState,
     /// By which the space of embeddings is cut.
-    secret: [u8; 32],
+    secret: Shared,
     /// Where callers and cohorts are watched closely.
     room: Arc<Room>,
     /// Requests that were to be watched, and rows that were to be watched closely, and found no room.
@@ -256,11 +256,6 @@ impl Detector {
     #[must_use]
     pub fn with_capacity(most: usize, now: Instant) -> Self {
         let hasher = RandomState::new();
-        // As secret as the keys of the maps, which the system made.
-        let mut secret = [0; 32];
-        for (at, bytes) in secret.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            *bytes = hasher.hash_one(("planes", at)).to_le_bytes();
-        }
         Self {
             known: Gate::new(most),
             cohorts: Gate::new(most),
@@ -268,7 +263,7 @@ impl Detector {
             desk: Desk::new(&Secret::random(32), now),
             nameless: "".into(),
             hasher,
-            secret,
+            secret: Shared::random(),
             room: Arc::new(Room::new(MOST_WATCHED)),
             unwatched: Arc::default(),
             studies: Arc::default(),
@@ -516,7 +511,7 @@ impl Detector {
         }
         Some(Sight {
             known: known?,
-            secret: self.secret,
+            secret: self.secret.clone(),
             enforced: mode == Mode::Enforce,
             who: who.clone(),
             model: model.cloned(),

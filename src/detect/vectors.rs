@@ -21,6 +21,7 @@ use crate::budget::gate::locked;
 use crate::clock::Moment;
 use crate::event::{Event, Events, Name};
 use crate::heavy;
+use crate::secret::{Secret, Shared};
 use crate::trail::Who;
 use crate::wire::openai::embeddings::VECTORS;
 use crate::wire::tensor::Tensor;
@@ -87,12 +88,12 @@ impl Seen {
 }
 
 /// The care that goes with what a caller has seen; the noise is drawn from the process's secret.
-pub(super) fn care(seen: &Mutex<Seen>, secret: &[u8; 32]) -> Care {
+pub(super) fn care(seen: &Mutex<Seen>, secret: &Secret) -> Care {
     let covered = locked(seen).covered();
     if covered == Coverage::default() {
         return Care::default();
     }
-    let mut noise = Noise::new(secret, "noise");
+    let mut noise = Noise::new(secret.expose(), "noise");
     let seed = u128::from(noise.next()) << 64 | u128::from(noise.next());
     Care { response: Response { covered, seed: Seed::from_secret(seed.to_le_bytes()), ..Response::default() }, ..Care::default() }
 }
@@ -102,7 +103,7 @@ pub(super) fn care(seen: &Mutex<Seen>, secret: &[u8; 32]) -> Care {
 pub struct Sight {
     pub(super) known: Arc<Known>,
     /// The process's own.
-    pub(super) secret: [u8; 32],
+    pub(super) secret: Shared,
     pub(super) enforced: bool,
     pub(super) who: Arc<Who>,
     pub(super) model: Option<Arc<str>>,
@@ -163,8 +164,8 @@ struct Planes {
 }
 
 impl Planes {
-    fn new(secret: &[u8; 32], width: usize) -> Self {
-        let mut noise = Noise::new(secret, "planes");
+    fn new(secret: &Secret, width: usize) -> Self {
+        let mut noise = Noise::new(secret.expose(), "planes");
         Self { signs: (0..(PLANES * width).div_ceil(64)).map(|_| noise.next()).collect(), width }
     }
 
@@ -192,7 +193,7 @@ mod tests {
     fn sight(known: &Arc<Known>, events: &Events) -> Sight {
         Sight {
             known: known.clone(),
-            secret: [3; 32],
+            secret: [3; 32].into(),
             enforced: true,
             who: Arc::new(Who { caller: "a".into(), tenant: "".into(), tier: "".into(), method: "api_key" }),
             model: None,
@@ -209,7 +210,7 @@ mod tests {
     }
 
     fn covered(known: &Known) -> f64 {
-        care(&known.seen_vectors, &[3; 32]).response.covered.percent()
+        care(&known.seen_vectors, &Shared::from([3; 32])).response.covered.percent()
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use crate::clock::Moment;
 use crate::digest::Digest;
 use crate::event::{Event, Events, Name};
 use crate::mistake::Mistake;
-use crate::secret::Secret;
+use crate::secret::Shared;
 use crate::trail::Who;
 use crate::unit::Span;
 use crate::wire::tensor::{Datatype, Tensor};
@@ -136,7 +136,7 @@ impl Lessening {
 #[derive(Debug)]
 pub struct Recorded {
     /// Of the space to which it is fitted: texts become rows as they are read.
-    seed: [u8; 32],
+    seed: Shared,
     key: Key,
     callers: calibrate::Recording,
     numbers: usize,
@@ -146,9 +146,8 @@ pub struct Recorded {
 
 impl Default for Recorded {
     fn default() -> Self {
-        let mut seed = [0; 32];
-        seed.copy_from_slice(Secret::random(32).expose());
-        Self { seed, key: text_key(&seed), callers: Vec::new(), numbers: 0, requests: [0; 3] }
+        let seed = Shared::random();
+        Self { key: text_key(&seed), seed, callers: Vec::new(), numbers: 0, requests: [0; 3] }
     }
 }
 
@@ -227,7 +226,7 @@ pub struct Made {
 /// When the evidence does not suffice, and how much is missing.
 pub fn calibrate(model: &str, rate: f32, mut recorded: Recorded) -> Result<Made, impl std::fmt::Display> {
     let left = recorded.keep_commonest_width();
-    let bounds = calibrate::calibrate(model, rate, (recorded.of(), recorded.seed), &recorded.callers)?;
+    let bounds = calibrate::calibrate(model, rate, (recorded.of(), recorded.seed.clone()), &recorded.callers)?;
     let bounds::Evidence { callers, rows, alarms, at_most, .. } = bounds.rests_on;
     let silent = bounds.bets.iter().filter(|(_, bet)| bet.alarm > CEILING || bet.rate >= 1.0).map(|(family, _)| family.clone()).collect();
     let untried = bounds.holdout.is_none().then_some(loss::ROWS_TO_TRY);
@@ -526,7 +525,7 @@ impl Watch {
         if shaping == Shaping::AsIs {
             return Care::default();
         }
-        let mut noise = Noise::new(&self.calibration.bounds.space.seed, step.as_str());
+        let mut noise = Noise::new(self.calibration.bounds.space.seed.expose(), step.as_str());
         let seed = u128::from(noise.next()) << 64 | u128::from(noise.next());
         let response = Response { shaping, seed: Seed::from_secret(seed.to_le_bytes()), ..Response::default() };
         Care { response, ..Care::default() }

@@ -188,6 +188,6 @@ impl Calibration {
 }
 
 /// The key of a calibration's texts: who has its file has it too, and can try what was asked.
-pub(super) fn text_key(seed: &[u8; 32]) -> Key {
-    Key::from_secret(&Secret::new(seed.to_vec()))
+pub(super) fn text_key(seed: &Secret) -> Key {
+    Key::from_secret(seed)
 }

@@ -13,6 +13,7 @@ use super::space::{PHI, Point, Space};
 use super::state::State;
 use super::wealth::Bet;
 use crate::detect::text::substitution::Tokens;
+use crate::secret::Shared;
 
 /// Parts into which callers are divided to be judged by what the others did.
 const FOLDS: usize = 5;
@@ -111,7 +112,7 @@ type Placed = Vec<Vec<(Point, Told)>>;
 type Points<'a> = &'a [(Point, Told)];
 
 /// Fits bounds to a recording, and judges them.
-pub(crate) fn calibrate(model: &str, rate: f32, (of, seed): (Of, [u8; 32]), recording: &Recording) -> Result<Bounds, Error> {
+pub(crate) fn calibrate(model: &str, rate: f32, (of, seed): (Of, Shared), recording: &Recording) -> Result<Bounds, Error> {
     if rate.is_nan() || rate <= 0.0 || rate > 0.1 {
         return Err(Error::OperatorStatedNoRate);
     }
@@ -127,7 +128,7 @@ pub(crate) fn calibrate(model: &str, rate: f32, (of, seed): (Of, [u8; 32]), reco
     if recording.iter().flatten().any(|asked| asked.told.label == Some(u32::MAX)) {
         return Err(Error::OperatorRecordedNoLabels);
     }
-    let (space, callers_points) = placed(seed, recording)?;
+    let (space, callers_points) = placed(seed.clone(), recording)?;
     let different = callers_points.iter().flatten().map(|(point, _)| point.digest).collect::<std::collections::HashSet<_>>().len();
     if different < needed {
         return Err(Error::OperatorRecordedTheSame(different, needed));
@@ -153,7 +154,7 @@ pub(crate) fn calibrate(model: &str, rate: f32, (of, seed): (Of, [u8; 32]), reco
 }
 
 /// The space of a recording, and its rows in it. It is fitted to all callers: a few thousand rows move it by little.
-pub(super) fn placed(seed: [u8; 32], recording: &Recording) -> Result<(Space, Placed), Error> {
+pub(super) fn placed(seed: Shared, recording: &Recording) -> Result<(Space, Placed), Error> {
     let each = (MOST_ROWS / recording.len().max(1)).max(2);
     let rows =
         || recording.iter().flat_map(move |rows| rows.iter().step_by((rows.len() / each).max(1)).take(each)).map(|asked| &asked.row[..]);
@@ -173,7 +174,7 @@ fn alarms_about(calibration: &Calibration, points: Points<'_>) -> bool {
 
 /// Fits bounds to callers, and tells how many were left out.
 pub(super) fn fit(model: &str, rate: f32, (of, space): (Of, &Space), callers: &[Points<'_>]) -> Result<(Bounds, usize), Error> {
-    let mut noise = Noise::new(&space.fitted().seed, "calibrate");
+    let mut noise = Noise::new(space.fitted().seed.expose(), "calibrate");
     let picked = picked(callers);
     let points: Vec<(usize, &Point)> = picked.iter().map(|(caller, point, _)| (*caller, *point)).collect();
     let (radius, firsts) = radius(space, &points, &mut noise);

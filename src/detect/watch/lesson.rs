@@ -222,7 +222,7 @@ impl Lesson {
     /// Rows to wait before a step holds, from what only the gateway knows.
     pub(super) fn wait(&self, row: u64) -> u64 {
         let Rungs { delay: [least, most], .. } = self.watch.rungs;
-        let parts = [&self.watch.calibration.bounds.space.seed[..], self.receipt.as_bytes(), &row.to_le_bytes()];
+        let parts = [self.watch.calibration.bounds.space.seed.expose(), self.receipt.as_bytes(), &row.to_le_bytes()];
         least + Noise::new(&Digest::of(&parts.concat()).0, "delay").next() % (most - least + 1)
     }
 

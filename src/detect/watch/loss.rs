@@ -17,6 +17,7 @@ use crate::detect::exposure::meter::MOST_BYTES;
 use crate::detect::exposure::meter::{Answer, Meter, Study};
 use crate::detect::exposure::thief;
 use crate::mistake::Mistake;
+use crate::secret::Secret;
 
 /// Rows of the transcripts on which thieves are trained when a model is calibrated.
 const TRANSCRIPTS: [usize; 6] = [25, 50, 100, 200, 400, 800];
@@ -168,14 +169,14 @@ impl Kept {
     }
 
     /// Takes rows of as many callers as there is room for, and trains thieves on others. `None` for a model without classes.
-    pub(super) fn of(firsts: &[(&Point, &Told)], seed: &[u8; 32]) -> Option<Self> {
+    pub(super) fn of(firsts: &[(&Point, &Told)], seed: &Secret) -> Option<Self> {
         let classes = firsts
             .iter()
             .map(|(_, told)| told.classes.max(told.label.map_or(0, |label| label.saturating_add(1))))
             .max()
             .filter(|classes| *classes > 1)?;
         let mut mixed: Vec<(&Point, u32)> = firsts.iter().filter_map(|(point, told)| Some((*point, told.label?))).collect();
-        let mut noise = Noise::new(seed, "holdout");
+        let mut noise = Noise::new(seed.expose(), "holdout");
         for at in (1..mixed.len()).rev() {
             mixed.swap(at, (noise.next() % (at as u64 + 1)) as usize);
         }

@@ -1,10 +1,12 @@
 //! Numbers that look random and follow from a secret: SHA-256 of the seed, what they are for, and a count.
 
+use zeroize::Zeroizing;
+
 use crate::digest::Digest;
 
 /// A stream of them.
 pub(in crate::detect) struct Noise {
-    block: Vec<u8>,
+    block: Zeroizing<Vec<u8>>,
     count: u64,
     words: [u64; 4],
     left: usize,
@@ -13,8 +15,9 @@ pub(in crate::detect) struct Noise {
 
 impl Noise {
     /// The stream for one purpose.
-    pub(in crate::detect) fn new(seed: &[u8; 32], purpose: &str) -> Self {
-        let mut block = seed.to_vec();
+    pub(in crate::detect) fn new(seed: &[u8], purpose: &str) -> Self {
+        let mut block = Zeroizing::new(Vec::with_capacity(seed.len() + purpose.len() + 8));
+        block.extend_from_slice(seed);
         block.extend_from_slice(purpose.as_bytes());
         block.extend_from_slice(&[0; 8]);
         Self { block, count: 0, words: [0; 4], left: 0, spare: None }

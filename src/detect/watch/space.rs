@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::noise::Noise;
 use crate::detect::text::substitution::Tokens;
+use crate::secret::{Secret, Shared};
 
 /// Numbers of the projection.
 pub(super) const Z: usize = 64;
@@ -56,8 +57,8 @@ pub(super) const BUCKETS: usize = 1 << BUCKET_BITS;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Fitted {
-    /// What all that is secret is made from: 32 bytes.
-    pub(super) seed: [u8; 32],
+    /// What all that is secret is made from.
+    pub(super) seed: Shared,
     /// The mean of each coordinate.
     pub(super) mean: Vec<f32>,
     /// The standard deviation of each, not below a floor.
@@ -128,7 +129,7 @@ impl Space {
         if !whole || !sane || fitted.bandwidths.iter().any(|width| width.is_nan() || *width <= 0.0) {
             return None;
         }
-        let mut noise = Noise::new(&fitted.seed, "waves");
+        let mut noise = Noise::new(fitted.seed.expose(), "waves");
         let mut waves = vec![0.0; PHI * Z];
         for (wave, row) in waves.chunks_exact_mut(Z).enumerate() {
             row.iter_mut().for_each(|weight| *weight = noise.normal() / fitted.bandwidths[wave % 4]);
@@ -145,7 +146,7 @@ impl Space {
     }
 
     /// Fits a space to rows of one width, at least two.
-    pub(super) fn fit<'a>(seed: [u8; 32], rows: impl Iterator<Item = &'a [f32]> + Clone) -> Option<Self> {
+    pub(super) fn fit<'a>(seed: Shared, rows: impl Iterator<Item = &'a [f32]> + Clone) -> Option<Self> {
         let width = rows.clone().next()?.len();
         let count = rows.clone().count() as f64;
         let mut sums = vec![(0.0_f64, 0.0_f64); width];
@@ -334,8 +335,8 @@ fn common(scale: &[f32]) -> f32 {
 }
 
 /// A random rotation (Gram and Schmidt over normal numbers), row by row.
-fn rotation(seed: &[u8; 32], width: usize) -> Vec<f32> {
-    let mut noise = Noise::new(seed, "rotation");
+fn rotation(seed: &Secret, width: usize) -> Vec<f32> {
+    let mut noise = Noise::new(seed.expose(), "rotation");
     let mut rows: Vec<Vec<f64>> = Vec::with_capacity(width);
     while rows.len() < width {
         let mut row: Vec<f64> = (0..width).map(|_| f64::from(noise.normal())).collect();
@@ -356,8 +357,8 @@ fn rotation(seed: &[u8; 32], width: usize) -> Vec<f32> {
 }
 
 /// Narrow inputs are added up more than once, since a bin holds few of their coordinates.
-fn passes(seed: &[u8; 32], width: usize) -> Vec<Pass> {
-    let mut noise = Noise::new(seed, "passes");
+fn passes(seed: &Secret, width: usize) -> Vec<Pass> {
+    let mut noise = Noise::new(seed.expose(), "passes");
     let count = if width <= 256 {
         8
     } else if width <= 1024 {
@@ -374,8 +375,8 @@ fn passes(seed: &[u8; 32], width: usize) -> Vec<Pass> {
 }
 
 /// Which coordinates are kept.
-fn coordinates(seed: &[u8; 32], width: usize) -> Vec<u32> {
-    let mut noise = Noise::new(seed, "coordinates");
+fn coordinates(seed: &Secret, width: usize) -> Vec<u32> {
+    let mut noise = Noise::new(seed.expose(), "coordinates");
     let mut all: Vec<u32> = (0..width as u32).collect();
     let kept = width.min(SAMPLE);
     for place in 0..kept {
@@ -386,8 +387,8 @@ fn coordinates(seed: &[u8; 32], width: usize) -> Vec<u32> {
     all
 }
 
-fn key(seed: &[u8; 32]) -> [u64; 2] {
-    let mut noise = Noise::new(seed, "digest");
+fn key(seed: &Secret) -> [u64; 2] {
+    let mut noise = Noise::new(seed.expose(), "digest");
     [noise.next(), noise.next() | 1]
 }
 
@@ -509,7 +510,7 @@ mod tests {
 
     fn space(width: usize) -> (Space, Vec<Vec<f32>>) {
         let rows = rows(400, width);
-        (Space::fit([9; 32], rows.iter().map(|row| &row[..])).unwrap(), rows)
+        (Space::fit([9; 32].into(), rows.iter().map(|row| &row[..])).unwrap(), rows)
     }
 
     #[test]
@@ -541,7 +542,7 @@ mod tests {
             let (a, b) = (space.point(&rows[0]), space.point(&rows[1]));
             a.z.iter().zip(&b.z).map(|(a, b)| (a - b).powi(2)).sum::<f32>()
         };
-        let fit = |rows: &[Vec<f32>]| Space::fit([9; 32], rows.iter().map(|row| &row[..])).unwrap();
+        let fit = |rows: &[Vec<f32>]| Space::fit([9; 32].into(), rows.iter().map(|row| &row[..])).unwrap();
         let before = fit(&rows);
         rows.extend([vec![f32::MAX; 64], vec![-3.0e38; 64]]);
         let after = fit(&rows);
@@ -568,7 +569,7 @@ mod tests {
         assert!(!is_uneven(&scales(1.0)) && is_uneven(&scales(0.999)));
         // The second number is the same, ten thousand times as large.
         let rows: Vec<Vec<f32>> = rows(400, 2).into_iter().map(|row| vec![row[0], row[1] * 10_000.0]).collect();
-        let space = Space::fit([9; 32], rows.iter().map(|row| &row[..])).unwrap();
+        let space = Space::fit([9; 32].into(), rows.iter().map(|row| &row[..])).unwrap();
         let apart = |a: &[f32; 2], b: &[f32; 2]| {
             let (a, b) = (space.point(a).turned, space.point(b).turned);
             a.iter().zip(&b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt()
@@ -583,7 +584,7 @@ mod tests {
         let again = Space::new(space.fitted().clone()).unwrap();
         let (one, other) = (space.point(&rows[0]), again.point(&rows[0]));
         assert_eq!((one.digest, one.z, one.sample), (other.digest, other.z, other.sample));
-        let secret = Space::fit([8; 32], rows.iter().map(|row| &row[..])).unwrap().point(&rows[0]);
+        let secret = Space::fit([8; 32].into(), rows.iter().map(|row| &row[..])).unwrap().point(&rows[0]);
         assert_ne!((one.digest, one.sample), (secret.digest, secret.sample));
     }
 

@@ -99,7 +99,7 @@ fn learned(callers: usize) -> bounds::Bounds {
             recorded.add(caller, &text(&[&asked]), &said(&[&asked]));
         }
     }
-    let (space, points) = calibrate::placed(recorded.seed, &recorded.callers).unwrap();
+    let (space, points) = calibrate::placed(recorded.seed.clone(), &recorded.callers).unwrap();
     let points: Vec<_> = points.iter().map(|points| &points[..]).collect();
     calibrate::fit("m", 0.01, (recorded.of(), &space), &points).unwrap().0
 }
@@ -270,7 +270,7 @@ fn beside_numbers_texts_are_chains_and_the_numbers_are_the_row() {
         }
     }
     assert_eq!(recorded.of(), Of::Both);
-    let (space, points) = calibrate::placed(recorded.seed, &recorded.callers).unwrap();
+    let (space, points) = calibrate::placed(recorded.seed.clone(), &recorded.callers).unwrap();
     let points: Vec<_> = points.iter().map(|points| &points[..]).collect();
     let bounds = calibrate::fit("m", 0.02, (Of::Both, &space), &points).unwrap().0;
     let watch = watch(&serde_json::to_string(&bounds).unwrap(), "");

@@ -41,7 +41,7 @@ fn learned() -> Bounds {
     let asked = |row: [f32; WIDTH]| Asked { row: row.to_vec(), exact: 0, tokens: None, told: told(&row) };
     let callers = (0..100).map(|_| (0..20).map(|_| honest(&mut noise)).map(asked).collect());
     let recording: Vec<Vec<_>> = callers.collect();
-    let (space, points) = placed([7; 32], &recording).unwrap();
+    let (space, points) = placed([7; 32].into(), &recording).unwrap();
     let points: Vec<_> = points.iter().map(|points| &points[..]).collect();
     let (mut bounds, _) = fit("m", 0.01, (Of::Numbers, &space), &points).unwrap();
     let firsts: Vec<_> = points.iter().flat_map(|points| &points[..2]).collect();
