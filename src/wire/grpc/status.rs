@@ -1,6 +1,5 @@
 //! How a call ended: `grpc-status` and `grpc-message`.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use base64::Engine;
@@ -8,6 +7,7 @@ use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderValue, StatusCode};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 use prost::Message;
 
 /// The longest message that is sent, in bytes before escaping; what is longer is cut.
@@ -113,45 +113,17 @@ pub fn trailers(code: Code, message: &str) -> HeaderMap {
 }
 
 /// Percent-encoding as gRPC over HTTP/2 has it: everything but printable ASCII, and the percent sign.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
+
 fn escape(message: &str) -> String {
-    let mut out = String::with_capacity(message.len());
-    let mut left = MESSAGE_MAX;
-    for character in message.chars() {
-        match left.checked_sub(character.len_utf8()) {
-            Some(rest) => left = rest,
-            None => break,
-        }
-        if matches!(character, ' '..='~') && character != '%' {
-            out.push(character);
-        } else {
-            for byte in character.encode_utf8(&mut [0; 4]).bytes() {
-                // Writing to a string cannot fail.
-                let _ = write!(out, "%{byte:02X}");
-            }
-        }
-    }
-    out
+    utf8_percent_encode(&message[..message.floor_char_boundary(MESSAGE_MAX)], ESCAPED).to_string()
 }
 
 /// What an upstream's `grpc-message` says: as it was before it was escaped. What is no escape stays, as gRPC over HTTP/2 has it.
 #[must_use]
 pub fn told(headers: &HeaderMap) -> Option<String> {
     let escaped = headers.get("grpc-message")?.as_bytes();
-    let mut out = Vec::with_capacity(escaped.len());
-    let mut rest = escaped;
-    while let Some((first, after)) = rest.split_first() {
-        let byte = match rest {
-            [b'%', high, low, ..] => digit(*high).zip(digit(*low)).map(|(high, low)| high << 4 | low),
-            _ => None,
-        };
-        out.push(byte.unwrap_or(*first));
-        rest = if byte.is_some() { after.get(2..).unwrap_or_default() } else { after };
-    }
-    Some(String::from_utf8_lossy(&out).into_owned()).filter(|text| !text.is_empty())
-}
-
-fn digit(character: u8) -> Option<u8> {
-    char::from(character).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+    Some(percent_decode(escaped).decode_utf8_lossy().into_owned()).filter(|text| !text.is_empty())
 }
 
 /// After what time an upstream wants to be asked again, as its status or its trailers say: `RetryInfo` in `grpc-status-details-bin`
