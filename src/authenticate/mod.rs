@@ -314,8 +314,7 @@ impl Authenticator {
         let (bearer, key) = (one(headers, &AUTHORIZATION)?, one(headers, &X_API_KEY)?);
         let (credential, may_be_token) = match (bearer, key) {
             (Some(_), Some(_)) => return Err(Error::TwoCredentials.into()),
-            // A bearer alone wins over a certificate.
-            (None, Some(_)) if certificate.is_some() => return Err(Error::TwoCredentials.into()),
+            // What a request says alone wins over its connection's certificate.
             (Some(bearer), None) => (bearer_of(bearer)?, true),
             (None, Some(key)) => (visible(key)?, false),
             (None, None) => {

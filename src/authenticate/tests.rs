@@ -87,7 +87,7 @@ fn there_is_no_anonymous_caller() {
 }
 
 #[test]
-fn two_credentials_are_refused_and_a_bearer_wins_over_a_certificate() {
+fn two_credentials_are_refused_and_one_that_is_sent_wins_over_a_certificate() {
     let house = House::new();
     let key = format!("Bearer {}", house.key);
     for two in [
@@ -99,8 +99,10 @@ fn two_credentials_are_refused_and_a_bearer_wins_over_a_certificate() {
         assert_eq!(house.error(None, &two), Error::TwoCredentials);
     }
     assert_eq!(house.ask(Some(OURS), &[("authorization", &key)]).unwrap(), "api_key:job");
-    assert_eq!(house.error(Some(OURS), &[("x-api-key", &house.key)]), Error::TwoCredentials);
-    // A bearer that fails is not saved by the certificate.
+    // Whoever asks through mutual TLS may be any client, Anthropic's too.
+    assert_eq!(house.ask(Some(OURS), &[("x-api-key", &house.key)]).unwrap(), "api_key:job");
+    // What fails is not saved by the certificate.
+    assert_eq!(house.error(Some(OURS), &[("x-api-key", "wrong")]), Error::UnknownKey);
     assert_eq!(house.error(Some(OURS), &[("authorization", "Bearer wrong")]), Error::UnknownKey);
     assert_eq!(house.error(Some(OURS), &[("authorization", "Basic dTpw")]), Error::Malformed);
 }
