@@ -33,6 +33,23 @@ impl Moment {
         self.wall.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
     }
 
+    /// Milliseconds since the Unix epoch at which the monotonic clock read `at`, before this moment.
+    #[must_use]
+    pub fn millis_of(&self, at: Instant) -> u64 {
+        let wall = self.wall.checked_sub(self.mono.saturating_duration_since(at));
+        let since = wall.and_then(|wall| wall.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// What the monotonic clock would have read so many milliseconds after the Unix epoch, in another process too. What lies ahead, since the wall
+    /// clock was set back, is now.
+    #[must_use]
+    pub fn mono_of(&self, millis: u64) -> Instant {
+        let wall = UNIX_EPOCH.checked_add(Duration::from_millis(millis));
+        let ago = wall.and_then(|wall| self.wall.duration_since(wall).ok()).unwrap_or_default();
+        self.mono.checked_sub(ago).unwrap_or(self.mono)
+    }
+
     /// The moment `later` after this one, on both clocks.
     #[must_use]
     pub fn after(&self, later: Duration) -> Self {
@@ -105,6 +122,19 @@ fn civil(days: u64) -> (i64, i64, i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_is_found_again_by_another_process_and_is_never_ahead() {
+        let now = Moment { mono: Instant::now(), wall: UNIX_EPOCH + Duration::from_millis(1_795_219_199_250) };
+        let ago = now.mono - Duration::from_millis(1_500);
+        assert_eq!(now.millis_of(ago), 1_795_219_197_750);
+        let day = Duration::from_secs(86_400);
+        let later = Moment { mono: now.mono + day, wall: now.wall + 3 * day };
+        assert_eq!(later.mono_of(now.millis_of(ago)), ago - 2 * day, "the process was gone for two days");
+        let set_back = Moment { wall: now.wall - day, ..now };
+        assert_eq!(set_back.mono_of(now.millis_of(ago)), now.mono);
+        assert_eq!(Moment { wall: UNIX_EPOCH, ..now }.millis_of(ago), 0);
+    }
 
     #[test]
     fn rfc3339_knows_leap_days_and_the_epoch() {

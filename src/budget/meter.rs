@@ -39,10 +39,10 @@ pub(super) struct Meter(Mutex<Readings>);
 /// What is read on a meter.
 #[derive(Debug)]
 pub(super) struct Readings {
-    requests: Option<Bucket>,
-    request_quota: Option<Window>,
+    pub(super) requests: Option<Bucket>,
+    pub(super) request_quota: Option<Window>,
     pub(super) tokens: Option<Bucket>,
-    token_quota: Option<Window>,
+    pub(super) token_quota: Option<Window>,
     pub(super) in_flight: u32,
     made: Instant,
     /// Those of the limits in shadow mode, where there ever were some.

@@ -19,11 +19,13 @@ use crate::trail::{Usage, Who};
 use crate::wire::Asked;
 
 pub(crate) mod gate;
+mod kept;
 mod meter;
 mod quota;
 mod rate;
 mod terms;
 
+pub use kept::Kept;
 pub use terms::{Config, DEFAULT_BURST, DEFAULT_IN_FLIGHT, DEFAULT_REQUESTS, DEFAULT_SERVERWIDE, Flow, Quotas, Table, Terms};
 
 use gate::Gate;

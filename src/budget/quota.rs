@@ -19,6 +19,11 @@ impl Window {
         Self { measure, used: 0, from }
     }
 
+    /// A window that began with its first use, and what was used of it since.
+    pub(crate) fn begun(measure: Measure, used: u64, from: Instant) -> Self {
+        Self { measure, used, from }
+    }
+
     /// Begins the next window where this one is over.
     pub(crate) fn roll(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.from);
@@ -75,6 +80,16 @@ impl Window {
     /// How long until the window is over; zero where nothing of it is used.
     pub(crate) fn until_over(&self, now: Instant) -> Duration {
         if self.used == 0 { Duration::ZERO } else { self.measure.per.saturating_sub(now.saturating_duration_since(self.from)) }
+    }
+
+    /// Units that are used.
+    pub(crate) fn used(&self) -> u64 {
+        self.used
+    }
+
+    /// When it began.
+    pub(crate) fn began(&self) -> Instant {
+        self.from
     }
 
     /// Whether nothing of it is used.

@@ -52,6 +52,12 @@ impl Bucket {
         Self { measure, used: 0, at }
     }
 
+    /// A bucket that is full again so long after `at`.
+    pub(crate) fn used(measure: Measure, until_full: Duration, at: Instant) -> Self {
+        let used = until_full.as_nanos().saturating_mul(u128::from(measure.count)).min(MOST_USED);
+        Self { measure, used, at }
+    }
+
     /// Refills what has come since the last look. A `now` that lies before it changes nothing.
     pub(crate) fn refill(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.at).as_nanos();

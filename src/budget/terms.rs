@@ -64,7 +64,7 @@ pub struct Flow {
     pub burst: Option<Spanned<u32>>,
 }
 
-/// Quotas for a window that begins with its first use. They are kept in memory: a restart begins new windows.
+/// Quotas for a window that begins with its first use. A restart begins new windows, unless their state is kept.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Quotas {
