@@ -12,7 +12,7 @@ use crate::budget::gate::{State, locked};
 pub(super) const FORGET_AFTER: Duration = Duration::from_secs(3_600);
 
 /// The same for one with evidence against it.
-const FORGET_EVIDENCE_AFTER: Duration = Duration::from_secs(30 * 24 * 3_600);
+pub(super) const FORGET_EVIDENCE_AFTER: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 /// What is known of a caller of a model.
 #[derive(Debug)]
@@ -41,12 +41,26 @@ impl Known {
             origin,
         }
     }
+
+    /// Of whom that much was known before the process began, and who asked last at `seen`.
+    pub(super) fn restored(seen: Instant, rows: u64, pupil: Pupil) -> Self {
+        Self { count: AtomicU64::new(rows), pupil: Mutex::new(pupil), ..Self::new(seen) }
+    }
+
+    /// It asks at this moment.
+    pub(super) fn see(&self, now: Instant) {
+        self.seen.fetch_max(now.saturating_duration_since(self.origin).as_secs(), Ordering::Relaxed);
+    }
+
+    /// When it asked last, to the second.
+    pub(super) fn last_seen(&self) -> Instant {
+        self.origin + Duration::from_secs(self.seen.load(Ordering::Relaxed))
+    }
 }
 
 impl State for Known {
     fn is_idle(&self, now: Instant) -> bool {
-        let seen = self.origin + Duration::from_secs(self.seen.load(Ordering::Relaxed));
-        let idle = now.saturating_duration_since(seen);
+        let idle = now.saturating_duration_since(self.last_seen());
         // Whoever left evidence does not lose it by being away for an hour.
         let has_evidence = || locked(&self.pupil).has_evidence() || locked(&self.seen_vectors).is_evidence();
         idle > FORGET_AFTER && (idle > FORGET_EVIDENCE_AFTER || !has_evidence())

@@ -32,6 +32,7 @@ use crate::wire::tensor;
 pub mod cohorts;
 pub mod distinct;
 pub mod exposure;
+pub mod kept;
 mod known;
 pub mod language;
 mod meaning;
@@ -537,7 +538,7 @@ impl Detector {
         now: Instant,
     ) -> Option<Arc<Known>> {
         let entry = gate.entry((name, model.unwrap_or(&self.nameless).clone()), now, || Known::new(self.origin))?;
-        entry.seen.fetch_max(now.saturating_duration_since(self.origin).as_secs(), Ordering::Relaxed);
+        entry.see(now);
         Some(entry)
     }
 

@@ -34,6 +34,7 @@ mod exact;
 mod families;
 #[cfg(test)]
 mod figures;
+pub(super) mod kept;
 mod ladder;
 mod lesson;
 mod living;

@@ -6,10 +6,12 @@
 
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Moment;
 
 /// The steps, from the least.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Step {
     /// Nothing is done.
@@ -81,6 +83,25 @@ pub(super) struct Ladder {
     heard: Option<Instant>,
 }
 
+/// Where a caller stands, as it outlives the process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Kept {
+    step: Step,
+    by: Option<u8>,
+    /// Steps that are decided and have not come, each with its row.
+    due: Vec<(Step, u64)>,
+    /// In milliseconds since 1970.
+    heard: Option<u64>,
+}
+
+impl Kept {
+    /// Whether it says no more than that nothing was ever done.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.step == Step::Observe && self.due.is_empty()
+    }
+}
+
 /// The row of a step that is not decided.
 const NEVER: u64 = u64::MAX;
 
@@ -100,6 +121,19 @@ pub(super) enum Taken {
 }
 
 impl Ladder {
+    /// As it is kept.
+    pub(super) fn kept(&self, now: Moment) -> Kept {
+        let due = Step::ALL.into_iter().zip(self.from).filter(|(_, row)| *row != NEVER).collect();
+        Kept { step: self.step, by: self.by, due, heard: self.heard.map(|heard| now.millis_of(heard)) }
+    }
+
+    /// As it was kept.
+    pub(super) fn restored(kept: &Kept, now: Moment) -> Self {
+        let mut from = [NEVER; Step::ALL.len()];
+        kept.due.iter().for_each(|(step, row)| from[*step as usize] = *row);
+        Self { step: kept.step, by: kept.by, from, heard: kept.heard.map(|heard| now.mono_of(heard)) }
+    }
+
     /// Takes the word of a family, at a row, with so many rows to wait.
     pub(super) fn take(&mut self, family: u8, may_act: bool, row: u64, wait: u64, rungs: &Rungs, now: Instant) -> Taken {
         self.heard = Some(now);

@@ -252,6 +252,13 @@ impl Exposure {
 }
 
 impl Loss {
+    /// What was learned before the process began.
+    pub(super) fn before(Exposure { fidelity, bits, rows }: Exposure) -> Self {
+        let mut ledger = Ledger::default();
+        ledger.charge_bits(bits);
+        Self { closely: None, before: fidelity, ledger, rows }
+    }
+
     /// Counts a row that was not asked before, and what it told.
     pub(super) fn charge(&mut self, bits: f64) {
         self.rows += 1;

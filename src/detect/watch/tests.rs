@@ -8,6 +8,7 @@ use crate::event::channel;
 use crate::wire::tensor::Datatype;
 
 mod exposure;
+mod kept;
 mod repeats;
 mod texts;
 

@@ -1,0 +1,82 @@
+//! What is known of a caller and is to outlive the process: where it stands on the ladder, and what it may have learned.
+//!
+//! What families have gathered against it is not kept, nor what its copy was learned from, of which nothing may lie on a disk: a copy begins anew, and
+//! counts as good as the better of what it was and what it comes to.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use serde::{Deserialize, Serialize};
+
+use super::ladder::{self, Ladder};
+use super::living::Living;
+use super::loss::{Budgets, Exposure, Loss};
+use super::state::State;
+use super::{Counted, Learned, Pupil, Watch};
+use crate::clock::Moment;
+use crate::digest::Digest;
+
+/// A caller, as it is kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::detect) struct Kept {
+    ladder: ladder::Kept,
+    learned: Vec<Of>,
+}
+
+/// What was learned under one calibration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Of {
+    /// The digest of its file.
+    calibration: String,
+    fidelity: f32,
+    bits: f64,
+    rows: u64,
+    /// It was told that a budget is spent.
+    told: bool,
+}
+
+impl Kept {
+    /// Whether it can be what it says.
+    pub(in crate::detect) fn is_sound(&self) -> bool {
+        let sound = |of: &Of| {
+            (0.0..=1.0).contains(&of.fidelity) && of.bits.is_finite() && of.bits >= 0.0 && of.calibration.parse::<Digest>().is_ok()
+        };
+        self.learned.iter().all(sound)
+    }
+}
+
+/// The calibrations that policies have, and what they bound.
+#[derive(Debug, Default)]
+pub struct Calibrations(HashMap<Digest, (Weak<Living>, Budgets)>);
+
+impl<'a> FromIterator<&'a Arc<Watch>> for Calibrations {
+    fn from_iter<I: IntoIterator<Item = &'a Arc<Watch>>>(watches: I) -> Self {
+        let of = |watch: &Arc<Watch>| (watch.digest, (Arc::downgrade(&watch.living), watch.budgets));
+        Self(watches.into_iter().map(of).collect())
+    }
+}
+
+impl Pupil {
+    /// What is to be kept of it; nothing where nothing is known.
+    pub(in crate::detect) fn kept(&self, now: Moment) -> Option<Kept> {
+        let of = |learned: &Learned| {
+            let Exposure { fidelity, bits, rows } = learned.loss.exposure();
+            (rows > 0).then(|| Of { calibration: learned.under.to_string(), fidelity, bits, rows, told: learned.told })
+        };
+        let kept = Kept { ladder: self.ladder.kept(now), learned: self.living().filter_map(of).collect() };
+        (!kept.learned.is_empty() || !kept.ladder.is_at_rest()).then_some(kept)
+    }
+
+    /// One of whom that is known. What was learned under calibrations that no policy has any more is let go.
+    pub(in crate::detect) fn restored(kept: &Kept, calibrations: &Calibrations, now: Moment) -> Self {
+        let of = |of: &Of| {
+            let under = of.calibration.parse().ok()?;
+            let (living, budgets) = calibrations.0.get(&under)?.clone();
+            let loss = Loss::before(Exposure { fidelity: of.fidelity, bits: of.bits, rows: of.rows });
+            Some(Learned { under, living, budgets, state: State::default(), counted: Counted::default(), loss, told: of.told })
+        };
+        Self { ladder: Ladder::restored(&kept.ladder, now), learned: kept.learned.iter().filter_map(of).collect(), ..Self::default() }
+    }
+}
