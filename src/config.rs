@@ -24,7 +24,7 @@ use crate::mode::Mode;
 use crate::prove::Changed;
 use crate::trail::Which;
 use crate::wire::json;
-use crate::{accept, admin, authenticate, budget, check, detect, prove, record};
+use crate::{accept, admin, authenticate, budget, check, detect, prove, record, state};
 
 use building::Building;
 pub use listeners::Listeners;
@@ -57,6 +57,8 @@ pub struct Gateway {
     /// What callers may ask of the gateway itself: requests that name no model.
     #[serde(default)]
     pub budget: budget::Config,
+    /// What outlives the process beside the log; nothing unless configured.
+    pub state: Option<state::Config>,
 }
 
 impl Gateway {
@@ -306,6 +308,7 @@ pub fn load(dir: &Path, now: Moment, made: &Made, engines: Engines) -> Result<Lo
     let gateway: Option<Gateway> = text.as_ref().and_then(|text| reading.parsed("gateway.toml", text));
     let listeners = gateway.as_ref().and_then(|gateway| {
         reading.keep::<()>("gateway.toml", Err(gateway.mistakes()));
+        reading.keep::<()>("gateway.toml", Err(gateway.state.iter().filter_map(|state| state.mistake(dir)).collect()));
         if let Engines::None = engines {
             reading.keep::<()>("gateway.toml", Err(gateway.prove.look(dir)));
         }

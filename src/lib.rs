@@ -28,7 +28,7 @@
 //!
 //! [`config`] compiles the policy folder into one immutable snapshot, [`reload`] replaces it whole or not at all,
 //! [`error`] is the one exhaustive match from every way to fail to what a caller may read, [`serve`] opens and closes
-//! everything in order, [`life`] tells what becomes of models, [`disk`] watches the files under them, [`across`] looks at callers together, [`admin`] is the operators' listener,
+//! everything in order, [`state`] keeps what is to outlive that, [`life`] tells what becomes of models, [`disk`] watches the files under them, [`across`] looks at callers together, [`admin`] is the operators' listener,
 //! and [`cli`], [`keys`], [`logs`], [`models`], [`rollback`], [`witness`], [`mod@erase`] and [`demo`] are the commands.
 //!
 //! # The leaves
@@ -78,6 +78,7 @@ pub mod pipeline;
 pub mod reload;
 pub mod rollback;
 pub mod serve;
+pub mod state;
 pub mod witness;
 
 pub mod clock;

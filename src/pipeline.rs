@@ -25,6 +25,7 @@ use crate::event::{Event, Events, Name};
 use crate::infer::{self, Answer, Backend, Found, Inference, Receipts};
 use crate::prove::{Ledger, Receipt, Shards, Slot, Want};
 use crate::record::{Active, Answered, Recorder};
+use crate::state::Store;
 use crate::trail::{Stop, Trail, Verdict, Who};
 use crate::wire::dialect::{self, Dialect};
 use crate::wire::{Body, grpc};
@@ -42,6 +43,8 @@ pub struct House {
     pub inference: Inference,
     /// The provenance log.
     pub shards: Shards,
+    /// What outlives the process, where it is kept.
+    pub state: Option<Arc<Store>>,
     /// Metrics, traces, the security log.
     pub recorder: Recorder,
     /// Where stops tell of events.

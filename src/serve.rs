@@ -31,7 +31,8 @@ use crate::prove::served::LogFile;
 use crate::prove::{Build, EraseError, Erased, Erasure, Shards};
 use crate::record::{Recorder, Served};
 use crate::say::aside;
-use crate::{across, disk, life, prove, reload};
+use crate::state::Store;
+use crate::{across, disk, life, prove, reload, state};
 
 mod figures;
 mod needs;
@@ -127,6 +128,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
         aside!("portcullis: the provenance log had a torn end; {} bytes that were {what} were cut", opened.recovered.cut_bytes);
     }
     shards.follow().map_err(told)?;
+    let (state, kept) = gateway.state.as_ref().map(|state| Store::open(state, &policies)).transpose().map_err(No::because)?.unzip();
     let tls = accept.tls().cloned();
     if tls.is_none() {
         aside!("portcullis: warning: tls = \"off\": plain HTTP, on loopback alone");
@@ -137,11 +139,17 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
         detector: Detector::new(Moment::now().mono),
         inference: Inference::default(),
         shards,
+        state: state.map(Arc::new),
         recorder,
         events,
         stale: AtomicBool::new(false),
         waiting: ArcSwap::default(),
     });
+    if let Some(kept) = kept {
+        let policy = house.policy.load();
+        let calibrations = detect::Terms::calibrations(policy.authorizer.models().iter().map(|model| &model.terms.detect));
+        kept.restore(&house.budget, &house.detector, &calibrations, Moment::now());
+    }
     let digest = house.policy.load().digest;
     turns.iter().for_each(|turn| house.tell_turn(turn, digest));
     let watched = Arc::new(disk::Watched::default());
@@ -193,6 +201,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     let tending = tokio::spawn(life::watch(house.clone()));
     let rolling = tokio::spawn(roll_over(house.shards.clone()));
     let looking = tokio::spawn(across::watch(house.clone()));
+    let keeping_state = tokio::spawn(state::watch(house.clone()));
     let telling = tokio::spawn(troubles::watch(house.clone()));
     // Operators see a stop to its end: whoever balances load asks /readyz, and whoever stops it may want to know what is still running.
     let (drained_tell, drained_told) = watch::channel(false);
@@ -215,6 +224,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     tending.abort();
     rolling.abort();
     looking.abort();
+    keeping_state.abort();
     telling.abort();
     if drained.cut > 0 {
         aside!("portcullis: {} request(s) were still running after {:?} and were cut", drained.cut, gateway.accept.drain.0);
@@ -222,6 +232,18 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     let _ = drained_tell.send(true);
     if let Some(operators) = operators {
         let _ = operators.await;
+    }
+    if let Some(state) = house.state.clone() {
+        let house = house.clone();
+        let kept = tokio::task::spawn_blocking(move || {
+            state.keep(&house);
+            state.trouble()
+        });
+        kept.await
+            .ok()
+            .flatten()
+            .iter()
+            .for_each(|why| aside!("portcullis: warning: what callers have used and learned was not written: {why}"));
     }
     let closing = house.clone();
     let _ = tokio::task::spawn_blocking(move || closing.shards.close()).await;

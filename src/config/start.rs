@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 pub struct AtStart(BTreeMap<String, toml::Value>);
 
 /// Tables that are read at the start alone.
-const TABLES: [&str; 4] = ["accept", "admin", "prove", "record"];
+const TABLES: [&str; 5] = ["accept", "admin", "prove", "record", "state"];
 /// What in them is not.
 const ANEW: [&str; 3] = ["accept.tls", "accept.max_body", "admin.tls"];
 
@@ -64,6 +64,7 @@ mod tests {
             ("url = \"a\"", "url = \"b\"", "prove.witness"),
             ("[budget", "[record]\nsample = 0.5\n[budget", "record.sample"),
             ("[budget", "[admin]\nlisten = \"127.0.0.1:2\"\n[budget", "admin.listen"),
+            ("[budget", "[state]\ndirectory = \"s\"\n[budget", "state.directory"),
         ] {
             assert_eq!(waiting(from, to), [key], "{from}");
         }

@@ -36,6 +36,8 @@ enum Part {
     SecurityLog,
     /// The security log could not be opened anew.
     Rotation,
+    /// What is to outlive the process is not written.
+    State,
 }
 
 impl fmt::Display for Part {
@@ -49,6 +51,7 @@ impl fmt::Display for Part {
             Self::Quorum => f.write_str("too few witnesses cosign, and answers that need them are refused"),
             Self::SecurityLog => f.write_str("lines of the security log are lost"),
             Self::Rotation => f.write_str("the security log could not be opened anew, and goes on in the file that it had"),
+            Self::State => f.write_str("what callers have used and learned is not written, and a restart would forget it"),
         }
     }
 }
@@ -63,7 +66,7 @@ impl Part {
             Self::Files => "files",
             Self::Witness(_) => "witness",
             Self::Quorum => "quorum",
-            Self::SecurityLog | Self::Rotation => return None,
+            Self::SecurityLog | Self::Rotation | Self::State => return None,
         };
         let event = Event::new(name, SystemTime::now()).with("part", part);
         Some(if let Self::Witness(witness) = self { event.with("witness", &**witness) } else { event })
@@ -101,7 +104,16 @@ pub(super) fn of(house: &House) -> Vec<Trouble> {
     let quorum = log.is_unwitnessed().then(|| format!("there were not enough for {} s", crate::prove::cosign::UNWITNESSED.as_secs()));
     let [unwritten, unopened] = house.recorder.troubles();
     let recorder = unwritten.map(trouble(Part::SecurityLog)).into_iter().chain(unopened.map(trouble(Part::Rotation)));
-    entries.into_iter().chain(checkpoint).chain(kept).chain(witnesses).chain(quorum.map(trouble(Part::Quorum))).chain(recorder).collect()
+    let state = house.state.as_ref().and_then(|state| state.trouble()).map(trouble(Part::State));
+    entries
+        .into_iter()
+        .chain(checkpoint)
+        .chain(kept)
+        .chain(witnesses)
+        .chain(quorum.map(trouble(Part::Quorum)))
+        .chain(recorder)
+        .chain(state)
+        .collect()
 }
 
 /// Those that were told, and when each was last there.

@@ -179,6 +179,39 @@ def test_a_thief_who_looks_honest_is_metered_and_held_to_labels_past_his_budget(
     assert thief.name in gates.run("exposure", f"127.0.0.1:{watched.admin_port}")
 
 
+def test_what_a_caller_has_learned_outlives_a_restart(watched, tmp_path):
+    gate = gates.Gate(tmp_path)
+    gate.digits('[detect]\nmode = "enforce"\n[detect.exposure]\nfidelity = 0.8\n')
+    shutil.copy(watched.policies / "models/digits.calibration.json", gate.policies / "models")
+    with open(gate.policies / "gateway.toml", "a") as file:
+        file.write('[state]\ndirectory = "../state"\n')
+    gate.names = iter(["thief"])
+    random = numpy.random.default_rng(9)
+    rows = ROWS[random.permutation(len(ROWS))[:260]]
+
+    def exposed():
+        shown = json.loads(gates.run("exposure", f"127.0.0.1:{gate.admin_port}", "--json"))
+        return next(line for line in shown if line["caller"] == "api_key:thief")
+
+    gate.start()
+    thief = Caller(gate)
+    for row in rows[:250]:
+        thief.ask(row)
+    before = exposed()
+    assert before["step"] == "degrade" and before["fidelity"] >= 0.8
+    assert gate.stop() == 0
+    gate.start()
+    try:
+        assert exposed() == before, "ahead of the first request"
+        told = [thief.ask(row) for row in rows[250:]]
+        assert all(sorted(set(probabilities.ravel())) == [0, 1] for probabilities in told)
+        after = exposed()
+        assert after["rows"] == before["rows"] + 10 and after["fidelity"] >= before["fidelity"] and after["step"] == "degrade"
+        assert thief.alarms()[0]["query"] < 250 and len([alarm for alarm in thief.alarms() if alarm["family"] == "exposure"]) == 1, "told once"
+    finally:
+        gate.stop()
+
+
 def test_too_little_evidence_enforces_nothing_and_says_how_much_is_missing(tmp_path):
     gate = gates.Gate(tmp_path)
     gate.digits('[detect]\nmode = "enforce"\n')

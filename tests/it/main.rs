@@ -26,6 +26,7 @@ mod reload;
 mod routes;
 mod schemas;
 mod shards;
+mod state;
 mod support;
 mod turned_away;
 mod walls;
