@@ -23,7 +23,7 @@ use crate::clock::Moment;
 use crate::config::{self, Engines, Loaded, Made, Snapshot};
 use crate::detect::{self, Detector};
 use crate::heavy;
-use crate::infer::Inference;
+use crate::infer::{Inference, model};
 use crate::mistake::Mistake;
 use crate::outbound::{self, Alpn, ClientTls};
 use crate::pipeline::{Gate, House};
@@ -63,6 +63,7 @@ pub fn run(policies: &Path, ready: impl FnOnce(&Listening)) -> Result<(), No> {
     let policies = policies.canonicalize().map_err(|error| {
         No::because(format!("{}: the policy folder cannot be read ({error}); --policies names another", policies.display()))
     })?;
+    model::give_memory_back();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(No::because)?;
     let done = runtime.block_on(serve(policies, ready));
     // What still runs is background work that no request waits for.

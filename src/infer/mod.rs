@@ -37,7 +37,7 @@ use crate::detect::{Care, Cleared};
 use crate::trail::{Late, Trail, Who};
 use crate::wire::Body;
 
-use memory::{Memory, Share};
+use memory::{Pool, Share};
 use shadow::Shadow;
 use upstream::{Protocol, Upstream};
 
@@ -171,7 +171,7 @@ pub trait Receipts: Send + Sync {
 /// The seventh stop.
 #[derive(Debug, Default)]
 pub struct Inference {
-    memory: Memory,
+    memory: Pool,
 }
 
 /// A cleared input in its parts, on its way to whoever answers.
@@ -231,6 +231,7 @@ impl Inference {
             hold,
             deadline: peer.deadline(),
         });
+        let memory = self.memory.of(&call.who.caller);
         match (&call.route, &terms.backend) {
             (Route::Receipt { id, form }, _) => catalogue::receipt(&call, *id, *form, receipts).await,
             (Route::Models(_), _) => Ok(catalogue::models(&call)),
@@ -242,18 +243,16 @@ impl Inference {
             (Route::Oip { asks: OipAsks::Card, .. }, Backend::Model(model)) => catalogue::card(model),
             (Route::Oip { asks: OipAsks::Card, .. }, Backend::Upstream(_)) => Err(Error::NoCard),
             (_, Backend::Nothing) => Err(Error::Unavailable("nobody answers for it")),
-            (Route::Oip { .. } | Route::Grpc(_), Backend::Model(model)) => {
-                tensors::from_model(call, model, terms, &self.memory, trail).await
-            }
+            (Route::Oip { .. } | Route::Grpc(_), Backend::Model(model)) => tensors::from_model(call, model, terms, &memory, trail).await,
             (Route::Oip { .. } | Route::Grpc(_), Backend::Upstream(upstream)) if upstream.protocol() == Protocol::OipGrpc => {
-                tensors::over_grpc::from_upstream(call, upstream, &terms.shape, &self.memory, trail).await
+                tensors::over_grpc::from_upstream(call, upstream, &terms.shape, &memory, trail).await
             }
             (Route::Oip { .. }, Backend::Upstream(upstream)) => {
-                tensors::over_http::from_upstream(call, upstream, &terms.shape, &self.memory, trail).await
+                tensors::over_http::from_upstream(call, upstream, &terms.shape, &memory, trail).await
             }
-            (Route::Raw { .. }, Backend::Upstream(upstream)) => raw::from_upstream(call, upstream, &terms.shape, &self.memory, trail).await,
-            (_, Backend::Upstream(upstream)) => language::from_upstream(call, upstream, &terms.shape, &self.memory, trail).await,
-            (Route::Embeddings, Backend::Model(model)) => embeddings::from_model(call, model, terms, &self.memory, trail).await,
+            (Route::Raw { .. }, Backend::Upstream(upstream)) => raw::from_upstream(call, upstream, &terms.shape, &memory, trail).await,
+            (_, Backend::Upstream(upstream)) => language::from_upstream(call, upstream, &terms.shape, &memory, trail).await,
+            (Route::Embeddings, Backend::Model(model)) => embeddings::from_model(call, model, terms, &memory, trail).await,
             (_, Backend::Model(_)) => Err(Error::Unavailable("a model in this machine speaks the Open Inference Protocol alone")),
         }
     }

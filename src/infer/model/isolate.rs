@@ -66,6 +66,17 @@ pub(super) fn one_arena() {
     }
 }
 
+/// Memory of a megabyte or more is the system's again as soon as it is given back, and what lies free at the end of the heap past eight: as glibc is told nothing it
+/// raises both bounds with what it sees, and keeps what one burst of large answers took for as long as the process lives.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it sets numbers in the allocator, under the allocator's own lock.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 8 << 20);
+    }
+}
+
 /// The first step. `memory` bounds the address space, in bytes; `gateway` is the process that this one must not outlive. It must be called
 /// while there is one thread.
 pub(super) fn first(memory: u64, gateway: i32) -> Walls {

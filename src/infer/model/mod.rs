@@ -59,6 +59,7 @@ use worker::Inmate;
 pub use config::{Bounds, Config, DEFAULT_LOAD_TIMEOUT, DEFAULT_MAX_OUTPUT, DEFAULT_MAX_SIZE, DEFAULT_QUEUE, Named};
 pub use engine::Signature;
 pub use format::Format;
+pub use isolate::give_memory_back;
 pub use onnx::Fault;
 pub use runtime::Runtime;
 pub use source::{Held, HeldTo, Source};

@@ -1,6 +1,6 @@
 use http_body_util::{BodyExt, StreamBody};
 
-use super::super::super::memory::{ALL, Memory};
+use super::super::super::memory::Memory;
 use super::super::MOST_TOKENS;
 use super::*;
 
@@ -64,15 +64,14 @@ async fn an_event_is_as_long_as_a_whole_answer_may_be_and_takes_its_memory() {
     let event = |length: usize| -> &'static str { format!("data: {}\n\n", "a".repeat(length - 8)).leak() };
     let passes = async |length: usize, left: usize| {
         let memory = Memory::default();
-        let mut others = memory.share().unwrap();
-        others.grow_to(ALL - left).unwrap();
+        let _others = memory.all_but(left);
         let (mut stream, _) = metered(Route::ChatCompletions, &[event(length), "data: [DONE]\n\n"], false);
         stream.share = memory.share().unwrap();
         stream.collect().await.map(|whole| whole.to_bytes().len() - 14).map_err(|error| error.to_string())
     };
     assert_eq!(passes(EVENT, 0).await, Ok(EVENT));
-    assert_eq!(passes(2 * EVENT, 3 * EVENT).await, Ok(2 * EVENT));
-    assert_eq!(passes(2 * EVENT + 1, 3 * EVENT).await.unwrap_err(), "the upstream sent an event that is too long");
+    assert_eq!(passes(2 * EVENT, 4 * EVENT).await, Ok(2 * EVENT));
+    assert_eq!(passes(2 * EVENT + 1, 5 * EVENT).await.unwrap_err(), "the upstream sent an event that is too long");
     assert_eq!(passes(2 * EVENT, EVENT).await.unwrap_err(), "the memory for answers is full");
 }
 
@@ -218,7 +217,7 @@ async fn a_long_event_is_read_beside_the_others_in_its_order_and_its_memory_come
     let mut held = Vec::new();
     while let Some(frame) = stream.frame().await {
         lengths.push(frame.unwrap().into_data().unwrap().len());
-        held.push(memory.share().unwrap().grow_to(ALL).is_err());
+        held.push(!memory.is_whole());
     }
     let around = event(0).len() - "theirs".len() + "chat".len();
     assert_eq!(
