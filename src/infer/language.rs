@@ -54,7 +54,7 @@ pub(super) async fn from_upstream(
     call.hold.began();
     let incoming = upstream.send(outgoing, call.deadline).await?;
     if !incoming.status.is_success() {
-        return Err(reply::refused(incoming, call.deadline, theirs.as_deref().map(|theirs| (theirs, &*call.name))).await);
+        return Err(reply::refused(incoming, call.deadline, upstream.unsaid(theirs.as_deref().map(|theirs| (theirs, &*call.name)))).await);
     }
     reply::uncoded(&incoming.headers)?;
     let media_type = incoming.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();

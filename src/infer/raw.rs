@@ -36,7 +36,7 @@ pub(super) async fn from_upstream(
     call.hold.began();
     let incoming = upstream.send(outgoing, call.deadline).await?;
     if !incoming.status.is_success() {
-        return Err(reply::refused(incoming, call.deadline, None).await);
+        return Err(reply::refused(incoming, call.deadline, upstream.unsaid(None)).await);
     }
     reply::uncoded(&incoming.headers)?;
     let (incoming, mut call) = match passing::if_larger(incoming, call, shape, "application/json").await? {

@@ -60,16 +60,24 @@ pub(super) fn uncoded(headers: &HeaderMap) -> Result<(), Error> {
     }
 }
 
+/// What an upstream's words may say and callers are not to read.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Unsaid<'a> {
+    /// What the upstream calls the model, and what stands for it; the caller knows only the second.
+    pub(super) name: Option<(&'a str, &'a str)>,
+    /// The credential that the gateway has there.
+    pub(super) credential: Option<&'a str>,
+}
+
 /// What to make of a reply that is not a success.
 ///
 /// Where the upstream says that the request itself is at fault, the caller needs its words to mend it; those are
-/// shortened and stripped of control characters. `name` is what the upstream calls the model, and what stands for it where
-/// its words say that; the caller knows only the second. Everything else is between the gateway and the upstream.
-pub(super) async fn refused(mut incoming: Incoming, deadline: Instant, name: Option<(&str, &str)>) -> Error {
+/// shortened and stripped of control characters and of what is to stay unsaid. Everything else is between the gateway and the upstream.
+pub(super) async fn refused(mut incoming: Incoming, deadline: Instant, unsaid: Unsaid<'_>) -> Error {
     match incoming.status {
         StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
             let words = match read::whole(&mut incoming.body, ERROR_MAX, deadline).await {
-                Ok(bytes) => words(&bytes, name),
+                Ok(bytes) => words(&bytes, unsaid),
                 Err(_) => None,
             };
             Error::UpstreamRefused(incoming.status, words)
@@ -90,15 +98,28 @@ fn again(headers: &HeaderMap) -> Option<u64> {
     headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok().filter(|seconds| MEANT.contains(seconds))
 }
 
-fn words(bytes: &[u8], name: Option<(&str, &str)>) -> Option<String> {
+fn words(bytes: &[u8], unsaid: Unsaid<'_>) -> Option<String> {
     let document: Value = serde_json::from_slice(bytes).ok()?;
-    let text = ["/error/message", "/error", "/message", "/detail"].iter().find_map(|at| document.pointer(at)?.as_str())?;
-    Some(told(text, name))
+    let text = ["/error/message", "/error", "/message", "/detail"].iter().find_map(|at| document.pointer(at)?.as_str());
+    let text = text.map(str::to_owned).or_else(|| Some(details(document.get("detail")?.as_array()?)).filter(|text| !text.is_empty()))?;
+    Some(told(&text, unsaid))
+}
+
+/// What FastAPI, and MLServer with it, says of a body that is not what it takes: for each place what is wrong there.
+fn details(all: &[Value]) -> String {
+    let place = |step: &Value| step.as_str().map(str::to_owned).or_else(|| step.as_u64().map(|at| at.to_string()));
+    let one = |detail: &Value| {
+        let places: Vec<String> = detail.get("loc").and_then(Value::as_array).into_iter().flatten().filter_map(place).collect();
+        let wrong = detail.get("msg")?.as_str()?;
+        Some(if places.is_empty() { wrong.to_owned() } else { format!("{}: {wrong}", places.join(".")) })
+    };
+    all.iter().filter_map(one).collect::<Vec<_>>().join("; ")
 }
 
 /// What a caller is told of an upstream's words.
-fn told(text: &str, name: Option<(&str, &str)>) -> String {
-    let text = name.map_or_else(|| text.to_owned(), |(theirs, ours)| text.replace(theirs, ours));
+fn told(text: &str, Unsaid { name, credential }: Unsaid<'_>) -> String {
+    let text = credential.map_or_else(|| text.to_owned(), |credential| text.replace(credential, "[credential]"));
+    let text = name.map_or(text.clone(), |(theirs, ours)| text.replace(theirs, ours));
     text.chars().filter(|c| !c.is_control()).take(WORDS_MAX).collect()
 }
 
@@ -108,18 +129,26 @@ mod tests {
 
     #[test]
     fn an_upstreams_words_are_found_and_shortened() {
-        assert_eq!(words(br#"{"error":{"message":"too\u0007 long"}}"#, None).unwrap(), "too long");
-        assert_eq!(words(br#"{"error":"bad shape"}"#, None).unwrap(), "bad shape");
-        assert_eq!(words(br#"{"detail":[{"loc":1}]}"#, None), None);
-        assert_eq!(words(b"<html>", None), None);
+        let words = |bytes: &[u8]| words(bytes, Unsaid::default());
+        assert_eq!(words(br#"{"error":{"message":"too\u0007 long"}}"#).unwrap(), "too long");
+        assert_eq!(words(br#"{"error":"bad shape"}"#).unwrap(), "bad shape");
+        let of_fastapi = br#"{"detail":[{"type":"missing","loc":["body","inputs",0,"shape"],"msg":"Field required","input":{"secret":1}},{"msg":"odd"}]}"#;
+        assert_eq!(words(of_fastapi).unwrap(), "body.inputs.0.shape: Field required; odd");
+        assert_eq!(words(br#"{"detail":[{"loc":1}]}"#), None);
+        assert_eq!(words(b"<html>"), None);
         let long = format!(r#"{{"message":"{}"}}"#, "x".repeat(5_000));
-        assert_eq!(words(long.as_bytes(), None).unwrap().len(), WORDS_MAX);
+        assert_eq!(words(long.as_bytes()).unwrap().len(), WORDS_MAX);
     }
 
     #[test]
     fn an_upstreams_words_do_not_tell_what_it_calls_the_model() {
-        let told = words(br#"{"error":"`acme/secret-7b` takes 4096 tokens"}"#, Some(("acme/secret-7b", "chat")));
+        let unsaid = Unsaid { name: Some(("acme/secret-7b", "chat")), credential: Some("sk-1234") };
+        let told = words(br#"{"error":"`acme/secret-7b` takes 4096 tokens"}"#, unsaid);
         assert_eq!(told.unwrap(), "`chat` takes 4096 tokens");
+        let told = words(br#"{"error":"sk-1234 may not: acme/secret-7b (Bearer sk-1234)"}"#, unsaid);
+        assert_eq!(told.unwrap(), "[credential] may not: chat (Bearer [credential])");
+        let long = format!(r#"{{"error":"{}sk-1234"}}"#, "x".repeat(WORDS_MAX - 3));
+        assert!(!words(long.as_bytes(), unsaid).unwrap().contains("sk-"), "nor the beginning of it");
     }
 
     #[test]

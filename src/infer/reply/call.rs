@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 
-use super::{MEANT, told};
+use super::{MEANT, Unsaid, told};
 use crate::infer::Error;
 use crate::infer::memory::{Memory, Share};
 use crate::infer::upstream::Incoming;
@@ -27,11 +27,11 @@ pub(in crate::infer) async fn message(
     most: usize,
     memory: &Memory,
     deadline: Instant,
-    name: Option<(&str, &str)>,
+    unsaid: Unsaid<'_>,
 ) -> Result<(Bytes, Share), Error> {
     if incoming.status != StatusCode::OK {
         // Who answers a call with another status is no gRPC server, but one before it, and what it says is not about the tensors.
-        return Err(match super::refused(incoming, deadline, name).await {
+        return Err(match super::refused(incoming, deadline, unsaid).await {
             Error::UpstreamRefused(status, _) if status != StatusCode::PAYLOAD_TOO_LARGE => {
                 Error::UpstreamBroke("it answered a call with an HTTP status")
             }
@@ -53,7 +53,7 @@ pub(in crate::infer) async fn message(
     let (bytes, trailers) = read.map_err(super::unread)?;
     match Code::of_call(&headers, trailers.as_ref()) {
         Some((Code::Ok, _)) => {}
-        Some((code, said)) => return Err(refused(code, said, name)),
+        Some((code, said)) => return Err(refused(code, said, unsaid)),
         None => return Err(Error::UpstreamBroke("its answer ended without a status")),
     }
     let message = grpc::unframe(&bytes, most).map_err(|malformed| match malformed {
@@ -67,9 +67,9 @@ pub(in crate::infer) async fn message(
 const CODED: Error = Error::UpstreamBroke("it sent a coded answer");
 
 /// What to make of a status: the same as of the HTTP status that says it.
-fn refused(code: Code, headers: &HeaderMap, name: Option<(&str, &str)>) -> Error {
+fn refused(code: Code, headers: &HeaderMap, unsaid: Unsaid<'_>) -> Error {
     let words = grpc::told(headers);
-    let caller_is_at_fault = |status| Error::UpstreamRefused(status, words.as_deref().map(|words| told(words, name)));
+    let caller_is_at_fault = |status| Error::UpstreamRefused(status, words.as_deref().map(|words| told(words, unsaid)));
     match code {
         Code::InvalidArgument | Code::OutOfRange => caller_is_at_fault(StatusCode::BAD_REQUEST),
         // What MLServer says where it says 422 over HTTP.

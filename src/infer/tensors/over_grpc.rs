@@ -45,7 +45,8 @@ pub(in crate::infer) async fn from_upstream(
     outgoing.headers.extend(trail.trace.parent_of_call().map(|parent| (TRACEPARENT, parent)));
     call.hold.began();
     let incoming = upstream.send(outgoing, call.deadline).await?;
-    let (bytes, share) = reply::call::message(incoming, shape.max_body(), memory, call.deadline, Some((&theirs, &call.name))).await?;
+    let unsaid = upstream.unsaid(Some((&theirs, &call.name)));
+    let (bytes, share) = reply::call::message(incoming, shape.max_body(), memory, call.deadline, unsaid).await?;
     call.hold.delivered(bytes.len() as u64);
     let held = |call: Box<Call>| Held { _budget: Some(call.hold), _memory: Some(share) };
     match asks {

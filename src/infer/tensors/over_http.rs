@@ -50,7 +50,7 @@ pub(in crate::infer) async fn from_upstream(
     call.hold.began();
     let incoming = upstream.send(Outgoing { method, path_and_query, headers, body: call.bytes.clone() }, call.deadline).await?;
     if !incoming.status.is_success() {
-        return Err(reply::refused(incoming, call.deadline, Some((&theirs, &call.name))).await);
+        return Err(reply::refused(incoming, call.deadline, upstream.unsaid(Some((&theirs, &call.name)))).await);
     }
     reply::uncoded(&incoming.headers)?;
     let header_length = match incoming.headers.get(HEADER_LENGTH) {

@@ -127,6 +127,9 @@ pub(super) enum Version {
     Chosen,
 }
 
+/// The scheme of a credential in `authorization`.
+const BEARER: &str = "Bearer ";
+
 /// The header that carries the credential, and its whole value.
 pub(super) struct Credential {
     pub(super) header: HeaderName,
@@ -139,6 +142,12 @@ impl Credential {
         let mut value = HeaderValue::from_bytes(self.value.expose()).ok()?;
         value.set_sensitive(true);
         Some(value)
+    }
+
+    /// What of it is secret, without the scheme; nothing of one so short that it may be part of any word.
+    pub(super) fn token(&self) -> Option<&str> {
+        let value = std::str::from_utf8(self.value.expose()).ok()?;
+        Some(value.strip_prefix(BEARER).unwrap_or(value)).filter(|token| token.len() >= 8)
     }
 }
 
@@ -305,8 +314,8 @@ fn credential(config: &Config, base: &Path, mistakes: &mut Vec<Mistake>) -> Opti
         mistakes.push(Mistake::at(file.span(), "the credential's file must hold one line of visible ASCII characters without spaces"));
         return None;
     }
-    let prefix: &[u8] = if header == http::header::AUTHORIZATION { b"Bearer " } else { b"" };
-    Some(Credential { header, value: Secret::new([prefix, token].concat()) })
+    let prefix = if header == http::header::AUTHORIZATION { BEARER } else { "" };
+    Some(Credential { header, value: Secret::new([prefix.as_bytes(), token].concat()) })
 }
 
 /// Whether `header` is one that HTTP or the gateway sets, so that a credential in it would break requests.

@@ -32,6 +32,7 @@ use tokio::task::AbortHandle;
 
 use self::replica::{Failed, Replica, Then, Turn};
 use self::standing::Way;
+use super::reply::Unsaid;
 use crate::mistake::Mistake;
 use crate::outbound::Unreached;
 use crate::wire::{Body, grpc};
@@ -223,6 +224,12 @@ impl Upstream {
     #[must_use]
     pub fn model(&self) -> Option<&Arc<str>> {
         self.model.as_ref()
+    }
+
+    /// What its words may say and callers are not to read, beside its name of the model and what stands for it.
+    pub(in crate::infer) fn unsaid<'a>(&'a self, name: Option<(&'a str, &'a str)>) -> Unsaid<'a> {
+        let settings = self.replicas.first().map(|replica| &replica.settings);
+        Unsaid { name, credential: settings.and_then(|settings| settings.credential.as_ref()?.token()) }
     }
 
     /// The version of the model that it is asked for, as it calls it; none where it chooses.

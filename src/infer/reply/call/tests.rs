@@ -5,7 +5,7 @@ use http_body_util::StreamBody;
 use super::*;
 use crate::wire::Body;
 
-const NAME: Option<(&str, &str)> = Some(("acme/theirs", "ours"));
+const UNSAID: Unsaid<'_> = Unsaid { name: Some(("acme/theirs", "ours")), credential: None };
 const OK: &[(&str, &str)] = &[("grpc-status", "0")];
 
 fn headers(fields: &[(&str, &str)]) -> HeaderMap {
@@ -24,7 +24,7 @@ fn reply(more: &[(&str, &str)], pieces: &[&'static [u8]], trailers: Option<&[(&s
 
 async fn read(reply: Incoming) -> Result<Bytes, Error> {
     let deadline = Instant::now() + Duration::from_secs(5);
-    message(reply, 8, &Memory::default(), deadline, NAME).await.map(|(bytes, _)| bytes)
+    message(reply, 8, &Memory::default(), deadline, UNSAID).await.map(|(bytes, _)| bytes)
 }
 
 fn broke(why: &'static str) -> Result<Bytes, Error> {
@@ -79,12 +79,11 @@ async fn a_message_may_be_as_long_as_the_cap_and_no_longer() {
     assert_eq!(read(reply(&[], &[b"\0\0\0\0\x09abcdefghi"], Some(OK))).await, Err(Error::TooLarge));
     assert_eq!(read(reply(&[], &[b"\0\xff\xff\xff\xffab"], Some(OK))).await, Err(Error::TooLarge), "by its own word");
     let memory = Memory::default();
-    let mut all = memory.share().unwrap();
-    all.grow_to(256 << 20).unwrap();
-    let full = message(reply(&[], &[b"\0\0\0\0\x01a"], Some(OK)), 8, &memory, Instant::now() + Duration::from_secs(5), NAME).await;
+    let _all = memory.all_but(0);
+    let full = message(reply(&[], &[b"\0\0\0\0\x01a"], Some(OK)), 8, &memory, Instant::now() + Duration::from_secs(5), UNSAID).await;
     assert_eq!(full.err(), Some(Error::Unavailable("the memory for answers is full")));
     let endless = Incoming { body: Body::stream(StreamBody::new(futures_util::stream::pending())), ..reply(&[], &[], None) };
-    let late = message(endless, 8, &Memory::default(), Instant::now() + Duration::from_millis(5), NAME).await;
+    let late = message(endless, 8, &Memory::default(), Instant::now() + Duration::from_millis(5), UNSAID).await;
     assert_eq!(late.err(), Some(Error::Deadline));
 }
 
