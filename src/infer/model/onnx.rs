@@ -71,6 +71,7 @@ pub enum Fault {
     Functions,
     Training,
     Devices,
+    Locale,
     Segment,
     Past { what: &'static str, limit: u64 },
     NegativeDimension,
@@ -122,6 +123,10 @@ impl fmt::Display for Fault {
             ),
             Self::Training => f.write_str("it has training graphs. Export it for inference"),
             Self::Devices => f.write_str("it is laid out for several devices. Export it for one"),
+            Self::Locale => f.write_str(
+                "its StringNormalizer goes by a locale of the machine, `en_US` where it names none, which a walled worker may not read and another \
+                 machine may not have. Export it with locale=\"C\"",
+            ),
             Self::Segment => f.write_str("a tensor is stored in segments, which ONNX Runtime does not read"),
             Self::Past { what, limit } => write!(f, "it has {what} past the limit of {limit}"),
             Self::NegativeDimension => f.write_str("a dimension is negative. A free one has a name, or nothing"),
@@ -286,23 +291,30 @@ impl Walk<'_> {
         if self.nodes > self.limits.nodes {
             return Err(Fault::Past { what: "nodes", limit: self.limits.nodes as u64 });
         }
+        let (mut normalises, mut portable) = (false, false);
         message("NodeProto", bytes, &[1, 2, 5, 9, 10], |number, value| {
             match number {
-                1..=4 | 6 | 8 => drop(value.bytes()?),
-                5 => self.attribute(value.bytes()?, depth)?,
+                4 => normalises = value.bytes()? == b"StringNormalizer",
+                1..=3 | 6 | 8 => drop(value.bytes()?),
+                5 => portable |= self.attribute(value.bytes()?, depth)? == (&b"locale"[..], &b"C"[..]),
                 7 => allowed(value.bytes()?)?,
                 9 => self.metadata(value.bytes()?)?,
                 10 => return Err(Fault::Devices),
                 _ => return Ok(false),
             }
             Ok(true)
-        })
+        })?;
+        if normalises && !portable { Err(Fault::Locale) } else { Ok(()) }
     }
 
-    fn attribute(&mut self, bytes: &[u8], depth: usize) -> Result<(), Fault> {
+    /// Answers with its name, and its text where it has one.
+    fn attribute<'a>(&mut self, bytes: &'a [u8], depth: usize) -> Result<(&'a [u8], &'a [u8]), Fault> {
+        let (mut name, mut text): (&[u8], &[u8]) = (b"", b"");
         message("AttributeProto", bytes, &[7, 8, 9, 10, 11, 15, 23], |number, value| {
             match number {
-                1 | 4 | 9 | 13 | 21 => drop(value.bytes()?),
+                1 => name = value.bytes()?,
+                4 => text = value.bytes()?,
+                9 | 13 | 21 => drop(value.bytes()?),
                 2 => value.fixed32()?,
                 3 | 20 => drop(value.varint()?),
                 5 | 10 => drop(self.tensor(value.bytes()?, false)?),
@@ -314,7 +326,8 @@ impl Walk<'_> {
                 _ => return Ok(false),
             }
             Ok(true)
-        })
+        })?;
+        Ok((name, text))
     }
 
     /// Answers with the tensor's name. `initializer` says whether it is one of the outermost graph: those alone may have their data elsewhere.

@@ -277,6 +277,21 @@ fn operators_of_other_domains_are_refused_wherever_they_stand() {
 }
 
 #[test]
+fn texts_are_made_alike_by_the_rules_of_no_machine() {
+    let node = |locale: Option<&str>| {
+        let node = [("case_change_action", "LOWER")].into_iter().chain(locale.map(|locale| ("locale", locale)));
+        let node = node.fold(new().bytes(4, "StringNormalizer"), |node, (name, text)| {
+            node.message(5, new().bytes(1, name).bytes(4, text).varint(20, 3))
+        });
+        model(graph().message(1, node))
+    };
+    assert!(read(&node(Some("C")), &Limits::DEFAULT).is_ok());
+    for locale in [None, Some("en_US.UTF-8"), Some("")] {
+        assert_eq!(fault(&node(locale)), Fault::Locale, "{locale:?}");
+    }
+}
+
+#[test]
 fn each_bound_holds_at_itself_and_not_one_past() {
     let past = |limits: Limits, bytes: &[u8]| matches!(read(bytes, &limits), Err(Fault::Past { .. }));
     let all = Limits::DEFAULT;
