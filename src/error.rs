@@ -167,7 +167,7 @@ fn authenticate(refused: authenticate::Refused) -> Told {
 
 /// The same for a path, a model and a version that are not there, and for those that are not this caller's.
 fn denied() -> Told {
-    Told::new("authorize.denied", StatusCode::NOT_FOUND, Code::NotFound, "There is no such model, or it is not yours to use.")
+    Told::new("authorize.denied", StatusCode::NOT_FOUND, Code::NotFound, "There is no such path or model, or it is not yours to use.")
 }
 
 fn authorize(error: authorize::Error) -> Told {
@@ -303,19 +303,21 @@ fn check(error: check::Error) -> Told {
     }
 }
 
-const fn tensor(broken: check::Broken) -> &'static str {
-    match broken {
+fn tensor(broken: check::Broken) -> Cow<'static, str> {
+    let text = match broken {
         check::Broken::Name => "The model has no tensor of that name.",
         check::Broken::Twice => "Two tensors have the same name.",
         check::Broken::Missing => "An input of the model is missing.",
         check::Broken::TooMany => "There are too many tensors.",
         check::Broken::Datatype => "The datatype is not the model's.",
         check::Broken::Shape => "The shape does not fit the model's.",
-        check::Broken::Batch => "The batch is empty, not the same in all inputs, or longer than this model takes at once.",
+        check::Broken::Batch => "The batch is empty, or not the same in all inputs.",
+        check::Broken::TooManyRows(most) => return format!("The batch is longer than this model takes at once, which is {most}.").into(),
         check::Broken::Bytes => "The data does not hold as many elements as the shape says.",
         check::Broken::Range => "A number lies outside of what the model takes.",
         check::Broken::NotFinite => "A number is not finite.",
-    }
+    };
+    text.into()
 }
 
 fn unsupported(code: &'static str, message: &'static str) -> Told {

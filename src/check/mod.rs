@@ -337,9 +337,7 @@ fn embed(document: &Value, contract: &Contract, terms: &Terms, shadowed: &mut Op
     }
     let request = terms.hold(shadowed, |Narrowed { rules, .. }| {
         // Before anything is made of them: lists of tokens are filled up to the longest.
-        if rules.max_batch.is_some_and(|most| asked.inputs.len() as u64 > most) {
-            return Err(Error::CallerSentTensor(Fault { broken: Broken::Batch, list: "input", index: None }));
-        }
+        rules.batch(asked.inputs.len() as u64).map_err(|broken| Error::CallerSentTensor(Fault { broken, list: "input", index: None }))?;
         let longest = contract.longest.unwrap_or(0);
         let longest = rules.max_length.map_or(longest, |most| longest.min(usize::try_from(most).unwrap_or(usize::MAX)));
         let inputs = asked.tensors(longest).map_err(Error::CallerSentShape)?;

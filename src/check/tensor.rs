@@ -78,8 +78,10 @@ pub enum Broken {
     Datatype,
     /// Another number of dimensions, another length of one, or a length of 0; `check.shape`.
     Shape,
-    /// The batch is longer than allowed, or not the same in all inputs; `check.batch`.
+    /// The batch is not the same in all inputs, or empty; `check.batch`.
     Batch,
+    /// The batch is longer than so many rows; `check.batch`.
+    TooManyRows(u64),
     /// The bytes are not as many as type and shape say, or not what the type allows; `check.bytes`.
     Bytes,
     /// A number out of its range; `check.range`.
@@ -110,7 +112,7 @@ impl Broken {
             Self::TooMany => "check.tensors",
             Self::Datatype => "check.datatype",
             Self::Shape => "check.shape",
-            Self::Batch => "check.batch",
+            Self::Batch | Self::TooManyRows(_) => "check.batch",
             Self::Bytes => "check.bytes",
             Self::Range => "check.range",
             Self::NotFinite => "check.nan",
@@ -151,7 +153,7 @@ impl Rules {
             let row = matches!(&request.inputs[..], [only] if only.shape.len() == 1 && only.datatype != Datatype::Bytes);
             let longer = |tensor: &Tensor| tensor.shape.first().is_some_and(|rows| *rows > most);
             if let Some(index) = request.inputs.iter().position(longer).filter(|_| !row) {
-                return Err(at(index)(Broken::Batch));
+                return Err(at(index)(Broken::TooManyRows(most)));
             }
         }
         let mut batch = None;
@@ -172,7 +174,7 @@ impl Rules {
             if self.max_length.is_some_and(|most| lengths.any(|length| length > most)) {
                 return Err(Broken::Shape);
             }
-            return if first.zip(self.max_batch).is_some_and(|(first, most)| first > most) { Err(Broken::Batch) } else { Ok(()) };
+            return self.batch(first.unwrap_or_default());
         };
         let port = contract.every_input().find(|port| port.name == tensor.name).ok_or(Broken::Name)?;
         if tensor.datatype != port.datatype {
@@ -186,14 +188,20 @@ impl Rules {
         let mut lengths = tensor.shape.iter().zip(&port.shape).map(free);
         if let Some(length) = lengths.next().flatten() {
             let agrees = contract.apart || *batch.get_or_insert(length) == length;
-            if !agrees || self.max_batch.is_some_and(|most| length > most) {
+            if !agrees {
                 return Err(Broken::Batch);
             }
+            self.batch(length)?;
         }
         if self.max_length.is_some_and(|most| lengths.flatten().any(|length| length > most)) {
             return Err(Broken::Shape);
         }
         Ok(())
+    }
+
+    /// Whether so many rows may be asked about at once.
+    pub(super) fn batch(&self, rows: u64) -> Result<(), Broken> {
+        self.max_batch.filter(|most| rows > *most).map_or(Ok(()), |most| Err(Broken::TooManyRows(most)))
     }
 
     fn elements(&self, tensor: &Tensor) -> Result<(), Broken> {
@@ -216,6 +224,8 @@ impl Rules {
                 let (low, high) = (bf16::from_f64(low).to_f32(), bf16::from_f64(high).to_f32());
                 floats(data, low, high, f32::MAX, loose, |bytes| bf16::from_le_bytes(bytes).to_f32())
             }
+            // A server that makes numbers of texts would take what no bound was held against.
+            Datatype::Bytes if range.is_some() => Err(Broken::Datatype),
             Datatype::Bytes => Ok(()),
             _ if range.is_none() => Ok(()),
             datatype => {

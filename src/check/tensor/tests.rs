@@ -99,10 +99,10 @@ fn types_ranks_and_fixed_dimensions_are_the_contracts() {
 fn the_batch_is_the_same_everywhere_and_at_most_the_cap() {
     assert_eq!(changed(|inputs| inputs[1] = fp32("scale", &[1], &[1.0])), Some((Broken::Batch, Some(1))));
     let three = vec![fp32("input", &[3, 2], &[0.0; 6]), fp32("scale", &[3], &[0.0; 3])];
-    assert_eq!(broken(&digits(), three), Some((Broken::Batch, Some(0))));
+    assert_eq!(broken(&digits(), three), Some((Broken::TooManyRows(2), Some(0))));
     let loose = Rules { max_batch: Some(2), ..Rules::default() };
     assert_eq!(broken(&loose, vec![fp32("x", &[2], &[0.0; 2])]), None);
-    assert_eq!(broken(&loose, vec![fp32("x", &[3], &[0.0; 3])]), Some((Broken::Batch, Some(0))));
+    assert_eq!(broken(&loose, vec![fp32("x", &[3], &[0.0; 3])]), Some((Broken::TooManyRows(2), Some(0))));
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn only_the_first_dimension_is_a_batch_and_only_where_the_model_calls_it_so() {
     let two: [(&str, &[Option<u64>]); 2] = [("queries", &[None, Some(2)]), ("keys", &[None, Some(2)])];
     let asked = |keys| vec![bytes("queries", &[2, 2]), bytes("keys", &[keys, 2])];
     assert_eq!(broken(&rules(&two, true), asked(64)), None);
-    assert_eq!(broken(&rules(&two, true), asked(65)), Some((Broken::Batch, Some(1))));
+    assert_eq!(broken(&rules(&two, true), asked(65)), Some((Broken::TooManyRows(64), Some(1))));
     assert_eq!(broken(&rules(&two, false), asked(3)), Some((Broken::Batch, Some(1))));
 }
 
@@ -130,11 +130,11 @@ fn only_the_first_dimension_is_a_batch_and_only_where_the_model_calls_it_so() {
 fn the_rows_of_a_request_without_a_contract_are_at_most_what_is_learned_from_one() {
     let rules = Rules { most_rows: Some(2), ..Rules::default() };
     assert_eq!(broken(&rules, vec![fp32("x", &[2, 1], &[0.0; 2])]), None);
-    assert_eq!(broken(&rules, vec![fp32("x", &[3, 1], &[0.0; 3])]), Some((Broken::Batch, Some(0))));
-    assert_eq!(broken(&rules, vec![fp32("x", &[1, 1], &[0.0]), fp32("y", &[3, 1], &[0.0; 3])]), Some((Broken::Batch, Some(1))));
+    assert_eq!(broken(&rules, vec![fp32("x", &[3, 1], &[0.0; 3])]), Some((Broken::TooManyRows(2), Some(0))));
+    assert_eq!(broken(&rules, vec![fp32("x", &[1, 1], &[0.0]), fp32("y", &[3, 1], &[0.0; 3])]), Some((Broken::TooManyRows(2), Some(1))));
     assert_eq!(broken(&rules, vec![fp32("x", &[3], &[0.0; 3])]), None, "one row of three numbers");
-    assert_eq!(broken(&rules, vec![fp32("x", &[3], &[0.0; 3]), fp32("y", &[3], &[0.0; 3])]), Some((Broken::Batch, Some(0))));
-    assert_eq!(broken(&rules, vec![tensor("x", Datatype::Bytes, &[3], vec![0; 12])]), Some((Broken::Batch, Some(0))));
+    assert_eq!(broken(&rules, vec![fp32("x", &[3], &[0.0; 3]), fp32("y", &[3], &[0.0; 3])]), Some((Broken::TooManyRows(2), Some(0))));
+    assert_eq!(broken(&rules, vec![tensor("x", Datatype::Bytes, &[3], vec![0; 12])]), Some((Broken::TooManyRows(2), Some(0))));
     let said = Rules { max_batch: Some(4), ..rules };
     assert_eq!(broken(&said, vec![fp32("x", &[3, 1], &[0.0; 3])]), None, "the policy says more");
 }
@@ -289,5 +289,13 @@ fn the_other_inputs_may_be_sent_in_place_of_the_first_and_not_beside_them() {
     assert_eq!(broken(&rules, vec![ids()]), Some((Broken::Missing, None)));
     assert_eq!(broken(&rules, vec![ids(), mask(), text()]), Some((Broken::Name, Some(2))));
     assert_eq!(broken(&rules, vec![text(), ids(), mask()]), Some((Broken::Name, Some(1))));
-    assert_eq!(broken(&rules, vec![bytes("ids", &[3, 1], b"abc"), bytes("mask", &[3, 1], b"abc")]), Some((Broken::Batch, Some(0))));
+    assert_eq!(broken(&rules, vec![bytes("ids", &[3, 1], b"abc"), bytes("mask", &[3, 1], b"abc")]), Some((Broken::TooManyRows(2), Some(0))));
+}
+
+#[test]
+fn texts_are_no_numbers_within_a_range() {
+    let rules = Rules { range: [("x".to_owned(), (0.0, 10.0))].into(), ..Rules::default() };
+    let text = |name| tensor(name, Datatype::Bytes, &[1], b"\x02\0\0\x0050".to_vec());
+    assert_eq!(broken(&rules, vec![text("x")]), Some((Broken::Datatype, Some(0))));
+    assert_eq!(broken(&rules, vec![text("y")]), None, "of which the policy says nothing");
 }
