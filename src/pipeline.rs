@@ -183,7 +183,7 @@ impl House {
         };
         accepted.over();
         undecided.decided(ended.0.id().is_some());
-        self.leave(active, ended)
+        self.leave(active, ended, dialect)
     }
 
     /// What the first stop turns away before there is a [`Peer`]: it ends as every refusal does.
@@ -203,13 +203,15 @@ impl House {
         let Err(refusal) = walk.past(Stop::Accept, Err::<Infallible, _>(error), Refusal::Accept);
         let ended = self.refuse(&ledger, refusal, walk.trail, dialect).await;
         accepted.over();
-        self.leave(active, ended)
+        self.leave(active, ended, dialect)
     }
 
     /// The last stop.
-    fn leave(&self, active: Active, (receipt, code): (Receipt, Option<&'static str>)) -> Response<Body> {
+    fn leave(&self, active: Active, (receipt, code): (Receipt, Option<&'static str>), dialect: Dialect) -> Response<Body> {
         let receipt_id = receipt.id();
-        let (status, headers, body, trail, late) = receipt.into_parts();
+        let (status, mut headers, body, trail, late) = receipt.into_parts();
+        // What the protocols' own clients show of an answer, to be asked about it.
+        headers.extend(dialect.request_id().zip(receipt_id.and_then(|id| HeaderValue::try_from(id.to_string()).ok())));
         let answered = Answered { status, headers, body, trail, receipt: receipt_id, late, code };
         self.recorder.record(active, answered, Instant::now()).into_response()
     }

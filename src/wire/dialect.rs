@@ -1,7 +1,7 @@
 //! Which dialect a caller speaks, and how a refusal reads in it.
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
 use super::grpc::SERVICE;
@@ -36,6 +36,16 @@ impl Dialect {
             Self::Oip
         } else {
             Self::Problem
+        }
+    }
+
+    /// The header in which its clients look for the id of a request; gRPC has none.
+    #[must_use]
+    pub fn request_id(self) -> Option<HeaderName> {
+        match self {
+            Self::Anthropic => Some(HeaderName::from_static("request-id")),
+            Self::OpenAi | Self::Oip | Self::Problem => Some(HeaderName::from_static("x-request-id")),
+            Self::Grpc => None,
         }
     }
 }
