@@ -289,7 +289,10 @@ fn the_other_inputs_may_be_sent_in_place_of_the_first_and_not_beside_them() {
     assert_eq!(broken(&rules, vec![ids()]), Some((Broken::Missing, None)));
     assert_eq!(broken(&rules, vec![ids(), mask(), text()]), Some((Broken::Name, Some(2))));
     assert_eq!(broken(&rules, vec![text(), ids(), mask()]), Some((Broken::Name, Some(1))));
-    assert_eq!(broken(&rules, vec![bytes("ids", &[3, 1], b"abc"), bytes("mask", &[3, 1], b"abc")]), Some((Broken::TooManyRows(2), Some(0))));
+    assert_eq!(
+        broken(&rules, vec![bytes("ids", &[3, 1], b"abc"), bytes("mask", &[3, 1], b"abc")]),
+        Some((Broken::TooManyRows(2), Some(0)))
+    );
 }
 
 #[test]
