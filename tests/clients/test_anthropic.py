@@ -29,7 +29,8 @@ def test_a_message_is_answered_by_a_real_server_under_the_callers_name_for_the_m
     answer = raw.parse()
     assert answer.model == "claude" and len(answer.content[0].text) == 8 and answer.stop_reason == "max_tokens"
     assert answer.usage.output_tokens == 8
-    verify(raw.headers, raw.http_response.content, gate.log)
+    receipt, *_ = verify(raw.headers, raw.http_response.content, gate.log)
+    assert answer._request_id == receipt["id"]
 
 
 def test_a_stream_of_text_ends_with_a_final_message(client):

@@ -37,6 +37,14 @@ def test_a_chat_is_answered_by_a_real_server_under_the_callers_name_for_the_mode
     assert answer.usage.completion_tokens == 8 and answer.usage.prompt_tokens > 10
 
 
+def test_an_answer_and_an_error_tell_the_receipts_id_as_the_request_they_are_of(client):
+    raw = client.chat.completions.with_raw_response.create(model="chat", messages=ASK, max_tokens=1)
+    assert raw.parse()._request_id == raw.request_id and f'id="{raw.request_id}"' in raw.headers["provenance-receipt"]
+    with pytest.raises(openai.NotFoundError) as refused:
+        client.chat.completions.create(model="nobody's", messages=ASK)
+    assert f'id="{refused.value.request_id}"' in refused.value.response.headers["provenance-receipt"]
+
+
 def test_a_stream_comes_in_chunks_under_the_callers_name_and_without_the_usage_that_was_not_asked_for(client):
     chunks = list(client.chat.completions.create(model="chat", messages=ASK, max_tokens=8, stream=True))
     assert len(chunks) >= 9
