@@ -63,6 +63,11 @@ impl Pupil {
     pub(in crate::detect) fn kept(&self, now: Moment) -> Option<Kept> {
         let of = |learned: &Learned| {
             let Exposure { fidelity, bits, rows } = learned.loss.exposure();
+            // JSON has no other numbers, and a file that says nothing in their place would be none.
+            let (fidelity, bits) = (
+                if fidelity.is_finite() { fidelity.clamp(0.0, 1.0) } else { 1.0 },
+                if bits.is_finite() { bits.max(0.0) } else { f64::MAX },
+            );
             (rows > 0).then(|| Of { calibration: learned.under.to_string(), fidelity, bits, rows, told: learned.told })
         };
         let kept = Kept { ladder: self.ladder.kept(now), learned: self.living().filter_map(of).collect() };
