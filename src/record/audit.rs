@@ -6,6 +6,7 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -51,7 +52,7 @@ impl Target {
     fn open(&self) -> io::Result<Box<dyn Write + Send>> {
         Ok(match self {
             Self::Stderr => Box::new(io::stderr()),
-            Self::File(path) => Box::new(open(path)?),
+            Self::File(path) => Box::new(Appended { file: open(path)?, path: path.clone() }),
         })
     }
 }
@@ -63,6 +64,32 @@ fn open(path: &Path) -> io::Result<File> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a pipe nor a folder can hold the security log"));
     }
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+/// A file that lines are appended to.
+struct Appended {
+    file: File,
+    path: PathBuf,
+}
+
+impl Write for Appended {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+
+    /// All of it or nothing: what a full disk took of it is taken back. A file that was removed is made anew, as nobody would read what goes on in it.
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut there = self.file.metadata()?;
+        if there.is_file() && there.nlink() == 0 {
+            self.file = open(&self.path)?;
+            there = self.file.metadata()?;
+        }
+        self.file.write_all(bytes).inspect_err(|_| drop(self.file.set_len(there.len())))
+    }
 }
 
 type Opened = io::Result<Box<dyn Write + Send>>;
@@ -382,6 +409,10 @@ mod tests {
         let codes = |path| lines(path).iter().map(|line| line["code"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
         assert_eq!(codes(&aside), ["check.json", "check.schema"]);
         assert_eq!(codes(&path), ["check.depth"]);
+        // Nobody would read what goes on in a file that was removed.
+        std::fs::remove_file(&path).unwrap();
+        write("check.nan").await;
+        assert_eq!(codes(&path), ["check.nan"]);
     }
 
     #[tokio::test]
