@@ -16,7 +16,8 @@
 //! appended until there is room again, and the entry after that tells which numbers are missing (`Wal::resume`). Any other failed
 //! `write`, and any failed `fdatasync`, poisons the log: nothing is appended any more, since what the file then holds is not known
 //! (Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020). A failed sync also calls the [`OnFatal`] hook, which
-//! is to end the process.
+//! is to end the process. Where the file is not at its path any more the log is poisoned too, and the process goes on: as long as it has the
+//! file open, it can be copied back.
 //!
 //! **What the next start does.** What was written and not synced may be lost: when power was, or when a sync failed. Then numbers are left
 //! out, since callers may hold statements that have them; and the file `lock` tells that it happened, until the entry that says so is

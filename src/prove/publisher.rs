@@ -309,9 +309,10 @@ impl Work {
                 let told = |seq, last, counted| heart.beat(seq, Life::Began, Some(last), counted);
                 self.desk.wal.resume(|seq| heart.count(Life::Began, seq), told);
             }
+            let over = closing || self.desk.wal.tally().poisoned;
             self.step();
             // Whoever waits for a checkpoint of a log that takes nothing any more learns it from the closed channel.
-            if closing || self.desk.wal.tally().poisoned {
+            if over {
                 return;
             }
         }

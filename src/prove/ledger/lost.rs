@@ -96,6 +96,21 @@ async fn a_log_whose_write_ahead_file_holds_no_entry_any_more_goes_on_from_its_t
     assert_eq!((report.left_out, report.kinds["key-rotation"]), (vec![(256, 259)], 1));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_ahead_file_that_is_taken_away_takes_no_answer_with_it_and_no_more_are_let_in() {
+    let house = house();
+    let wal = house.log().join("wal-00000000");
+    answer(&house.ledger, &Terms::default()).await.unwrap();
+    std::fs::remove_file(&wal).unwrap();
+    let promised = answer(&house.ledger, &Terms::default()).await.unwrap().id().unwrap();
+    assert!(answer(&house.ledger, &durable()).await.is_err(), "it is on no disk");
+    let why = house.ledger.refuses().unwrap();
+    assert!(why.starts_with(house.log().to_str().unwrap()) && why.contains("wal-00000000 was taken away"), "{why}");
+    assert_eq!(house.ledger.reserve(&durable(), Want::default()).err(), Some(Error::Unavailable));
+    house.ledger.close();
+    assert!(house.shown().iter().any(|view| view["id"] == promised.to_string()), "what was promised is in the tiles");
+}
+
 #[tokio::test]
 async fn whatever_pages_lost_power_leaves_nothing_covered_is_lost_and_no_number_is_used_again() {
     const SECTOR: usize = 512;

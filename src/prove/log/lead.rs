@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -17,6 +18,8 @@ use crate::verify::segment::{First, HEADER, frame, path_of};
 const GROUP: usize = 256 << 10;
 /// After so many groups a leader leaves the lead to the syncing thread, so that it comes to its own answer.
 const LEAD: usize = 16;
+/// How often it is looked whether the file is still there while nothing is written to it.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A log's files, and what stands where on the way to them: for all who append, and for the thread that syncs.
 pub(super) struct Shared {
@@ -232,9 +235,14 @@ impl Shared {
     }
 
     pub(super) fn sync_until_closed(&self) {
-        let mut last = Instant::now();
+        let (mut last, mut looked) = (Instant::now(), Instant::now());
         let mut state = held(&self.state);
         loop {
+            if looked.elapsed() >= LOOK_EVERY && !state.poisoned {
+                drop(state);
+                looked = Instant::now();
+                state = self.look();
+            }
             if state.hand_over && !state.leading && !state.poisoned {
                 state = self.lead(state, LEAD);
             }
@@ -274,13 +282,52 @@ impl Shared {
             state.failure = Some(error);
             return state;
         }
-        let mut state = held(&self.state);
+        let mut state = self.look();
+        // Also where the file is not there any more: it is on the disk, if nowhere else then in the tree, which takes what is synced.
         state.synced = state.synced.max(written);
         state.tally.syncs += 1;
         state.tally.sync_time += took;
         release(&mut state.on_sync, written);
         state
     }
+
+    /// Takes nothing any more where the file that is written is not the one at its path: what is acknowledged could not be found again.
+    pub(super) fn look(&self) -> MutexGuard<'_, State> {
+        let state = held(&self.state);
+        let Some(number) = state.segments.last().map(|last| last.number) else { return state };
+        let file = state.file.clone();
+        drop(state);
+        let astray = astray(&file, &path_of(&self.directory, number));
+        let mut state = held(&self.state);
+        // Once another follows it, it may be removed.
+        if let Some(why) = astray.filter(|_| !state.poisoned && state.segments.last().is_some_and(|last| last.number == number)) {
+            state.failure = Some(io::Error::other(why));
+            drop(state);
+            self.poison();
+            // Whatever is put in its place may lack what callers hold statements of: the next start must leave numbers out.
+            let _ = self.lock.set_len(0);
+            state = held(&self.state);
+        }
+        state
+    }
+}
+
+/// Why `file` is not the one at `path`, and what can be done; nothing where it is, or where that cannot be told.
+fn astray(file: &File, path: &Path) -> Option<String> {
+    let here = file.metadata().ok()?;
+    match std::fs::metadata(path) {
+        Ok(there) if (there.dev(), there.ino()) == (here.dev(), here.ino()) => return None,
+        Ok(_) => {}
+        Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) => {}
+        Err(_) => return None,
+    }
+    let name = path.file_name().unwrap_or_default().display();
+    // As long as it is open it can be read.
+    let rescue = match here.nlink() {
+        0 => format!("before this process ends, copy /proc/{}/fd/{} there, as its user", std::process::id(), file.as_raw_fd()),
+        _ => "put it back there".to_owned(),
+    };
+    Some(format!("the write-ahead file {name} was taken away while it was written; {rescue}, and start anew"))
 }
 
 fn release(waiting: &mut Vec<(u64, oneshot::Sender<()>)>, below: u64) {

@@ -1,4 +1,4 @@
-//! What lost power and failed syncs leave of a write-ahead file.
+//! What lost power, failed syncs and hands leave of a write-ahead file.
 
 use super::*;
 
@@ -91,4 +91,49 @@ fn after_a_failed_sync_the_next_start_takes_what_was_not_synced_for_lost() {
     wal.append(Until::Ready, entry).unwrap();
     drop(wal);
     assert!(open(folder.path()).unwrap().1.unsynced_lost);
+}
+
+/// Waits until nothing is taken any more; gives why.
+fn stopped(wal: &Wal) -> String {
+    for _ in 0..500 {
+        if wal.tally().poisoned {
+            assert!(wal.append(Until::Ready, entry).is_err());
+            return wal.failure().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("entries go on into a file that nobody finds");
+}
+
+#[test]
+fn a_file_that_is_removed_while_it_is_written_takes_nothing_more_and_can_be_copied_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = path_of(folder.path(), 0);
+    for (before, writes) in [(0, true), (1, false), (1, true)] {
+        let (wal, recovered) = open(folder.path()).unwrap();
+        assert_eq!((recovered.entries, recovered.unsynced_lost), (before, before > 0), "what was put back may be an older one");
+        std::fs::remove_file(&file).unwrap();
+        // Who waits for a sync is not told that it is there; where nothing is written it is seen too.
+        let wait = writes.then(|| wal.append(Until::Synced, entry).unwrap().2);
+        assert!(wait.is_none_or(|wait| wait.done_here().is_err()));
+        let why = stopped(&wal);
+        let open = why.split_once("copy ").and_then(|(_, rest)| rest.split_once(" there")).unwrap_or_else(|| panic!("{why}")).0;
+        assert!(why.contains("wal-00000000 was taken away"), "{why}");
+        std::fs::copy(open, &file).unwrap();
+    }
+    assert_eq!(entries(folder.path()), (0..2).map(|seq| (seq, entry(seq))).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_folder_that_is_moved_away_while_it_is_written_takes_nothing_more() {
+    let above = tempfile::tempdir().unwrap();
+    let (folder, elsewhere) = (above.path().join("log"), above.path().join("elsewhere"));
+    std::fs::create_dir(&folder).unwrap();
+    let (wal, _) = open(&folder).unwrap();
+    wal.append(Until::Ready, entry).unwrap();
+    std::fs::rename(&folder, &elsewhere).unwrap();
+    assert!(stopped(&wal).contains("put it back"));
+    drop(wal);
+    std::fs::rename(&elsewhere, &folder).unwrap();
+    assert_eq!(open(&folder).unwrap().1.entries, 1);
 }
