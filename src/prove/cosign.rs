@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use super::archive::Archive;
 use super::ledger::{Ledger, OpenError};
 use super::publisher::{Published, retried};
-use super::tree::Tree;
+use super::tree::{Derived, Tree};
 use super::witness::{Consistency, FIRST_PAUSE, Failure, Latest, Seen, Witnesses};
 use crate::tlog::Note;
 use crate::tlog::merkle;
@@ -75,6 +75,13 @@ pub struct Known {
 }
 
 impl Known {
+    /// Whether the log goes on from it, as far as that can be told before anything is written.
+    pub(super) fn held_against_derived(&self, tree: &Derived) -> Result<(), OpenError> {
+        let (here, Seen { size, root }) = (tree.size(), self.seen);
+        let same = size <= here && tree.root(size).is_none_or(|there| there == root);
+        if same { Ok(()) } else { Err(OpenError::SetBack(SetBack { witness: self.witness.clone(), size, here })) }
+    }
+
     /// Whether the log goes on from it.
     pub(super) fn held_against(&self, tree: &Tree) -> Result<(), OpenError> {
         let (here, Seen { size, root }) = (tree.size(), self.seen);

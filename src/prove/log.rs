@@ -63,7 +63,7 @@ pub type OnFatal = Box<dyn Fn(&io::Error) + Send + Sync>;
 /// The hook, for all who may meet a failed sync.
 pub(super) type Fatal = Arc<dyn Fn(&io::Error) + Send + Sync>;
 /// What a log holds when it is opened, from its first entry on.
-type Entries = Vec<Arc<[u8]>>;
+pub(super) type Entries = Vec<Arc<[u8]>>;
 /// Syncs what entries rest on.
 type SyncFirst = Box<dyn Fn() -> io::Result<()> + Send + Sync>;
 
@@ -131,6 +131,46 @@ pub struct Tally {
     pub full: bool,
 }
 
+/// A write-ahead file as it lies in its folder, which nobody else can write to. Nothing of it has changed.
+pub(super) struct Found {
+    directory: PathBuf,
+    lock: File,
+    read: recover::Read,
+}
+
+impl Found {
+    /// Reads the log in `directory`, which must exist.
+    ///
+    /// `covered` is asked once nobody else can write: the entries of a lower index were synced, since a checkpoint covers them.
+    pub(super) fn read(directory: &Path, covered: impl FnOnce() -> u64) -> Result<Self, OpenError> {
+        let lock = hold(directory)?;
+        let mut before = Vec::new();
+        (&lock).take(256).read_to_end(&mut before).map_err(|error| OpenError::Io(directory.join(LOCK), error))?;
+        let lost = lost_since(&before, &boot());
+        let mut read = recover::recover(directory, covered(), lost)?;
+        read.recovered.unsynced_lost = lost && read.recovered.entries > 0;
+        Ok(Self { directory: directory.into(), lock, read })
+    }
+
+    /// What there is.
+    pub(super) fn recovered(&self) -> Recovered {
+        self.read.recovered
+    }
+
+    /// The entries that are there.
+    pub(super) fn take_entries(&mut self) -> Entries {
+        std::mem::take(&mut self.read.entries)
+    }
+
+    /// The segment that would have the next entry, if one is missing; none where there is no telling.
+    pub(super) fn next_segment(&self) -> Option<PathBuf> {
+        let last = self.read.segments.last()?;
+        // One without an entry was begun in its place.
+        let after = u64::from(last.first_index < self.read.recovered.entries);
+        Some(path_of(&self.directory, last.number + after))
+    }
+}
+
 /// An open write-ahead file.
 pub(super) struct Wal {
     shared: Arc<Shared>,
@@ -192,25 +232,16 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Wal {
-    /// Opens or begins the log in `directory`, which must exist; reads all of it, syncs it, and gives the entries that are there.
-    ///
-    /// `covered` is asked once nobody else can write: the entries of a lower index were synced, since a checkpoint covers them.
-    pub(super) fn open(
-        directory: &Path,
-        segment: u64,
-        covered: impl FnOnce() -> u64,
-        on_fatal: Fatal,
-    ) -> Result<(Self, Recovered, Entries), OpenError> {
+    /// Opens or begins the log that was found; syncs it.
+    pub(super) fn open(found: Found, segment: u64, on_fatal: Fatal) -> Result<(Self, Recovered), OpenError> {
+        let Found { directory, lock, mut read } = found;
+        let directory = &*directory;
         let io = |path: &Path| {
             let path = path.to_owned();
             move |error| OpenError::Io(path, error)
         };
-        let (lock_path, lock) = (directory.join(LOCK), hold(directory)?);
-        let mut before = Vec::new();
-        (&lock).take(256).read_to_end(&mut before).map_err(io(&lock_path))?;
-        let lost = lost_since(&before, &boot());
-        let recover::Read { mut recovered, segments, next, entries } = recover::recover(directory, covered(), lost)?;
-        recovered.unsynced_lost = lost && recovered.entries > 0;
+        read.mend()?;
+        let recover::Read { recovered, segments, next, .. } = read;
         let folder = File::open(directory).map_err(io(directory))?;
 
         let mut state = State {
@@ -233,7 +264,7 @@ impl Wal {
             publisher_waits: false,
             on_write: Vec::new(),
             on_sync: Vec::new(),
-            file: Arc::new(lock.try_clone().map_err(io(&lock_path))?),
+            file: Arc::new(lock.try_clone().map_err(io(&directory.join(LOCK)))?),
             length: 0,
             full: Vec::new(),
             segments,
@@ -264,7 +295,7 @@ impl Wal {
         let for_syncer = shared.clone();
         let syncer = std::thread::Builder::new().name("prove-sync".into()).spawn(move || for_syncer.sync_until_closed());
         let syncer = syncer.map_err(io(directory))?;
-        Ok((Self { shared, syncer: Mutex::new(Some(syncer)) }, recovered, entries))
+        Ok((Self { shared, syncer: Mutex::new(Some(syncer)) }, recovered))
     }
 
     /// Syncs what is written, and only then notes that nothing was lost up to here, or that what was is told. To be called before anybody

@@ -34,25 +34,29 @@ pub(super) struct Tree {
 #[derive(Default)]
 pub(super) struct Unsettled(Vec<Tile>);
 
-impl Tree {
-    /// Opens the tree of a log whose write-ahead file holds `entries`, the first of which has the index `first`.
+/// A tree as it is to be, of which nothing is written yet.
+pub(super) struct Derived {
+    files: Files,
+    /// As it is before `entries`; whole bundles stand before them.
+    before: Edge,
+    entries: Vec<Arc<[u8]>>,
+}
+
+impl Derived {
+    /// The tree of a log whose write-ahead file holds `entries`, the first of which has the index `first`.
     ///
     /// # Errors
-    /// When a tile from before `first` is missing, or a file cannot be written. A full disk is none: see [`Tree::catch_up`].
-    pub(super) fn open(directory: &Path, first: u64, entries: &[Arc<[u8]>]) -> Result<Self, TreeError> {
+    /// When a tile from before `first` is missing.
+    pub(super) fn read(directory: &Path, first: u64, entries: &[Arc<[u8]>]) -> Result<Self, TreeError> {
         let files = Files::of(directory);
         let start = first - first % WIDTH;
-        let edge = Edge::of(start, |tile| rebuild(&files, tile))?;
-        let bundle = |number| files.read(Tile { level: None, number, width: WIDTH as u16 }).ok();
-        let ids = Ids::open(directory, start, bundle).map_err(|error| TreeError::Io(directory.join(IDS), error))?;
-        let ids = Arc::new(ids);
-        let mut tree = Self { files, edge, bundle: Vec::new(), ids, unsettled: Unsettled::default(), unswept: Vec::new(), owed: None };
+        let before = Edge::of(start, |tile| rebuild(&files, tile))?;
         // The write-ahead file may begin in the middle of a bundle, which then is full and on the disk.
         let number = start / WIDTH;
         let mut all: Vec<Arc<[u8]>> = Vec::new();
         if first > start {
             let before = Tile { level: None, number, width: WIDTH as u16 };
-            let (path, bundle) = (tree.files.path(before), tree.files.read(before)?);
+            let (path, bundle) = (files.path(before), files.read(before)?);
             let there =
                 tile::entries(&bundle).filter(|there| there.len() as u64 == WIDTH).ok_or_else(|| TreeError::Missing(path.clone()))?;
             let split = (first - start) as usize;
@@ -62,12 +66,47 @@ impl Tree {
             all.extend(there[..split].iter().map(|entry| Arc::from(*entry)));
         }
         all.extend(entries.iter().cloned());
-        match tree.add(&all) {
-            Err(error) if is_full(&error) => tree.owe(all),
+        Ok(Self { files, before, entries: all })
+    }
+
+    /// How many leaves it has.
+    pub(super) fn size(&self) -> u64 {
+        self.before.size() + self.entries.len() as u64
+    }
+
+    /// The root of its first `size` leaves, where its files are not needed for that.
+    pub(super) fn root(&self, size: u64) -> Option<Hash> {
+        let more = usize::try_from(size.checked_sub(self.before.size())?).ok()?;
+        let mut edge = self.before.clone();
+        self.entries.get(..more)?.iter().for_each(|entry| edge.push(entry, |_, _, _| {}));
+        Some(edge.root())
+    }
+
+    /// Writes what is not in its files.
+    ///
+    /// # Errors
+    /// When a file cannot be written. A full disk is none: see [`Tree::catch_up`].
+    pub(super) fn write(self) -> Result<Tree, TreeError> {
+        let Self { files, before: edge, entries } = self;
+        let directory = files.directory().to_owned();
+        let bundle = |number| files.read(Tile { level: None, number, width: WIDTH as u16 }).ok();
+        let ids = Ids::open(&directory, edge.size(), bundle).map_err(|error| TreeError::Io(directory.join(IDS), error))?;
+        let ids = Arc::new(ids);
+        let mut tree = Tree { files, edge, bundle: Vec::new(), ids, unsettled: Unsettled::default(), unswept: Vec::new(), owed: None };
+        match tree.add(&entries) {
+            Err(error) if is_full(&error) => tree.owe(entries),
             added => added.map_err(|error| TreeError::Io(directory.join("tile"), error))?,
         }
         // Nothing is swept: the checkpoint that is in the folder may be older, and whoever reads it reads its partial tiles.
         Ok(tree)
+    }
+}
+
+impl Tree {
+    /// Reads and writes it at once; see [`Derived`].
+    #[cfg(test)]
+    pub(super) fn open(directory: &Path, first: u64, entries: &[Arc<[u8]>]) -> Result<Self, TreeError> {
+        Derived::read(directory, first, entries)?.write()
     }
 
     /// Goes on with entries that are not in its files.

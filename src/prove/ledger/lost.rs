@@ -111,6 +111,55 @@ async fn a_write_ahead_file_that_is_taken_away_takes_no_answer_with_it_and_no_mo
     assert!(house.shown().iter().any(|view| view["id"] == promised.to_string()), "what was promised is in the tiles");
 }
 
+/// Every file of a folder, with what is in it.
+fn files(folder: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+    let (mut files, mut left) = (std::collections::BTreeMap::new(), vec![folder.to_owned()]);
+    while let Some(path) = left.pop() {
+        match std::fs::read_dir(&path) {
+            Ok(there) => left.extend(there.map(|file| file.unwrap().path())),
+            Err(_) => drop(files.insert(path.clone(), std::fs::read(&path).unwrap())),
+        }
+    }
+    files
+}
+
+#[tokio::test]
+async fn a_start_that_is_refused_changes_nothing_and_names_the_write_ahead_file_that_is_missing() {
+    let folder = closed(300).await;
+    let log = folder.path().join("data/log");
+    let wal = log.join("wal-00000000");
+    let whole = std::fs::read(&wal).unwrap();
+    let refused = || {
+        let before = files(folder.path());
+        let why = open_in(folder.path()).err().unwrap();
+        assert!(files(folder.path()) == before, "{why}");
+        why
+    };
+    std::fs::remove_file(&wal).unwrap();
+    let why = refused().to_string();
+    assert!(why.starts_with(log.join("wal-").to_str().unwrap()) && why.contains("over 300 ") && why.contains("hold 300"), "{why}");
+    assert_eq!(show(&log, Select::All).unwrap().count(), 300);
+    // As a start left it that did not look first; and an older copy of it, with a torn tail.
+    for end in [crate::verify::segment::HEADER, whole.len() / 2] {
+        std::fs::write(&wal, &whole[..end]).unwrap();
+        assert!(matches!(refused(), OpenError::Unwritten { tiles: 300, covered: 300, .. }));
+    }
+    // The whole folder from an older copy.
+    std::fs::write(&wal, &whole[..whole.len() / 2]).unwrap();
+    std::fs::remove_dir_all(log.join("tile")).unwrap();
+    assert!(matches!(refused(), OpenError::Behind(_, 300, _)));
+    // Other entries in their place.
+    let other = closed(320).await;
+    std::fs::copy(other.path().join("data/log/wal-00000000"), &wal).unwrap();
+    assert!(matches!(refused(), OpenError::Forked(_, 300)));
+    std::fs::write(&wal, &whole).unwrap();
+    reopened(folder.path()).0.close();
+    // And where the folder is gone, none is made.
+    std::fs::remove_dir_all(&log).unwrap();
+    assert!(matches!(refused(), OpenError::Behind(..)));
+    assert!(!log.exists());
+}
+
 #[tokio::test]
 async fn whatever_pages_lost_power_leaves_nothing_covered_is_lost_and_no_number_is_used_again() {
     const SECTOR: usize = 512;

@@ -15,13 +15,13 @@ use super::super::cosign::{Known, SetBack};
 use super::super::heartbeat::Heart;
 use super::super::key::{Exposed, Key, KeyError, Vkey};
 use super::super::lock::LockFile;
-use super::super::log::{self, Fatal, OnFatal, Poisoned, Recovered, SEGMENT, Until, Wal};
+use super::super::log::{self, Fatal, Found, OnFatal, Poisoned, Recovered, SEGMENT, Until, Wal};
 use super::super::prune::{Pruner, Told};
 use super::super::publisher::{Desk, Publisher};
 use super::super::rotation::{self, Vkeys, signer_of};
 use super::super::salts::{self, MAX_SUBJECTS, Salts};
 use super::super::statement::{Build, Signer};
-use super::super::tree::Tree;
+use super::super::tree::{Derived, Tree};
 use super::super::witness::Witnesses;
 use super::entries::tell_counts;
 use super::{Inner, Ledger};
@@ -29,7 +29,7 @@ use crate::clock::Moment;
 use crate::event::Events;
 use crate::tlog::{Checkpoint, Note};
 use crate::verify::entries::Entries;
-use crate::verify::files::TreeError;
+use crate::verify::files::{Files, TreeError};
 use crate::verify::folder::{CHECKPOINT, KEYS, NEW, NEW_ENTRY, SALTS, WITNESSED, WITNESSED_NEW};
 use crate::verify::heartbeat::Life;
 use crate::verify::statement::Statement;
@@ -58,6 +58,17 @@ pub enum OpenError {
     NotOurs(PathBuf),
     /// The log has fewer entries than a checkpoint in this file covers: it was restored from an older copy, or lost what it had synced.
     Behind(PathBuf, u64, u64),
+    /// A checkpoint covers more entries than the write-ahead file has, and the tiles hold them: the write-ahead file is missing.
+    Unwritten {
+        /// The file.
+        segment: PathBuf,
+        /// How many entries the log has without it.
+        there: u64,
+        /// How many the checkpoint covers.
+        covered: u64,
+        /// How many the tiles hold.
+        tiles: u64,
+    },
     /// The log has other entries than a checkpoint in this file covers.
     Forked(PathBuf, u64),
     /// A witness has seen more of the log, or another one.
@@ -97,6 +108,13 @@ impl fmt::Display for OpenError {
                 "{}: a checkpoint over {covered} entries was signed, and the log has {there}: it is an older copy. Restore the newest one; \
                  where there is none, begin a log under another origin",
                 path.display()
+            ),
+            Self::Unwritten { segment, there, covered, tiles } => write!(
+                f,
+                "{}: the write-ahead file is missing, or an older one: it ends after {there} entries, a checkpoint over {covered} was \
+                 signed, and the tiles hold {tiles}. Restore it; where it is lost, begin a log in another directory under another origin: what \
+                 this one holds can be read and verified as before",
+                segment.display()
             ),
             Self::Forked(path, covered) => write!(
                 f,
@@ -176,7 +194,6 @@ impl Ledger {
             exposed |= too;
             previous = Some(before).filter(|before| before.log_vkey("") != key.log_vkey(""));
         }
-        make_folder(&directory).map_err(|error| OpenError::Io(directory.clone(), error))?;
         let origin: Arc<str> = config.origin.get_ref().as_str().into();
         let io = |path: &Path| {
             let path = path.to_owned();
@@ -192,18 +209,19 @@ impl Ledger {
                 (Some(lock), newest) => Signed::size(&lock).max(newest.as_ref().map_or(0, Signed::size)),
             }
         };
-        let (wal, mut recovered, entries) = Wal::open(&directory, SEGMENT, covered, on_fatal.clone()).map_err(OpenError::Log)?;
-        for left in [NEW, WITNESSED_NEW, NEW_ENTRY] {
-            let _ = std::fs::remove_file(directory.join(left));
+        // Where the folder is gone, it is not begun anew.
+        if let Ok(signed) = Signed::read(&read_if_there(&lock_path).unwrap_or_default(), &lock_path, &candidates)
+            && signed.size() > 0
+            && !directory.exists()
+        {
+            return Err(OpenError::Behind(lock_path, signed.size(), 0));
         }
-        let tree = Tree::open(&directory, recovered.first_index, &entries).map_err(OpenError::Tree)?;
-        // The write-ahead file may hold nothing but the beginning of a segment.
-        if tree.size() > 0 && recovered.last_seq.is_none() {
-            let last = tree.files().entry(tree.size() - 1, tree.size()).map_err(OpenError::Tree)?;
-            recovered.last_seq = Statement::read(&last).ok().map(|last| last.seq);
-        }
+        make_folder(&directory).map_err(|error| OpenError::Io(directory.clone(), error))?;
+        // First everything is read; where the log does not go on from what was signed, nothing of it has changed.
+        let mut read = Found::read(&directory, covered).map_err(OpenError::Log)?;
+        let (entries, there) = (read.take_entries(), read.recovered().entries);
         // A log that is begun had no key before.
-        let previous = previous.filter(|_| tree.size() > 0);
+        let previous = previous.filter(|_| there > 0);
         candidates.truncate(1 + usize::from(previous.is_some()));
         let lock = LockFile::open(&lock_path).map_err(|error| OpenError::LockFile(lock_path.clone(), error))?;
         let lock = lock.ok_or_else(|| OpenError::InUse(lock_path.clone()))?;
@@ -216,6 +234,27 @@ impl Ledger {
             (_, Err(OpenError::AnotherKey(_))) => return Err(OpenError::AnotherKey(directory)),
             (_, Err(no_checkpoint)) => return Err(no_checkpoint),
         };
+        let covered = apart.size().max(here.size());
+        if let Some(tiles) = here.covered_by_tiles(&directory).filter(|tiles| covered > there && *tiles > there) {
+            let segment = read.next_segment().unwrap_or_else(|| directory.join("wal-…"));
+            return Err(OpenError::Unwritten { segment, there, covered, tiles });
+        }
+        let derived = Derived::read(&directory, read.recovered().first_index, &entries).map_err(OpenError::Tree)?;
+        apart.holds_for_derived(&derived, &lock_path)?;
+        here.holds_for_derived(&derived, &newest)?;
+        let known = || known.iter().filter(|known| *known.origin == *origin);
+        known().try_for_each(|known| known.held_against_derived(&derived))?;
+
+        let (wal, mut recovered) = Wal::open(read, SEGMENT, on_fatal.clone()).map_err(OpenError::Log)?;
+        for left in [NEW, WITNESSED_NEW, NEW_ENTRY] {
+            let _ = std::fs::remove_file(directory.join(left));
+        }
+        let tree = derived.write().map_err(OpenError::Tree)?;
+        // The write-ahead file may hold nothing but the beginning of a segment.
+        if tree.size() > 0 && recovered.last_seq.is_none() {
+            let last = tree.files().entry(tree.size() - 1, tree.size()).map_err(OpenError::Tree)?;
+            recovered.last_seq = Statement::read(&last).ok().map(|last| last.seq);
+        }
         // What cannot be read of it may be what there was no room for.
         let full = |error| match error {
             OpenError::Tree(_) if tree.owes() => OpenError::Io(directory.join("tile"), io::ErrorKind::StorageFull.into()),
@@ -224,7 +263,7 @@ impl Ledger {
         apart.holds_for(&tree, &lock_path).map_err(full)?;
         here.holds_for(&tree, &newest).map_err(full)?;
         let signed_at = apart.1.max(here.1);
-        known.iter().filter(|known| *known.origin == *origin).try_for_each(|known| known.held_against(&tree)).map_err(full)?;
+        known().try_for_each(|known| known.held_against(&tree)).map_err(full)?;
         let rotates = {
             let newest = [&here, &apart].into_iter().max_by_key(|signed| signed.size());
             let (covered, note) = newest.map_or((0, None), |signed| (signed.size(), signed.0.as_ref().map(|(note, _)| note)));
@@ -371,6 +410,23 @@ impl Signed {
     /// How many entries it covers.
     pub(in crate::prove) fn size(&self) -> u64 {
         self.0.as_ref().map_or(0, |(_, checkpoint)| checkpoint.size)
+    }
+
+    /// How many entries the tiles hold, where they hold what it covers.
+    fn covered_by_tiles(&self, directory: &Path) -> Option<u64> {
+        let (_, checkpoint) = self.0.as_ref()?;
+        let root = Files::of(directory).root(checkpoint.size, checkpoint.size).ok()?;
+        (root == checkpoint.root).then_some(checkpoint.size)
+    }
+
+    /// Holds that the tree is to go on from it, as far as that can be told before anything is written.
+    fn holds_for_derived(&self, tree: &Derived, path: &Path) -> Result<(), OpenError> {
+        let Some((_, checkpoint)) = &self.0 else { return Ok(()) };
+        if checkpoint.size > tree.size() {
+            return Err(OpenError::Behind(path.to_owned(), checkpoint.size, tree.size()));
+        }
+        let same = tree.root(checkpoint.size).is_none_or(|root| root == checkpoint.root);
+        if same { Ok(()) } else { Err(OpenError::Forked(path.to_owned(), checkpoint.size)) }
     }
 
     /// Holds that the tree goes on from it.

@@ -5,7 +5,7 @@ use super::*;
 /// Opens a log of which a checkpoint covers the first `covered` entries, in another boot than the one before.
 fn open_after_lost_power(directory: &Path, covered: u64) -> Result<Recovered, OpenError> {
     std::fs::write(directory.join(LOCK), "another boot").unwrap();
-    Wal::open(directory, 500, || covered, Arc::new(|_| {})).map(|(_, recovered, _)| recovered)
+    Wal::open(Found::read(directory, || covered)?, 500, Arc::new(|_| {})).map(|(_, recovered)| recovered)
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn that_power_was_lost_is_told_until_a_start_came_so_far_as_to_write_it_down() {
     for _ in 0..2 {
         // Each of these starts dies before its first entry is synced.
         assert!(open_after_lost_power(folder.path(), 0).unwrap().unsynced_lost);
-        let (_, recovered, _) = Wal::open(folder.path(), SEGMENT, || 0, Arc::new(|_| {})).unwrap();
+        let (_, recovered) = Wal::open(Found::read(folder.path(), || 0).unwrap(), SEGMENT, Arc::new(|_| {})).unwrap();
         assert!(recovered.unsynced_lost);
     }
     assert!(open(folder.path()).unwrap().1.unsynced_lost);

@@ -1,8 +1,8 @@
-//! Reading the write-ahead file when it is opened.
+//! Reading the write-ahead file when it is opened: first all of it, then what is to be mended of it.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{OpenError, Recovered, Segment};
@@ -17,9 +17,19 @@ pub(super) struct Read {
     pub(super) next: u64,
     /// Every entry that is there, from [`Recovered::first_index`] on.
     pub(super) entries: Vec<Arc<[u8]>>,
+    mends: Vec<Mend>,
 }
 
-/// Reads every segment, cuts a torn tail off the last, and says what was there and which number is next.
+/// What is to be done before anything is appended.
+enum Mend {
+    /// It holds nothing, or nothing that was promised.
+    Remove(PathBuf),
+    /// The file has these bytes from there on, and ends with them.
+    Rewrite(PathBuf, u64, Vec<u8>),
+}
+
+/// Reads every segment, and says what is there and which number is next. Nothing is written before [`Read::mend`], which cuts a torn tail
+/// off the last.
 ///
 /// What is cut: a record that is not whole, if no sound one follows it; that is what the death of a process leaves. Where what was not
 /// synced may be `lost`, the pages that did reach the disk are any of them: then everything is cut from the first damage on, sound records
@@ -34,11 +44,11 @@ pub(super) fn recover(directory: &Path, covered: u64, lost: bool) -> Result<Read
     for (at, number) in numbers.iter().enumerate() {
         let path = path_of(directory, *number);
         let failed = |error| OpenError::Io(path.clone(), error);
-        let bytes = fs::read(&path).map_err(failed)?;
+        let mut bytes = fs::read(&path).map_err(failed)?;
         let after_all = last_used.is_none_or(|last| at > last);
         if after_all && (at > 0 || bytes.len() < HEADER) {
             read.recovered.cut_bytes += bytes.len() as u64;
-            fs::remove_file(&path).map_err(failed)?;
+            read.mends.push(Mend::Remove(path));
             continue;
         }
         let damaged = |at: usize, why| OpenError::Damaged(path.clone(), at as u64, why);
@@ -47,7 +57,7 @@ pub(super) fn recover(directory: &Path, covered: u64, lost: bool) -> Result<Read
             Ok(first) => first,
             // The first segment is not cut away whole unless it never had anything.
             Err(_) if lost && read.index() >= covered && (at > 0 || numbers.len() == 1 && !sound_after(&bytes, 0)) => {
-                read.recovered.cut_bytes += remove_from(directory, &numbers[at..])?;
+                read.remove_from(directory, &numbers[at..])?;
                 break;
             }
             Err(why) => return Err(damaged(0, why)),
@@ -61,29 +71,16 @@ pub(super) fn recover(directory: &Path, covered: u64, lost: bool) -> Result<Read
                 return Err(damaged(end, "a record is damaged, and good ones follow it"));
             }
             // First what follows, so that a death in between leaves what can be cut again.
-            read.recovered.cut_bytes += remove_from(directory, &numbers[at + 1..])? + (bytes.len() - end) as u64;
+            read.remove_from(directory, &numbers[at + 1..])?;
+            read.recovered.cut_bytes += (bytes.len() - end) as u64;
         }
-        let file = OpenOptions::new().write(true).open(&path).map_err(failed)?;
-        file.set_len(end as u64).map_err(failed)?;
-        // What is read is about to be published: it may not be lost any more. After a failed sync the system takes pages for written that
-        // it could not write; only what is written again is synced again.
-        file.write_all_at(&bytes[unsynced..end], unsynced as u64).and_then(|()| file.sync_all()).map_err(failed)?;
+        bytes.truncate(end);
+        read.mends.push(Mend::Rewrite(path, unsynced as u64, bytes.split_off(unsynced)));
         if cut {
             break;
         }
     }
     Ok(read)
-}
-
-/// Removes segments, the last first; says how many bytes they had.
-fn remove_from(directory: &Path, numbers: &[u64]) -> Result<u64, OpenError> {
-    let mut bytes = 0;
-    for number in numbers.iter().rev() {
-        let path = path_of(directory, *number);
-        let removed = fs::metadata(&path).and_then(|file| fs::remove_file(&path).map(|()| file.len()));
-        bytes += removed.map_err(|error| OpenError::Io(path, error))?;
-    }
-    Ok(bytes)
 }
 
 /// Reads the sound records of one segment; says where they end, and where those begin that no checkpoint covers.
@@ -117,7 +114,40 @@ fn segment(
     Ok((at, unsynced))
 }
 
+impl Mend {
+    fn done(self) -> Result<(), OpenError> {
+        match self {
+            Self::Remove(path) => fs::remove_file(&path).map_err(|error| OpenError::Io(path, error)),
+            Self::Rewrite(path, from, bytes) => {
+                let written = OpenOptions::new().write(true).open(&path).and_then(|file| {
+                    file.set_len(from + bytes.len() as u64)?;
+                    // What is read is about to be published: it may not be lost any more. After a failed sync the system takes pages for
+                    // written that it could not write; only what is written again is synced again.
+                    file.write_all_at(&bytes, from)?;
+                    file.sync_all()
+                });
+                written.map_err(|error| OpenError::Io(path, error))
+            }
+        }
+    }
+}
+
 impl Read {
+    /// Cuts what is to be cut, and syncs what is to be synced.
+    pub(super) fn mend(&mut self) -> Result<(), OpenError> {
+        self.mends.drain(..).try_for_each(Mend::done)
+    }
+
+    /// Has segments removed, the last first.
+    fn remove_from(&mut self, directory: &Path, numbers: &[u64]) -> Result<(), OpenError> {
+        for number in numbers.iter().rev() {
+            let path = path_of(directory, *number);
+            self.recovered.cut_bytes += fs::metadata(&path).map_err(|error| OpenError::Io(path.clone(), error))?.len();
+            self.mends.push(Mend::Remove(path));
+        }
+        Ok(())
+    }
+
     /// The index of the next entry.
     fn index(&self) -> u64 {
         self.recovered.first_index + self.entries.len() as u64

@@ -6,7 +6,7 @@ use crate::verify::segment::{FRAME, HEADER, Record, numbers};
 
 fn open_with(directory: &Path, segment: u64) -> Result<(Wal, Recovered), OpenError> {
     // What is opened by a test has lost nothing, unless the test says so.
-    let opened = Wal::open(directory, segment, || 0, Arc::new(|_| {})).map(|(wal, recovered, _)| (wal, recovered))?;
+    let opened = Wal::open(Found::read(directory, || 0)?, segment, Arc::new(|_| {}))?;
     opened.0.goes_on().unwrap();
     Ok(opened)
 }
@@ -173,7 +173,8 @@ async fn a_failed_sync_is_fatal() {
     let folder = tempfile::tempdir().unwrap();
     let called = Arc::new(AtomicBool::new(false));
     let hook = called.clone();
-    let (wal, ..) = Wal::open(folder.path(), SEGMENT, || 0, Arc::new(move |_| hook.store(true, Ordering::SeqCst))).unwrap();
+    let (wal, ..) =
+        Wal::open(Found::read(folder.path(), || 0).unwrap(), SEGMENT, Arc::new(move |_| hook.store(true, Ordering::SeqCst))).unwrap();
     // A pipe takes bytes and cannot be synced.
     let (_keep, pipe) = std::io::pipe().unwrap();
     held(&wal.shared.state).file = Arc::new(File::from(std::os::fd::OwnedFd::from(pipe)));
@@ -262,7 +263,9 @@ fn segments_are_removed_from_the_front_and_the_index_goes_on() {
     wal.remove(&behind).unwrap();
     assert_eq!(wal.behind(20), [0_u64; 0]);
     drop(wal);
-    let (wal, recovered, there) = Wal::open(folder.path(), 500, || 0, Arc::new(|_| {})).unwrap();
+    let mut found = Found::read(folder.path(), || 0).unwrap();
+    let there = found.take_entries();
+    let (wal, recovered) = Wal::open(found, 500, Arc::new(|_| {})).unwrap();
     assert!((1..=20).contains(&recovered.first_index), "{recovered:?}");
     assert_eq!((recovered.entries, recovered.last_seq), (40, Some(39)));
     assert!(there.iter().enumerate().all(|(at, bytes)| **bytes == entry(recovered.first_index + at as u64)));
