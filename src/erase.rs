@@ -2,6 +2,7 @@
 //!
 //! Without `--admin` it opens the log itself, which it can only while no gateway has it open. With it, it asks the gateway.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +15,7 @@ use crate::cli::No;
 use crate::config;
 use crate::prove::{Build, Erasure, Shards};
 use crate::say::{aside, say};
-use crate::verify::folder::{SALTS, folders};
+use crate::verify::folder::{LOCK, SALTS, folders};
 
 /// The example of the command's help.
 pub const EXAMPLE: &str = "Examples:\n  portcullis erase --tenant acme --caller api_key:batch-job --admin http://127.0.0.1:9443\n  \
@@ -76,7 +77,7 @@ pub fn run(arguments: &Arguments) -> Result<(), No> {
     };
     let done = match &arguments.admin {
         Some(admin) => ask(admin, &erasure),
-        None => here(&arguments.policies, erasure),
+        None => here(&arguments.policies, erasure, rustix::process::geteuid().as_raw()),
     };
     match (done, arguments.json) {
         (Ok(erased), true) => say!("{erased}")?,
@@ -93,8 +94,8 @@ pub fn run(arguments: &Arguments) -> Result<(), No> {
     Ok(())
 }
 
-/// Opens the log itself.
-fn here(policies: &Path, erasure: Erasure) -> Result<Json, String> {
+/// Opens the log itself, as `user`.
+fn here(policies: &Path, erasure: Erasure, user: u32) -> Result<Json, String> {
     let gateway = config::gateway(policies)
         .ok_or_else(|| format!("{}: gateway.toml cannot be used; `portcullis check` says why", policies.display()))?;
     let (directory, _) = gateway.prove.paths(policies);
@@ -102,6 +103,14 @@ fn here(policies: &Path, erasure: Erasure) -> Result<Json, String> {
     let logs = folders(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     if !logs.iter().any(|log| log.join(SALTS).exists()) {
         return Err(format!("{}: no log with keys to erase", directory.display()));
+    }
+    // The files that it writes would be this user's, and the gateway could not open them again.
+    if let Some((log, owner)) = logs.iter().find_map(|log| owner_of(log).filter(|owner| *owner != user).map(|owner| (log, owner))) {
+        return Err(format!(
+            "{}: this log is of the user with the id {owner}, and this is {user}: nothing was changed. Run it as that user \
+             (`sudo -u '#{owner}' portcullis erase …`), or ask a gateway that runs with --admin",
+            log.display()
+        ));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     let (events, _reader) = crate::event::channel(1);
@@ -114,6 +123,11 @@ fn here(policies: &Path, erasure: Erasure) -> Result<Json, String> {
     let erased = runtime.block_on(shards.erase(erasure));
     shards.close();
     erased.map(|erased| erased.json()).map_err(|error| error.to_string())
+}
+
+/// Who writes a log: the owner of the file that whoever writes it has open, which is made once, in whatever folder it was given.
+fn owner_of(log: &Path) -> Option<u32> {
+    std::fs::metadata(log.join(LOCK)).or_else(|_| std::fs::metadata(log)).ok().map(|file| file.uid())
 }
 
 /// Asks the gateway.
@@ -141,6 +155,28 @@ mod tests {
         for bad in ["", "202600", "202613", "2026-11", "26011", "0202611", "+20261", "196912"] {
             assert!(month(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_log_of_another_user_is_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let gateway = "[accept]\nlisten = \"127.0.0.1:0\"\n[accept.tls]\ncertificate = \"c.pem\"\nkey = \"k.pem\"\n[prove]\n\
+                       directory = \"log\"\norigin = \"gw.example/node1\"\nkey = \"provenance.key\"\n";
+        std::fs::write(path("gateway.toml"), gateway).unwrap();
+        std::fs::write(path("provenance.key"), crate::prove::Key::generate_pem().expose()).unwrap();
+        let prove = config::gateway(folder.path()).unwrap().prove;
+        let (events, _reader) = crate::event::channel(1);
+        let build = Build::of_this_program();
+        Shards::open(SystemTime::now(), &[], &prove, folder.path(), build, events, Box::new(|_| {})).unwrap().0.close();
+        let written = || ["log.lock", "log/checkpoint", "log/salts"].map(|name| std::fs::metadata(path(name)).unwrap().ino());
+        let (before, user) = (written(), std::fs::metadata(path("log")).unwrap().uid());
+        let why = here(folder.path(), Erasure::Epoch(197_001), user + 1).unwrap_err();
+        assert!(why.contains(&format!("sudo -u '#{user}'")), "{why}");
+        assert_eq!(written(), before);
+        // As its own it is opened: there is no such key.
+        assert!(here(folder.path(), Erasure::Epoch(197_001), user).unwrap_err().contains("no such key"));
+        assert_ne!(written(), before);
     }
 
     #[derive(clap::Parser)]
