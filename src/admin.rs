@@ -240,7 +240,7 @@ mod tests {
         async fn erase(&self, erasure: Erasure) -> Result<Erased, EraseError> {
             match erasure {
                 Erasure::Subject { caller, .. } if caller != "nobody" => {
-                    Ok(Erased { keys: 1, whose: Whose::Subject, month: None, id: uuid::Uuid::nil(), seq: 7 })
+                    Ok(Erased { keys: 1, whose: Whose::Subject, month: None, id: uuid::Uuid::nil(), seq: 7, passed_over: Vec::new() })
                 }
                 Erasure::Epoch(month) => Err(EraseError::OperatorNamedThisMonth(month)),
                 Erasure::Strangers(_) => Err(EraseError::Unavailable),

@@ -49,7 +49,7 @@ pub struct Arguments {
     /// Ask the gateway that runs, at its admin listener on this machine: IP:PORT, HOST:PORT or http://….
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<Address>,
-    /// One line of JSON: {"erased","keys","of","from","to","id","seq"}, or {"erased","why"}.
+    /// One line of JSON: {"erased","keys","of","from","to","id","seq","passed_over"}, or {"erased","why"}.
     #[arg(long)]
     json: bool,
 }
@@ -84,6 +84,9 @@ pub fn run(arguments: &Arguments) -> Result<(), No> {
         (Ok(erased), false) => {
             let months = erased["from"].as_u64().map(|month| format!(" of {month}")).unwrap_or_default();
             say!("erased the key of {}{months}; entry {} of the log tells it", erased["of"].as_str().unwrap_or_default(), erased["seq"])?;
+            for gone in erased["passed_over"].as_array().into_iter().flatten().filter_map(Json::as_str) {
+                say!("passed over shard {gone}, whose folder is gone: the keys in it are where it was moved to")?;
+            }
         }
         (Err(why), true) => {
             say!("{}", json!({ "erased": false, "why": why }))?;

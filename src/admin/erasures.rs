@@ -92,7 +92,7 @@ fn asked(body: &[u8]) -> Option<Erasure> {
 
 const fn status(error: &EraseError) -> StatusCode {
     match error {
-        EraseError::OperatorNamedUnknown => StatusCode::NOT_FOUND,
+        EraseError::OperatorNamedUnknown | EraseError::OperatorTookAway(_) => StatusCode::NOT_FOUND,
         EraseError::OperatorNamedThisMonth(_) => StatusCode::CONFLICT,
         EraseError::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         EraseError::Disk(_) | EraseError::Unfinished(_) | EraseError::Untold => StatusCode::INTERNAL_SERVER_ERROR,

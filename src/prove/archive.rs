@@ -144,6 +144,11 @@ impl Archive {
         witnessed.filter(|witnessed| witnessed.size > 0).unwrap_or_else(|| self.published.borrow().clone())
     }
 
+    /// Whether its folder was taken away.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self.files.directory().try_exists(), Ok(false))
+    }
+
     /// Whether its newest checkpoint bears the signature of one of these keys. A shard that has ended is read as it lies there, and its own
     /// list of keys says nothing of who wrote it.
     pub(super) fn is_signed_by(&self, keys: &[Key]) -> bool {

@@ -49,7 +49,7 @@ impl Erasure {
 }
 
 /// What was destroyed, and the entry that tells it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Erased {
     /// How many keys.
     pub keys: u64,
@@ -61,15 +61,19 @@ pub struct Erased {
     pub id: Uuid,
     /// The entry's number.
     pub seq: u64,
+    /// The shards whose folders are gone: nothing was erased there.
+    pub passed_over: Vec<String>,
 }
 
 impl Erased {
-    /// `{"erased": true, "keys", "of", "from", "to", "id", "seq"}`; `from` and `to` (YYYYMM) are null for a subject.
+    /// `{"erased": true, "keys", "of", "from", "to", "id", "seq", "passed_over"}`; `from` and `to` (YYYYMM) are null for a subject.
     #[must_use]
     pub fn json(&self) -> Json {
-        let Self { keys, whose, month, id, seq } = self;
+        let Self { keys, whose, month, id, seq, passed_over } = self;
         let id = id.hyphenated().to_string();
-        json!({ "erased": true, "keys": keys, "of": whose.as_str(), "from": month, "to": month, "id": id, "seq": seq })
+        json!({
+            "erased": true, "keys": keys, "of": whose.as_str(), "from": month, "to": month, "id": id, "seq": seq, "passed_over": passed_over,
+        })
     }
 }
 
@@ -78,6 +82,8 @@ impl Erased {
 pub enum EraseError {
     /// There is no such key: the caller never had one or it is gone, or nothing was called or salted with one in that month.
     OperatorNamedUnknown,
+    /// There is no such key in the shards that are there, and the folders of these are gone.
+    OperatorTookAway(Vec<String>),
     /// The month is not over, and what comes yet would be made with a new key as if with the old one.
     OperatorNamedThisMonth(u32),
     /// The log takes no entries; nothing was destroyed.
@@ -94,6 +100,10 @@ impl fmt::Display for EraseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OperatorNamedUnknown => f.write_str("there is no such key: it never was, or it was erased before"),
+            Self::OperatorTookAway(gone) => {
+                let gone = gone.join(", ");
+                write!(f, "there is no such key in the shards that are there; gone, and passed over: {gone}")
+            }
             Self::OperatorNamedThisMonth(month) => write!(f, "{month} is not over: its keys can be erased from the next month on"),
             Self::Unavailable => f.write_str("the log takes no entries; nothing was erased"),
             Self::Disk(error) => write!(f, "nothing was erased: {error}"),

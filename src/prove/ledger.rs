@@ -447,7 +447,9 @@ impl Ledger {
         wait.done().await.map_err(|Poisoned| EraseError::Untold)?;
         let inner = self.0.clone();
         let wiped = tokio::task::spawn_blocking(move || {
-            others.iter().map(|other| &other.salts).chain([&inner.signer.salts]).try_for_each(|salts| salts.wipe())
+            // Each is wiped, whatever becomes of the others; one whose folder went meanwhile has nothing to wipe.
+            let there = others.iter().filter(|other| !other.is_gone()).map(|other| &other.salts);
+            there.chain([&inner.signer.salts]).map(|salts| salts.wipe()).fold(Ok(()), Result::and)
         });
         wiped.await.map_err(fault)?.map_err(EraseError::Unfinished).map(|()| erased)
     }

@@ -39,6 +39,7 @@ use zeroize::Zeroizing;
 
 use super::key::commitment;
 use super::pseudonyms::Pseudonyms;
+use super::tree::at;
 use crate::digest::Digest;
 use crate::trail::Who;
 use crate::verify::folder::{SALTS as FILE, SALTS_NEW as NEW, SALTS_OLD as OLD};
@@ -350,17 +351,18 @@ impl Salts {
     /// waits for the last two of them.
     pub(super) fn erase<T, E>(&self, name: Name, tell: impl FnOnce(Destroyed) -> Result<(u64, T), E>) -> Result<T, Error<E>> {
         let destroyed = self.kept().get(&name).ok_or(Error::Unknown)?.destroyed();
+        let before = |error: io::Error| Error::Before(at(&self.directory.join(FILE), &error));
         // What an erasure before this one could not overwrite.
-        rewrite::leftover(&self.directory).and_then(|_| rewrite::wipe_old(&self.directory)).map_err(Error::Before)?;
+        rewrite::leftover(&self.directory).and_then(|_| rewrite::wipe_old(&self.directory)).map_err(before)?;
         let (file, length, header) = {
             let writer = held(&self.writer);
             (writer.file.clone(), writer.length, writer.header)
         };
-        let mut new = Rewrite::begin(&self.directory, &header, Some(name)).map_err(Error::Before)?;
-        new.catch_up(&file, length).map_err(Error::Before)?;
+        let mut new = Rewrite::begin(&self.directory, &header, Some(name)).map_err(before)?;
+        new.catch_up(&file, length).map_err(before)?;
         let mut writer = held(&self.writer);
-        new.catch_up(&writer.file, writer.length).and_then(|()| new.keep_old()).map_err(Error::Before)?;
-        let (file, length) = new.put().map_err(Error::Before)?;
+        new.catch_up(&writer.file, writer.length).and_then(|()| new.keep_old()).map_err(before)?;
+        let (file, length) = new.put().map_err(before)?;
         let in_its_place = rewrite::sync(&self.directory);
         (writer.file, writer.length) = (Arc::new(file), length);
         self.synced_file.store(writer.file.clone());
@@ -371,7 +373,7 @@ impl Salts {
         self.known.forget();
         if let Err(error) = in_its_place {
             self.broken.store(true, Ordering::Release);
-            return Err(Error::After(error));
+            return Err(Error::After(at(&self.directory.join(FILE), &error)));
         }
         // Numbers are drawn one after another: who draws a greater one than the entry's finds the key gone. Who needs a new key now waits
         // for the writer, and gets one that is younger than the entry.
@@ -400,7 +402,7 @@ impl Salts {
 
     /// Overwrites and unlinks the file that an erasure replaced.
     pub(super) fn wipe(&self) -> io::Result<()> {
-        rewrite::wipe_old(&self.directory)
+        rewrite::wipe_old(&self.directory).map_err(|error| at(&self.directory.join(OLD), &error))
     }
 
     fn kept(&self) -> RwLockReadGuard<'_, HashMap<Name, Box<Kept>>> {

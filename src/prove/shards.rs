@@ -340,7 +340,8 @@ impl Shards {
         archive::disclose(&self.0.shared, self.archives(), id, who, audits).await
     }
 
-    /// See [`Ledger::erase`]; in all shards. The one that is written tells of it, once, with the number of keys.
+    /// See [`Ledger::erase`]; in all shards. The one that is written tells of it, once, with the number of keys. Those whose folders are gone
+    /// are passed over.
     ///
     /// # Errors
     /// See [`EraseError`].
@@ -349,8 +350,14 @@ impl Shards {
         let going = tokio::spawn(async move {
             let _permit = shards.0.shared.eraser.acquire().await.map_err(|_| EraseError::Unavailable)?;
             let (current, past) = (shards.current(), shards.past());
-            let others = past.into_iter().map(|past| past.archive).filter(|past| !Arc::ptr_eq(past, &current.0.archive));
-            current.erase_in(others.collect(), erasure).await
+            let others = past.into_iter().filter(|past| !Arc::ptr_eq(&past.archive, &current.0.archive));
+            let (gone, there): (Vec<Past>, Vec<Past>) = others.partition(|past| past.archive.is_gone());
+            let name = |past: Past| past.label.map_or_else(|| BEFORE.to_owned(), |label| label.to_string());
+            let passed_over: Vec<String> = gone.into_iter().map(name).collect();
+            match current.erase_in(there.into_iter().map(|past| past.archive).collect(), erasure).await {
+                Err(EraseError::OperatorNamedUnknown) if !passed_over.is_empty() => Err(EraseError::OperatorTookAway(passed_over)),
+                erased => erased.map(|erased| Erased { passed_over, ..erased }),
+            }
         });
         going.await.map_err(|error| EraseError::Unfinished(io::Error::other(error)))?
     }

@@ -91,7 +91,7 @@ impl Inner {
         let now = Moment::now().unix_nanos();
         let id = fresh_id(now);
         let Appended { seq, wait, .. } = self.enter(Kind::Erasure, 0, Until::Synced, |seq| self.signer.erasure(seq, id, now, keys, of))?;
-        Ok((Erased { keys, whose: of.whose, month: of.month, id, seq }, wait))
+        Ok((Erased { keys, whose: of.whose, month: of.month, id, seq, passed_over: Vec::new() }, wait))
     }
 
     /// What a process before this one destroyed and did not live to tell. It may have: an erasure is told twice rather than never.

@@ -278,6 +278,40 @@ async fn an_erasure_destroys_the_keys_of_a_caller_in_every_shard() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_shard_whose_folder_was_taken_away_keeps_no_key_of_another_and_is_told() {
+    let house = house(at("2025-12-31T23:59:00Z"));
+    let oldest = house.answer().await;
+    let mut all = vec![];
+    for start in ["2026-01-01T00:00:00Z", "2026-07-01T00:00:00Z"] {
+        house.shards.roll_over(at(start)).await.unwrap().unwrap();
+        all.push(house.answer().await.id().unwrap());
+    }
+    house.ended().await;
+    std::fs::rename(house.log("2025h2"), house.folder.path().join("moved")).unwrap();
+    let who = oldest.trail().who.clone().unwrap();
+    let erasure = Erasure::Subject { tenant: who.tenant.to_string(), caller: who.caller.to_string() };
+    let erased = house.shards.erase(erasure.clone()).await.unwrap();
+    assert_eq!((erased.keys, &*erased.passed_over), (2, &["2025h2".to_owned()][..]));
+    assert_eq!(erased.json()["passed_over"], json!(["2025h2"]));
+    for id in all {
+        assert_eq!(house.shards.disclose(id, &who, true).await, None);
+    }
+    let again = house.shards.erase(erasure.clone()).await.unwrap_err();
+    assert!(matches!(&again, EraseError::OperatorTookAway(gone) if gone == &["2025h2"]), "{again}");
+    for label in ["2026h1", "2026h2"] {
+        assert!(!house.log(label).join("salts.old").exists(), "{label}: what held the key is overwritten");
+    }
+    // What fails for another reason says where.
+    house.answer().await;
+    std::fs::remove_file(house.log("2026h2").join("salts")).unwrap();
+    let why = house.shards.erase(erasure).await.unwrap_err().to_string();
+    assert!(why.contains("nothing was erased: ") && why.contains("2026h2/salts"), "{why}");
+    house.shards.close();
+    let entries = Entries::of(&house.log("2026h2")).unwrap().map(|entry| Statement::read(&entry.unwrap().1).unwrap());
+    assert_eq!(entries.filter(|statement| statement.kind == Kind::Erasure).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_caller_of_an_old_shard_alone_is_erased_and_told_in_the_current_one() {
     let house = house(at("2026-06-30T23:59:00Z"));
     let first = house.answer().await;
