@@ -219,6 +219,12 @@ impl Terms {
         Self { on_failure: if serve { OnFailure::Serve } else { OnFailure::Refuse }, ..Self::default() }
     }
 
+    /// Whether there is no answer without witnesses.
+    #[must_use]
+    pub fn needs_witnesses(&self) -> bool {
+        self.mode == Mode::Witnessed && !self.serves()
+    }
+
     /// Whether there is an answer where the log takes nothing.
     #[must_use]
     pub fn serves(&self) -> bool {

@@ -255,7 +255,7 @@ fn replace(directory: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::prove) mod tests {
     use super::*;
     use crate::event;
     use crate::prove::archive::Shared;
@@ -269,9 +269,12 @@ mod tests {
     use crate::verify::folder::KEYS;
     use crate::verify::show::{Select, show};
 
-    /// The log's witnesses have been silent for so long.
-    fn silent(house: &House, since: Duration) {
-        let newest = house.ledger.0.publisher.published().clone();
+    /// The log's witnesses have been silent for so long, and have cosigned nothing before.
+    pub(in crate::prove) fn silent(house: &House, since: Duration) {
+        let none = Published { size: 0, below: 0, root: merkle::empty(), note: String::new(), signed_root: None };
+        let (tell, newest) = watch::channel(Arc::new(none));
+        // Whoever waits for them does so in vain, and not for a channel that has ended.
+        std::mem::forget(tell);
         let waiting = Arc::new(Mutex::new(Instant::now().checked_sub(since)));
         house.ledger.0.archive.cosigning.set(Cosigning { newest, tally: Arc::default(), waiting, witnesses: None }).unwrap();
     }

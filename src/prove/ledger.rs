@@ -160,6 +160,18 @@ impl Drop for Slot {
     }
 }
 
+impl Inner {
+    /// Whether at `now` what `mode` waits for has been missing for so long that it is not to be expected: there was no checkpoint for
+    /// [`publisher::STALLED`], or there were not enough witnesses for [`cosign::UNWITNESSED`].
+    pub(super) fn lacks(&self, mode: Mode, now: Instant) -> bool {
+        mode >= Mode::Included && self.publisher.is_stalled(now) || mode == Mode::Witnessed && self.lacks_witnesses(now)
+    }
+
+    fn lacks_witnesses(&self, now: Instant) -> bool {
+        self.archive.cosigning.get().is_some_and(|cosigning| cosigning.is_stalled(now))
+    }
+}
+
 impl Slot {
     /// Signs and appends, and tells what [`Slot::kept`] waits for.
     pub(super) fn append(&self, kind: Kind, trail: &Trail, sent: &Sent<'_>, until: Until) -> Result<Appended, Poisoned> {
@@ -235,10 +247,16 @@ impl Ledger {
         self.0.archive.cosigning.get().map(Cosigning::failing).unwrap_or_default()
     }
 
-    /// Whether there have not been enough cosignatures for so long that answers which need them are refused.
+    /// Whether there have not been enough cosignatures for so long that answers which need them are refused, or leave without.
     #[must_use]
     pub fn is_unwitnessed(&self) -> bool {
-        self.0.archive.cosigning.get().is_some_and(|cosigning| cosigning.is_stalled(Instant::now()))
+        self.0.lacks_witnesses(Instant::now())
+    }
+
+    /// Whether every answer under these terms is refused now, since what they demand of the log has been missing for long.
+    #[must_use]
+    pub fn holds_up(&self, terms: &Terms) -> bool {
+        !terms.serves() && self.0.lacks(terms.mode, Instant::now())
     }
 
     /// Room for one answer, taken before the model runs, so that no model runs whose answer could not be proved. What the policy demands and
@@ -250,10 +268,7 @@ impl Ledger {
     /// for [`cosign::UNWITNESSED`].
     pub fn reserve(&self, terms: &Terms, want: Want) -> Result<Slot, Error> {
         let inner = self.0.clone();
-        let (now, refuses) = (Instant::now(), terms.on_failure == OnFailure::Refuse);
-        let uncosigned = || inner.archive.cosigning.get().is_some_and(|cosigning| cosigning.is_stalled(now));
-        let stalled = terms.mode >= Mode::Included && inner.publisher.is_stalled(now) || terms.mode == Mode::Witnessed && uncosigned();
-        if refuses && stalled {
+        if self.holds_up(terms) {
             return Err(Error::Unavailable);
         }
         let taken = inner.slots.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| (taken < ROOM).then_some(taken + 1));

@@ -196,6 +196,12 @@ impl Publisher {
         self.shared.failing().as_ref().is_some_and(|(since, _)| now.saturating_duration_since(*since) > STALLED)
     }
 
+    /// As if the failure of now had begun so long ago.
+    #[cfg(test)]
+    pub(super) fn failed_since(&self, ago: Duration) {
+        self.shared.failing().as_mut().expect("it fails").0 -= ago;
+    }
+
     pub(super) fn tally(&self) -> Tally {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         Tally {

@@ -9,8 +9,11 @@ use super::log::{Poisoned, Until, Wait};
 use super::receipt::State;
 use super::want::Raised;
 
-/// How long an answer waits for each step that the policy demands: far longer than a disk that works, and witnesses that answer.
+/// How long an answer waits for all that the policy demands: far longer than a disk that works, and witnesses that answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often an answer that may leave without what the policy demands looks whether that is still to be expected.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Why an answer is not released as the policy demands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +43,8 @@ pub(super) struct Appended {
 impl Slot {
     /// Waits for the entry `seq`, which is written when `wait` is over: up to [`PATIENCE`] where the policy demands it, and for as long as
     /// the caller said where the caller alone wants it. Tells how far the entry has come, which is at least what the policy demands,
-    /// or less where it says to serve all the same: an entry that stands is no gap.
+    /// or less where it says to serve all the same: an entry that stands is no gap. Such an answer is not held back for a log that is
+    /// [`Inner::lacks`] what it would wait for: who refuses then does so at once too.
     ///
     /// # Errors
     /// When the entry was not written, and where the policy says to refuse, when what it demands has not come. What the caller alone wants
@@ -48,8 +52,16 @@ impl Slot {
     pub(super) async fn kept(&self, seq: u64, wait: Wait) -> Result<State, Unkept> {
         wait.done().await?;
         let (policy, mut state) = (self.terms.mode, State::Promised);
+        let until = Instant::now() + PATIENCE;
         for mode in between(Mode::Async, policy) {
-            match tokio::time::timeout(PATIENCE, self.reached(seq, mode)).await {
+            let reached = async {
+                tokio::select! {
+                    biased;
+                    reached = self.reached(seq, mode) => reached,
+                    () = self.may_leave_without(mode) => Err(Poisoned),
+                }
+            };
+            match tokio::time::timeout_at(until.into(), reached).await {
                 Ok(Ok(reached)) => state = reached,
                 Ok(Err(Poisoned)) | Err(_) if self.terms.on_failure == OnFailure::Serve => return Ok(state),
                 // A log that comes no further is one that cannot take the entry.
@@ -70,6 +82,17 @@ impl Slot {
     /// Whether there is nothing more to wait for once the entry is written.
     pub(super) fn takes_what_is_written(&self) -> bool {
         self.terms.mode == Mode::Async && self.want.beyond(Mode::Async).is_none()
+    }
+
+    /// Waits until what `mode` needs has been missing for long; for ever where the policy says to refuse: what
+    /// was answered already is refused last.
+    async fn may_leave_without(&self, mode: Mode) {
+        if self.terms.on_failure == OnFailure::Refuse {
+            return std::future::pending().await;
+        }
+        while !self.inner.lacks(mode, Instant::now()) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Waits until the entry has come as far as `mode` says, where the mode before it has come already.
@@ -108,7 +131,10 @@ mod tests {
     use crate::digest::Digest;
     use crate::infer::Payload;
     use crate::prove::config::Terms;
+    use crate::prove::cosign::UNWITNESSED;
+    use crate::prove::cosign::tests::silent;
     use crate::prove::ledger::tests::{House, durable, head, house, now, want};
+    use crate::prove::publisher::STALLED;
     use crate::prove::statement::Sent;
     use crate::prove::{Receipt, Want};
     use crate::verify::entries::Entries;
@@ -179,6 +205,34 @@ mod tests {
             assert_eq!(slot.kept(seq, wait).await, kept);
             assert_eq!(house.ledger.counters().gaps, 0, "the entry stands");
         }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_may_leave_without_is_not_held_back_for_what_has_been_missing_for_long() {
+        let serve = |mode| Terms { mode, on_failure: OnFailure::Serve };
+        let unwitnessed = house();
+        silent(&unwitnessed, UNWITNESSED + Duration::from_secs(1));
+        let (from, receipt) = (Instant::now(), answer(&unwitnessed, &serve(Mode::Witnessed), Want::default()).await);
+        assert!(from.elapsed() < PATIENCE / 2 && receipt.state() == State::Included, "{:?}", receipt.state());
+        // One that waits already leaves too, once it has been so long.
+        let lately = house();
+        silent(&lately, UNWITNESSED - Duration::from_millis(300));
+        let (from, receipt) = (Instant::now(), answer(&lately, &serve(Mode::Witnessed), Want::default()).await);
+        assert!(from.elapsed() < PATIENCE / 2 && receipt.state() == State::Included, "{:?}", receipt.state());
+
+        let unpublished = house();
+        let tiles = unpublished.log().join("tile");
+        let _ = std::fs::rename(&tiles, unpublished.log().join("away"));
+        std::fs::write(&tiles, "").unwrap();
+        while unpublished.ledger.uncheckpointed().is_none() {
+            answer(&unpublished, &Terms::default(), Want::default()).await;
+        }
+        unpublished.ledger.0.publisher.failed_since(STALLED + Duration::from_secs(1));
+        for mode in [Mode::Included, Mode::Witnessed] {
+            let (from, receipt) = (Instant::now(), answer(&unpublished, &serve(mode), Want::default()).await);
+            assert!(from.elapsed() < PATIENCE / 2 && receipt.state() == State::Durable, "{:?}", receipt.state());
+        }
+        assert_eq!(unpublished.ledger.counters().gaps, 0, "their entries stand");
     }
 
     #[tokio::test]

@@ -48,7 +48,7 @@ impl fmt::Display for Part {
             Self::Pruning => f.write_str("entries of the provenance log that are past prove.keep cannot be removed"),
             Self::Files => f.write_str("files of the provenance log are missing, and what they prove cannot be proved: restore them"),
             Self::Witness(name) => write!(f, "the witness {name} does not cosign"),
-            Self::Quorum => f.write_str("too few witnesses cosign, and answers that need them are refused"),
+            Self::Quorum => f.write_str("too few witnesses cosign"),
             Self::SecurityLog => f.write_str("lines of the security log are lost"),
             Self::Rotation => f.write_str("the security log could not be opened anew, and goes on in the file that it had"),
             Self::State => f.write_str("what callers have used and learned is not written, and a restart would forget it"),
@@ -101,7 +101,12 @@ pub(super) fn of(house: &House) -> Vec<Trouble> {
     let checkpoint = log.uncheckpointed().map(trouble(Part::Checkpoint));
     let kept = log.not_pruning().map(trouble(Part::Pruning)).into_iter().chain(log.missing().map(trouble(Part::Files)));
     let witnesses = log.unwitnessed().into_iter().map(|(witness, why)| Trouble { part: Part::Witness(witness), why: format!("it {why}") });
-    let quorum = log.is_unwitnessed().then(|| format!("there were not enough for {} s", crate::prove::cosign::UNWITNESSED.as_secs()));
+    let quorum = log.is_unwitnessed().then(|| {
+        let policy = house.policy.load();
+        let refused = policy.authorizer.models().iter().any(|model| model.terms.prove.needs_witnesses());
+        let and = if refused { ", and answers that need them are refused" } else { "" };
+        format!("there were not enough for {} s{and}", crate::prove::cosign::UNWITNESSED.as_secs())
+    });
     let [unwritten, unopened] = house.recorder.troubles();
     let recorder = unwritten.map(trouble(Part::SecurityLog)).into_iter().chain(unopened.map(trouble(Part::Rotation)));
     let state = house.state.as_ref().and_then(|state| state.trouble()).map(trouble(Part::State));
