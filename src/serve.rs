@@ -32,7 +32,7 @@ use crate::prove::{Build, EraseError, Erased, Erasure, Shards};
 use crate::record::{Recorder, Served};
 use crate::say::aside;
 use crate::state::Store;
-use crate::{across, disk, life, prove, reload, state};
+use crate::{across, disk, life, reload, state};
 
 mod figures;
 mod needs;
@@ -383,9 +383,9 @@ impl Sources for Operators {
         let troubles = troubles::of(house);
         let now = Moment::now();
         let policy = house.policy.load();
-        let answers = prove::Terms::of_all(policy.authorizer.models().iter().map(|model| &model.terms.prove)).serves();
-        if let Some(trouble) = troubles.iter().find(|trouble| trouble.stops_all() && !answers) {
-            return Ready::No(vec![trouble.to_string()]);
+        let stops: Vec<_> = troubles.iter().filter(|trouble| trouble.stops_all(house)).map(ToString::to_string).collect();
+        if !stops.is_empty() {
+            return Ready::No(stops);
         }
         let mut notes = Vec::new();
         if house.stale.load(Ordering::Relaxed) {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::event::{Event, Name};
 use crate::pipeline::House;
+use crate::prove;
 use crate::say::aside;
 
 /// How often it is looked.
@@ -87,9 +88,17 @@ impl fmt::Display for Trouble {
 }
 
 impl Trouble {
-    /// Whether no request can be answered for it that needs the log.
-    pub(super) fn stops_all(&self) -> bool {
-        self.part == Part::Entries
+    /// Whether no model can be answered for it now.
+    pub(super) fn stops_all(&self, house: &House) -> bool {
+        let (log, policy) = (house.shards.current(), house.policy.load());
+        let models = policy.authorizer.models();
+        let terms = || models.iter().map(|model| &model.terms.prove);
+        match self.part {
+            Part::Entries => !prove::Terms::of_all(terms()).serves(),
+            // Lists and receipts are still to be had; that is not what a gateway is asked for.
+            Part::Checkpoint | Part::Quorum => terms().next().is_some() && terms().all(|terms| log.holds_up(terms)),
+            _ => false,
+        }
     }
 }
 
@@ -105,7 +114,7 @@ pub(super) fn of(house: &House) -> Vec<Trouble> {
         let policy = house.policy.load();
         let refused = policy.authorizer.models().iter().any(|model| model.terms.prove.needs_witnesses());
         let and = if refused { ", and answers that need them are refused" } else { "" };
-        format!("there were not enough for {} s{and}", crate::prove::cosign::UNWITNESSED.as_secs())
+        format!("there were not enough for {} s{and}", prove::cosign::UNWITNESSED.as_secs())
     });
     let [unwritten, unopened] = house.recorder.troubles();
     let recorder = unwritten.map(trouble(Part::SecurityLog)).into_iter().chain(unopened.map(trouble(Part::Rotation)));

@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::support::ask::{ask, chat, post_chat, post_stream};
+use crate::support::ask::{ask, bare, chat, post_chat, post_stream};
 use crate::support::upstream::whole;
 use crate::support::{Client, Folder, Gateway, PATIENCE, Upstream};
 
@@ -226,6 +226,32 @@ async fn a_log_without_checkpoints_says_so_and_why_and_refuses_at_once_what_need
         assert!(told.len() == 1 && told[0]["part"] == "checkpoint", "{event}: {told:?}");
     }
     assert_eq!(folder.verified_log()["ok"], true);
+}
+
+#[tokio::test]
+async fn where_every_model_refuses_for_want_of_checkpoints_the_gateway_is_not_ready() {
+    let upstream = Upstream::language().await;
+    let folder = Folder::new();
+    let model = |on_failure: &str| {
+        let prove = format!("[prove]\nmode = \"included\"\non_failure = \"{on_failure}\"\n");
+        folder.upstream("included", "openai", &upstream, "", &prove);
+    };
+    model("refuse");
+    let gateway = folder.serve().await;
+    let (tiles, aside) = (folder.log().join("tile"), folder.log().join("aside"));
+    std::fs::rename(&tiles, &aside).unwrap();
+    std::fs::write(&tiles, "").unwrap();
+    let mut client = gateway.h2().await;
+    client.send(bare("GET", "/v1/models", "", None)).await.is(401);
+    let why = "no checkpoint of the provenance log can be made: ";
+    // At first it may be over in time for those who wait.
+    gateway.admin_until("/readyz", |status, body| status == 200 && body.contains(why)).await;
+    gateway.admin_until("/readyz", |status, body| status == 503 && body.contains(why)).await;
+    model("serve");
+    gateway.admin_until("/readyz", |status, body| status == 200 && body.contains(why)).await;
+    std::fs::remove_file(&tiles).unwrap();
+    std::fs::rename(&aside, &tiles).unwrap();
+    gateway.admin_until("/readyz", |_, body| body == "ready\n").await;
 }
 
 /// Who verifies a log need not trust who wrote it: what lies there may be a trap.
