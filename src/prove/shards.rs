@@ -61,6 +61,8 @@ struct State {
     label: tokio::sync::Mutex<Option<Label>>,
     /// Those before it, the oldest first.
     past: RwLock<Vec<Past>>,
+    /// Why the next one did not open when its time had come; none where it did.
+    not_rolled: Mutex<Option<String>>,
     shared: Shared,
 }
 
@@ -247,7 +249,7 @@ impl Shards {
             tell_ended(&ledger, archive);
         }
         let (current, label) = (ArcSwap::new(ledger.0), tokio::sync::Mutex::new(label));
-        let state = State { opening, current, label, past: RwLock::new(past), shared };
+        let state = State { opening, current, label, past: RwLock::new(past), not_rolled: Mutex::default(), shared };
         Ok((Self(Arc::new(state)), opened.and(all)))
     }
 
@@ -263,6 +265,19 @@ impl Shards {
     /// # Errors
     /// When the next one does not open: the log goes on in the one that it has, and this may be asked again.
     pub async fn roll_over(&self, now: SystemTime) -> Result<Option<Label>, NotRolled> {
+        let rolled = self.roll(now).await;
+        let why = rolled.as_ref().err().map(ToString::to_string);
+        *self.0.not_rolled.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        rolled
+    }
+
+    /// Why the log is in the shard before still, where the next one did not open.
+    #[must_use]
+    pub fn not_rolled(&self) -> Option<String> {
+        self.0.not_rolled.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn roll(&self, now: SystemTime) -> Result<Option<Label>, NotRolled> {
         let mut label = self.0.label.lock().await;
         let next = half_year(now);
         if label.is_none_or(|label| next <= label) {

@@ -29,6 +29,8 @@ enum Part {
     Pruning,
     /// Files of the provenance log are missing.
     Files,
+    /// The log's next shard does not open.
+    Shard,
     /// A witness does not cosign.
     Witness(Arc<str>),
     /// Too few of them do.
@@ -48,6 +50,7 @@ impl fmt::Display for Part {
             Self::Checkpoint => f.write_str("no checkpoint of the provenance log can be made"),
             Self::Pruning => f.write_str("entries of the provenance log that are past prove.keep cannot be removed"),
             Self::Files => f.write_str("files of the provenance log are missing, and what they prove cannot be proved: restore them"),
+            Self::Shard => f.write_str("the next shard of the provenance log does not open, and it goes on in the one before"),
             Self::Witness(name) => write!(f, "the witness {name} does not cosign"),
             Self::Quorum => f.write_str("too few witnesses cosign"),
             Self::SecurityLog => f.write_str("lines of the security log are lost"),
@@ -65,6 +68,7 @@ impl Part {
             Self::Checkpoint => "checkpoint",
             Self::Pruning => "pruning",
             Self::Files => "files",
+            Self::Shard => "shard",
             Self::Witness(_) => "witness",
             Self::Quorum => "quorum",
             Self::SecurityLog | Self::Rotation | Self::State => return None,
@@ -109,6 +113,7 @@ pub(super) fn of(house: &House) -> Vec<Trouble> {
     let entries = log.refuses().map(trouble(Part::Entries));
     let checkpoint = log.uncheckpointed().map(trouble(Part::Checkpoint));
     let kept = log.not_pruning().map(trouble(Part::Pruning)).into_iter().chain(log.missing().map(trouble(Part::Files)));
+    let shard = house.shards.not_rolled().map(trouble(Part::Shard));
     let witnesses = log.unwitnessed().into_iter().map(|(witness, why)| Trouble { part: Part::Witness(witness), why: format!("it {why}") });
     let quorum = log.is_unwitnessed().then(|| {
         let policy = house.policy.load();
@@ -123,6 +128,7 @@ pub(super) fn of(house: &House) -> Vec<Trouble> {
         .into_iter()
         .chain(checkpoint)
         .chain(kept)
+        .chain(shard)
         .chain(witnesses)
         .chain(quorum.map(trouble(Part::Quorum)))
         .chain(recorder)
@@ -173,6 +179,13 @@ pub(super) async fn watch(house: Arc<House>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_security_log_tells_what_is_wrong_with_the_log_by_a_part_of_its_own() {
+        let told = |part: &Part| part.event(Name::LogFailed).map(|event| event.more);
+        assert_eq!(told(&Part::Shard), Some(vec![("part", "shard".into())]));
+        assert_eq!(told(&Part::State), None);
+    }
 
     #[test]
     fn each_is_told_once_when_it_begins_and_once_when_it_has_been_over_for_a_while() {

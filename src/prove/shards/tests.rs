@@ -402,9 +402,11 @@ async fn a_shard_that_does_not_open_leaves_the_log_where_it_is() {
     // A file in the place of its folder.
     std::fs::write(house.log("2026h2"), b"in the way").unwrap();
     assert!(matches!(house.shards.roll_over(at("2026-07-01T00:00:00Z")).await, Err(NotRolled::Open(_))));
+    assert!(house.shards.not_rolled().is_some_and(|why| why.contains("2026h2")), "{:?}", house.shards.not_rolled());
     assert_eq!(origin_of(&house.answer().await), "gw.example/node1/2026h1");
     std::fs::remove_file(house.log("2026h2")).unwrap();
     assert!(house.shards.roll_over(at("2026-07-01T00:01:00Z")).await.unwrap().is_some());
+    assert_eq!(house.shards.not_rolled(), None);
     assert_eq!(origin_of(&house.answer().await), "gw.example/node1/2026h2");
     house.shards.close();
 }
