@@ -269,6 +269,23 @@ impl Watched {
     }
 }
 
+impl Watched {
+    /// What stands in the place of files that models in force run from, a line each, in order.
+    #[must_use]
+    pub fn changed(&self) -> Vec<String> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = all.values().filter(|known| known.found != Found::Named);
+        let told = changed.map(|Known { disk, found, .. }| {
+            let Which { name, version, .. } = &*disk.which;
+            let (version, found) = (if version.is_empty() { String::new() } else { format!(" version {version}") }, found.as_str());
+            format!("the file {} of model {name}{version} is {found}: it runs on, and a restart would be refused", disk.name)
+        });
+        let mut told: Vec<_> = told.collect();
+        told.sort();
+        told
+    }
+}
+
 /// Two versions may be loaded from one path at different times; each is watched for itself.
 fn key(disk: &OnDisk) -> PathBuf {
     disk.path.join(disk.digest.to_string()).join(&*disk.which.name).join(&*disk.which.version)
@@ -332,11 +349,13 @@ mod tests {
         assert_eq!(settled(&watched, &disks), [Found::Other(Digest::of(b"worse"))]);
         std::fs::remove_file(&path).unwrap();
         assert_eq!(settled(&watched, &disks), [Found::Gone]);
+        assert_eq!(watched.changed(), ["the file m.onnx of model m version 1 is gone: it runs on, and a restart would be refused"]);
         std::fs::create_dir(&path).unwrap();
         assert_eq!(settled(&watched, &disks), [Found::NoModel]);
         std::fs::remove_dir(&path).unwrap();
         std::fs::write(&path, b"good").unwrap();
         assert_eq!((settled(&watched, &disks), changed(&watched)), (vec![], vec![false]));
+        assert!(watched.changed().is_empty());
     }
 
     #[test]

@@ -198,7 +198,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
         }
     };
     let reloading = tokio::spawn(reload::watch(house.clone(), hangup, policies.clone(), (made, at_start), keeping, seen, changed_tls));
-    let watching = tokio::spawn(disk::watch(house.clone(), watched));
+    let watching = tokio::spawn(disk::watch(house.clone(), watched.clone()));
     let tending = tokio::spawn(life::watch(house.clone()));
     let rolling = tokio::spawn(roll_over(house.shards.clone()));
     let looking = tokio::spawn(across::watch(house.clone()));
@@ -206,7 +206,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     let telling = tokio::spawn(troubles::watch(house.clone()));
     // Operators see a stop to its end: whoever balances load asks /readyz, and whoever stops it may want to know what is still running.
     let (drained_tell, drained_told) = watch::channel(false);
-    let sources = Operators { house: house.clone(), listeners, stopping: stopped.clone() };
+    let sources = Operators { house: house.clone(), listeners, watched, stopping: stopped.clone() };
     let operators = admin.map(|admin| tokio::spawn(admin::serve_admin(admin, Arc::new(sources), until(drained_told))));
     let interrupted = interrupted();
     tokio::spawn(async move {
@@ -368,6 +368,8 @@ impl jwks::Fetch for Fetcher {
 struct Operators {
     house: Arc<House>,
     listeners: needs::Listeners,
+    /// The files under the models in force.
+    watched: Arc<disk::Watched>,
     /// Whether it was told to stop.
     stopping: watch::Receiver<bool>,
 }
@@ -398,6 +400,7 @@ impl Sources for Operators {
         );
         notes.extend(needs::ended(&self.listeners, now.wall));
         notes.extend(troubles.iter().map(ToString::to_string));
+        notes.extend(self.watched.changed());
         notes.extend(watched::uncalibrated(&policy));
         if notes.is_empty() { Ready::Yes } else { Ready::Degraded(notes) }
     }

@@ -370,6 +370,8 @@ async fn a_model_whose_file_is_gone_runs_on_and_what_the_policy_says_besides_is_
     std::fs::remove_file(folder.policies().join("models/1.onnx")).unwrap();
     let event = told(&folder, "model.changed", 1).await.remove(0);
     assert_eq!(event["found"], "gone");
+    let note = "the file 1.onnx of model adder version 1 is gone: it runs on, and a restart would be refused";
+    gateway.admin_until("/readyz", |status, body| status == 200 && body.contains(note)).await;
     // A key is taken back, of all times now.
     let callers = folder.read("callers.toml");
     folder.write("callers.toml", callers.replace("id = \"app\"", "id = \"app\"\nexpires = 2020-01-01T00:00:00Z"));
