@@ -226,6 +226,12 @@ impl Recorder {
         [self.log.unwritten(), self.log.unopened()]
     }
 
+    /// Why the collector does not take what it is sent, where there is one and it does not.
+    #[must_use]
+    pub fn unexported(&self) -> Option<String> {
+        self.shared.export.as_ref().and_then(otlp::Export::untaken)
+    }
+
     /// A request begins: its trace, and the guard that holds its place among the active ones until [`Recorder::record`].
     /// `trusted`: the peer may have its own trace continued.
     #[must_use]

@@ -4,7 +4,7 @@
 //! collector costs requests nothing; what does not fit, or is not taken, is counted.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use opentelemetry::{InstrumentationScope, KeyValue};
@@ -38,6 +38,38 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// How often metrics are sent.
 const INTERVAL: Duration = Duration::from_secs(30);
 
+/// How often a collector that did not take spans is asked whether it does again, where no request ends meanwhile.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// What is sent.
+#[derive(Clone, Copy, Debug)]
+enum Sort {
+    Spans,
+    Numbers,
+}
+
+/// Why the last of each sort was not taken; none where it was.
+#[derive(Debug, Default)]
+struct Untaken(Mutex<[Option<String>; 2]>);
+
+impl Untaken {
+    fn went(&self, sort: Sort, outcome: &OTelSdkResult) {
+        let why = outcome.as_ref().err().map(|error| match error {
+            OTelSdkError::InternalFailure(why) => why.clone(),
+            error => error.to_string(),
+        });
+        self.held()[sort as usize] = why;
+    }
+
+    fn of(&self, sort: Sort) -> bool {
+        self.held()[sort as usize].is_some()
+    }
+
+    fn held(&self) -> MutexGuard<'_, [Option<String>; 2]> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 enum Order {
     Ended(Box<(Ended, Option<Remote>, Served)>),
     Flush(oneshot::Sender<()>),
@@ -48,6 +80,9 @@ pub(super) struct Export {
     to: mpsc::Sender<Order>,
     meters: SdkMeterProvider,
     metrics: Arc<Metrics>,
+    untaken: Arc<Untaken>,
+    /// Where to.
+    url: Box<str>,
 }
 
 impl fmt::Debug for Export {
@@ -90,13 +125,20 @@ impl Export {
             }
         };
         spans.set_resource(&resource);
-        let numbers = Numbers { inner: Arc::new(numbers), runtime: runtime.clone() };
+        let untaken = Arc::new(Untaken::default());
+        let numbers = Numbers { inner: Arc::new(numbers), runtime: runtime.clone(), untaken: untaken.clone() };
         let reader = PeriodicReader::builder(numbers).with_interval(INTERVAL).build();
         let meters = SdkMeterProvider::builder().with_resource(resource).with_reader(reader).build();
         metrics.export(&meters);
         let (to, from) = mpsc::channel(MAX_WAITING);
-        runtime.spawn(send(from, spans, metrics.clone()));
-        Ok(Self { to, meters, metrics: metrics.clone() })
+        runtime.spawn(send(from, spans, metrics.clone(), untaken.clone()));
+        Ok(Self { to, meters, metrics: metrics.clone(), untaken, url: url.into() })
+    }
+
+    /// Why the collector did not take what it was sent last, if it did not.
+    pub(super) fn untaken(&self) -> Option<String> {
+        let why = self.untaken.held().iter().find_map(Clone::clone)?;
+        Some(format!("{}: {why}", self.url))
     }
 
     /// Puts an ended request in the queue, or counts it as lost.
@@ -122,10 +164,21 @@ impl Export {
     }
 }
 
-async fn send(mut from: mpsc::Receiver<Order>, exporter: SpanExporter, metrics: Arc<Metrics>) {
+async fn send(mut from: mpsc::Receiver<Order>, exporter: SpanExporter, metrics: Arc<Metrics>, untaken: Arc<Untaken>) {
     let scope = InstrumentationScope::builder(names::SERVICE).with_version(env!("CARGO_PKG_VERSION")).build();
     let mut orders = Vec::with_capacity(MAX_BATCH);
-    while from.recv_many(&mut orders, MAX_BATCH).await > 0 {
+    loop {
+        let more = from.recv_many(&mut orders, MAX_BATCH);
+        let patience = if untaken.of(Sort::Spans) { ASK_AGAIN } else { Duration::MAX };
+        match tokio::time::timeout(patience, more).await {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(_) => {
+                // No spans at all are a question that costs it nothing.
+                untaken.went(Sort::Spans, &exporter.export(Vec::new()).await);
+                continue;
+            }
+        }
         let until = Instant::now() + LINGER;
         while orders.len() < MAX_BATCH && !matches!(orders.last(), Some(Order::Flush(_))) {
             let room = MAX_BATCH - orders.len();
@@ -144,8 +197,12 @@ async fn send(mut from: mpsc::Receiver<Order>, exporter: SpanExporter, metrics: 
                 Order::Flush(done) => flushed.push(done),
             }
         }
-        if requests > 0 && exporter.export(spans).await.is_err() {
-            metrics.telemetry_lost("collector", requests);
+        if requests > 0 {
+            let outcome = exporter.export(spans).await;
+            if outcome.is_err() {
+                metrics.telemetry_lost("collector", requests);
+            }
+            untaken.went(Sort::Spans, &outcome);
         }
         flushed.into_iter().for_each(|done| _ = done.send(()));
     }
@@ -155,15 +212,18 @@ async fn send(mut from: mpsc::Receiver<Order>, exporter: SpanExporter, metrics: 
 struct Numbers {
     inner: Arc<MetricExporter>,
     runtime: Handle,
+    untaken: Arc<Untaken>,
 }
 
 impl PushMetricExporter for Numbers {
     async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
         // This thread is the reader's own, and waiting is all it does.
-        self.runtime.block_on(async {
+        let outcome = self.runtime.block_on(async {
             let bound = TIMEOUT * 4;
             tokio::time::timeout(bound, self.inner.export(metrics)).await.unwrap_or(Err(OTelSdkError::Timeout(bound)))
-        })
+        });
+        self.untaken.went(Sort::Numbers, &outcome);
+        outcome
     }
 
     fn force_flush(&self) -> OTelSdkResult {

@@ -208,7 +208,10 @@ async fn a_refusal_is_an_event_and_an_answer_is_none() {
 /// A collector that takes OTLP over HTTP/1.1 or gRPC, whichever the client speaks, and hands on what it was sent.
 async fn collector_on_loopback() -> (SocketAddr, mpsc::UnboundedReceiver<(String, Bytes)>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    (listener.local_addr().unwrap(), collector_on(listener))
+}
+
+fn collector_on(listener: TcpListener) -> mpsc::UnboundedReceiver<(String, Bytes)> {
     let (to, from) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Ok((socket, _)) = listener.accept().await {
@@ -234,7 +237,7 @@ async fn collector_on_loopback() -> (SocketAddr, mpsc::UnboundedReceiver<(String
             tokio::spawn(async move { server.serve_connection(TokioIo::new(socket), service).await.map_err(drop) });
         }
     });
-    (address, from)
+    from
 }
 
 fn attribute(span: &Span, key: &str) -> Option<Value> {
@@ -333,6 +336,39 @@ async fn a_collector_that_never_answers_blocks_no_request_and_its_losses_are_cou
     }
     has(&recorder, &format!("{COUNT} {more_than_fits}"));
     has(&recorder, "portcullis_telemetry_lost_total{cause=\"queue\"}");
+}
+
+#[tokio::test]
+async fn a_collector_that_is_away_is_told_with_its_address_until_it_is_back() {
+    for protocol in ["http", "grpc"] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let folder = tempfile::tempdir().unwrap();
+        let recorder = recorder_with(folder.path(), &format!("otlp = \"http://{address}\"\notlp_protocol = \"{protocol}\"\nsample = 1.0"));
+        assert_eq!(recorder.unexported(), None);
+        let (trace, active) = recorder.begin(&HeaderMap::new(), false);
+        let _ = recorder.record(active, answered(trail(trace, None), Body::Empty, None), Instant::now());
+        let told = async {
+            loop {
+                if let Some(why) = recorder.unexported() {
+                    return why;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let why = tokio::time::timeout(Duration::from_secs(30), told).await.unwrap();
+        assert!(why.starts_with(&format!("http://{address}: ")), "{why}");
+        has(&recorder, "portcullis_telemetry_lost_total{cause=\"collector\"} 1");
+        // It is back, and no request ends from here on.
+        let _got = collector_on(TcpListener::bind(address).await.unwrap());
+        let over = async {
+            while recorder.unexported().is_some() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), over).await.unwrap();
+    }
 }
 
 #[tokio::test]

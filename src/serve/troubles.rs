@@ -39,6 +39,8 @@ enum Part {
     SecurityLog,
     /// The security log could not be opened anew.
     Rotation,
+    /// The collector does not take what it is sent.
+    Collector,
     /// What is to outlive the process is not written.
     State,
 }
@@ -55,13 +57,14 @@ impl fmt::Display for Part {
             Self::Quorum => f.write_str("too few witnesses cosign"),
             Self::SecurityLog => f.write_str("lines of the security log are lost"),
             Self::Rotation => f.write_str("the security log could not be opened anew, and goes on in the file that it had"),
+            Self::Collector => f.write_str("the collector of record.otlp does not take what it is sent"),
             Self::State => f.write_str("what callers have used and learned is not written, and a restart would forget it"),
         }
     }
 }
 
 impl Part {
-    /// The event of it; none of what the security log cannot tell of itself.
+    /// The event of it; none of what the security log cannot tell of itself, nor of what is no log.
     fn event(&self, name: Name) -> Option<Event> {
         let part = match self {
             Self::Entries => "entries",
@@ -71,7 +74,7 @@ impl Part {
             Self::Shard => "shard",
             Self::Witness(_) => "witness",
             Self::Quorum => "quorum",
-            Self::SecurityLog | Self::Rotation | Self::State => return None,
+            Self::SecurityLog | Self::Rotation | Self::Collector | Self::State => return None,
         };
         let event = Event::new(name, SystemTime::now()).with("part", part);
         Some(if let Self::Witness(witness) = self { event.with("witness", &**witness) } else { event })
@@ -123,6 +126,7 @@ pub(super) fn of(house: &House) -> Vec<Trouble> {
     });
     let [unwritten, unopened] = house.recorder.troubles();
     let recorder = unwritten.map(trouble(Part::SecurityLog)).into_iter().chain(unopened.map(trouble(Part::Rotation)));
+    let collector = house.recorder.unexported().map(trouble(Part::Collector));
     let state = house.state.as_ref().and_then(|state| state.trouble()).map(trouble(Part::State));
     entries
         .into_iter()
@@ -132,6 +136,7 @@ pub(super) fn of(house: &House) -> Vec<Trouble> {
         .chain(witnesses)
         .chain(quorum.map(trouble(Part::Quorum)))
         .chain(recorder)
+        .chain(collector)
         .chain(state)
         .collect()
 }
