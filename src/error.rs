@@ -35,6 +35,8 @@ pub enum Refusal {
     Prove(prove::Error),
     /// By the clock: the whole request's deadline passed at this stop.
     Deadline(Stop),
+    /// By a stop of the gateway, which could wait no longer for this one.
+    Stopping(Stop),
     /// By a fault of the gateway itself at this stop.
     Fault(Stop),
 }
@@ -101,7 +103,7 @@ impl Refusal {
             Self::Detect(_) => Stop::Detect,
             Self::Infer(_) => Stop::Infer,
             Self::Prove(_) => Stop::Prove,
-            Self::Deadline(stop) | Self::Fault(stop) => *stop,
+            Self::Deadline(stop) | Self::Stopping(stop) | Self::Fault(stop) => *stop,
         }
     }
 
@@ -118,6 +120,14 @@ impl Refusal {
             Self::Infer(error) => infer(error),
             Self::Prove(error) => prove(error),
             Self::Deadline(_) => deadline(),
+            Self::Stopping(_) => Told::new(
+                "infer.unavailable",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Code::Unavailable,
+                "The gateway stopped before there was an answer.",
+            )
+            .retry_after(SOON)
+            .rule("the gateway stopped"),
             Self::Fault(_) => Told::new(
                 "internal",
                 StatusCode::INTERNAL_SERVER_ERROR,

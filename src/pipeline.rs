@@ -159,7 +159,7 @@ impl House {
         let accepted = ledger.accept();
         let policy = self.policy.load_full();
         let dialect = Dialect::of(peer.uri().path(), peer.headers().get(header::CONTENT_TYPE));
-        let (arrived, deadline) = (peer.arrived(), peer.deadline());
+        let (arrived, deadline, last_call) = (peer.arrived(), peer.deadline(), peer.last_call());
         let (trace, active) = self.recorder.begin(peer.headers(), false);
         let undecided = self.events.of_request(trace.trace_id);
         let trail = Trail::new(arrived, peer.connection().address.ip(), peer.method().clone(), peer.http_version(), policy.digest, trace);
@@ -168,10 +168,17 @@ impl House {
 
         // The way is a large future: in its box it is moved once, and not with each of those around it, down to the connection's.
         let way = Box::pin(self.walk(&ledger, &policy, undecided.events(), peer, &mut walk));
-        let walking = AssertUnwindSafe(tokio::time::timeout_at(deadline.into(), way)).catch_unwind();
+        let in_time = async {
+            tokio::select! {
+                biased;
+                walked = tokio::time::timeout_at(deadline.into(), way) => walked.map_err(|_| Refusal::Deadline as fn(Stop) -> Refusal),
+                () = last_call => Err(Refusal::Stopping as fn(Stop) -> Refusal),
+            }
+        };
+        let walking = AssertUnwindSafe(in_time).catch_unwind();
         let walked = match walking.await {
             Ok(Ok(walked)) => walked,
-            Ok(Err(_)) => Err(Refusal::Deadline(walk.at)),
+            Ok(Err(late)) => Err(late(walk.at)),
             Err(_) => Err(Refusal::Fault(walk.at)),
         };
         let ended = match walked {

@@ -110,10 +110,12 @@ pub fn problem(error: Error) -> Response<Body> {
 }
 
 /// How far the end of the listener has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
     Serving,
     Finishing,
+    /// What has no answer yet is told that it will have none, while that can still be told.
+    LastCall,
     Cut,
 }
 
@@ -131,6 +133,7 @@ struct Seat<H> {
     shown: Option<Shown>,
     limits: Limits,
     live: Arc<Live>,
+    phase: watch::Receiver<Phase>,
 }
 
 /// How a connection is doing.
@@ -222,7 +225,7 @@ where
         counters: counters.clone(),
     });
     let idle = limits.deadlines.idle.0;
-    let seat = Arc::new(Seat { handler, connection, shown, limits, live: live.clone() });
+    let seat = Arc::new(Seat { handler, connection, shown, limits, live: live.clone(), phase: phase.clone() });
     let service = hyper::service::service_fn(move |request| answer(seat.clone(), request));
     // A stream whose window the other end keeps shut, or an answer that it takes a little of now and then, is polled by
     // no one else.
@@ -340,7 +343,7 @@ async fn tend(connection: impl Ending, live: &Live, idle: Duration, mut phase: w
         if now == Phase::Cut {
             return;
         }
-        if now == Phase::Finishing && !ending {
+        if now >= Phase::Finishing && !ending {
             ending = true;
             connection.as_mut().end();
             check.as_mut().reset((Instant::now() + FAREWELL).into());
@@ -434,7 +437,7 @@ async fn answer<H: Handler>(seat: Arc<Seat<H>>, request: Request<Incoming>) -> R
             let (body, unread) = by_deadline(incoming, arrived.mono + deadlines.body.0);
             let expects = head.headers.contains_key(header::EXPECT);
             let request = Request::from_parts(head, body);
-            let peer = Peer::on_connection(seat.connection.clone(), arrived, deadlines.request.0, request);
+            let peer = Peer::on_connection(seat.connection.clone(), arrived, deadlines.request.0, seat.phase.clone(), request);
             let mut response = timeout_at(hard_stop.into(), seat.handler.handle(peer)).await.map_err(|_| Unanswered::Late)?;
             let goes_on = unread.is_none_or(|unread| unread.read_on(seat.limits.max_unread, expects));
             if !goes_on && version < Version::HTTP_2 {

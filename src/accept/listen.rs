@@ -25,6 +25,8 @@ const BACKLOG: i32 = 1024;
 /// The first wait after an error that the next call would meet again, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long before the end of a stop's wait what has no answer is refused: a refusal is written in milliseconds, and read in less than this.
+pub const LAST_CALL: Duration = Duration::from_secs(1);
 /// How long who failed a handshake is read on, and how many bytes.
 const FAREWELL: Duration = Duration::from_secs(1);
 const FAREWELL_BYTES: u64 = 64 << 10;
@@ -143,7 +145,8 @@ impl Bound {
         self.address
     }
 
-    /// Serves until `stop` ends; then takes no more, lets what is in flight finish for `drain`, and cuts the rest.
+    /// Serves until `stop` ends; then takes no more, lets what is in flight finish for `drain`, of which the last [`LAST_CALL`] is for
+    /// refusals of what has no answer, and cuts the rest.
     pub async fn serve<H: Handler>(self, handler: H, stop: impl Future<Output = ()>) -> Drained {
         let Self { accept, listener, .. } = self;
         run(accept, listener, handler, stop).await
@@ -209,7 +212,12 @@ pub(super) async fn run<H: Handler>(accept: Accept, source: impl Source, handler
     drop(source);
     phase.send_replace(Phase::Finishing);
     let every = u32::try_from(limits.max_connections).unwrap_or(u32::MAX);
-    if timeout(limits.drain, places.acquire_many(every)).await.is_ok() {
+    let last_call = LAST_CALL.min(limits.drain / 2);
+    if timeout(limits.drain - last_call, places.acquire_many(every)).await.is_ok() {
+        return Drained { cut: 0 };
+    }
+    phase.send_replace(Phase::LastCall);
+    if timeout(last_call, places.acquire_many(every)).await.is_ok() {
         return Drained { cut: 0 };
     }
     let cut = counters.in_flight.load(Ordering::Relaxed);

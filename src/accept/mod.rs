@@ -28,9 +28,12 @@ pub mod tls;
 pub use body::{LEAST_UNREAD, why_broken};
 pub use config::{AuthFailures, Config, Deadlines};
 pub use head::admissible;
+use http::Phase;
 pub use http::{Handler, TurnedAway};
 pub use listen::{Accept, Bound, Drained};
 pub use tls::Tls;
+
+use tokio::sync::watch;
 
 use crate::clock::Moment;
 use crate::digest::Digest;
@@ -60,15 +63,22 @@ pub struct Peer {
     connection: Connection,
     arrived: Moment,
     deadline: Instant,
+    phase: watch::Receiver<Phase>,
     head: Parts,
     body: Body,
 }
 
 impl Peer {
     /// The request as the connection delivered it, once `http::admissible` found nothing ambiguous in it.
-    fn on_connection(connection: Connection, arrived: Moment, limit: Duration, request: ::http::Request<Body>) -> Self {
+    fn on_connection(
+        connection: Connection,
+        arrived: Moment,
+        limit: Duration,
+        phase: watch::Receiver<Phase>,
+        request: ::http::Request<Body>,
+    ) -> Self {
         let (head, body) = request.into_parts();
-        Self { connection, arrived, deadline: arrived.mono + limit, head, body }
+        Self { connection, arrived, deadline: arrived.mono + limit, phase, head, body }
     }
 
     /// The connection it came on.
@@ -87,6 +97,16 @@ impl Peer {
     #[must_use]
     pub fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    /// Resolves when the listener is about to cut what is in flight, and there is just time for a refusal; never where it is not.
+    pub fn last_call(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut phase = self.phase.clone();
+        async move {
+            if phase.wait_for(|phase| *phase >= Phase::LastCall).await.is_err() {
+                std::future::pending().await
+            }
+        }
     }
 
     /// Its method.

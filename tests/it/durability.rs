@@ -187,6 +187,35 @@ async fn a_stop_that_has_waited_long_enough_says_whom_it_cut_and_signs_how_far_t
 }
 
 #[tokio::test]
+async fn a_stop_refuses_what_has_no_answer_before_it_cuts() {
+    let upstream = Upstream::start(|_| std::future::pending::<http::Response<crate::support::upstream::Body>>()).await;
+    let folder = folder(&upstream);
+    folder.gateway("drain = \"2s\"", "");
+    let gateway = folder.serve().await;
+    let (mut one, mut two) = (gateway.h1().await, gateway.h2().await);
+    let (one, two) = (tokio::spawn(async move { one.send(post_chat()).await }), tokio::spawn(async move { two.send(post_chat()).await }));
+    upstream.has_seen(2).await;
+    gateway.signal("TERM");
+    let refused: Vec<String> = [one.await.unwrap(), two.await.unwrap()]
+        .into_iter()
+        .map(|reply| {
+            let reply = reply.is(503);
+            assert_eq!(reply.reason(), "infer.unavailable");
+            reply.receipt().unwrap()
+        })
+        .collect();
+    gateway.says("stopped; 0 request(s) cut").await;
+    assert!(gateway.ended().await.success());
+    let entries = folder.entries();
+    for id in refused {
+        let entry = entries.iter().find(|entry| entry["id"] == id.as_str()).expect("the refusal has its entry");
+        assert_eq!(entry["kind"], "error");
+    }
+    let counts = entries.iter().rfind(|entry| entry["counts"]["life"] == 3).expect("the log was closed");
+    assert_eq!(counts["counts"]["abandoned"], 0, "{counts}");
+}
+
+#[tokio::test]
 async fn a_log_without_checkpoints_says_so_and_why_and_refuses_at_once_what_needs_them() {
     let upstream = Upstream::language().await;
     let folder = folder(&upstream);
