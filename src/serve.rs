@@ -171,6 +171,8 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     let listeners = [("accept", &tls), ("admin", &operators_tls)].into_iter().filter_map(|(name, tls)| Some((name, tls.clone()?)));
     let listeners: needs::Listeners = listeners.collect();
     needs::observe_certificates(&house, &listeners);
+    let counted = [("accept", Some(bound.counters())), ("admin", admin.as_ref().map(Bound::counters))];
+    figures::observe_turned_away(&house, counted.into_iter().filter_map(|(name, counters)| Some((name, counters?.clone()))));
     let handshakes =
         [("accept", tls.is_some(), Some(bound.counters())), ("admin", operators_tls.is_some(), admin.as_ref().map(Bound::counters))];
     needs::observe_handshakes(

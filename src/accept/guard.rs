@@ -11,6 +11,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::Counters;
 use super::framing::Framing;
+use super::http::Live;
 
 /// Bytes that a stalled write must move before its deadline starts anew: less is as good as none.
 const PROGRESS: usize = 4 << 10;
@@ -37,7 +38,7 @@ pub(super) struct Guard<I> {
     slow_head: Timer,
     slow_write: Timer,
     moved: usize,
-    counters: Arc<Counters>,
+    live: Arc<Live>,
 }
 
 /// A deadline that exists only while something is waited for. The allocation stays for the next wait.
@@ -68,7 +69,7 @@ impl Timer {
 
 impl<I> Guard<I> {
     /// Watches `io`, of which `before` was already read; `strict` for HTTP/1.1.
-    pub(super) fn new(io: I, before: &[u8], strict: bool, headers: Duration, idle: Duration, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(io: I, before: &[u8], strict: bool, headers: Duration, idle: Duration, live: Arc<Live>) -> Self {
         let mut kept = [0; 24];
         let length = before.len().min(kept.len());
         kept[..length].copy_from_slice(&before[..length]);
@@ -84,7 +85,7 @@ impl<I> Guard<I> {
             slow_head: Timer::default(),
             slow_write: Timer::default(),
             moved: 0,
-            counters,
+            live,
         }
     }
 
@@ -95,7 +96,7 @@ impl<I> Guard<I> {
         if let Err(wrong) = framing.read(fresh) {
             fresh[wrong.0] = POISON;
             self.poisoned = true;
-            Counters::add(&self.counters.misframed);
+            self.live.misframed();
             buf.set_filled(from + wrong.0 + 1);
             self.slow_head.stop();
             if framing.before_body() {
@@ -111,7 +112,7 @@ impl<I> Guard<I> {
 
     fn stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if self.slow_write.passed(self.idle, cx) {
-            Counters::add(&self.counters.stalled);
+            Counters::add(&self.live.counters.stalled);
             return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the answer is not being read"));
         }
         Poll::Pending
@@ -160,7 +161,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Guard<I> {
             Poll::Pending => {
                 let waits_for_head = this.framing.as_ref().is_some_and(|framing| framing.in_head() || !this.begun);
                 if waits_for_head && this.slow_head.passed(this.headers, cx) {
-                    Counters::add(&this.counters.stalled);
+                    Counters::add(&this.live.counters.stalled);
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the head did not arrive in time")));
                 }
                 Poll::Pending

@@ -137,7 +137,7 @@ struct Seat<H> {
 }
 
 /// How a connection is doing.
-struct Live {
+pub(super) struct Live {
     born: Instant,
     active: AtomicU32,
     /// Milliseconds after `born` at which the last request began, and at which the last one ended.
@@ -147,7 +147,30 @@ struct Live {
     abandoned: AtomicU32,
     closing: AtomicBool,
     enough: Notify,
-    counters: Arc<Counters>,
+    /// Whether its bytes were counted as none of HTTP: the HTTP library refuses what the guard has refused already.
+    misframed: AtomicBool,
+    pub(super) counters: Arc<Counters>,
+}
+
+impl Live {
+    /// Its bytes are not strict HTTP/1.1.
+    pub(super) fn misframed(&self) {
+        if !self.misframed.swap(true, Ordering::Relaxed) {
+            Counters::add(&self.counters.misframed);
+        }
+    }
+
+    /// The HTTP library ended it, and no handler hears of that.
+    fn broke(&self, error: &hyper::Error) {
+        let broke_http2 = || std::error::Error::source(error).and_then(|why| why.downcast_ref()).is_some_and(h2::Error::is_library);
+        if error.is_parse_too_large() {
+            Counters::add(&self.counters.oversized);
+        } else if error.is_parse() {
+            self.misframed();
+        } else if broke_http2() {
+            Counters::add(&self.counters.broke_http2);
+        }
+    }
 }
 
 /// One request's place in flight, from the end of its head to the end of its answer.
@@ -222,7 +245,8 @@ where
         abandoned: AtomicU32::new(0),
         closing: AtomicBool::new(false),
         enough: Notify::new(),
-        counters: counters.clone(),
+        misframed: AtomicBool::new(false),
+        counters,
     });
     let idle = limits.deadlines.idle.0;
     let seat = Arc::new(Seat { handler, connection, shown, limits, live: live.clone(), phase: phase.clone() });
@@ -231,7 +255,7 @@ where
     // no one else.
     let most = limits.deadlines.request.0 + GRACE + GRACE;
     let strict = protocol == Protocol::Http1;
-    let io = TokioIo::new(Guard::new(io, before, strict, limits.deadlines.headers.0, idle, counters));
+    let io = TokioIo::new(Guard::new(io, before, strict, limits.deadlines.headers.0, idle, live.clone()));
     match protocol {
         Protocol::Http1 => {
             let mut builder = http1::Builder::new();
@@ -349,7 +373,12 @@ async fn tend(connection: impl Ending, live: &Live, idle: Duration, mut phase: w
             check.as_mut().reset((Instant::now() + FAREWELL).into());
         }
         tokio::select! {
-            _ = connection.as_mut() => return,
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    live.broke(&error);
+                }
+                return;
+            }
             changed = phase.changed() => if changed.is_err() { return },
             () = live.enough.notified() => if !ending {
                 ending = true;

@@ -315,7 +315,10 @@ async fn connection<H: Handler>(mut stream: TcpStream, address: SocketAddr, tls:
     let deadline = tokio::time::Instant::now() + house.limits.deadlines.handshake.0;
     let Some(tls) = tls else {
         let Some((protocol, before)) = (tokio::select! {
-            spoken = timeout_at(deadline, spoken(&mut stream)) => spoken.ok().flatten(),
+            spoken = timeout_at(deadline, spoken(&mut stream)) => spoken.unwrap_or_else(|_| {
+                Counters::add(&house.counters.stalled);
+                None
+            }),
             _ = house.phase.wait_for(|phase| *phase != Phase::Serving) => None,
         }) else {
             return;

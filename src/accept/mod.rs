@@ -277,6 +277,10 @@ pub struct Counters {
     pub inadmissible: AtomicU64,
     /// HTTP/1.1 connections that ended at bytes that are not strict HTTP.
     pub misframed: AtomicU64,
+    /// HTTP/1.1 connections that ended at a head with more bytes or lines than the HTTP library was told to take.
+    pub oversized: AtomicU64,
+    /// HTTP/2 connections that the HTTP library ended for what the other end sent. Where it resets one stream it tells nobody.
+    pub broke_http2: AtomicU64,
     /// Requests given up before their answer was whole: by the caller, or at a hard stop.
     pub abandoned: AtomicU64,
     /// Connections cut for reading or writing too slowly.
@@ -284,6 +288,20 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// What was turned away before it was a request, by why. Nothing else tells of it, but of those that were refused by their `head`.
+    pub fn turned_away(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = [
+            ("framing", &self.misframed),
+            ("oversized", &self.oversized),
+            ("http2", &self.broke_http2),
+            ("head", &self.inadmissible),
+            ("stalled", &self.stalled),
+            ("connections", &self.refused),
+            ("accept_error", &self.accept_errors),
+        ];
+        counts.into_iter().map(|(why, count)| (why, count.load(Ordering::Relaxed)))
+    }
+
     fn add(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
     }

@@ -184,6 +184,49 @@ async fn as_many_headers_as_allowed_pass_and_one_more_does_not() {
     assert!(raw(running.address, long.as_bytes()).await.starts_with("HTTP/1.1 431"));
 }
 
+/// Waits until so many were turned away for `why`.
+async fn turned_away(counters: &Counters, why: &str, count: u64) {
+    let there = async {
+        while counters.turned_away().find(|(of, _)| *of == why).unwrap().1 != count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), there).await.unwrap_or_else(|_| panic!("{why}: {counters:?}"));
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_counted_once_whoever_found_it() {
+    let running = plain("deadlines = { handshake = \"100ms\" }");
+    let framing: [&[u8]; 4] = [
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n",
+        // In a body, and what the HTTP library alone refuses.
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\ng\r\n",
+        b"GET / HTTP/9.0\r\nHost: a\r\n\r\n",
+    ];
+    for (before, payload) in framing.into_iter().enumerate() {
+        raw(running.address, payload).await;
+        turned_away(&running.counters, "framing", before as u64 + 1).await;
+    }
+    let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "a".repeat(17 << 10));
+    raw(running.address, long.as_bytes()).await;
+    turned_away(&running.counters, "oversized", 1).await;
+    // HTTP/2 that is none, a frame of SETTINGS on a stream (RFC 9113, 6.5); and an honest one that ends.
+    raw(running.address, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\x01").await;
+    turned_away(&running.counters, "http2", 1).await;
+    let stream = TcpStream::connect(running.address).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    drop(sender);
+    drop(connection.await);
+    // Too slow to say so much as which protocol it speaks.
+    raw(running.address, b"P").await;
+    turned_away(&running.counters, "stalled", 1).await;
+    raw(running.address, b"GET //a HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    turned_away(&running.counters, "head", 1).await;
+    let counts: Vec<_> = running.counters.turned_away().map(|(_, count)| count).collect();
+    assert_eq!(counts, [4, 1, 1, 1, 1, 0, 0], "{:?}", running.counters);
+}
+
 #[tokio::test]
 async fn slow_heads_and_bodies_end_at_their_deadlines() {
     let running = plain("deadlines = { headers = \"100ms\", body = \"100ms\" }");

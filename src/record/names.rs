@@ -165,6 +165,13 @@ pub mod metric {
         "{handshake}",
         "TLS handshakes that failed, by listener and by what it was: the client's certificate, the time, its leaving, or any other reason",
     );
+    /// What came to be no request.
+    pub const TURNED_AWAY: Metric = metric(
+        "portcullis_turned_away",
+        "portcullis_turned_away",
+        "1",
+        "What was turned away at the door, by listener and by why: most of it was no request yet, and has no receipt",
+    );
     /// When a certificate ends.
     pub const CERTIFICATE_EXPIRY: Metric = metric(
         "portcullis_certificate_expiry_timestamp_seconds",

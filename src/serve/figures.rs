@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::accept::Counters;
 use crate::disk;
 use crate::infer::shadow::Outcome;
 use crate::pipeline::House;
@@ -12,7 +13,7 @@ use crate::record::names::metric;
 use super::{needs, watched};
 
 /// Numbers that parts keep themselves, read when they are asked for.
-pub(super) fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters>, disks: &Arc<disk::Watched>) {
+pub(super) fn observe(house: &Arc<House>, counters: &Arc<Counters>, disks: &Arc<disk::Watched>) {
     let metrics = house.recorder.metrics();
     let weak = Arc::downgrade(house);
     let watched = |read: fn(&House) -> f64| {
@@ -98,6 +99,17 @@ pub(super) fn observe(house: &Arc<House>, counters: &Arc<crate::accept::Counters
     let open = counters.clone();
     metrics.watch("portcullis_connections", "Open connections", Kind::Gauge, move |observe| {
         observe(&[], open.open.load(Ordering::Relaxed) as f64)
+    });
+}
+
+/// What listeners turned away before it came to any stop that tells of it.
+pub(super) fn observe_turned_away(house: &Arc<House>, counted: impl Iterator<Item = (&'static str, Arc<Counters>)>) {
+    let counted: Vec<_> = counted.collect();
+    let of = metric::TURNED_AWAY;
+    house.recorder.metrics().watch(of.prometheus, of.help, Kind::Counter, move |observe| {
+        for (listener, counters) in &counted {
+            counters.turned_away().for_each(|(why, count)| observe(&[("listener", listener), ("why", why)], count as f64));
+        }
     });
 }
 

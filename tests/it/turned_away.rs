@@ -1,4 +1,4 @@
-//! What the first stop turns away ends as every refusal does: with a receipt, counted, and told in the security log.
+//! What the first stop turns away ends as every refusal does: with a receipt, counted, and told in the security log. What is no request is counted.
 
 use std::time::Duration;
 
@@ -72,6 +72,38 @@ async fn what_is_turned_away_is_counted_told_and_has_a_receipt() {
         assert_eq!((&event["event"], &event["code"]), (&Value::from("request.refused"), &Value::from(code)));
         assert_eq!(event["address"], "127.0.0.1");
     }
+}
+
+#[tokio::test]
+async fn what_comes_to_be_no_request_is_counted() {
+    let upstream = Upstream::language().await;
+    let folder = Folder::new();
+    folder.upstream("chat", "openai", &upstream, "", "");
+    folder.gateway("max_connections = 1\ndeadlines = { headers = \"300ms\" }", "");
+    let gateway = folder.serve().await;
+    let away = async |why: &str| gateway.metric(&format!("portcullis_turned_away_total{{listener=\"accept\",why=\"{why}\"}}")).await;
+    let nobody = || gateway.admin_until("/metrics", |_, body| body.lines().any(|line| line.starts_with("portcullis_connections 0")));
+    let mut held = gateway.h1().await;
+    held.send(post_chat()).await.is(200);
+    assert!(gateway.dial().raw().await.is_err(), "one connection too many");
+    drop(held);
+    let both = "POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+    for (sent, answered) in [(both, "HTTP/1.1 400"), ("GET / HT", "")] {
+        nobody().await;
+        let mut stream = gateway.dial().http(Http::One).raw().await.unwrap();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+        assert_eq!(answer.get(..12).unwrap_or_default(), answered.as_bytes());
+    }
+    nobody().await;
+    for (why, count) in
+        [("framing", 1.0), ("oversized", 0.0), ("http2", 0.0), ("head", 0.0), ("stalled", 1.0), ("connections", 1.0), ("accept_error", 0.0)]
+    {
+        assert!((away(why).await - count).abs() < f64::EPSILON, "{why}: {}", gateway.admin("/metrics").await.1);
+    }
+    gateway.stop().await;
+    assert!(folder.security_log().iter().all(|event| event["event"] != "request.refused"));
 }
 
 #[tokio::test]
