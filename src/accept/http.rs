@@ -461,18 +461,14 @@ async fn answer<H: Handler>(seat: Arc<Seat<H>>, request: Request<Incoming>) -> R
     } else {
         admissible(&head)
     };
-    let mut response = match admitted {
+    // Whoever expects anything else may send the body at once, and is refused.
+    let expects = head.headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let (body, unread) = by_deadline(incoming, arrived.mono + deadlines.body.0);
+    let (mut response, mut goes_on) = match admitted {
         Ok(()) => {
-            let (body, unread) = by_deadline(incoming, arrived.mono + deadlines.body.0);
-            let expects = head.headers.contains_key(header::EXPECT);
             let request = Request::from_parts(head, body);
             let peer = Peer::on_connection(seat.connection.clone(), arrived, deadlines.request.0, seat.phase.clone(), request);
-            let mut response = timeout_at(hard_stop.into(), seat.handler.handle(peer)).await.map_err(|_| Unanswered::Late)?;
-            let goes_on = unread.is_none_or(|unread| unread.read_on(seat.limits.max_unread, expects));
-            if !goes_on && version < Version::HTTP_2 {
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            response
+            (timeout_at(hard_stop.into(), seat.handler.handle(peer)).await.map_err(|_| Unanswered::Late)?, true)
         }
         Err(error) => {
             Counters::add(&seat.live.counters.inadmissible);
@@ -481,13 +477,15 @@ async fn answer<H: Handler>(seat: Arc<Seat<H>>, request: Request<Incoming>) -> R
                 return Err(Unanswered::Refused(h2::Reason::REFUSED_STREAM.into()));
             }
             let turned_away = TurnedAway { connection: &seat.connection, arrived, head: &head, error };
-            let mut response = timeout_at(hard_stop.into(), seat.handler.refuse(turned_away)).await.map_err(|_| Unanswered::Late)?;
-            if version < Version::HTTP_2 {
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            response
+            let response = timeout_at(hard_stop.into(), seat.handler.refuse(turned_away)).await.map_err(|_| Unanswered::Late)?;
+            drop(body);
+            (response, false)
         }
     };
+    goes_on &= unread.is_none_or(|unread| unread.read_on(seat.limits.max_unread, expects));
+    if !goes_on && version < Version::HTTP_2 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response.headers_mut().remove(header::SERVER);
     if wants_no_body {

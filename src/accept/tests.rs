@@ -289,6 +289,15 @@ async fn a_refusal_is_heard_by_who_sends_all_of_the_body_first() {
         stream.write_all(&body).await.unwrap();
         assert!(an_answer(&mut stream).await.starts_with("HTTP/1.1 200"));
     }
+    for (refused, status) in
+        [("//a HTTP/1.1", "400"), ("/ HTTP/1.1\r\nContent-Encoding: gzip", "415"), ("/ HTTP/1.1\r\nExpect: tea", "417")]
+    {
+        let mut stream = TcpStream::connect(running.address).await.unwrap();
+        stream.write_all(format!("POST {refused}\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes()).await.unwrap();
+        stream.write_all(&body).await.unwrap();
+        let answer = to_close(&mut stream).await;
+        assert!(&answer[9..12] == status && answer.contains("connection: close"), "{refused}: {answer}");
+    }
     // What was read to its end is not read on, trailers and all.
     let mut stream = TcpStream::connect(running.address).await.unwrap();
     for _ in 0..2 {
@@ -313,11 +322,12 @@ async fn over_http2_who_is_refused_may_send_the_body_all_the_same() {
     let stream = TcpStream::connect(running.address).await.unwrap();
     let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
     let ended = tokio::spawn(connection);
-    for path in ["/who", "/close"] {
-        let request = Request::post(format!("http://a{path}")).body(()).unwrap();
+    // By the handler, or by their head before it.
+    for (path, coding, status) in [("/who", "identity", 200), ("/close", "identity", 200), ("/", "gzip", 415), ("//a", "identity", 400)] {
+        let request = Request::post(format!("http://a{path}")).header(header::CONTENT_ENCODING, coding).body(()).unwrap();
         sender = sender.ready().await.unwrap();
         let (answer, mut body) = sender.send_request(request, false).unwrap();
-        assert_eq!(answer.await.unwrap().status(), StatusCode::OK);
+        assert_eq!(answer.await.unwrap().status(), status);
         let mut left = 602_112;
         while left > 0 {
             body.reserve_capacity(left.min(16 << 10));
