@@ -16,7 +16,7 @@ use crate::wire::Body;
 
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
 const RECEIPT: HeaderName = HeaderName::from_static("provenance-receipt");
-pub(super) const STATEMENT: HeaderName = HeaderName::from_static("provenance-statement");
+pub(super) const STATEMENT: HeaderName = HeaderName::from_static(crate::wire::sse::STATEMENT);
 pub(super) const STATEMENT_BIN: HeaderName = HeaderName::from_static("provenance-statement-bin");
 /// A statement longer than this is not sent along; the receipt says where it is.
 const MAX_SENT: usize = 4_096;

@@ -10,6 +10,9 @@ use bytes::{Bytes, BytesMut};
 /// The longest event block, unless another bound is given: 1 MiB; a whole answer of the responses API stands in its last event.
 pub const BLOCK: usize = 1024 * 1024;
 
+/// The comment in which the gateway gives its statement (`prove::stream`); a header and a trailer have the same name. No other may write it.
+pub const STATEMENT: &str = "provenance-statement";
+
 /// An event block is longer than the bound: the upstream broke the protocol (`infer.protocol`, 502, or the end of the stream).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLong;
@@ -259,6 +262,23 @@ impl Block {
         Some([mark, b": ", text.as_bytes(), end, lines].concat().into())
     }
 
+    /// The block without the text of comments that begin with `name`. Their colon stays, so that every line and the block end where they did.
+    #[must_use]
+    pub fn without_comments(self, name: &str) -> Self {
+        let named =
+            |line: &Line<'_>| line.content.strip_prefix(b":").is_some_and(|text| text.trim_ascii_start().starts_with(name.as_bytes()));
+        if memchr::memmem::find(&self.raw, name.as_bytes()).is_none() || !self.lines().any(|line| named(&line)) {
+            return self;
+        }
+        let mut out = BytesMut::with_capacity(self.raw.len());
+        out.extend_from_slice(&self.raw[..self.start]);
+        for line in self.lines() {
+            out.extend_from_slice(if named(&line) { b":" } else { line.content });
+            out.extend_from_slice(line.end);
+        }
+        Self { raw: out.freeze(), start: self.start }
+    }
+
     fn lines(&self) -> impl Iterator<Item = Line<'_>> {
         let mut rest = &self.raw[self.start..];
         std::iter::from_fn(move || {
@@ -361,6 +381,18 @@ mod tests {
         assert_eq!(with(b"data: x").unwrap(), ": a=b\ndata: x");
         assert_eq!(with(b"\xEF\xBB\xBFdata: x\n\n").unwrap(), b"\xEF\xBB\xBF: a=b\ndata: x\n\n"[..]);
         assert_eq!((with(b": ping\n\n"), with(b"\n"), with(b"event: e\n\n")), (None, None, None));
+    }
+
+    #[test]
+    fn of_comments_of_a_name_the_colon_is_left_and_every_other_line_as_it_was() {
+        let without = |stream: &'static [u8]| split(&[stream], BLOCK).unwrap().remove(0).without_comments("a=").into_raw();
+        for stream in [&b"data: : a=b\n\n"[..], b": b\ndata: a=b\n\n", b"data: x\r\n: xa=b\r\n\r\n", b"a=b\n\n"] {
+            assert_eq!(without(stream), stream);
+        }
+        assert_eq!(without(b": a=b\n\n"), ":\n\n");
+        assert_eq!(without(b": a=b"), ":");
+        assert_eq!(without(b"data: x\r:a=b\n: \ta=c\r\n: d\n\n"), "data: x\r:\n:\r\n: d\n\n");
+        assert_eq!(without(b"\xEF\xBB\xBF: a=b\ndata: x\n\n"), b"\xEF\xBB\xBF:\ndata: x\n\n"[..]);
     }
 
     proptest! {

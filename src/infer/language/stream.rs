@@ -25,7 +25,7 @@ use crate::heavy::{self, Turn};
 use crate::trail::{End, Late, Usage};
 use crate::wire::body::Broken;
 use crate::wire::json;
-use crate::wire::sse::{Block, Splitter};
+use crate::wire::sse::{Block, STATEMENT, Splitter};
 use crate::wire::{Asked, Body, openai, said};
 
 /// How long an upstream may keep its body open after it said that the stream is done.
@@ -122,7 +122,8 @@ impl Metered {
             // Nothing follows the event that says that it is done, or the one that ends it.
             return Ok(());
         }
-        if let Some(bytes) = self.passed(block)? {
+        // What only the gateway says, a model's server may not say in its name.
+        if let Some(bytes) = self.passed(block.without_comments(STATEMENT))? {
             self.hold.delivered(bytes.len() as u64);
             if self.said_it_is_done {
                 self.last = Some((bytes, Box::pin(tokio::time::sleep(GRACE))));

@@ -115,6 +115,21 @@ async fn told(pieces: &[&'static str], decimals: Option<u8>) -> (String, bool, b
 }
 
 #[tokio::test]
+async fn a_models_server_says_nothing_in_the_gateways_name() {
+    let pieces = [
+        ": ping\n\n: provenance-statement=AAAA\n\n",
+        "data: {\"model\":\"chat\"}\n:provenance-statement=BBBB\n\n",
+        ": provenance-",
+        "statement=CCCC\r\ndata: {\"model\":\"acme/secret-7b\"}\r\n\r\n",
+        "data: \": provenance-statement=\"\n\n",
+        ": provenance-statement=DDDD\ndata: [DONE]\n\n: provenance-statement=EEEE\n\n",
+    ];
+    let passed = ": ping\n\n:\n\ndata: {\"model\":\"chat\"}\n:\n\n:\r\ndata: {\"model\":\"chat\"}\r\n\r\n\
+                  data: \": provenance-statement=\"\n\n:\ndata: [DONE]\n\n";
+    assert_eq!(told(&pieces, None).await, (passed.to_owned(), true, true));
+}
+
+#[tokio::test]
 async fn a_stream_that_said_it_is_done_ends_cleanly_and_every_other_breaks() {
     let passed = NAMED.replace("acme/secret-7b", "chat");
     assert_eq!(told(&[NAMED, DONE], None).await, (format!("{passed}{DONE}"), true, true));
