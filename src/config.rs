@@ -129,6 +129,12 @@ impl ModelFile {
         upstream.flat_map(|upstream| upstream.warnings().chain(self.unnamed(upstream, text))).collect()
     }
 
+    /// Whether the Open Inference Protocol's routes lead to it.
+    fn takes_tensors(&self) -> bool {
+        let upstream = self.backend.get_ref().upstream.as_ref();
+        upstream.is_none_or(|upstream| matches!(upstream.protocol, Protocol::Oip | Protocol::OipGrpc))
+    }
+
     /// That detectors act upon rows which the model need not have seen.
     fn unnamed(&self, upstream: &upstream::Config, text: &str) -> Option<Mistake> {
         let tensors = matches!(upstream.protocol, Protocol::Oip | Protocol::OipGrpc);

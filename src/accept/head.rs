@@ -1,7 +1,8 @@
 //! What a request's head must be before anyone looks at it: one host, one length, one plain path.
 //!
 //! Nothing is repaired. A target that would have to be normalised is refused, so that every later stop, every log and
-//! every upstream see the same path.
+//! every upstream see the same path. Names of models are the one thing in it that clients spell differently: slashes in
+//! them may be escaped, and the route table alone undoes that, once.
 
 use std::net::Ipv6Addr;
 
@@ -70,37 +71,50 @@ fn target(head: &Parts) -> Result<(), Error> {
     }
 }
 
+/// Where a model's name follows. Names have slashes, and clients write those as they are or escaped.
+const NAMES: [&str; 2] = ["/v1/models/", "/v2/models/"];
+
 /// Whether `path` is absolute and means the same to everyone: no empty segment but the last, no dot segment, no
-/// backslash, and no escape that is broken or stands for a separator, a dot or a NUL.
+/// backslash, and no escape that is broken or stands for a separator, a dot or a NUL. Behind [`NAMES`] an escaped slash
+/// is a slash: there it parts segments, of which none is empty or of dots either.
 fn plain_path(path: &str) -> bool {
     let bytes = path.as_bytes();
     if bytes.first() != Some(&b'/') {
         return false;
     }
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
+    let in_name = NAMES.iter().any(|prefix| path.starts_with(prefix));
+    let segment = |from: usize| {
+        let parts = |at: &usize| bytes[*at] == b'/' || in_name && escaped(bytes, *at) == Some(b'/');
+        &bytes[from..(from..bytes.len()).find(parts).unwrap_or(bytes.len())]
+    };
+    for (at, &byte) in bytes.iter().enumerate() {
         match byte {
             b'/' => {
-                let segment = bytes[at + 1..].split(|byte| *byte == b'/').next().unwrap_or_default();
+                let segment = segment(at + 1);
                 let last = at + 1 + segment.len() == bytes.len();
                 if matches!(segment, b"." | b"..") || (segment.is_empty() && !last) {
                     return false;
                 }
             }
-            b'%' => {
-                let escaped = bytes.get(at + 1..at + 3).and_then(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
-                // `from_str_radix` takes a sign, an escape has none.
-                if bytes.get(at + 1) == Some(&b'+') || !escaped.is_some_and(|byte| !matches!(byte, b'/' | b'\\' | b'.' | 0)) {
-                    return false;
-                }
-            }
+            b'%' => match escaped(bytes, at) {
+                Some(b'/') if in_name && !matches!(segment(at + 3), b"" | b"." | b"..") => {}
+                None | Some(b'/' | b'\\' | b'.' | 0) => return false,
+                Some(_) => {}
+            },
             b'\\' => return false,
             _ if !byte.is_ascii_graphic() => return false,
             _ => {}
         }
-        at += 1;
     }
     true
+}
+
+/// What the escape stands for that begins at `at`, if one does.
+fn escaped(bytes: &[u8], at: usize) -> Option<u8> {
+    let [b'%', digits @ ..] = bytes.get(at..at + 3)? else { return None };
+    // `from_str_radix` takes a sign, an escape has none.
+    let digits = std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'))?;
+    u8::from_str_radix(digits, 16).ok()
 }
 
 fn host(head: &Parts) -> Result<(), Error> {
@@ -189,12 +203,65 @@ mod tests {
             "/v1/%zz",
             "/v1/%+1",
             "/v1\\x",
+            "/v1/models%2fa",
+            "/v1%2fmodels/a",
+            "/v2/models%2Fa/infer",
+            "/%2fv2/models/a",
+            "/v1/receipts/a%2Fb",
+            "/V2/models/a%2Fb",
+            "/predict%2Fx",
         ] {
             assert!(!plain_path(path), "{path}");
         }
         assert_eq!(h1("http://gateway.example/v1", &[]), Err(Error::CallerSentBadTarget));
         assert_eq!(h1("*", &[]), Err(Error::CallerSentBadTarget));
         assert!(plain_path("/") && plain_path("/v1/") && plain_path("/v1/%41"));
+    }
+
+    #[test]
+    fn a_slash_in_the_name_of_a_model_may_be_escaped_and_parts_segments_all_the_same() {
+        for path in [
+            "/v1/models/meta-llama%2FLlama-3.1-8B",
+            "/v1/models/meta-llama%2fLlama-3.1-8B",
+            "/v2/models/a%2Fb%2fc/versions/1/infer",
+            "/v2/models/a%2F.b/infer",
+            "/v2/models/a%2F...",
+            "/v2/models/a%252Fb",
+        ] {
+            assert!(plain_path(path), "{path}");
+        }
+        for name in [
+            "%2F",
+            "a%2F",
+            "%2Fa",
+            "a%2F%2Fb",
+            "a%2F/b",
+            "a/%2Fb",
+            "a%2F.",
+            "a%2F..",
+            "a%2F..%2Fb",
+            "a%2F../b",
+            ".%2Fa",
+            "..%2Fa",
+            "a/..%2Fb",
+            "a%2F%2e%2e",
+            "%2e%2e%2Fa",
+            "%2E%2E/a",
+            "a%2F%2E",
+            "a%5Cb",
+            "a%2F%00",
+            "a%00",
+            "a%2",
+            "a%",
+            "a%%2Fb",
+            "a%2Gb",
+            "a%+Fb",
+            "a%2F\\b",
+        ] {
+            for path in [format!("/v1/models/{name}"), format!("/v2/models/{name}"), format!("/v2/models/{name}/infer")] {
+                assert!(!plain_path(&path), "{path}");
+            }
+        }
     }
 
     #[test]

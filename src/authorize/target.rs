@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::Method;
+use percent_encoding::percent_decode_str;
 
 use crate::wire::grpc::SERVICE;
 
@@ -275,7 +276,7 @@ fn fixed(path: &str) -> Option<(Route, &'static str)> {
                 receipt(id)
             } else {
                 let id = path.strip_prefix("/v1/models/")?;
-                Some((Route::Models(Some(segments(id)?)), "/v1/models/{model}"))
+                Some((Route::Models(Some(decoded(id)?)), "/v1/models/{model}"))
             }
         }
     }
@@ -287,19 +288,32 @@ fn oip(asks: OipAsks, model: Option<String>, version: Option<String>) -> Route {
 
 fn oip_model(rest: &str) -> Option<(Route, &'static str)> {
     let parts: Vec<&str> = rest.split('/').collect();
-    let model = Some(segment(parts.first()?)?);
-    let version = |index: usize| parts.get(index).and_then(|part| segment(part));
-    Some(match parts.as_slice() {
-        [_] => (oip(OipAsks::Model, model, None), "/v2/models/{model}"),
-        [_, "ready"] => (oip(OipAsks::ModelReady, model, None), "/v2/models/{model}/ready"),
-        [_, "card"] => (oip(OipAsks::Card, model, None), "/v2/models/{model}/card"),
-        [_, "infer"] => (oip(OipAsks::Infer, model, None), "/v2/models/{model}/infer"),
-        [_, "versions", _] => (oip(OipAsks::Model, model, Some(version(2)?)), "/v2/models/{model}/versions/{version}"),
-        [_, "versions", _, "ready"] => (oip(OipAsks::ModelReady, model, Some(version(2)?)), "/v2/models/{model}/versions/{version}/ready"),
-        [_, "versions", _, "card"] => (oip(OipAsks::Card, model, Some(version(2)?)), "/v2/models/{model}/versions/{version}/card"),
-        [_, "versions", _, "infer"] => (oip(OipAsks::Infer, model, Some(version(2)?)), "/v2/models/{model}/versions/{version}/infer"),
-        _ => return None,
-    })
+    // What a name may hold is written as endings are: the longest ending counts, and something stands before it.
+    let (asks, name, version, template) = match parts.as_slice() {
+        [name @ .., "versions", version, "ready"] if !name.is_empty() => {
+            (OipAsks::ModelReady, name, Some(version), "/v2/models/{model}/versions/{version}/ready")
+        }
+        [name @ .., "versions", version, "card"] if !name.is_empty() => {
+            (OipAsks::Card, name, Some(version), "/v2/models/{model}/versions/{version}/card")
+        }
+        [name @ .., "versions", version, "infer"] if !name.is_empty() => {
+            (OipAsks::Infer, name, Some(version), "/v2/models/{model}/versions/{version}/infer")
+        }
+        [name @ .., "versions", version] if !name.is_empty() => {
+            (OipAsks::Model, name, Some(version), "/v2/models/{model}/versions/{version}")
+        }
+        [name @ .., "ready"] if !name.is_empty() => (OipAsks::ModelReady, name, None, "/v2/models/{model}/ready"),
+        [name @ .., "card"] if !name.is_empty() => (OipAsks::Card, name, None, "/v2/models/{model}/card"),
+        [name @ .., "infer"] if !name.is_empty() => (OipAsks::Infer, name, None, "/v2/models/{model}/infer"),
+        name => (OipAsks::Model, name, None, "/v2/models/{model}"),
+    };
+    // Escapes are undone behind that: an ending is no ending when it is escaped, and a name holds none however it is spelt.
+    let model = decoded(&name.join("/")).filter(|name| is_told_from_endings(name))?;
+    let version = match version {
+        Some(version) => Some(decoded(version).filter(|version| is_version(version))?),
+        None => None,
+    };
+    Some((oip(asks, Some(model), version), template))
 }
 
 fn grpc(method: &str) -> Option<(Route, &'static str)> {
@@ -322,65 +336,35 @@ fn receipt(id: &str) -> Option<(Route, &'static str)> {
     Some((Route::Receipt { id, form }, "/v1/receipts/{id}"))
 }
 
-/// One path segment. Names in policies need no escapes, and `accept` has refused escapes that would matter, so a `%` names nothing.
-fn segment(text: &str) -> Option<String> {
-    (!text.is_empty() && !text.contains(['%', '/'])).then(|| text.to_owned())
+/// A name as it stands in a path: its escapes undone once, which makes all its spellings one, and then a name as models may have it.
+fn decoded(text: &str) -> Option<String> {
+    let name = percent_decode_str(text).decode_utf8().ok()?;
+    is_speakable(&name, MAX_NAME).then(|| name.into_owned())
 }
 
-/// The rest of a path, where a model's name may hold slashes.
-fn segments(text: &str) -> Option<String> {
-    (!text.is_empty() && !text.contains('%')).then(|| text.to_owned())
+/// The longest name of a model, and the longest version: what callers write, what logs and labels show.
+pub const MAX_NAME: usize = 128;
+
+/// Whether `text` can stand in a path, a header and a label as it is.
+#[must_use]
+pub fn is_speakable(text: &str, longest: usize) -> bool {
+    let plain = text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'%' | b'?' | b'#' | b'\\' | b'"'));
+    let segments = text.split('/').all(|segment| !matches!(segment, "" | "." | ".."));
+    plain && segments && text.len() <= longest
+}
+
+/// Whether each route of `/v2/models/{model}` has one reading with this name in it.
+#[must_use]
+pub fn is_told_from_endings(name: &str) -> bool {
+    // What stands first is no ending, for then there would be no name before it.
+    name.split('/').skip(1).all(|segment| segment != "versions") && !["/ready", "/card", "/infer"].iter().any(|end| name.ends_with(end))
+}
+
+/// Whether `/v2/models/{model}/versions/{version}` has one reading with this version in it.
+#[must_use]
+pub fn is_version(version: &str) -> bool {
+    !version.contains('/')
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_template_of_the_table_leads_to_itself() {
-        let routes = Routes::new([]);
-        for (method, template) in FIXED {
-            let path =
-                template.replace("{model}", "digits").replace("{version}", "1").replace("{id}", "0192aaaa-bbbb-7ccc-8ddd-eeeeffff0000");
-            let (_, found) = routes.find(&method.parse().unwrap(), &path).unwrap();
-            assert_eq!(&*found, template);
-            let (other, allowed) = if method == "GET" { (Method::POST, "GET, HEAD") } else { (Method::GET, "POST") };
-            assert_eq!(routes.find(&other, &path), Err(Unmatched::Method(allowed)));
-            assert_eq!(routes.find(&Method::HEAD, &path).is_ok(), method == "GET", "{template}");
-        }
-    }
-
-    #[test]
-    fn a_receipt_has_three_forms() {
-        for (ending, form) in [("", ReceiptForm::Json), (".statement", ReceiptForm::Statement), (".disclosure", ReceiptForm::Disclosure)] {
-            let path = format!("/v1/receipts/0192aaaa-bbbb-7ccc-8ddd-eeeeffff0000{ending}");
-            let (route, template) = Routes::new([]).find(&Method::GET, &path).unwrap();
-            assert!(matches!(route, Route::Receipt { form: found, .. } if found == form) && &*template == "/v1/receipts/{id}", "{path}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_in_the_table_is_not_served() {
-        let routes = Routes::new([("/predict".into(), "scoring".into())]);
-        assert!(routes.find(&Method::POST, "/predict").is_ok() && routes.find(&Method::GET, "/predict").is_ok());
-        for path in [
-            "/",
-            "/predict/",
-            "/v1",
-            "/v2/models/",
-            "/v2/models//infer",
-            "/v2/models/a/versions//infer",
-            "/v2/models/a/b",
-            "/v2/models/a%20b",
-            "/v1/receipts/1",
-            "/v1/receipts/0192aaaa-bbbb-7ccc-8ddd-eeeeffff0000.disclosure.statement",
-            "/v1/receipts/0192aaaabbbb7ccc8dddeeeeffff0000",
-        ] {
-            assert_eq!(routes.find(&Method::POST, path), Err(Unmatched::Path), "{path}");
-        }
-        for method in ["RepositoryIndex", "ModelStreamInfer", ""] {
-            let found = routes.find(&Method::POST, &format!("/inference.GRPCInferenceService/{method}"));
-            assert_eq!(found, Err(Unmatched::GrpcMethod), "{method}");
-        }
-    }
-}
+mod tests;

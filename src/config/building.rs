@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::authorize::target::{MAX_NAME, is_speakable, is_told_from_endings, is_version};
 use crate::authorize::{self, Model, Resource, Serves, Traffic};
 use crate::detect::recording::{self, Book, Recording};
 use crate::digest::Digest;
@@ -15,7 +16,7 @@ use crate::infer::model::{self, Kind, Refused};
 use crate::infer::shadow::Shadow;
 use crate::infer::upstream::{self, Protocol, Upstream};
 use crate::infer::{self, Backend};
-use crate::mistake::Mistake;
+use crate::mistake::{Mistake, keys};
 use crate::outbound::Origin;
 use crate::trail::{Assurance, Which};
 use crate::wire::openai::embeddings::VECTORS;
@@ -45,9 +46,6 @@ pub(super) struct Building<'a> {
     /// Files that models name and that are not here, where nothing is started.
     pub(super) missing: Vec<Mistake>,
 }
-
-/// A model's name: what callers write, what logs and labels show.
-const MAX_NAME: usize = 128;
 
 impl Building<'_> {
     pub(super) fn models(&mut self, reading: &mut Reading<'_>) -> Vec<Model<Terms>> {
@@ -129,10 +127,19 @@ impl Building<'_> {
     ) -> Result<(Model<Terms>, Standing), Vec<Mistake>> {
         let mut mistakes = Vec::new();
         let name = file.name.get_ref().clone();
-        if !speakable(&name, MAX_NAME) || !speakable(&file.version, MAX_NAME) && !file.version.is_empty() {
-            let what =
-                format!("a name or version is 1 to {MAX_NAME} visible ASCII characters without `%`, `?` or `#`, and no empty path segment");
+        if !is_speakable(&name, MAX_NAME) || !is_speakable(&file.version, MAX_NAME) && !file.version.is_empty() {
+            let what = format!(
+                "a name or version is 1 to {MAX_NAME} visible ASCII characters without `%`, `?`, `#`, `\\` or `\"`, and no path segment is empty, `.` or `..`"
+            );
             mistakes.push(Mistake::at(file.name.span(), what));
+        }
+        if file.takes_tensors() && !is_told_from_endings(&name) {
+            let what = "nobody could ask /v2/models for this name: it ends in no `/infer`, `/ready` or `/card`, and no segment behind its first is `versions`";
+            mistakes.push(Mistake::at(file.name.span(), what));
+        }
+        if file.takes_tensors() && !is_version(&file.version) {
+            let at = keys::place(text, "version").unwrap_or_else(|| file.name.span());
+            mistakes.push(Mistake::at(at, "nobody could ask /v2/models for this version: it has no `/` in it"));
         }
         if let Some(route) = &file.route {
             self.declare(route, &name, &mut mistakes);
@@ -252,7 +259,7 @@ impl Building<'_> {
     fn declare(&mut self, route: &authorize::RouteConfig, name: &str, mistakes: &mut Vec<Mistake>) {
         let path = route.path.get_ref();
         let reserved = authorize::target::RESERVED.iter().any(|reserved| path.starts_with(reserved)) || path == "/v1";
-        let plain = path.starts_with('/') && path.len() > 1 && !path.ends_with('/') && speakable(&path[1..], 1024);
+        let plain = path.starts_with('/') && path.len() > 1 && !path.ends_with('/') && is_speakable(&path[1..], 1024);
         if reserved || !plain {
             let what = "a route's path begins with `/`, has no empty segment, `%`, `?` or `#`, and lies outside /v1, /v2 and /inference.*";
             mistakes.push(Mistake::at(route.path.span(), what));
@@ -423,11 +430,4 @@ fn unsafe_secrets(config: &upstream::Config, base: &Path, root: &Path) -> Vec<Mi
         }
     }
     mistakes
-}
-
-/// Whether `text` can stand in a path, a header and a label as it is.
-fn speakable(text: &str, longest: usize) -> bool {
-    let plain = text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'%' | b'?' | b'#' | b'\\' | b'"'));
-    let segments = text.split('/').all(|segment| !matches!(segment, "" | "." | ".."));
-    plain && segments && text.len() <= longest
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use http::header::LINK;
 use http::{HeaderValue, StatusCode};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use prost::Message;
 
 use super::memory::Memory;
@@ -174,11 +175,15 @@ fn metadata(call: &Call, model: &Model, over_grpc: bool) -> Result<Answer, Error
     Ok(answer)
 }
 
+/// Of what a name may hold, that which stands in no path (RFC 3986, 3.3).
+const NO_PATH: &AsciiSet = &CONTROLS.add(b'<').add(b'>').add(b'[').add(b']').add(b'^').add(b'`').add(b'{').add(b'|').add(b'}');
+
 /// Where the card of the model stands whose metadata were asked for (RFC 8288). The protocol's own document has no place for it.
 fn card_of(route: &Route) -> Option<HeaderValue> {
     let (model, version) = route.model_in_the_path()?;
     let version = version.map(|version| format!("/versions/{version}")).unwrap_or_default();
-    HeaderValue::try_from(format!("</v2/models/{model}{version}/card>; rel=\"describedby\"; type=\"text/markdown\"")).ok()
+    let path = format!("/v2/models/{model}{version}/card");
+    HeaderValue::try_from(format!("<{}>; rel=\"describedby\"; type=\"text/markdown\"", utf8_percent_encode(&path, NO_PATH))).ok()
 }
 
 pub(super) fn from_engine(error: model::Error) -> Error {

@@ -19,6 +19,7 @@ mod life;
 mod limits;
 mod logs;
 mod modes;
+mod names;
 mod oracle;
 mod over_grpc;
 mod policies;
