@@ -43,8 +43,8 @@ pub(super) struct Appended {
 impl Slot {
     /// Waits for the entry `seq`, which is written when `wait` is over: up to [`PATIENCE`] where the policy demands it, and for as long as
     /// the caller said where the caller alone wants it. Tells how far the entry has come, which is at least what the policy demands,
-    /// or less where it says to serve all the same: an entry that stands is no gap. Such an answer is not held back for a log that is
-    /// [`Inner::lacks`] what it would wait for: who refuses then does so at once too.
+    /// or less where it says to serve all the same: an entry that stands is no gap. Such an answer is not held back for what
+    /// has been missing for long: where the policy says to refuse, that is done at once then too.
     ///
     /// # Errors
     /// When the entry was not written, and where the policy says to refuse, when what it demands has not come. What the caller alone wants
