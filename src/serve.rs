@@ -147,6 +147,7 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
         waiting: ArcSwap::default(),
     });
     if let Some(kept) = kept {
+        aside!("portcullis: {}", kept.told());
         let policy = house.policy.load();
         let calibrations = detect::Terms::calibrations(policy.authorizer.models().iter().map(|model| &model.terms.detect));
         kept.restore(&house.budget, &house.detector, &calibrations, Moment::now());

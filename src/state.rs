@@ -4,9 +4,9 @@
 //! ten seconds where something has changed and at the end: who is killed loses no more than that. Its lines are JSON. The first says what they are, the last how many
 //! there are between, so that half of a file is none. It names callers, models and address blocks, and nothing of what was asked.
 
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,14 +26,20 @@ use crate::whole;
 /// How often it is written.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Between two times there are so many times as long as one took, however much there is to write.
+/// Between two times there are so many times as long as one took, where there is much to write, and [`LONGEST`] at the most.
 const REST: u32 = 50;
+
+/// The longest pause.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// What is written here, and read.
 const FORMAT: u32 = 1;
 
-/// The longest file that is read: a quarter more than all that there is room for comes to.
-const MOST_BYTES: u64 = 256 << 20;
+/// The longest file. What would make it longer is left out, the callers first, and told: it would not be read.
+const MOST_BYTES: usize = 256 << 20;
+
+/// The longest last line.
+const LAST: usize = 64;
 
 /// The file, in its folder.
 const FILE: &str = "state.jsonl";
@@ -92,6 +98,17 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// How much there is, for people.
+    #[must_use]
+    pub fn told(&self) -> String {
+        match (self.budgets.len(), self.callers.len()) {
+            (0, 0) => "nothing was kept of what callers have used and learned".to_owned(),
+            (budgets, callers) => {
+                format!("kept from before: {budgets} budget(s) in part used, {callers} caller(s) and cohort(s) who have learned")
+            }
+        }
+    }
+
     /// Gives it back, ahead of all requests.
     pub fn restore(self, budget: &Budget, detector: &Detector, calibrations: &Calibrations, now: Moment) {
         self.budgets.into_iter().for_each(|kept| budget.restore(kept, now));
@@ -143,9 +160,12 @@ impl Store {
         let folder = config.folder(policies);
         let of_folder = |error: io::Error| format!("[state] {}: {error}", folder.display());
         DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(of_folder)?;
-        let lock = File::options().create(true).truncate(false).write(true).open(folder.join(LOCK)).map_err(of_folder)?;
+        let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(folder.join(LOCK)).map_err(of_folder)?;
+        // Whoever may open it could hold it, and keep the gateway from starting.
+        lock.set_permissions(Permissions::from_mode(0o600)).map_err(of_folder)?;
         lock.try_lock().map_err(|_| format!("[state] {}: another gateway is at work with it", folder.display()))?;
         let file = folder.join(FILE);
+        clear(&folder).map_err(of_folder)?;
         let kept = read(&file).map_err(|why| {
             format!(
                 "{}: {why}. Put back one that is whole, or move it away: then all budgets and what callers have learned begin anew",
@@ -160,29 +180,19 @@ impl Store {
     /// # Errors
     /// When it cannot be; what was written before stays.
     fn write(&self, house: &House, now: Moment) -> io::Result<()> {
-        let mut lines = Vec::new();
-        let mut add = |line: &Line| {
-            serde_json::to_writer(&mut lines, line)?;
-            lines.write_all(b"\n")
-        };
-        let mut count = 0;
         let budgets = house.budget.kept(now).map(Line::Budget);
-        for line in budgets.chain(house.detector.kept(now).map(Line::Caller)) {
-            count += 1;
-            add(&line)?;
-        }
-        add(&Line::End(count))?;
-        let digest = Some(Digest::of(&lines));
+        let (bytes, begin, left_out) = document(budgets.chain(house.detector.kept(now).map(Line::Caller)), now, MOST_BYTES)?;
+        let digest = Some(Digest::of(&bytes[begin..]));
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        if *written == digest {
-            return Ok(());
+        if *written != digest {
+            whole::ready(&self.file, &bytes, 0o600)?.put()?;
+            *written = digest;
         }
-        let mut bytes = serde_json::to_vec(&Line::Portcullis { format: FORMAT, written: rfc3339(now.wall) })?;
-        bytes.push(b'\n');
-        bytes.append(&mut lines);
-        whole::ready(&self.file, &bytes, 0o600)?.put()?;
-        *written = digest;
-        Ok(())
+        if left_out == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::other(format!("{left_out} callers and budgets were left out, past {MOST_BYTES} bytes")))
+        }
     }
 
     /// The same, and remembers how it went.
@@ -198,13 +208,57 @@ impl Store {
     }
 }
 
+/// The file of these lines, of `most` bytes at the most; where what is in it begins, and how many lines had no room.
+fn document(lines: impl Iterator<Item = Line>, now: Moment, most: usize) -> io::Result<(Vec<u8>, usize, u64)> {
+    let mut bytes = Vec::new();
+    add(&mut bytes, &Line::Portcullis { format: FORMAT, written: rfc3339(now.wall) })?;
+    let (begin, mut count, mut left_out) = (bytes.len(), 0, 0);
+    for line in lines {
+        let end = bytes.len();
+        add(&mut bytes, &line)?;
+        if bytes.len() > most - LAST {
+            bytes.truncate(end);
+            left_out += 1;
+        } else {
+            count += 1;
+        }
+    }
+    add(&mut bytes, &Line::End(count))?;
+    Ok((bytes, begin, left_out))
+}
+
+fn add(bytes: &mut Vec<u8>, line: &Line) -> io::Result<()> {
+    serde_json::to_writer(&mut *bytes, line)?;
+    bytes.push(b'\n');
+    Ok(())
+}
+
+/// Removes what a process left behind that was killed while it wrote.
+fn clear(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.strip_prefix(FILE).is_some_and(|rest| rest.starts_with('.') && rest.ends_with(".new")) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 fn read(file: &Path) -> Result<Kept, String> {
     let open = match File::open(file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Kept::default()),
+        // A link to nothing is no first start.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && file.symlink_metadata().is_err() => return Ok(Kept::default()),
         open => open.map_err(|error| error.to_string())?,
     };
-    if fs::metadata(file).map_err(|error| error.to_string())?.len() > MOST_BYTES {
+    let about = open.metadata().map_err(|error| error.to_string())?;
+    if about.len() > MOST_BYTES as u64 {
         return Err(format!("it has more than {MOST_BYTES} bytes"));
+    }
+    // Put back from elsewhere it may have another mode, which the next one would take over.
+    if about.permissions().mode() & 0o77 != 0 {
+        open.set_permissions(Permissions::from_mode(0o600)).map_err(|error| error.to_string())?;
     }
     Kept::read(BufReader::new(open).lines())
 }
@@ -217,7 +271,7 @@ pub async fn watch(house: Arc<House>) {
         tokio::time::sleep(pause).await;
         let (store, house, begun) = (store.clone(), house.clone(), Instant::now());
         let _ = tokio::task::spawn_blocking(move || store.keep(&house)).await;
-        pause = EVERY.max(begun.elapsed() * REST);
+        pause = EVERY.max(begun.elapsed() * REST).min(LONGEST);
     }
 }
 
@@ -239,7 +293,14 @@ mod tests {
         let state = home.path().join("state");
         fs::create_dir(&state).unwrap();
         fs::write(state.join(FILE), lines.join("\n")).unwrap();
-        Store::open(&config, &home.path().join("policies")).map(|(_, kept)| (kept.budgets.len(), kept.callers.len()))
+        fs::write(state.join("state.jsonl.7.new"), "half").unwrap();
+        fs::set_permissions(state.join(FILE), Permissions::from_mode(0o644)).unwrap();
+        let opened = Store::open(&config, &home.path().join("policies")).map(|(_, kept)| (kept.budgets.len(), kept.callers.len()));
+        assert!(!state.join("state.jsonl.7.new").exists(), "what a kill left behind");
+        if opened.is_ok() {
+            assert_eq!(fs::metadata(state.join(FILE)).unwrap().permissions().mode() & 0o77, 0);
+        }
+        opened
     }
 
     #[test]
@@ -264,16 +325,34 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_no_longer_than_what_is_read_and_says_how_much_had_no_room() {
+        let lines = || [BUDGET, CALLER].into_iter().cycle().take(10).map(|line| serde_json::from_str::<Line>(line).unwrap());
+        let now = Moment::now();
+        let (whole, begin, left_out) = document(lines(), now, usize::MAX).unwrap();
+        assert_eq!((left_out, whole.iter().filter(|byte| **byte == b'\n').count()), (0, 12));
+        assert!(begin < 100);
+        for most in [whole.len() + LAST, whole.len() - 1, 1_000] {
+            let (bytes, _, left_out) = document(lines(), now, most).unwrap();
+            assert!(bytes.len() <= most && (left_out > 0) == (most < whole.len()), "{most}: {} {left_out}", bytes.len());
+            let kept = Kept::read(bytes.lines()).unwrap();
+            assert_eq!(kept.budgets.len() + kept.callers.len(), 10 - left_out as usize);
+        }
+    }
+
+    #[test]
     fn one_gateway_is_at_work_with_a_folder_which_is_its_owners_alone() {
-        use std::os::unix::fs::PermissionsExt;
         let (home, config) = folder();
         let policies = home.path().join("policies");
         let open = || Store::open(&config, &policies).map(|(store, _)| store);
         let first = open().unwrap();
-        assert_eq!(fs::metadata(home.path().join("state")).unwrap().permissions().mode() & 0o77, 0);
+        for path in ["state", "state/lock"] {
+            assert_eq!(fs::metadata(home.path().join(path)).unwrap().permissions().mode() & 0o77, 0, "{path}");
+        }
         assert!(open().unwrap_err().contains("another gateway is at work with it"));
         drop(first);
         assert!(open().is_ok());
+        std::os::unix::fs::symlink("nowhere", home.path().join("state").join(FILE)).unwrap();
+        assert!(open().is_err(), "a link to nothing is no first start");
     }
 
     #[test]

@@ -58,11 +58,14 @@ impl<K: Hash + Eq, S: State> Gate<K, S> {
         Self { shards: (0..shards).map(|_| shard()).collect(), most: most.div_ceil(shards), hasher }
     }
 
+    fn shard(&self, key: &K) -> &Mutex<Shard<K, S>> {
+        // The map inside takes the low bits of the same hash, so the shard takes high ones.
+        &self.shards[(self.hasher.hash_one(key) >> 48) as usize % self.shards.len()]
+    }
+
     /// The state under `key`, made new where there is none; `None` when there is no room for it.
     pub(crate) fn entry(&self, key: K, now: Instant, make: impl FnOnce() -> S) -> Option<Arc<S>> {
-        // The map inside takes the low bits of the same hash, so the shard takes high ones.
-        let at = (self.hasher.hash_one(&key) >> 48) as usize % self.shards.len();
-        let mut shard = locked(&self.shards[at]);
+        let mut shard = locked(self.shard(&key));
         if let Some(state) = shard.entries.get(&key) {
             return Some(state.clone());
         }
@@ -72,6 +75,12 @@ impl<K: Hash + Eq, S: State> Gate<K, S> {
         let state = Arc::new(make());
         shard.entries.insert(key, state.clone());
         Some(state)
+    }
+
+    /// Takes an entry back that another map had, ahead of all use. There are no more of those than that map had room for; other names share a shard in
+    /// this one, whose room they may go past.
+    pub(crate) fn restore(&self, key: K, state: S) {
+        locked(self.shard(&key)).entries.insert(key, Arc::new(state));
     }
 
     /// Every entry, a shard at a time, to be looked at without a lock of the map. As long as they are held, they are not dropped.

@@ -133,12 +133,12 @@ impl Budget {
         own.chain(shared).filter(|kept| !kept.used.is_empty())
     }
 
-    /// Takes back what was kept before the process began, ahead of all requests. What is past [the room](Self::with_capacity) is let go.
+    /// Takes back what was kept before the process began, ahead of all requests.
     pub fn restore(&self, kept: Kept, now: Moment) {
-        let make = || Meter::restored(&kept.used, now);
+        let meter = Meter::restored(&kept.used, now);
         match kept.caller {
-            Some(caller) => drop(self.callers.entry((caller, kept.model), now.mono, make)),
-            None => drop(self.models.entry(kept.model, now.mono, make)),
+            Some(caller) => self.callers.restore((caller, kept.model), meter),
+            None => self.models.restore(kept.model, meter),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use super::known::{FORGET_EVIDENCE_AFTER, Known};
+use super::known::Known;
 use super::watch::kept;
 use super::{Detector, Terms};
 use crate::budget::gate::locked;
@@ -54,16 +54,11 @@ impl Detector {
         self.known.each().filter_map(of(false)).chain(self.cohorts.each().filter_map(of(true)))
     }
 
-    /// Takes back what was kept before the process began, ahead of all requests. What is past [the room](Self::with_capacity) is let go, and who was
-    /// silent for a month.
+    /// Takes back what was kept before the process began, ahead of all requests. Who was silent for long gives way to others as ever, and not to the
+    /// restart: clocks are wrong at times.
     pub fn restore(&self, kept: Kept, calibrations: &Calibrations, now: Moment) {
-        let seen = now.mono_of(kept.seen);
-        if now.mono.saturating_duration_since(seen) > FORGET_EVIDENCE_AFTER {
-            return;
-        }
-        let pupil = super::watch::Pupil::restored(&kept.pupil, calibrations, now);
-        let make = || Known::restored(seen, kept.rows, pupil);
+        let pupil = super::watch::Pupil::restored(&kept.pupil, kept.cohort, calibrations, now);
         let gate = if kept.cohort { &self.cohorts } else { &self.known };
-        drop(gate.entry((kept.name, kept.model), now.mono, make));
+        gate.restore((kept.name, kept.model), Known::restored(now.mono_of(kept.seen), kept.rows, pupil));
     }
 }

@@ -12,7 +12,7 @@ use crate::budget::gate::{State, locked};
 pub(super) const FORGET_AFTER: Duration = Duration::from_secs(3_600);
 
 /// The same for one with evidence against it.
-pub(super) const FORGET_EVIDENCE_AFTER: Duration = Duration::from_secs(30 * 24 * 3_600);
+const FORGET_EVIDENCE_AFTER: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 /// What is known of a caller of a model.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ use super::ladder::{self, Ladder};
 use super::living::Living;
 use super::loss::{Budgets, Exposure, Loss};
 use super::state::State;
+use super::together::Members;
 use super::{Counted, Learned, Pupil, Watch};
 use crate::clock::Moment;
 use crate::digest::Digest;
@@ -53,8 +54,15 @@ pub struct Calibrations(HashMap<Digest, (Weak<Living>, Budgets)>);
 
 impl<'a> FromIterator<&'a Arc<Watch>> for Calibrations {
     fn from_iter<I: IntoIterator<Item = &'a Arc<Watch>>>(watches: I) -> Self {
-        let of = |watch: &Arc<Watch>| (watch.digest, (Arc::downgrade(&watch.living), watch.budgets));
-        Self(watches.into_iter().map(of).collect())
+        let mut all = HashMap::<_, (_, Budgets)>::new();
+        for watch in watches {
+            let (_, budgets) = all.entry(watch.digest).or_insert_with(|| (Arc::downgrade(&watch.living), watch.budgets));
+            // Of policies that share one, what some bound.
+            if !budgets.are_any() {
+                *budgets = watch.budgets;
+            }
+        }
+        Self(all)
     }
 }
 
@@ -75,13 +83,16 @@ impl Pupil {
     }
 
     /// One of whom that is known. What was learned under calibrations that no policy has any more is let go.
-    pub(in crate::detect) fn restored(kept: &Kept, calibrations: &Calibrations, now: Moment) -> Self {
+    pub(in crate::detect) fn restored(kept: &Kept, cohort: bool, calibrations: &Calibrations, now: Moment) -> Self {
         let of = |of: &Of| {
             let under = of.calibration.parse().ok()?;
             let (living, budgets) = calibrations.0.get(&under)?.clone();
             let loss = Loss::before(Exposure { fidelity: of.fidelity, bits: of.bits, rows: of.rows });
             Some(Learned { under, living, budgets, state: State::default(), counted: Counted::default(), loss, told: of.told })
         };
-        Self { ladder: Ladder::restored(&kept.ladder, now), learned: kept.learned.iter().filter_map(of).collect(), ..Self::default() }
+        let learned: Vec<Learned> = kept.learned.iter().filter_map(of).collect();
+        // A cohort that had learned something had several callers, and does not begin with one of them again.
+        let members = if cohort && !learned.is_empty() { Members::Many } else { Members::default() };
+        Self { ladder: Ladder::restored(&kept.ladder, now), learned, members, ..Self::default() }
     }
 }

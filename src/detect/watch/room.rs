@@ -8,6 +8,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, TryLockError, Weak};
+use std::time::Instant;
 
 use super::Pupil;
 use crate::budget::gate::locked;
@@ -53,7 +54,7 @@ impl Room {
             places.taken.push(place);
             return true;
         }
-        let mut longest = None::<(u64, usize)>;
+        let mut longest = None::<(Instant, usize)>;
         for _ in 0..LOOKS.min(places.taken.len()) {
             let at = places.hand;
             places.hand = (at + 1) % places.taken.len();
@@ -68,7 +69,7 @@ impl Room {
                     return true;
                 }
                 Gives::WayIfMust => {
-                    let seen = holder.seen.load(Ordering::Relaxed);
+                    let seen = holder.last_seen();
                     if longest.is_none_or(|(other, _)| seen < other) {
                         longest = Some((seen, at));
                     }

@@ -15,7 +15,7 @@ fn written(caller: &Caller, now: Moment) -> Option<Kept> {
 
 fn restarted(before: &Caller, kept: &Kept, watches: &[&Arc<Watch>], now: Moment) -> Caller {
     let calibrations: Calibrations = watches.iter().copied().collect();
-    let pupil = Pupil::restored(kept, &calibrations, now);
+    let pupil = Pupil::restored(kept, false, &calibrations, now);
     Caller { known: Arc::new(Known::restored(now.mono, before.rows, pupil)), rows: before.rows, ..Caller::new() }
 }
 

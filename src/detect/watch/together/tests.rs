@@ -287,3 +287,27 @@ fn what_one_key_asks_the_label_of_another_is_charged_the_scores_of() {
     };
     assert!(bits(true) >= bits(false) - 0.1 && bits(true) < bits(false) + 0.1, "{} {}", bits(true), bits(false));
 }
+
+#[test]
+fn what_a_cohort_had_learned_before_a_restart_is_gone_on_with_and_held_against_each_of_its_keys() {
+    let mut place = Place::new("bits = 0.5\nparameters = 10");
+    let (keys, mut noise) = ([place.key(), place.key()], Noise::new(&[6; 32], "rows"));
+    for n in 0..40 {
+        place.ask(n % 2, &keys[n % 2], n as u64 / 2 + 1, &honest(&mut noise));
+    }
+    let exposure = |known: &Arc<Known>| locked(&known.pupil).exposure();
+    let had = exposure(&place.cohort);
+    assert!(had.rows >= 30 && place.watch.budgets.is_past(had), "{had:?}");
+    let now = Moment::now();
+    let kept = locked(&place.cohort.pupil).kept(now).unwrap();
+    let pupil = Pupil::restored(&kept, true, &[&place.watch].into_iter().collect(), now);
+    place.cohort = Arc::new(Known::restored(now.mono, 40, pupil));
+    assert_eq!(exposure(&place.cohort), had);
+    // One key asks, then the other.
+    let keys = [place.key(), place.key()];
+    for (n, known) in keys.iter().enumerate() {
+        place.ask(n, known, 1, &honest(&mut noise));
+        let has = exposure(&place.cohort);
+        assert!(has.rows == had.rows + n as u64 + 1 && has.bits > had.bits && has.fidelity >= had.fidelity, "{has:?}");
+    }
+}
