@@ -1,4 +1,4 @@
-//! What of callers is to outlive the process, as [`watch::kept`] says it of each.
+//! What of callers is to outlive the process: of each, where it stands and what it may have learned.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
