@@ -16,7 +16,7 @@ use miette::Diagnostic;
 
 use super::target::Action;
 use crate::authenticate::Identity;
-use crate::mistake::Mistake;
+use crate::mistake::{Mistake, nearest};
 
 /// The schema that every policy is validated against; `portcullis check --cedar-schema` prints it.
 pub const SCHEMA: &str = include_str!("schema.cedarschema");
@@ -85,6 +85,9 @@ struct Types {
     log: EntityTypeName,
 }
 
+/// The annotations that mean something here.
+const OURS: [&str; 2] = ["id", "mode"];
+
 /// A policy could not be evaluated; the decision is a denial.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unevaluated(pub String);
@@ -111,6 +114,13 @@ impl Policies {
             let name: Arc<str> = policy.annotation("id").map_or_else(|| lines.name(policy), Arc::from);
             if !seen.insert(name.clone()) {
                 mistakes.push(lines.mistake(policy, format!("two rules are called `{name}`; each @id must be its own")));
+            }
+            // Cedar lets a rule say anything of itself; what is almost one of ours is a slip, and the rule would bite that was to be tried.
+            for (said, _) in policy.annotations().filter(|(said, _)| !OURS.contains(said)) {
+                if let Some(meant) = nearest(said, OURS) {
+                    mistakes
+                        .push(lines.mistake(policy, format!("@{said} says nothing here: it is to be @{meant}, or called something else")));
+                }
             }
             let enforce = match policy.annotation("mode") {
                 None | Some("enforce") => true,
@@ -379,6 +389,8 @@ forbid (principal, action, resource) when { 9223372036854775807 + 1 == 0 };"#;
             ("permit (principal, action == Action::\"talk\", resource);", "talk"),
             ("permit (principal action, resource);", "unexpected"),
             ("@mode(\"maybe\") permit (principal, action, resource);", "maybe"),
+            ("@mod(\"shadow\") forbid (principal, action, resource);", "it is to be @mode"),
+            ("@Mode(\"off\") forbid (principal, action, resource);", "it is to be @mode"),
             ("@id(\"a\") permit (principal, action, resource);\n@id(\"a\") permit (principal, action, resource);", "`a`"),
         ] {
             let mistakes = Policies::compile(text, "access.cedar").unwrap_err();
