@@ -34,6 +34,7 @@ pub use tensor::{Broken, Contract, Fault, MOST_DIMENSIONS, MOST_TENSORS};
 pub use terms::{Around, Config, DEFAULT_MAX_BATCH, DEFAULT_MAX_DEPTH, MOST_DEPTH, Terms};
 
 use terms::Narrowed;
+pub(crate) use terms::unfit_input;
 use text::Takes;
 
 /// What the body was understood to ask for.

@@ -190,10 +190,10 @@ impl Config {
             if low.is_nan() || high.is_nan() || low > high {
                 mistakes.push(Mistake::at(range.span(), format!("the range of {name:?} holds nothing; write [lowest, highest]")));
             }
-            mistakes.extend(known(name, range.span(), around.contract));
+            mistakes.extend(unfit_input(name, range.span(), around.contract));
         }
         for name in &self.nan {
-            mistakes.extend(known(name.get_ref(), name.span(), around.contract));
+            mistakes.extend(unfit_input(name.get_ref(), name.span(), around.contract));
         }
         let unnamed = around.contract.is_none();
         if unnamed {
@@ -251,7 +251,7 @@ fn schema(path: &Spanned<PathBuf>, around: Around<'_>) -> Result<Schema, Mistake
 }
 
 /// The mistake of naming an input that the model does not have, or one that holds no numbers.
-fn known(name: &str, span: std::ops::Range<usize>, contract: Option<&Contract>) -> Option<Mistake> {
+pub(crate) fn unfit_input(name: &str, span: std::ops::Range<usize>, contract: Option<&Contract>) -> Option<Mistake> {
     let contract = contract?;
     let Some(port) = contract.every_input().find(|port| port.name == name) else {
         let near = |port: &&Port| strsim::damerau_levenshtein(&port.name, name);

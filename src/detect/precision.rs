@@ -10,7 +10,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{Act, Care, Family, Finding, Mode, Weighed, decimals};
-use crate::check::{Contract, Request};
+use crate::check::{Contract, Request, unfit_input};
 use crate::mistake::Mistake;
 use crate::wire::tensor::{Datatype, Tensor};
 
@@ -56,9 +56,7 @@ impl Config {
     pub(super) fn compile(&self, contract: Option<&Contract>, mistakes: &mut Vec<Mistake>) -> Precision {
         let mut steps = BTreeMap::new();
         for (name, grid) in &self.inputs {
-            if contract.is_some_and(|contract| !contract.every_input().any(|port| port.name == *name)) {
-                mistakes.push(Mistake::at(grid.span(), format!("the model has no input {name:?}")));
-            }
+            mistakes.extend(unfit_input(name, grid.span(), contract));
             match *grid.get_ref() {
                 Grid { step: Some(step), decimals: None } if step.is_finite() && step > 0.0 => {
                     steps.insert(name.clone(), step);
@@ -144,6 +142,7 @@ mod tests {
 
     use super::*;
     use crate::wire::oip::InferRequest;
+    use crate::wire::tensor::Port;
 
     fn family(text: &str) -> (Precision, Vec<Mistake>) {
         let mut mistakes = Vec::new();
@@ -176,6 +175,15 @@ mod tests {
             assert_eq!(family(&format!("inputs = {{ x = {{ {text} }} }}")).1.len(), 1, "{text}");
         }
         assert_eq!(family("fraction = 1.5\ndecimals = 16").1.len(), 2);
+        let inputs = vec![Port { name: "text".into(), datatype: Datatype::Bytes, shape: vec![None] }];
+        let (contract, mut mistakes) = (Contract { inputs, ..Contract::default() }, Vec::new());
+        for name in ["text", "txt"] {
+            let config: Config = toml::from_str(&format!("inputs = {{ {name} = {{ step = 1.0 }} }}")).unwrap();
+            config.compile(Some(&contract), &mut mistakes);
+        }
+        let told: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+        assert!(told[0].contains("holds BYTES, which are no numbers") && told[1].contains("the nearest it has is \"text\""), "{told:?}");
+        assert_eq!(told.len(), 2);
     }
 
     proptest! {
