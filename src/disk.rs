@@ -267,9 +267,7 @@ impl Watched {
         }
         models.into_values().for_each(|(which, changed)| tell(which, changed));
     }
-}
 
-impl Watched {
     /// What stands in the place of files that models in force run from, a line each, in order.
     #[must_use]
     pub fn changed(&self) -> Vec<String> {

@@ -159,17 +159,13 @@ mod tests {
         let pool = Pool::default();
         let held: Vec<Share> = (0..4)
             .map(|caller| {
-                let memory = pool.of(&caller.to_string().into());
-                let mut shares: Vec<Share> = Vec::new();
-                // As much as it gets, in answers of 1 MiB.
-                let mut last = memory.share().unwrap();
-                let mut length = 0;
-                while last.grow_to(length + (1 << 20)).is_ok() {
+                // As much as it gets, by 1 MiB.
+                let (mut share, mut length) = (pool.of(&caller.to_string().into()).share().unwrap(), 0);
+                while share.grow_to(length + (1 << 20)).is_ok() {
                     length += 1 << 20;
                 }
                 assert!(length >= ALL >> (caller + 2), "{caller}: {length}");
-                shares.push(last);
-                shares.pop().unwrap()
+                share
             })
             .collect();
         let mut small = pool.of(&"another".into()).share().unwrap();

@@ -119,7 +119,10 @@ fn details(all: &[Value]) -> String {
 /// What a caller is told of an upstream's words.
 fn told(text: &str, Unsaid { name, credential }: Unsaid<'_>) -> String {
     let text = credential.map_or_else(|| text.to_owned(), |credential| text.replace(credential, "[credential]"));
-    let text = name.map_or(text.clone(), |(theirs, ours)| text.replace(theirs, ours));
+    let text = match name {
+        Some((theirs, ours)) => text.replace(theirs, ours),
+        None => text,
+    };
     text.chars().filter(|c| !c.is_control()).take(WORDS_MAX).collect()
 }
 

@@ -66,8 +66,8 @@ pub(super) fn one_arena() {
     }
 }
 
-/// Memory of a megabyte or more is the system's again as soon as it is given back, and what lies free at the end of the heap past eight: as glibc is told nothing it
-/// raises both bounds with what it sees, and keeps what one burst of large answers took for as long as the process lives.
+/// Memory of a megabyte or more is the system's again as soon as it is given back, and what lies free at the end of the heap past eight. Told
+/// nothing, glibc raises both bounds with what it sees, and keeps what one burst of large answers took for as long as the process lives.
 pub fn give_memory_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it sets numbers in the allocator, under the allocator's own lock.
