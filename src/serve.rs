@@ -91,6 +91,8 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
     warnings.iter().for_each(|warning| aside!("portcullis: warning: {warning}"));
     watched::told(&snapshot, None, &policies).iter().for_each(|line| aside!("portcullis: {line}"));
     let accept = within_descriptors(accept);
+    // Before the log, in which a start that comes to nothing is to leave no trace.
+    let (state, kept) = gateway.state.as_ref().map(|state| Store::open(state, &policies)).transpose().map_err(No::because)?.unzip();
     let recorder = Recorder::new(&gateway.record, &policies).map_err(told)?;
     let events = recorder.events();
     let now = Moment::now().wall;
@@ -129,7 +131,6 @@ async fn serve(policies: PathBuf, ready: impl FnOnce(&Listening)) -> Result<(), 
         aside!("portcullis: the provenance log had a torn end; {} bytes that were {what} were cut", opened.recovered.cut_bytes);
     }
     shards.follow().map_err(told)?;
-    let (state, kept) = gateway.state.as_ref().map(|state| Store::open(state, &policies)).transpose().map_err(No::because)?.unzip();
     let tls = accept.tls().cloned();
     if tls.is_none() {
         aside!("portcullis: warning: tls = \"off\": plain HTTP, on loopback alone");
